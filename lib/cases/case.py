@@ -1,0 +1,147 @@
+"""One patient: CT, planned dose, structures and prescription on one grid, its checks and its file.
+
+Arrays are [D,H,W]: z from foot to head, y from front to back, x from the patient's right to his left,
+the directions in which DICOM's patient coordinates grow.
+"""
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lib.errors import UserError
+from lib.files import written_whole
+
+VERSION = 1
+ORIENTATION = "SPL"  # the index grows towards Superior, Posterior, Left
+DOSE_STEPS_GY = (0.01, 0.001)  # steps in which sources write dose; anything finer is kept as float32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient on one grid.
+
+    ct_hu            int16 [D,H,W]             HU
+    dose_gy          float32 [D,H,W]           planned dose, Gy
+    masks            name -> bool [D,H,W]      structures that are present
+    dose_mask        bool [D,H,W]              where dose is judged: the body, or the source's own mask
+    spacing_mm       (dz, dy, dx)
+    origin_mm        (z, y, x)                 centre of voxel (0, 0, 0)
+    prescription_gy  target name -> Gy
+    site             a key of lib.cases.protocols.PROTOCOLS
+    """
+
+    case_id: str
+    ct_hu: np.ndarray
+    dose_gy: np.ndarray
+    masks: dict
+    dose_mask: np.ndarray
+    spacing_mm: tuple
+    prescription_gy: dict
+    site: str
+    origin_mm: tuple = (0.0, 0.0, 0.0)
+    orientation: str = ORIENTATION
+
+    def __post_init__(self):
+        problem = find_problem(self)
+        if problem:
+            raise UserError(f"{self.case_id}: {problem}")
+
+    @property
+    def shape(self):
+        return self.dose_gy.shape
+
+    @property
+    def rx_gy(self):
+        """The highest prescription, the unit of the dose inside models."""
+        return max(self.prescription_gy.values())
+
+    @property
+    def voxel_cc(self):
+        return float(np.prod(self.spacing_mm)) / 1000.0
+
+
+def find_problem(case):
+    """The first reason why the case cannot be used, as the end of a sentence, or None."""
+    shape = case.dose_gy.shape
+    arrays = {"CT": case.ct_hu, "dose mask": case.dose_mask, **case.masks}
+    wrong = [name for name, array in arrays.items() if array.shape != shape]
+    if len(shape) != 3 or wrong:
+        return f"the shapes differ: the dose has {shape}, not so {', '.join(wrong) or 'three axes'}"
+    if len(case.spacing_mm) != 3 or not all(0.3 <= s <= 20 for s in case.spacing_mm):
+        return f"a spacing of {tuple(case.spacing_mm)} mm is not between 0.3 and 20 mm; is it in cm or m?"
+    if not np.isfinite(case.dose_gy).all():
+        return "the dose holds values that are not finite"
+    low, high = float(case.dose_gy.min()), float(case.dose_gy.max())
+    if low < 0 or not 1 <= high <= 150:
+        return f"a dose from {low:.1f} to {high:.1f} Gy is not a plan's; is it in cGy, or empty?"
+    if not case.dose_mask.any():
+        return "the dose mask is empty"
+    if not case.prescription_gy or not all(1 <= rx <= 120 for rx in case.prescription_gy.values()):
+        return f"the prescription {case.prescription_gy} is missing or not in Gy"
+    empty = [name for name in case.prescription_gy if name not in case.masks or not case.masks[name].any()]
+    if empty:
+        return f"the target {empty[0]} has a prescription but no voxels"
+    return None
+
+
+def save_case(case, path):
+    """Write the case as an npz without pickle; the dose is kept exactly as its source gives it."""
+    step_gy = dose_step_gy(case.dose_gy)
+    names = sorted(case.masks)
+    meta = dict(version=VERSION, case_id=case.case_id, site=case.site, masks=names, orientation=case.orientation,
+                spacing_mm=list(case.spacing_mm), origin_mm=list(case.origin_mm), dose_step_gy=step_gy,
+                prescription_gy=case.prescription_gy, shape=list(case.shape))
+    stacked = np.stack([case.dose_mask, *(case.masks[name] for name in names)])
+    with written_whole(path) as temporary:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, meta=np.array(json.dumps(meta, sort_keys=True)), ct_hu=case.ct_hu.astype(np.int16),
+                                dose=encode_dose(case.dose_gy, step_gy), masks=np.packbits(stacked))
+
+
+def dose_step_gy(dose_gy):
+    """The coarsest known step of which every dose is a whole multiple, or None."""
+    for step_gy in DOSE_STEPS_GY:
+        if np.array_equal(decode_dose(encode_dose(dose_gy, step_gy), step_gy), dose_gy.astype(np.float32)):
+            return step_gy
+    return None
+
+
+def encode_dose(dose_gy, step_gy):
+    if step_gy is None:
+        return dose_gy.astype(np.float32)
+    steps = np.rint(dose_gy.astype(np.float64) / step_gy)
+    return steps.astype(np.uint16 if steps.max() < 65536 else np.uint32)
+
+
+def decode_dose(stored, step_gy):
+    if step_gy is None:
+        return stored.astype(np.float32)
+    # whole numbers below 2^24 are exact in float32, so one division rounds correctly
+    return stored.astype(np.float32) / np.float32(round(1 / step_gy))
+
+
+def load_case(path):
+    """Read a case file; a missing, damaged or foreign one ends in one sentence."""
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            meta = json.loads(str(stored["meta"]))
+            if meta.get("version") != VERSION:
+                raise UserError(f"{path} is a case file of version {meta.get('version')}, this code reads {VERSION}; "
+                                "make the cohort again")
+            return decode_case(meta, stored["ct_hu"], stored["dose"], stored["masks"])
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; make the cohort again") from None
+    except (ValueError, KeyError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); make the cohort again") from None
+
+
+def decode_case(meta, ct_hu, dose, packed):
+    shape = tuple(meta["shape"])
+    count = 1 + len(meta["masks"])
+    masks = np.unpackbits(packed, count=count * int(np.prod(shape))).view(bool).reshape(count, *shape)
+    return Case(case_id=meta["case_id"], ct_hu=ct_hu, dose_gy=decode_dose(dose, meta["dose_step_gy"]), dose_mask=masks[0],
+                masks=dict(zip(meta["masks"], masks[1:])), spacing_mm=tuple(meta["spacing_mm"]), site=meta["site"],
+                prescription_gy=meta["prescription_gy"], origin_mm=tuple(meta["origin_mm"]), orientation=meta["orientation"])

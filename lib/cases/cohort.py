@@ -1,0 +1,167 @@
+"""A cohort: a folder of case files with a card that lists them, their split and whom the import left out.
+
+    python -m lib.cases.cohort openkbp /data/open-kbp/provided-data --name openkbp
+    python -m lib.cases.cohort phantom
+"""
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lib.cases.case import load_case, save_case
+from lib.cases.protocols import PROTOCOLS
+from lib.errors import UserError
+from lib.files import read_json, sha256, write_json
+
+VERSION = 1
+FOLDER = Path("outputs/cohorts")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """`folder` with its `card` (as JSON) and `split`, a dict train / validation / test -> case ids."""
+
+    folder: Path
+    card: dict
+    split: dict
+
+    @property
+    def name(self):
+        return self.card["name"]
+
+    @property
+    def protocol(self):
+        return PROTOCOLS[self.card["site"]]
+
+    @property
+    def case_ids(self):
+        return [case_id for part in self.split.values() for case_id in part]
+
+    def path(self, case_id):
+        return self.folder / f"{case_id}.npz"
+
+    def load(self, case_id):
+        if case_id not in self.card["cases"]:
+            raise UserError(f"{case_id} is not in the cohort {self.folder}; it has {', '.join(list(self.card['cases'])[:5])} ...")
+        return load_case(self.path(case_id))
+
+
+def open_cohort(folder, first_cases=0):
+    """The cohort in `folder`; with `first_cases` > 0 only its first so many, split by the reference's rule."""
+    folder = Path(folder)
+    if not (folder / "card.json").exists():
+        raise UserError(f"{folder} is not a cohort: it has no card.json; make one with "
+                        f"python -m lib.cases.cohort openkbp <folder of patients> --name {folder.name}")
+    card = read_json(folder / "card.json")
+    if card.get("version") != VERSION:
+        raise UserError(f"{folder / 'card.json'} is of version {card.get('version')}, this code reads {VERSION}; make it again")
+    split = {part: card["split"][part] for part in ("train", "validation", "test")}
+    if first_cases:
+        split = reference_split(sorted(card["cases"])[:first_cases])
+    missing = [i for part in split.values() for i in part if not (folder / f"{i}.npz").exists()]
+    if missing:
+        raise UserError(f"{folder} lacks {missing[0]}.npz, which its card lists; make the cohort again")
+    return Cohort(folder, card, split)
+
+
+def reference_split(case_ids):
+    """The reference study's rule: sorted ids, permuted with seed 42, a tenth each for validation and test."""
+    case_ids = sorted(case_ids)
+    n = len(case_ids)
+    n_held = max(1, int(0.1 * n))
+    if n < 3:
+        raise UserError(f"{n} patients cannot be split into training, validation and test; at least 3 are needed")
+    order = [case_ids[i] for i in np.random.RandomState(42).permutation(n)]
+    return {"train": order[: n - 2 * n_held], "validation": order[n - 2 * n_held : n - n_held], "test": order[n - n_held :]}
+
+
+def make_cohort(folder, items, read, split, source, workers=2, report=print):
+    """Read each of `items` (case id -> what `read` takes) in parallel and write the cohort to `folder`.
+
+    A patient that cannot be used is left out, listed with the reason, and the others go on.
+    """
+    folder = Path(folder)
+    if not items:
+        raise UserError(f"there is no patient to read for {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    cases, left_out = {}, {}
+    with ProcessPoolExecutor(workers) as pool:
+        results = pool.map(partial(import_case, folder, read), items, items.values(), chunksize=4)
+        for case_id, (summary, reason) in zip(items, results):
+            if reason:
+                left_out[case_id] = reason
+                report(f"left out {case_id}: {reason}")
+            else:
+                cases[case_id] = summary
+    if not cases:
+        raise UserError(f"none of {len(items)} patients could be used; the first: {next(iter(left_out.values()))}")
+    split = {part: [i for i in ids if i in cases] for part, ids in split.items()}
+    card = dict(version=VERSION, name=folder.name, source=source, site=next(iter(cases.values()))["site"],
+                cases=cases, split=split, left_out=left_out)
+    write_json(folder / "card.json", card)
+    return open_cohort(folder)
+
+
+def import_case(folder, read, case_id, item):
+    """Read and write one case; returns (its summary, None) or (None, the reason why it is left out)."""
+    try:
+        case = read(item)
+        save_case(case, folder / f"{case_id}.npz")
+    except UserError as error:
+        return None, str(error)
+    return summarise(case, folder / f"{case_id}.npz"), None
+
+
+def summarise(case, path):
+    """What the card says of a case."""
+    return dict(site=case.site, shape=list(case.shape), spacing_mm=list(case.spacing_mm),
+                prescription_gy=case.prescription_gy, structures=sorted(case.masks), sha256=sha256(path))
+
+
+def make_openkbp(source, folder, workers=2):
+    from lib.cases import openkbp
+
+    found = openkbp.find_patients(source)
+    items = {patient.name: patient for patients in found.values() for patient in patients}
+    split = openkbp.split_patients({part: [p.name for p in patients] for part, patients in found.items()})
+    return make_cohort(folder, items, openkbp.read_patient, split, "OpenKBP, public CSV folders", workers)
+
+
+def make_phantoms(folder, workers=2):
+    from lib.cases import phantom
+
+    split = reference_split(phantom.REFERENCE_IDS)
+    split["validation"] += phantom.EXTRA_VALIDATION
+    split["test"] += phantom.EXTRA_TEST
+    items = {case_id: case_id for case_id in phantom.CASE_IDS}
+    return make_cohort(folder, items, phantom.make_phantom, split, "phantoms, dose by pydosert", workers)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m lib.cases.cohort", description="Make a cohort of case files.")
+    parser.add_argument("source", choices=["openkbp", "phantom"])
+    parser.add_argument("folder", nargs="?", help="the source's folder of patients (not for phantoms)")
+    parser.add_argument("--name", help="name of the cohort; default: the source's")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read in parallel")
+    options = parser.parse_args(arguments)
+    target = FOLDER / (options.name or options.source)
+    try:
+        if options.source == "phantom":
+            cohort = make_phantoms(target, options.workers)
+        elif options.folder:
+            cohort = make_openkbp(options.folder, target, options.workers)
+        else:
+            raise UserError("openkbp needs the folder that holds train-pats and validation-pats")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
+    print(f"{cohort.folder}: {len(cohort.card['cases'])} cases ({parts}); {len(cohort.card['left_out'])} left out")
+
+
+if __name__ == "__main__":
+    main()

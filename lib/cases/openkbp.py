@@ -1,0 +1,112 @@
+"""OpenKBP patients (Babier et al. 2021, Med. Phys. 48:5549) from the public folders of CSV files.
+
+The folder holds train-pats, validation-pats and perhaps test-pats; each patient is a folder of CSVs that
+list flat indices into 128^3 (row, column, slice), for CT and dose with a value. The CT is HU + 1024.
+"""
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib.cases.case import Case
+from lib.cases.protocols import HEAD_AND_NECK
+from lib.errors import UserError
+
+SHAPE = (128, 128, 128)  # rows front to back, columns right to left, slices head to foot
+SPLITS = {"train": "train-pats", "validation": "validation-pats", "test": "test-pats"}
+VALIDATION_PATIENTS = 25  # taken from training when the published validation patients must be the test
+
+
+def find_patients(folder):
+    """Published split name -> patient folders in the order of their numbers."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the folder that holds train-pats and validation-pats")
+    found = {name: sorted((folder / sub).glob("pt_*"), key=patient_number) for name, sub in SPLITS.items()}
+    if not any(found.values()):
+        raise UserError(f"{folder} holds no train-pats/pt_* folders; give OpenKBP's provided-data folder")
+    return found
+
+
+def patient_number(folder):
+    digits = folder.name.removeprefix("pt_")
+    if not digits.isdigit():
+        raise UserError(f"{folder} is not named pt_<number>; rename or remove it")
+    return int(digits)
+
+
+def split_patients(ids):
+    """Published split name -> ids in order, turned into ours: without test patients validation becomes the test.
+
+    Then the training patients of the highest numbers are the validation: 25, or a fifth of a small cohort.
+    """
+    if ids.get("test"):
+        return ids
+    train = ids["train"]
+    n_validation = min(VALIDATION_PATIENTS, max(1, len(train) // 5)) if train else 0
+    cut = len(train) - n_validation
+    return {"train": train[:cut], "validation": train[cut:], "test": ids["validation"]}
+
+
+def read_patient(folder):
+    """One patient's folder of CSVs as a Case; raises a UserError that names the file at fault."""
+    folder = Path(folder)
+    dose_index, dose = read_csv(folder / "dose.csv", valued=True)
+    mask_index, _ = read_csv(folder / "possible_dose_mask.csv")
+    if len(dose_index) != len(mask_index) or not np.array_equal(np.sort(dose_index), np.sort(mask_index)):
+        raise UserError(f"{folder / 'dose.csv'} does not cover possible_dose_mask.csv; fetch both again")
+    ct_index, ct = read_csv(folder / "ct.csv", valued=True)
+    masks = {}
+    for name in HEAD_AND_NECK.structures:
+        path = folder / f"{name}.csv"
+        if path.exists():
+            masks[name] = turned(read_csv(path)[0], True, bool)
+    spacing_y, spacing_x, spacing_z = read_spacing(folder / "voxel_dimensions.csv")
+    return Case(
+        case_id=folder.name,
+        ct_hu=turned(ct_index, np.clip(np.rint(ct), 0, 32000), np.int16) - 1024,
+        dose_gy=turned(dose_index, dose, np.float32),
+        masks=masks,
+        dose_mask=turned(mask_index, True, bool),
+        spacing_mm=(spacing_z, spacing_y, spacing_x),
+        prescription_gy={name: rx for name, rx in HEAD_AND_NECK.targets.items() if name in masks},
+        site="head-and-neck",
+    )
+
+
+def read_csv(path, valued=False):
+    """Flat indices int64 [N] and, if `valued`, values float64 [N]; refuses a cut, foreign or damaged file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-1, 2)
+            whole = file.read(1) == b"\n"
+        table = pd.read_csv(path, header=0, names=["index", "data"], dtype={"index": np.int64, "data": np.float64})
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; the patient is not complete") from None
+    except (ValueError, OSError, OverflowError) as error:
+        raise UserError(f"{path} is not a table of index and value ({str(error).splitlines()[0]}); fetch it again") from None
+    index, data = table["index"].to_numpy(), table["data"].to_numpy()
+    if not whole or len(index) == 0:
+        raise UserError(f"{path} is cut off or empty; fetch it again")
+    if index.min() < 0 or index.max() >= np.prod(SHAPE) or len(np.unique(index)) != len(index):
+        raise UserError(f"{path} has an index that repeats or is outside 128^3; fetch it again")
+    if valued and not np.isfinite(data).all():
+        raise UserError(f"{path} has a value that is not a finite number; fetch it again")
+    return index, data
+
+
+def turned(index, values, dtype):
+    """Listed values as a volume with axes turned from (row, column, slice head to foot) to z foot to head, y, x."""
+    volume = np.zeros(np.prod(SHAPE), dtype)
+    volume[index] = values
+    return np.ascontiguousarray(volume.reshape(SHAPE).transpose(2, 0, 1)[::-1])
+
+
+def read_spacing(path):
+    try:
+        spacing_mm = [float(word) for word in path.read_text(encoding="utf-8").split()]
+    except (OSError, ValueError):
+        spacing_mm = []
+    if len(spacing_mm) != 3:
+        raise UserError(f"{path} must hold three numbers, the voxel size in mm")
+    return spacing_mm

@@ -1,0 +1,292 @@
+"""A synthetic male pelvis: CT and structures from smooth implicit functions, different in every seed.
+
+Lengths are mm, from the middle of the prostate, in the order (z, y, x): z towards the head, y towards the back,
+x towards the patient's left, as in `lib.cases.case`. A field `d_mm` is negative inside a shape and near enough a
+distance, so that d_mm < margin is the shape grown by the margin and clip(0.5 - d_mm / width) its soft edge.
+"""
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
+
+SHAPE = (48, 64, 64)
+SPACING_MM = (5.0, 6.0, 6.0)
+EDGE_MM = 6.0  # a soft edge of one voxel takes the place of partial volume
+REACH_MM = 60.0  # distances to tubes are not followed further
+AIR_HU, FAT_HU, MUSCLE_HU = -1000.0, -100.0, 55.0
+SIDES = {"R": -1, "L": 1}
+
+
+def draw_pelvis(seed):
+    """One patient: ct_hu int16, masks name -> bool, body bool, all [48,64,64], and spacing_mm (dz, dy, dx)."""
+    rng = np.random.default_rng(seed)
+    p = patient_frame(rng)
+    body = body_shape(p, rng)
+    bones = bone_shapes(p, rng)
+    organs = organ_shapes(p, rng, bones)
+    vessels = vessel_shapes(p, rng)
+    targets = target_shapes(p, rng, organs, vessels, bones)
+    muscle, cavity = soft_layers(p, rng, body)
+    organs["Bowel"] = bowel_shape(p, rng, organs, cavity)
+    ct_hu = paint(rng, body, muscle, cavity, organs, vessels, bones)
+    fields = {**targets, **{name: organs[name] for name in ("Prostate", "Rectum", "Bladder", "Bowel")},
+              **{f"Femur_{side}": np.maximum(bones[f"Femur_{side}"], -62 - p[0]) for side in SIDES}}
+    return ct_hu, {name: (d < 0) & (body < 0) for name, d in fields.items()}, body < 0, SPACING_MM
+
+
+# ---------------------------------------------------------------- building blocks
+
+def smooth_noise(rng, length_mm):
+    """A random field [D,H,W] of mean 0 and deviation 1 that varies over about `length_mm`."""
+    field = gaussian_filter(rng.standard_normal(SHAPE), [length_mm / s for s in SPACING_MM])
+    return ((field - field.mean()) / field.std()).astype(np.float32)
+
+
+def ellipsoid(p, centre_mm, radii_mm):
+    """d_mm of an ellipsoid, after the usual estimate |p/r| (|p/r| - 1) / |p/r^2|."""
+    q = [(axis - c) / r for axis, c, r in zip(p, centre_mm, radii_mm)]
+    first = np.sqrt(sum(a * a for a in q)) + 1e-3
+    second = np.sqrt(sum((a / r) ** 2 for a, r in zip(q, radii_mm))) + 1e-6
+    return first * (first - 1) / second
+
+
+def tube(p, knots_mm, radii_mm, squash=(1.0, 1.0, 1.0)):
+    """d_mm of a tube through knots [K,3] whose radius runs through radii_mm; `squash` widens an axis."""
+    knots_mm = np.asarray(knots_mm, float)
+    along = np.append(0, np.cumsum(np.linalg.norm(np.diff(knots_mm, axis=0), axis=1)))
+    fine = np.linspace(0, along[-1], 80)
+    path = PchipInterpolator(along, knots_mm)(fine)
+    return surface(p, path, PchipInterpolator(along, np.broadcast_to(radii_mm, along.shape))(fine), squash)
+
+
+def surface(p, points_mm, radii_mm, squash=(1.0, 1.0, 1.0)):
+    """d_mm of the balls of radii_mm [N] around points_mm [N,3]."""
+    scale = 1 / np.asarray(squash)
+    distance, nearest = cKDTree(points_mm * scale).query(
+        np.moveaxis(p, 0, -1) * scale, distance_upper_bound=REACH_MM)
+    radius = np.append(radii_mm, 0.0)[nearest]
+    return (np.where(np.isinf(distance), REACH_MM, distance) - radius).astype(np.float32)
+
+
+def smooth_min(a, b, width_mm):
+    """The union of two shapes with a rounded seam."""
+    blend = np.clip(0.5 + 0.5 * (b - a) / width_mm, 0, 1)
+    return b + (a - b) * blend - width_mm * blend * (1 - blend)
+
+
+def jitter(rng, knots_mm, sd_mm):
+    knots_mm = np.asarray(knots_mm, float)
+    return knots_mm + rng.normal(0, sd_mm, knots_mm.shape)
+
+
+# ---------------------------------------------------------------- anatomy
+
+def patient_frame(rng):
+    """Coordinates p [3,D,H,W] of one patient: shifted, turned by a few degrees, scaled and gently warped."""
+    grid = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(SHAPE, SPACING_MM)], indexing="ij")
+    p = np.stack(grid) - rng.normal([-42, 9, 0], [5, 4, 4])[:, None, None, None]
+    yaw, roll, pitch = np.deg2rad(rng.normal(0, [2.5, 2.0, 3.0]))
+    z, y, x = p
+    y, x = y * np.cos(yaw) - x * np.sin(yaw), y * np.sin(yaw) + x * np.cos(yaw)
+    z, x = z * np.cos(roll) - x * np.sin(roll), z * np.sin(roll) + x * np.cos(roll)
+    z, y = z * np.cos(pitch) - y * np.sin(pitch), z * np.sin(pitch) + y * np.cos(pitch)
+    p = np.stack([z, y, x]) / rng.normal(1.0, 0.035)
+    return (p + np.stack([rng.uniform(2, 4) * smooth_noise(rng, 35) for _ in range(3)])).astype(np.float32)
+
+
+def body_shape(p, rng):
+    """The skin: an oval trunk, flat on the couch, that parts into two thighs below."""
+    z, y, x = p
+    wide_mm, deep_mm, belly_mm = rng.uniform(158, 177), rng.uniform(103, 124), rng.uniform(-8, 10)
+    rise = np.clip((z + 10) / 130, 0, 1)
+    half_x = wide_mm * (1 - rng.uniform(0.02, 0.12) * rise)
+    half_y = deep_mm + belly_mm * rise
+    q = (np.abs(x - rng.normal(0, 3)) / half_x) ** 2.5 + (np.abs(y + 8 + 0.5 * belly_mm * rise) / half_y) ** 2.3
+    trunk = np.maximum((q ** 0.42 - 1) * deep_mm, -58 - z)
+    thighs = [tube(p, [[-30, 0, side * 78], [-140, 4, side * rng.uniform(84, 90)]], [72, 66 + rng.uniform(0, 8)])
+              for side in SIDES.values()]
+    skin = smooth_min(trunk, smooth_min(*thighs, 6), 18) + 2.5 * smooth_noise(rng, 22)
+    couch = y - rng.uniform(0.84, 0.92) * deep_mm + 8
+    return -smooth_min(-skin, -couch, 14)
+
+
+def soft_layers(p, rng, body):
+    """Muscle under the fat of the skin, and the fatty cavity inside the muscle, as two fields d_mm."""
+    z, y, x = p
+    behind = np.clip(y / 100, -0.5, 1) * np.clip(np.abs(x) / 60, 0.3, 1)
+    fat_mm = rng.uniform(11, 28) * (1 + 0.7 * behind) * (1 + 0.2 * smooth_noise(rng, 25))
+    muscle = body + np.maximum(fat_mm, 5)
+    heights = [-60, -35, 0, 40, 90, 180]
+    half_x, half_y, middle_y = (np.interp(z, heights, v) for v in (
+        [8, 26, 42, 60, 88, 112], [8, 28, 42, 56, 66, 74], [18, 14, 9, 10, 0, -14]))
+    cavity = (np.hypot(x / half_x, (y - middle_y) / half_y) - 1) * half_y + 2 * smooth_noise(rng, 18)
+    return muscle, np.maximum(cavity, muscle + rng.uniform(8, 14))
+
+
+def bone_shapes(p, rng):
+    """d_mm of Femur_L, Femur_R and of all other bone ("Pelvis")."""
+    shapes, size = {}, rng.normal(1, 0.03)
+    bottom_y = rng.normal(0, 3)
+    sacrum = jitter(rng, [[165, 18, 0], [110, 46, 0], [75, 65, 0], [40, 70, 0], [12, 58, 0]], 2.5)
+    parts = [tube(p, sacrum, [27, 23, 17, 10, 6], (1, 1, 2.0)), tube(p, sacrum, [27, 20, 14, 9, 6], (1, 1, 1))]
+    for name, side in SIDES.items():
+        mirror = np.array([1, 1, side])
+        shapes[f"Femur_{name}"] = femur(p, rng, mirror, size)
+        parts.append(hip_bone(p, rng, mirror, size, bottom_y))
+    pelvis = np.minimum.reduce(parts) + 1.0 * smooth_noise(rng, 14)
+    gap = np.minimum(shapes["Femur_L"], shapes["Femur_R"])
+    shapes["Pelvis"] = np.maximum(pelvis, 3.5 - gap)  # a joint space of a few mm
+    return shapes
+
+
+def femur(p, rng, mirror, size):
+    """d_mm of one femur: head, neck, greater trochanter and the shaft, whose angle differs from side to side."""
+    head = np.array([22, -2, 86]) * mirror * size + rng.normal(0, 2.5, 3)
+    hip = head + (np.array([-30, 12, 33]) + rng.normal(0, 4, 3)) * mirror
+    knee = hip + (np.array([-130, -4, -10]) + rng.normal(0, [0, 12, 8])) * mirror
+    radius = rng.uniform(22, 26)
+    neck = tube(p, [head, hip], [15, 16])
+    rest = np.minimum(ellipsoid(p, hip + [6, 6, 2 * mirror[2]], [20, 16, 13]), tube(p, [hip, knee], [17, 14]))
+    return smooth_min(ellipsoid(p, head, [radius] * 3), smooth_min(neck, rest, 6), 5)
+
+
+def hip_bone(p, rng, mirror, size, bottom_y):
+    """d_mm of one side of the pelvic girdle: ilium, socket, pubis and ischium."""
+    def at(*knots):
+        return jitter(rng, np.array(knots, float) * mirror * size, 2.0)
+    front, back = at([48, -10, 80], [85, -22, 108], [130, -20, 126]), at([45, 22, 70], [80, 52, 58], [135, 62, 56])
+    s, t = (axis.ravel()[:, None] for axis in np.meshgrid(np.linspace(0, 1, 24), np.linspace(0, 1, 24)))
+    row = np.clip((s * 2).astype(int), 0, 1)[:, 0]
+    edge = [e[row] + (e[row + 1] - e[row]) * (2 * s - row[:, None]) for e in (front, back)]
+    bulge = 12 * np.sin(np.pi * t) * s * mirror * [0, 0, 1]
+    wing = surface(p, edge[0] * (1 - t) + edge[1] * t + bulge, np.interp(t[:, 0], [0, 0.5, 1], [7.5, 5.0, 8.5]))
+    socket = np.maximum(ellipsoid(p, np.array([24, 0, 80]) * mirror * size, [36, 34, 30]),
+                        mirror[2] * p[2] - 98 * size)
+    pubis = tube(p, at([22, -16, 66], [16, -38, 40], [2, -48 + bottom_y, 11], [-14, -44 + bottom_y, 9]), [10, 7, 9, 9])
+    ramus = tube(p, at([-14, -42 + bottom_y, 9], [-34, -12, 34], [-46, 18, 52]), [8, 6, 10])
+    ischium = tube(p, at([24, 24, 72], [-10, 28, 62], [-46, 20, 54]), [14, 12, 14])
+    return np.minimum.reduce([smooth_min(wing, socket, 8), pubis, ramus, ischium])
+
+
+def organ_shapes(p, rng, bones):
+    """d_mm of Prostate, Vesicles, Rectum, Bladder and the sigmoid that goes on from the rectum."""
+    high, deep, wide = rng.uniform([17, 15, 20], [26, 23, 30])
+    tilt = np.stack([p[0], p[1] - rng.uniform(-0.05, 0.25) * p[0], p[2]])
+    prostate = ellipsoid(tilt, [0, 0, 0], [high, deep, wide]) + 1.2 * smooth_noise(rng, 12)
+    base = [high + 2, 0.55 * deep, 0]
+    vesicles = np.minimum(*[tube(p, [base, np.add(base, rng.normal([8, 6, side * 14], 2)),
+                                     np.add(base, rng.normal([14, 9, side * 27], 3))], [6, 6.5, 4.5])
+                            for side in SIDES.values()])
+    rectum, sigmoid = rectum_shapes(p, rng, deep)
+    rectum = np.maximum(rectum, 1.5 - prostate)
+    volume_cc = np.exp(rng.uniform(np.log(110), np.log(430)))
+    radii = np.array([0.86, 0.95, 1.22]) * rng.normal(1, 0.06, 3) * 10 * (3 * volume_cc / (4 * np.pi)) ** (1 / 3)
+    centre = [high + radii[0] - 8, -16 + rng.normal(0, 4), rng.normal(0, 5)]
+    bladder = ellipsoid(p, centre, radii) + 2.2 * smooth_noise(rng, 20)
+    for other, gap_mm in ((prostate, 0.5), (vesicles, 1.0), (rectum, 3.0), (bones["Pelvis"], 5.0)):
+        bladder = -smooth_min(-bladder, other - gap_mm, 5)
+    bone_free = 2 - bones["Pelvis"]
+    return {"Prostate": prostate, "Vesicles": vesicles, "Rectum": np.maximum(rectum, bone_free), "Bladder": bladder,
+            "Sigmoid": np.maximum(sigmoid, bone_free)}
+
+
+def rectum_shapes(p, rng, prostate_depth_mm):
+    """d_mm of the rectum, from the anal canal to the bend of the sigmoid, and of the sigmoid beyond it."""
+    low, full = rng.uniform(11, 16), rng.uniform(12, 21)
+    front = prostate_depth_mm + 1.0
+    sway = np.cumsum(rng.normal(0, 4, 8))
+    z = np.array([-70, -40, -18, 2, 22, 44, 66, 92])
+    y = np.array([16, 20, front + low - 2, front + low, max(front + low, 30), 31, 24, 6]) + rng.normal(0, 1, 8)
+    radii = np.array([8, 11, low, low, 0.5 * (low + full), full, 14, 12]) * rng.normal(1, 0.05, 8)
+    knots = np.stack([z, y, sway - sway[3] + rng.normal(0, 2)], axis=1)
+    side = rng.uniform(20, 60) * rng.choice([1, 1, -1])
+    beyond = np.array([[110, -4, knots[-1, 2] + side], [125, 12, knots[-1, 2] + 1.6 * side]])
+    whole = tube(p, np.concatenate([knots, beyond]), np.append(radii, [12, 13])) + 1.2 * smooth_noise(rng, 12)
+    top_mm, bottom_mm = rng.uniform(56, 76), rng.uniform(-46, -38)
+    return np.maximum(whole, np.maximum(p[0] - top_mm, bottom_mm - p[0])), np.maximum(whole, top_mm - p[0])
+
+
+def vessel_shapes(p, rng):
+    """d_mm of the vessels along which the nodes lie, by side: external, internal and obturator."""
+    shapes = {}
+    for name, side in SIDES.items():
+        mirror = np.array([1, 1, side])
+        fork = rng.normal([104, 12, 36], 4)
+        outer = np.concatenate([[fork + [40, -4, -8]], [fork], jitter(rng, [[75, -8, 54], [48, -28, 63], [22, -50, 66]], 3)])
+        inner = np.concatenate([[fork], jitter(rng, [[82, 32, 44], [56, 36, 48], [34, 20, 50]], 3)])
+        closing = jitter(rng, [[62, -2, 56], [36, -4, 54], [14, 2, 51]], 2)
+        for part, knots, radii in (("external", outer, 6.5), ("internal", inner, 4.5), ("obturator", closing, 2.0)):
+            shapes[f"{part}_{name}"] = tube(p, knots * mirror, radii)
+    return shapes
+
+
+def bowel_shape(p, rng, organs, cavity):
+    """d_mm of small-bowel loops in the cavity above the bladder, joined with the sigmoid."""
+    loops = organs["Sigmoid"]
+    for _ in range(rng.integers(3, 6)):
+        knots = rng.uniform([55, -75, -80], [185, 12, 80], (9, 3))
+        knots[1:-1] = 0.5 * knots[1:-1] + 0.25 * (knots[:-2] + knots[2:])  # loops turn gently
+        loops = np.minimum(loops, tube(p, knots, rng.uniform(9, 15, 9)))
+    lift_mm = rng.uniform(2, 9)
+    blocked = np.minimum.reduce([organs["Bladder"] - lift_mm, organs["Rectum"] - 2, organs["Vesicles"] - 5])
+    return np.maximum.reduce([loops + 1.5 * smooth_noise(rng, 10), -blocked, cavity + 3])
+
+
+def target_shapes(p, rng, organs, vessels, bones):
+    """d_mm of PTV70 and PTV56: the clinical targets grown by margins that are smaller towards the rectum."""
+    margin_mm, back_mm = rng.uniform(6, 9), rng.uniform(4, 6.5)
+    towards_back = np.clip(p[1] / 15, 0, 1)
+    margin = margin_mm - (margin_mm - back_mm) * towards_back
+    roots = np.maximum(organs["Vesicles"], p[0] - rng.uniform(26, 34))  # only the base of the vesicles
+    boost = smooth_min(organs["Prostate"], roots, 4) - margin
+    reach = rng.uniform(8, 11)  # from the vessel's wall to the edge of the nodal PTV
+    top_mm, front_mm = rng.uniform(88, 108), rng.uniform(28, 40)
+    outer = np.minimum(vessels["external_R"], vessels["external_L"]) - reach
+    rest = np.minimum.reduce([d - reach for name, d in vessels.items() if "external" not in name])
+    nodes = np.minimum(np.maximum(outer, front_mm - p[0]), rest)
+    hips = np.minimum(bones["Femur_L"], bones["Femur_R"])
+    nodes = np.maximum.reduce([nodes, p[0] - top_mm, -3 - organs["Bladder"], 10 - hips])
+    elective = smooth_min(nodes, organs["Vesicles"] - margin, 8) + 0.8 * smooth_noise(rng, 14)
+    return {"PTV70": boost, "PTV56": np.minimum(boost - 0.5, smooth_min(boost, elective, 8))}
+
+
+# ---------------------------------------------------------------- CT
+
+def inside(d_mm, edge_mm=EDGE_MM):
+    return np.clip(0.5 - d_mm / edge_mm, 0, 1)
+
+
+def paint(rng, body, muscle, cavity, organs, vessels, bones):
+    """int16 CT [D,H,W] in HU: tissues laid over each other with soft edges, texture and noise."""
+    texture = smooth_noise(rng, 9)
+    fat = FAT_HU + 6 * texture
+    septa = 0.6 * np.exp(-(smooth_noise(rng, 14) / 0.3) ** 2)
+    strands = np.clip(0.35 * np.abs(smooth_noise(rng, 7)), 0, 0.6)
+    ct = np.where(np.ones(SHAPE, bool), fat, 0.0)
+    layers = [(inside(muscle), MUSCLE_HU + 5 * texture - 140 * septa), (inside(cavity), fat + 45 * strands),
+              *((inside(d), 60.0) for name, d in vessels.items() if "obturator" not in name),
+              *hollow(rng, organs["Bowel"], 3, 30 + 20 * texture, gas_share=rng.uniform(0, 0.35)),
+              *hollow(rng, organs["Bladder"], 3, 8 + 2 * texture),
+              (inside(organs["Vesicles"]), 30.0), (inside(organs["Prostate"]), 45 + 6 * texture),
+              *hollow(rng, organs["Rectum"], 4, 25 + 25 * texture, gas_share=rng.choice([0, 0, rng.uniform(0.1, 0.6)])),
+              *(layer for name in bones for layer in bone_layers(rng, bones[name], texture))]
+    for share, hu in layers:
+        ct = ct + share * (hu - ct)
+    ct = AIR_HU + inside(body) * (ct - AIR_HU) + rng.normal(0, 7, SHAPE) * (body < 3)
+    return np.clip(np.rint(np.where(body < 6, ct, AIR_HU)), AIR_HU, 2000).astype(np.int16)
+
+
+def hollow(rng, d_mm, wall_mm, content_hu, gas_share=0.0):
+    """Layers of a hollow organ: its wall, its content and pockets of gas, which rise to the front."""
+    layers = [(inside(d_mm), 42.0), (inside(d_mm + wall_mm), content_hu)]
+    if gas_share > 0:
+        pocket = smooth_noise(rng, 13)
+        level = np.quantile(pocket[d_mm < 0], 1 - gas_share) if (d_mm < 0).any() else 9.0
+        layers.append((inside(np.maximum(d_mm + wall_mm + 1, 12 * (level - pocket))), -960.0))
+    return layers
+
+
+def bone_layers(rng, d_mm, texture):
+    """Layers of a bone: cortex of a few mm around marrow."""
+    cortex_hu, marrow_hu = rng.uniform(750, 1050), rng.uniform(130, 260)
+    return [(inside(d_mm), cortex_hu), (inside(d_mm + rng.uniform(3.0, 4.5)), marrow_hu + 35 * texture)]

@@ -1,0 +1,225 @@
+"""A planned dose for a phantom: modulated fluence from many gantry angles, chosen to meet the clinical goals.
+
+pydosert computes the dose (10 MV, pencil beams). The fluence is found on a ray model, dose = open-field dose of the
+angle x fluence on the ray, which is corrected by pydosert's dose of the fluence found so far, several times over.
+It stands for modulated arcs, not for one deliverable arc. Fields are [D,H,W]; lengths in mm, dose in Gy.
+"""
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.optimize import minimize
+from scipy.sparse import csr_matrix
+
+from lib.errors import UserError
+
+ANGLES, OPEN_EVERY = 72, 3  # open-field doses are interpolated between every third angle
+FIELD_MM, SOURCE_MM, LEAF_MM = 200, 1000.0, 5.0  # pydosert's fluence map has one pixel per mm
+PIXELS = int(FIELD_MM / LEAF_MM)  # our fluence [ANGLES,PIXELS,PIXELS] has one pixel per leaf width
+PENUMBRA_MM, SCATTER_MM = 4.0, 3.0  # deviations of the blur: in the head, and on the way through the body
+MARGIN_MM, WIDE_MM = 7.0, 25.0  # the field opens this far beyond the target; so does the one that probes
+KERNEL_VOXELS = 23
+ROUNDS = (80, 40, 40)  # iterations before each dose calculation
+SMOOTH = 0.1  # against fluence that jumps from angle to angle, which leaves spokes
+NO_PYDOSERT = "making phantoms needs pydosert; install it with: pip install -e '.[phantom]'"
+
+
+class Goals(NamedTuple):
+    """Penalties per judged voxel [N]: under (low - dose)+^2 + over (dose - high)+^2 + pull dose^2."""
+
+    voxels: np.ndarray  # flat indices
+    low_gy: np.ndarray
+    high_gy: np.ndarray
+    under: np.ndarray
+    over: np.ndarray
+    pull: np.ndarray
+
+
+def plan_dose(ct_hu, masks, body, spacing_mm, seed):
+    """The planned dose float32 [D,H,W] in Gy, 0 outside the body; 95 % of PTV70 receive 70 Gy or more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a sum depends on its order, and that on the number of threads
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)  # pydosert's autocast is idle on a CPU
+            return make_plan(ct_hu, masks, body, spacing_mm, np.random.default_rng(seed))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def make_plan(ct_hu, masks, body, spacing_mm, rng):
+    dose_of = dose_engine(ct_hu, masks["PTV56"], spacing_mm)
+    angles = (np.arange(ANGLES) + rng.uniform()) * 2 * np.pi / ANGLES
+    goals = plan_goals(masks, body, spacing_mm, rng)
+    rays = ray_model(dose_of, angles, goals.voxels, masks["PTV56"], spacing_mm)
+    opened = open_pixels(masks["PTV56"], angles, spacing_mm, MARGIN_MM)
+    fluence = opened * (60 / ray_dose(rays, opened)[goals.under > 0].mean())
+    missed = np.zeros(len(goals.voxels))
+    for iterations in ROUNDS:
+        fluence = solve_fluence(rays, goals, opened, fluence, missed, iterations)
+        dose = dose_of(fluence, angles)
+        missed = dose.ravel()[goals.voxels] - ray_dose(rays, fluence)
+        if TRACE is not None: TRACE.append((missed, dose, fluence))
+    return normalised(dose * body, masks["PTV70"])
+
+
+TRACE = None
+
+
+# ---------------------------------------------------------------- beams
+
+def isocentre_mm(ptv, spacing_mm):
+    """(z, y, x) from the centre of voxel 0: in the middle of the grid, as pydosert's rotation needs, and of the PTV."""
+    heights = np.flatnonzero(ptv.any((1, 2)))
+    middle = (heights[0] + heights[-1]) / 2, (ptv.shape[1] - 1) / 2, (ptv.shape[2] - 1) / 2
+    return tuple(float(m * s) for m, s in zip(middle, spacing_mm))
+
+
+def dose_engine(ct_hu, ptv, spacing_mm):
+    """A function (fluence [G,PIXELS,PIXELS], angles [G] in radians) -> dose [D,H,W] in arbitrary units."""
+    try:
+        from pydosert.data import BeamSequence, MachineConfig
+        from pydosert.engine.pencil_depth_engine import PencilDepthEngine
+        from pydosert.physics.attenuation.hu_density_conversion import convert_HU_to_density
+    except ImportError:
+        raise UserError(NO_PYDOSERT) from None
+    machine = MachineConfig(preset="varian_10MV", number_of_leaf_pairs=PIXELS, leaf_widths=[LEAF_MM] * PIXELS)
+    density = convert_HU_to_density(torch.from_numpy(ct_hu.astype(np.float32)))
+    centre_mm = isocentre_mm(ptv, spacing_mm)
+
+    def dose_of(fluence, angles):
+        return sum(part_of(f, a) for f, a in zip(np.split(fluence, range(12, len(angles), 12)),
+                                                 np.split(np.asarray(angles), range(12, len(angles), 12))))
+
+    def part_of(fluence, angles):
+        g = len(angles)
+        beams = BeamSequence(mus=torch.ones(g), leaf_positions=torch.zeros(g, PIXELS, 2),
+                             jaw_positions=torch.zeros(g, 2), field_size=(FIELD_MM, FIELD_MM), iso_center=centre_mm,
+                             sid=SOURCE_MM, gantry_angles=torch.as_tensor(angles, dtype=torch.float32),
+                             collimator_angles=torch.zeros(g))
+        maps = torch.from_numpy(blurred(fluence, PENUMBRA_MM).astype(np.float32))[None]
+        maps = torch.nn.functional.interpolate(maps, scale_factor=LEAF_MM, mode="bilinear")
+        engine = PencilDepthEngine(machine, KERNEL_VOXELS, spacing_mm, ct_hu.shape, beam_template=beams, device="cpu")
+        return engine.compute_dose(beams, density_image=density, fluence_maps=maps)[0].numpy()
+
+    return dose_of
+
+
+def blurred(fluence, sigma_mm):
+    sigma = sigma_mm / LEAF_MM
+    return gaussian_filter(fluence, (0, sigma, sigma), mode="constant")
+
+
+def seen_from(points_mm, angle):
+    """Where points [N,3] (z, y, x from the isocentre) fall on the fluence map, in pixels [2,N]: (row, column)."""
+    z, y, x = points_mm.T
+    enlarge = SOURCE_MM / (SOURCE_MM + y * np.cos(angle) - x * np.sin(angle)) / LEAF_MM
+    return np.stack([z, y * np.sin(angle) + x * np.cos(angle)]) * enlarge + (PIXELS - 1) / 2
+
+
+def open_pixels(ptv, angles, spacing_mm, margin_mm):
+    """The pixels [G,PIXELS,PIXELS] that see the target, or come within the margin of it; float 0 or 1."""
+    corners = np.stack(np.meshgrid(*[[-0.25, 0.25]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    voxels = (np.argwhere(ptv)[:, None] + corners).reshape(-1, 3)
+    points = voxels * spacing_mm - isocentre_mm(ptv, spacing_mm)
+    opened = np.zeros((len(angles), PIXELS, PIXELS))
+    for image, angle in zip(opened, angles):
+        rows, columns = np.clip(np.rint(seen_from(points, angle)).astype(int), 0, PIXELS - 1)
+        image[rows, columns] = 1
+        image[:] = distance_transform_edt(image == 0) * LEAF_MM <= margin_mm
+    return opened
+
+
+def ray_model(dose_of, angles, voxels, ptv, spacing_mm):
+    """A sparse matrix [N, ANGLES * PIXELS^2]: open-field dose of the angle x bilinear weight of the pixel."""
+    points = np.stack(np.unravel_index(voxels, ptv.shape), -1) * spacing_mm - isocentre_mm(ptv, spacing_mm)
+    rows, columns, values = [], [], []
+    wide = open_pixels(ptv, angles[::OPEN_EVERY], spacing_mm, WIDE_MM)  # a field of the plan's size, for its scatter
+    sampled = np.stack([dose_of(field[None], [angle]).ravel()[voxels]
+                        for field, angle in zip(wide, angles[::OPEN_EVERY])] * 2)
+    for number, angle in enumerate(angles):
+        before, share_after = divmod(number, OPEN_EVERY)
+        share_after /= OPEN_EVERY
+        strength = sampled[before] * (1 - share_after) + sampled[before + 1] * share_after
+        at = seen_from(points, angle)
+        corner = np.floor(at).astype(int)
+        part = at - corner
+        for down in (0, 1):
+            for right in (0, 1):
+                r, c = corner[0] + down, corner[1] + right
+                share = np.abs(1 - down - part[0]) * np.abs(1 - right - part[1]) * strength
+                hit = (r >= 0) & (r < PIXELS) & (c >= 0) & (c < PIXELS) & (share > 0)
+                rows.append(np.flatnonzero(hit))
+                columns.append(((number * PIXELS + r) * PIXELS + c)[hit])
+                values.append(share[hit])
+    cells = np.concatenate(values).astype(np.float32), (np.concatenate(rows), np.concatenate(columns))
+    return csr_matrix(cells, shape=(len(voxels), len(angles) * PIXELS ** 2))
+
+
+def ray_dose(rays, fluence):
+    """The ray model's dose [N] of a fluence [ANGLES,PIXELS,PIXELS], blurred as the head and the body do."""
+    return rays @ blurred(fluence, np.hypot(PENUMBRA_MM, SCATTER_MM)).astype(np.float32).ravel()
+
+
+# ---------------------------------------------------------------- the plan
+
+def plan_goals(masks, body, spacing_mm, rng):
+    """What the planner asks of each judged voxel; how much each organ matters differs from patient to patient."""
+    far70, far56 = (distance_transform_edt(~masks[name], spacing_mm) for name in ("PTV70", "PTV56"))
+    care = dict(zip(("Rectum", "Bladder", "Femur_L", "Femur_R", "Bowel"), np.exp(rng.normal(0, 0.4, 5))))
+    care["Femur_L"] = care["Femur_R"]
+    fall_mm = rng.uniform(18, 28)
+    shell = masks["PTV56"] & ~masks["PTV70"]
+    low = np.where(masks["PTV70"], 71.0, np.where(shell, 57.2, 0.0))
+    high = np.maximum(18 + 36 * np.exp(-far56 / fall_mm), 18 + 52 * np.exp(-far70 / fall_mm))
+    high = np.where(masks["PTV70"], 72.3, np.where(shell, np.clip(72 - 1.35 * far70, 58.2, 72), high))
+    under, over, pull = (np.zeros(body.shape) for _ in range(3))
+    for name, part, lift, press in (("PTV70", masks["PTV70"], 100, 70), ("PTV56", shell, 80, 40)):
+        under[part], over[part] = lift / part.sum(), press / part.sum()
+    outside = body & ~masks["PTV56"]
+    over[outside] = 25 / outside.sum()
+    for name, limit_gy, press in (("Rectum", 40, 6), ("Bladder", 40, 5), ("Femur_L", 36, 4), ("Femur_R", 36, 4),
+                                  ("Bowel", 38, 5)):
+        part = masks[name] & ~masks["PTV56"]
+        high[part] = np.minimum(high[part], limit_gy)
+        over[part] += care[name] * press / max(part.sum(), 1)
+        pull[part] += 0.02 * care[name] * press / max(part.sum(), 1)
+    keep = body & (masks["PTV56"] | masks["Rectum"] | masks["Bladder"] | ((np.indices(body.shape).sum(0) % 3) == 0))
+    voxels = np.flatnonzero(keep)
+    return Goals(voxels, *(field.ravel()[voxels] for field in (low, high, under, over, pull)))
+
+
+def solve_fluence(rays, goals, opened, start, missed_gy, iterations):
+    """The fluence >= 0 [ANGLES,PIXELS,PIXELS] in the open pixels with the least penalty; L-BFGS-B from `start`.
+
+    missed_gy [N] is what the ray model lacked against pydosert at `start`; it is held while the fluence changes.
+    """
+    inside = opened > 0
+    sigma = np.hypot(PENUMBRA_MM, SCATTER_MM)
+
+    def penalty(values):
+        fluence = np.zeros(opened.shape)
+        fluence[inside] = values
+        dose = ray_dose(rays, fluence) + missed_gy
+        short, much = np.maximum(goals.low_gy - dose, 0), np.maximum(dose - goals.high_gy, 0)
+        value = (goals.under * short ** 2 + goals.over * much ** 2 + goals.pull * dose ** 2).sum()
+        slope = 2 * (goals.over * much - goals.under * short + goals.pull * dose)
+        slope = blurred((rays.T @ slope.astype(np.float32)).reshape(opened.shape), sigma)[inside]
+        step = fluence - np.roll(fluence, 1, 0)
+        rough = 2 * SMOOTH * (step - np.roll(step, -1, 0))[inside]
+        return value + SMOOTH * (step ** 2).sum(), slope + rough
+
+    found = minimize(penalty, start[inside], jac=True, method="L-BFGS-B", bounds=[(0, None)] * int(inside.sum()),
+                     options=dict(maxiter=iterations, maxfun=2 * iterations))
+    fluence = np.zeros(opened.shape)
+    fluence[inside] = found.x
+    return fluence
+
+
+def normalised(dose, ptv70):
+    """The dose in steps of 0.01 Gy, scaled so that 95 % of PTV70 receive 70 Gy."""
+    values = np.sort(dose[ptv70])
+    reference = values[int(np.floor(0.05 * len(values)))]
+    return (np.rint(np.maximum(dose, 0) * (70.005 / reference) * 100) / 100).astype(np.float32)

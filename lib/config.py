@@ -1,0 +1,50 @@
+"""What decides a training; kept beside the weights, and read from there by whoever uses them."""
+import math
+from dataclasses import dataclass, fields
+
+from lib.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training; `case_ids` are its patients, the rest is as the parameters cell of 01_train explains it."""
+
+    method: str
+    cohort: str
+    cohort_sha256: str  # of its card
+    case_ids: list
+    site: str
+    cond_channels: int
+    coarsen: int
+    base_channels: int
+    epochs: int
+    patches_per_case: int
+    patch_voxels: list  # [d, h, w]; [0, 0, 0] takes whole volumes
+    batch_size: int
+    learning_rate: float
+    ema_decay: float  # 0: no average
+    gradient_weight: float
+    gradient_units: str  # "per mm" | "per voxel"
+    augment: bool
+    validate_every: int
+    validation_steps: int
+    patience: int  # epochs; 0: never stops early
+    keep: str  # "last" | "best"
+    seed: int
+    precision: str
+
+    @property
+    def steps_per_epoch(self):
+        return math.ceil(len(self.case_ids) * self.patches_per_case / self.batch_size)
+
+    @property
+    def n_steps(self):
+        return self.epochs * self.steps_per_epoch
+
+
+def config_from(stored, path):
+    """A TrainConfig from its JSON; a file of other keys is refused."""
+    names = {field.name for field in fields(TrainConfig)}
+    if not isinstance(stored, dict) or set(stored) != names:
+        raise UserError(f"{path} is not the configuration of a training of this version; train again")
+    return TrainConfig(**stored)

@@ -1,0 +1,49 @@
+"""Which device and precision a run uses, chosen automatically unless the parameters say otherwise."""
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from lib.errors import UserError
+
+DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
+def choose_device(name):
+    """"auto", "cpu" or "cuda" as a torch.device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but PyTorch finds no GPU here; use device: auto or cpu")
+    return torch.device(name)
+
+
+def choose_precision(name, device):
+    """"auto", "32", "bf16" or "16"; auto takes bf16 where the hardware multiplies in it."""
+    if name == "auto":
+        return "bf16" if has_bf16(device) else "32"
+    if name == "16" and device.type == "cpu":
+        raise UserError("precision 16 is for GPUs; use auto, 32 or bf16 on a CPU")
+    return name
+
+
+def has_bf16(device):
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def autocast(device, precision):
+    return torch.autocast(device.type, DTYPES[precision]) if precision in DTYPES else nullcontext()
+
+
+def describe(device, precision):
+    """One line for the report: the processor and the precision."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {precision}"
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads, {precision}"

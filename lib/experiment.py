@@ -1,0 +1,94 @@
+"""What every notebook of an experiment shares: its folders, its cohort, its results and where they came from."""
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lib.cases.cohort import open_cohort
+from lib.device import choose_device, choose_precision, describe
+from lib.errors import UserError
+from lib.features import load_samples
+from lib.files import read_json, write_json
+from lib.inference import load_predictor
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUTS = Path("outputs")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The common parameters of an experiment, as the parameters cells explain them."""
+
+    experiment: str
+    cohort: str
+    first_cases: int
+    coarsen: int
+    seed: int
+    device: str
+    precision: str
+
+    def __post_init__(self):
+        if Path.cwd() == ROOT / "notebooks":  # a notebook opened by hand
+            os.chdir(ROOT)
+
+    @property
+    def folder(self):
+        return OUTPUTS / self.experiment
+
+    def open_cohort(self):
+        return open_cohort(self.cohort, self.first_cases)
+
+    def load_samples(self, part, first=None):
+        """The samples of "train", "validation" or "test", on the training grid; only the `first` so many if given."""
+        cohort = self.open_cohort()
+        return load_samples(cohort, cohort.split[part][:first], self.coarsen)
+
+    def checkpoint(self, method):
+        return self.folder / "checkpoints" / method
+
+    def load_predictor(self, method):
+        return load_predictor(self.checkpoint(method), self.device, self.precision)
+
+    def save_results(self, name, results):
+        """Write results/<name>.json: the numbers and where they came from."""
+        write_json(self.folder / "results" / f"{name}.json", {"made": self.provenance(), **results})
+
+    def load_results(self, name):
+        return read_json(self.folder / "results" / f"{name}.json")
+
+    def provenance(self):
+        """Commit, versions, device, seed and date, for results and the report."""
+        device = choose_device(self.device)
+        return dict(commit=commit(), seed=self.seed, device=describe(device, choose_precision(self.precision, device)),
+                    python=platform.python_version(), date=time.strftime("%Y-%m-%d"),
+                    versions={name: package_version(name) for name in ("torch", "numpy", "scipy", "papermill")})
+
+
+def commit():
+    """The commit of the code, with "+ changes" when files of lib or notebooks differ from it."""
+    try:
+        hashed = git("rev-parse", "--short=10", "HEAD")
+        return hashed + (" + changes" if git("status", "--porcelain", "--", "lib", "notebooks") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+
+
+def git(*arguments):
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def package_version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def check_methods(methods, wanted):
+    """A sentence if a notebook needs a method that the experiment does not train."""
+    missing = [name for name in wanted if name not in methods]
+    if missing:
+        raise UserError(f"this needs the method {missing[0]}, which methods does not list; add it and train it")

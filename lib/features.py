@@ -1,0 +1,259 @@
+"""From a case to a network's tensors: condition channels, coarsening, batches, augmentation.
+
+Channels: the CT, one signed distance per structure of the protocol (negative inside, clipped at 50 mm
+and divided by it, +1 where absent) and, for head and neck, the dose mask. Distances are computed at
+full size; then everything is averaged over blocks of `coarsen`^3 voxels.
+"""
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy.ndimage import distance_transform_edt, find_objects
+
+from lib.cases.protocols import PROTOCOLS, constraint_vector
+from lib.errors import UserError
+from lib.files import written_whole
+from lib.progress import progress
+
+CLIP_MM = 50.0
+SHIFT_MM, ROTATE_DEG, CT_NOISE = 16.0, 5.0, 0.02  # augmentation; the noise in units of the CT channel
+CACHE = Path("outputs/features")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One case as tensors on the training grid.
+
+    cond         float32 [C,d,h,w]   condition channels
+    dose         float32 [1,d,h,w]   fraction of `rx_gy`
+    mask         float32 [1,d,h,w]   share of the voxel inside the case's dose mask
+    constraints  float32 [13]
+    shape        (D, H, W)           of the case, before coarsening
+    """
+
+    case_id: str
+    site: str
+    cond: torch.Tensor
+    dose: torch.Tensor
+    mask: torch.Tensor
+    constraints: torch.Tensor
+    spacing_mm: tuple
+    shape: tuple
+    rx_gy: float
+
+    def to(self, device):
+        moved = {name: getattr(self, name).to(device) for name in ("cond", "dose", "mask", "constraints")}
+        return Sample(**{**self.__dict__, **moved})
+
+
+def signed_distance_mm(mask, spacing_mm, clip_mm=CLIP_MM):
+    """Distance to the surface of `mask` [D,H,W] bool in mm, negative inside, clipped at +-clip_mm.
+
+    Only the structure's box with a margin is computed: beyond it the distance is above the clip.
+    """
+    distance_mm = np.full(mask.shape, clip_mm, np.float32)
+    box = find_objects(mask.astype(np.uint8))
+    if not box:
+        return distance_mm
+    margins = [math.ceil(clip_mm / s) + 1 for s in spacing_mm]
+    box = tuple(slice(max(0, b.start - m), b.stop + m) for b, m in zip(box[0], margins))
+    inside = mask[box]
+    outside_mm = distance_transform_edt(~inside, spacing_mm)
+    # padded, because a structure that touches the border still ends there
+    inside_mm = distance_transform_edt(np.pad(inside, 1), spacing_mm)[1:-1, 1:-1, 1:-1]
+    distance_mm[box] = np.clip(outside_mm - inside_mm, -clip_mm, clip_mm)
+    return distance_mm
+
+
+def scale_ct(ct_hu, protocol):
+    return (np.clip(ct_hu, *protocol.ct_window_hu) / protocol.ct_scale_hu + protocol.ct_offset).astype(np.float32)
+
+
+def condition_channels(case):
+    """[C,D,H,W] float32 in the order CT, structures of the protocol, dose mask if the protocol has it."""
+    protocol = PROTOCOLS[case.site]
+    channels = [scale_ct(case.ct_hu, protocol)]
+    for name in protocol.structures:
+        mask = case.masks.get(name, np.zeros(case.shape, bool))
+        channels.append(signed_distance_mm(mask, case.spacing_mm) / CLIP_MM)
+    if protocol.dose_mask_channel:
+        channels.append(case.dose_mask.astype(np.float32))
+    return torch.from_numpy(np.stack(channels))
+
+
+def background(site):
+    """Value of each condition channel outside the patient: air, far from every structure, no dose."""
+    protocol = PROTOCOLS[site]
+    air = scale_ct(np.float32(protocol.ct_window_hu[0]), protocol)
+    return torch.tensor([float(air), *[1.0] * len(protocol.structures), *[0.0] * protocol.dose_mask_channel])
+
+
+def mirror_order(site):
+    """Channel order after a left-right flip: paired organs swap."""
+    names = ["ct", *PROTOCOLS[site].structures, *["dose mask"] * PROTOCOLS[site].dose_mask_channel]
+    swapped = {a: b for pair in PROTOCOLS[site].mirrored for a, b in (pair, pair[::-1])}
+    return [names.index(swapped.get(name, name)) for name in names]
+
+
+def coarsened(volume, coarsen):
+    """[C,D,H,W] averaged over blocks of coarsen^3 voxels; sizes are padded with edge values to a multiple."""
+    if coarsen == 1:
+        return volume
+    pad = [p for n in reversed(volume.shape[1:]) for p in (0, -n % coarsen)]
+    return F.avg_pool3d(F.pad(volume[None], pad, mode="replicate"), coarsen)[0]
+
+
+def refined(volume, coarsen, shape):
+    """[B,1,d,h,w] back on the grid [B,1,*shape] that `coarsened` came from, trilinear between block centres."""
+    if coarsen == 1:
+        return volume
+    fine = F.interpolate(volume, scale_factor=coarsen, mode="trilinear", align_corners=False)
+    return fine[:, :, : shape[0], : shape[1], : shape[2]]
+
+
+def make_sample(case, coarsen):
+    def coarse(array):
+        return coarsened(torch.from_numpy(array.astype(np.float32))[None], coarsen)
+
+    return Sample(
+        case_id=case.case_id, site=case.site,
+        cond=coarsened(condition_channels(case), coarsen).half().float(),  # as the cache keeps it
+        dose=coarse(case.dose_gy / case.rx_gy), mask=coarse(case.dose_mask),
+        constraints=torch.tensor(constraint_vector(case)),
+        spacing_mm=tuple(s * coarsen for s in case.spacing_mm), shape=tuple(case.shape), rx_gy=case.rx_gy,
+    )
+
+
+def load_samples(cohort, case_ids, coarsen, device="cpu"):
+    """The samples of `case_ids` in order; each is made once and kept under outputs/features."""
+    return [cached_sample(cohort, case_id, coarsen).to(device) for case_id in progress(case_ids, "reading patients")]
+
+
+def cached_sample(cohort, case_id, coarsen):
+    digest = cohort.card["cases"][case_id]["sha256"]
+    path = CACHE / f"{cohort.name}-coarsen{coarsen}" / f"{case_id}-{digest[:12]}.safetensors"
+    if path.exists():
+        try:
+            return read_sample(path)
+        except (SafetensorError, KeyError, OSError):
+            path.unlink()  # damaged: made again below
+    sample = make_sample(cohort.load(case_id), coarsen)
+    meta = {"case_id": case_id, "site": sample.site, "rx_gy": repr(sample.rx_gy),
+            "spacing_mm": " ".join(map(repr, sample.spacing_mm)), "shape": " ".join(map(str, sample.shape))}
+    tensors = dict(cond=sample.cond.half(), dose=sample.dose, mask=sample.mask, constraints=sample.constraints)
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata=meta)
+    return sample
+
+
+def read_sample(path):
+    with safe_open(path, framework="pt") as stored:
+        meta = stored.metadata()
+        return Sample(
+            case_id=meta["case_id"], site=meta["site"], rx_gy=float(meta["rx_gy"]),
+            spacing_mm=tuple(map(float, meta["spacing_mm"].split())), shape=tuple(map(int, meta["shape"].split())),
+            cond=stored.get_tensor("cond").float(), constraints=stored.get_tensor("constraints"),
+            dose=stored.get_tensor("dose"), mask=stored.get_tensor("mask"),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples on one grid: cond [B,C,d,h,w], dose and mask [B,1,d,h,w], constraints [B,13], rx_gy [B]."""
+
+    site: str
+    cond: torch.Tensor
+    dose: torch.Tensor
+    mask: torch.Tensor
+    constraints: torch.Tensor
+    spacing_mm: torch.Tensor  # [B,3]
+    rx_gy: torch.Tensor
+
+
+def make_batch(samples, patch=None, generator=None):
+    """Samples stacked; with `patch` (d, h, w) a random patch of each, half of them centred on dose.
+
+    Smaller volumes are padded at the far ends with background; without `patch` to the largest of the batch.
+    """
+    if len({s.site for s in samples}) > 1:
+        raise UserError("one batch cannot mix treatment sites")
+    size = patch or tuple(max(s.dose.shape[axis] for s in samples) for axis in (1, 2, 3))
+    parts = [cut(s, patch_start(s, size, generator), size) for s in samples]
+    cond, dose, mask = (torch.stack(part) for part in zip(*parts))
+    return Batch(samples[0].site, cond, dose, mask, torch.stack([s.constraints for s in samples]),
+                 torch.tensor([s.spacing_mm for s in samples]), torch.tensor([s.rx_gy for s in samples]))
+
+
+def patch_start(sample, size, generator):
+    """First voxel of a patch: anywhere, or for half of them centred where the dose is above 10 %."""
+    room = [max(0, n - s) for n, s in zip(sample.dose.shape[1:], size)]
+    if not any(room):
+        return (0, 0, 0)
+    draw = torch.rand(4, generator=generator)
+    start = [int(u * (r + 1)) for u, r in zip(draw, room)]
+    if draw[3] < 0.5:
+        dosed = torch.nonzero(sample.dose[0] > 0.1)
+        centre = dosed[int(torch.randint(len(dosed), (1,), generator=generator))]
+        start = [min(max(0, int(c) - s // 2), r) for c, s, r in zip(centre, size, room)]
+    return tuple(start)
+
+
+def cut(sample, start, size):
+    """Patch of cond, dose and mask; what reaches beyond the volume is background."""
+    box = tuple(slice(a, a + s) for a, s in zip(start, size))
+    outside = background(sample.site).to(sample.cond.device)[:, None, None, None]
+
+    def padded(volume):
+        volume = volume[(slice(None), *box)]
+        pad = [p for n, s in zip(reversed(volume.shape[1:]), reversed(size)) for p in (0, s - n)]
+        return F.pad(volume, pad)
+
+    return padded(sample.cond - outside) + outside, padded(sample.dose), padded(sample.mask)
+
+
+def augment(batch, generator):
+    """Left-right flip, translation, rotation about the head-foot axis, noise on the CT; drawn on the CPU.
+
+    The reference's augmentation, with the flip truly left-right and its 16 voxels of translation as 16 mm.
+    """
+    n, device = len(batch.cond), batch.cond.device
+    draw = torch.rand(n, 5, generator=generator)
+    noise = torch.randn(batch.cond[:, :1].shape, generator=generator)
+    flipped = (draw[:, 0] < 0.5).to(device)
+    cond = torch.where(flipped[:, None, None, None, None], batch.cond.flip(-1)[:, mirror_order(batch.site)], batch.cond)
+    constraints = torch.where(flipped[:, None], mirrored_flags(batch), batch.constraints)
+    dose, mask = (torch.where(flipped[:, None, None, None, None], v.flip(-1), v) for v in (batch.dose, batch.mask))
+    grid = motion_grid(batch, (2 * draw[:, 1:4] - 1) * SHIFT_MM, (2 * draw[:, 4] - 1) * math.radians(ROTATE_DEG))
+    outside = background(batch.site).to(device)[None, :, None, None, None]
+    moved = F.grid_sample(torch.cat([cond - outside, dose, mask], 1), grid.to(device), align_corners=False)
+    cond, dose, mask = moved.split([cond.shape[1], 1, 1], dim=1)
+    cond = cond + outside
+    cond[:, :1] += CT_NOISE * noise.to(device)
+    return Batch(batch.site, cond, dose, mask, constraints, batch.spacing_mm, batch.rx_gy)
+
+
+def mirrored_flags(batch):
+    """Constraint vectors after a flip: head and neck's presence flags follow the organs they speak of."""
+    if batch.site == "prostate":
+        return batch.constraints
+    structures = len(PROTOCOLS[batch.site].structures)
+    order = [channel - 1 for channel in mirror_order(batch.site)[1 : 1 + structures]]
+    return torch.cat([batch.constraints[:, :3], batch.constraints[:, 3:][:, order]], dim=1)
+
+
+def motion_grid(batch, shift_mm, angle):
+    """Sampling grid [B,d,h,w,3] of a rotation in the axial plane and a shift (z, y, x) in mm about the centre."""
+    half_mm = batch.spacing_mm * torch.tensor(batch.dose.shape[2:]) / 2
+    z, y, x = half_mm.unbind(1)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    rows = torch.stack([
+        torch.stack([cos, -sin * y / x, zero, shift_mm[:, 2] / x], 1),
+        torch.stack([sin * x / y, cos, zero, shift_mm[:, 1] / y], 1),
+        torch.stack([zero, zero, zero + 1, shift_mm[:, 0] / z], 1),
+    ], 1)
+    return F.affine_grid(rows, batch.dose.shape, align_corners=False)

@@ -1,0 +1,47 @@
+"""Writing whole files or none: written beside under another name, synced, then renamed."""
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from lib.errors import UserError
+
+
+@contextmanager
+def written_whole(path):
+    """Yield a temporary path next to `path`; it takes `path`'s place only if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    """Write JSON with a stable key order; a NaN or an infinity is refused, because JSON has none."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable as JSON ({error}); delete it and make it again") from None
+
+
+def sha256(path):
+    return hashlib.file_digest(open(path, "rb"), "sha256").hexdigest()

@@ -1,0 +1,96 @@
+"""The reference study's 3D U-Net, one class for every method.
+
+Four encoder levels of b, 2b, 4b, 8b channels, a bottleneck of 8b, a decoder of 4b, 2b, b, b.
+A condition vector reaches every block through FiLM (Perez et al. 2018, arXiv 1709.07871, Eq. 2).
+With b = 48 and the prostate's 9 condition channels the network has 23,732,801 parameters without
+a time input and 23,705,857 with one: the reference's own counts.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+EMBEDDING_WIDTH = 256
+CONSTRAINTS = 13
+STRIDE = 16  # four halvings: sizes are padded to a multiple of it and cropped back
+
+
+def sinusoid(t, width):
+    """Position embedding of a time t [B] as [B, width] (Vaswani et al. 2017, section 3.5)."""
+    frequencies = torch.exp(torch.arange(width // 2, device=t.device) * (-math.log(10000.0) / (width // 2 - 1)))
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def mlp(width_in, width_out):
+    return nn.Sequential(nn.Linear(width_in, width_out), nn.SiLU(), nn.Linear(width_out, width_out))
+
+
+class Block(nn.Module):
+    """Twice (conv 3^3, GroupNorm, SiLU), FiLM after the first, and a residual path."""
+
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels_in, channels_out, 3, padding=1)
+        self.norm1 = nn.GroupNorm(8, channels_out)
+        self.film = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING_WIDTH, 2 * channels_out))
+        self.conv2 = nn.Conv3d(channels_out, channels_out, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, channels_out)
+        self.residual = nn.Conv3d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+
+    def forward(self, x, embedding):
+        scale, shift = self.film(embedding)[:, :, None, None, None].chunk(2, dim=1)
+        h = F.silu(self.norm1(self.conv1(x)))
+        h = h * (1 + scale) + shift
+        h = F.silu(self.norm2(self.conv2(h)))
+        return h + self.residual(x)
+
+
+class UNet(nn.Module):
+    """Dose network; with `timed` also the denoiser, whose first input channel is then x_t."""
+
+    def __init__(self, cond_channels, base_channels, timed):
+        super().__init__()
+        b = base_channels
+        self.base_channels = b
+        self.timed = timed
+        if timed:
+            self.embed_time = mlp(b, EMBEDDING_WIDTH // 2)
+        self.embed_constraints = mlp(CONSTRAINTS, EMBEDDING_WIDTH // 2 if timed else EMBEDDING_WIDTH)
+        widths = [cond_channels + timed, b, 2 * b, 4 * b, 8 * b]
+        self.encoder = nn.ModuleList(Block(i, o) for i, o in zip(widths, widths[1:]))
+        self.bottleneck = Block(8 * b, 8 * b)
+        self.decoder = nn.ModuleList([Block(16 * b, 4 * b), Block(8 * b, 2 * b), Block(4 * b, b), Block(2 * b, b)])
+        self.out = nn.Conv3d(b, 1, 1)
+
+    def embed(self, constraints, t):
+        embedding = self.embed_constraints(constraints)
+        if self.timed:
+            embedding = torch.cat([self.embed_time(sinusoid(t, self.base_channels)), embedding], dim=1)
+        return embedding
+
+    def forward(self, cond, constraints, x_t=None, t=None):
+        """cond [B,C,D,H,W], constraints [B,13], x_t [B,1,D,H,W] and t [B] when timed -> [B,1,D,H,W]."""
+        h = torch.cat([x_t, cond], dim=1) if self.timed else cond
+        size = h.shape[2:]
+        h = pad_to_stride(h)
+        embedding = self.embed(constraints, t)
+        skips = []
+        for block in self.encoder:
+            h = block(h, embedding)
+            skips.append(h)
+            h = F.max_pool3d(h, 2)
+        h = self.bottleneck(h, embedding)
+        for block in self.decoder:
+            h = F.interpolate(h, scale_factor=2, mode="trilinear", align_corners=False)
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+        return self.out(h)[:, :, : size[0], : size[1], : size[2]]
+
+
+def pad_to_stride(x):
+    """[B,C,D,H,W] padded at the far ends with its edge values, so that every size divides by 16."""
+    pad = [(-n) % STRIDE for n in x.shape[2:]]
+    if not any(pad):
+        return x
+    return F.pad(x, (0, pad[2], 0, pad[1], 0, pad[0]), mode="replicate")

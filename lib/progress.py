@@ -1,0 +1,40 @@
+"""Progress of long loops: a bar in a live session, one line in a file for the runner, nothing in saved notebooks.
+
+The runner names the file in DOSE_PROGRESS and shows its line; a bar in the notebook would leave a line
+of output per refresh in the executed copy.
+"""
+import os
+import time
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+VARIABLE = "DOSE_PROGRESS"
+INTERVAL_S = 0.5
+
+
+def progress(items, label, total=None):
+    """Yield `items`, reporting `label` and how many are done."""
+    items = items if total is not None else list(items)
+    total = total if total is not None else len(items)
+    if VARIABLE not in os.environ:
+        yield from tqdm(items, desc=label, total=total, leave=False)
+        return
+    started = told = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if done == 0 or now - told >= INTERVAL_S:
+            tell(label, done, total, now - started)
+            told = now
+        yield item
+
+
+def tell(label, done, total, elapsed_s):
+    left = f", {clock(elapsed_s / done * (total - done))} left" if done and elapsed_s > 2 else ""
+    Path(os.environ[VARIABLE]).write_text(f"{label} {done}/{total}{left}", encoding="utf-8")
+
+
+def clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

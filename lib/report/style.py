@@ -1,0 +1,48 @@
+"""The one visual language: colours by method, sizes, typeface; every figure is drawn under it."""
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+
+# Okabe & Ito's colour-blind-safe palette; a method keeps its colour everywhere
+COLOURS = {
+    "baseline": "#0072B2", "gradient": "#009E73", "ddpm": "#D55E00", "control": "#777777",
+    "ddpm_v": "#CC79A7", "ddpm_dose": "#E69F00", "flow": "#56B4E9", "refine": "#8C6D31", "gradient_vgg": "#004D40",
+}
+RAMP = "crest"  # for ordered quantities in one panel
+SPREAD_MAP, ERROR_MAP = "viridis", "RdBu_r"
+WIDTH_IN = 8.0  # of a full-width figure
+
+SETTINGS = {
+    "figure.dpi": 110, "savefig.dpi": 160, "pdf.fonttype": 42, "font.family": "DejaVu Sans", "font.size": 9,
+    "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8.5,
+    "figure.constrained_layout.use": True, "lines.linewidth": 1.8, "lines.markersize": 4.5,
+}
+
+
+def use_style():
+    sns.set_theme(style="ticks", rc=SETTINGS)
+
+
+def colour(method):
+    return COLOURS.get(method, "#333333")
+
+
+def save_figure(figure, folder, name):
+    """Write figures/<name>.png and .pdf under the experiment's folder, without dates, so that reruns are equal."""
+    target = Path(folder) / "figures"
+    target.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target / f"{name}.png", metadata={"Software": None})
+    figure.savefig(target / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+
+
+def panels(columns, rows=1, height_in=2.9, **options):
+    """A figure of panels lettered A, B, ...; returns it and its axes as a flat list."""
+    use_style()
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH_IN, height_in * rows), squeeze=False, **options)
+    axes = list(axes.flat)
+    if len(axes) > 1:
+        for letter, ax in zip("ABCDEFGHIJ", axes):
+            ax.set_title(letter)
+    return figure, axes

@@ -1,0 +1,248 @@
+"""Run an experiment: check its params file, execute its notebooks in order, build the report.
+
+    python -m lib.run params/phantom-quick.yaml [-p train.epochs=40 ...] [--only 02] [--force] [--publish]
+
+What is up to date is not done again (lib.stamps says what that means). A person's mistake ends with exit
+code 2 before anything runs, a failed notebook with 1.
+"""
+import argparse
+import fcntl
+import os
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.errors import UserError
+from lib.experiment import OUTPUTS, ROOT
+from lib.files import read_json, sha256, write_json
+from lib.parameters import check_value, closest, load_params, read_parameters
+from lib.progress import VARIABLE, clock
+from lib.stamps import is_fresh, stage_key, write_stamp
+
+NOTEBOOKS = ROOT / "notebooks"
+SECTIONS = {"00_cohort": "data", "01_train": "train", "02_sampling_ablation": "ablation", "03_ensemble": "ensemble",
+            "04_comparison": "comparison", "05_explore": "explore"}
+COMMON = ("experiment", "cohort", "first_cases", "coarsen", "seed", "device", "precision", "methods")
+KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+class Stage(NamedTuple):
+    """One execution of a notebook: `name` is its file in the output folder, `needs` the stages it reads from."""
+
+    name: str
+    notebook: Path
+    parameters: dict
+    products: list
+    needs: list
+
+
+def plan(params, path):
+    """The stages of a checked params file, in order."""
+    definitions = {notebook: read_parameters(NOTEBOOKS / f"{notebook}.ipynb") for notebook in SECTIONS}
+    check_keys(params, definitions, path)
+    folder = OUTPUTS / check_name(params["experiment"], path)
+    methods = check_value(definitions["04_comparison"]["methods"], params["methods"], f"{path}: methods")
+    stages = []
+    for notebook, section in SECTIONS.items():
+        given = {key: params[key] for key in COMMON if key in params} | (params.get(section) or {})
+        values = {key: check_value(p, given[key], f"{path}: {key if key in COMMON else f'{section}.{key}'}")
+                  for key, p in definitions[notebook].items() if key in given}
+        for method in methods if notebook == "01_train" else [None]:
+            stages.append(make_stage(notebook, folder, values, method, methods))
+    return stages
+
+
+def make_stage(notebook, folder, values, method, methods):
+    trainings = [f"01_train_{m}" for m in methods]
+    needs = {"02_sampling_ablation": trainings, "03_ensemble": trainings, "05_explore": ["04_comparison"],
+             "04_comparison": [*trainings, "02_sampling_ablation", "03_ensemble"]}.get(notebook, [])
+    if method:
+        products = [folder / "checkpoints" / method / file for file in ("weights.safetensors", "config.json", "history.csv")]
+        return Stage(f"01_train_{method}", NOTEBOOKS / "01_train.ipynb", values | {"method": method}, products, needs)
+    products = [] if notebook == "05_explore" else [folder / "results" / f"{notebook}.json"]
+    return Stage(notebook, NOTEBOOKS / f"{notebook}.ipynb", values, products, needs)
+
+
+def check_keys(params, definitions, path):
+    """Refuse keys that no notebook knows, and missing ones."""
+    known = {section: [k for k in definitions[notebook] if k not in (*COMMON, "method")] for notebook, section in SECTIONS.items()}
+    for key in params:
+        if key not in (*COMMON, *known):
+            raise UserError(f"{path}: there is no key {key!r}{closest(str(key), [*COMMON, *known])}")
+    for key in ("experiment", "cohort", "methods"):
+        if key not in params:
+            raise UserError(f"{path}: the key {key!r} is missing")
+    for section, names in known.items():
+        values = params.get(section) or {}
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: {section} must be a section of keys, not {values!r}")
+        for key in values:
+            if key not in names:
+                raise UserError(f"{path}: there is no key {f'{section}.{key}'!r}{closest(str(key), names)}")
+
+
+def check_name(name, path):
+    if not isinstance(name, str) or not name or any(c not in "abcdefghijklmnopqrstuvwxyz0123456789-_" for c in name):
+        raise UserError(f"{path}: experiment must be a name of small letters, digits and dashes, not {name!r}")
+    return name
+
+
+def stamp_path(folder, stage):
+    return folder / "checkpoints" / "stamps" / f"{stage.name}.json"
+
+
+def key_of(stage, stages, folder):
+    """The stage's key: its code and parameters, the cohort's card, and what the stages it needs have written."""
+    card = Path(stage.parameters["cohort"]) / "card.json"
+    inputs = {"cohort": sha256(card) if card.exists() else None}
+    for needed in stages:
+        if needed.name in stage.needs:
+            stamp = stamp_path(folder, needed)
+            inputs[needed.name] = read_json(stamp)["products"] if stamp.exists() else None
+    return stage_key(stage.notebook, stage.parameters, inputs)
+
+
+def execute(stage, folder, label):
+    """Execute one notebook into the output folder; a failed one stays there with its error."""
+    import papermill
+
+    target = folder / f"{stage.name}.ipynb"
+    started = time.monotonic()
+    with live_line(label, folder):
+        try:
+            papermill.execute_notebook(str(stage.notebook), str(target), stage.parameters, progress_bar=False,
+                                       kernel_name="python3", cwd=str(Path.cwd()), request_save_on_cell_execute=False)
+        except papermill.PapermillExecutionError as error:
+            sentence = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
+            raise StageFailed(f"{stage.name} failed: {sentence}\nsee {target}") from None
+    tidy(target)
+    return time.monotonic() - started
+
+
+class StageFailed(Exception):
+    """A notebook failed; the message says why and where to look."""
+
+
+def tidy(path):
+    """Take this machine's paths out of an executed notebook's metadata."""
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    for key in ("input_path", "output_path", "environment_variables"):
+        notebook.metadata.get("papermill", {}).pop(key, None)
+    nbformat.write(notebook, path)
+
+
+@contextmanager
+def live_line(label, folder):
+    """Show the label and what the kernel tells of its progress while the block runs."""
+    told = (folder / "checkpoints" / "progress.txt").resolve()
+    told.parent.mkdir(parents=True, exist_ok=True)
+    told.write_text("", encoding="utf-8")
+    os.environ[VARIABLE] = str(told)
+    os.environ.update(KERNEL_ENVIRONMENT)
+    done = threading.Event()
+    thread = threading.Thread(target=show_progress, args=(label, told, done, time.monotonic()), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        told.unlink(missing_ok=True)
+
+
+def show_progress(label, told, done, started):
+    """On a terminal one line that changes; in a log one line a minute."""
+    terminal = sys.stderr.isatty()
+    while not done.wait(1.0 if terminal else 60.0):
+        line = f"{label}  {clock(time.monotonic() - started)}  {told.read_text(encoding='utf-8') if told.exists() else ''}"
+        print(f"\r{line:<100.100}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+    if terminal:
+        print("\r" + " " * 100 + "\r", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def sole_run(folder):
+    """Hold the experiment's folder; a second run on it is refused."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    with open(folder / "checkpoints" / "run.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another run is working on {folder}; wait for it or stop it") from None
+        yield
+
+
+def run_stages(stages, folder, only, force):
+    """Execute what is not up to date; returns whether anything was executed."""
+    chosen = [s for s in stages if not only or any(s.name.startswith(o) for o in only)]
+    if not chosen:
+        raise UserError(f"--only {' '.join(only)}: no notebook begins so; there are {', '.join(s.name for s in stages)}")
+    executed = False
+    for number, stage in enumerate(chosen, 1):
+        label = f"[{number}/{len(chosen)}] {stage.name}"
+        key = key_of(stage, stages, folder)
+        if not force and is_fresh(stamp_path(folder, stage), key):
+            print(f"{label}  up to date", flush=True)
+            continue
+        seconds = execute(stage, folder, label)
+        write_stamp(stamp_path(folder, stage), key, [*stage.products, folder / f"{stage.name}.ipynb"])
+        print(f"{label}  done in {clock(seconds)}", flush=True)
+        executed = True
+    return executed
+
+
+def run(arguments):
+    params = load_params(arguments.params, arguments.p)
+    stages = plan(params, arguments.params)
+    folder = OUTPUTS / params["experiment"]
+    card = Path(stages[0].parameters["cohort"]) / "card.json"
+    if not card.exists():
+        raise UserError(f"{card} does not exist; make the cohort with python -m lib.cases.cohort (--help says how)")
+    with sole_run(folder):
+        write_json(folder / "experiment.json", params)
+        executed = run_stages(stages, folder, arguments.only, arguments.force)
+        finish(folder, executed, arguments.publish)
+
+
+def finish(folder, executed, publish):
+    """Build the report if anything is new, compare with what is published, say where the report lies."""
+    from lib.report.html import build_report
+    from lib.report.published import compare_with_published, write_published
+
+    report = folder / "report.html"
+    if executed or publish or not report.exists():
+        if publish:
+            write_published(folder)
+        build_report(folder)
+    for line in compare_with_published(folder):
+        print(line)
+    print(f"report: {report}")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m lib.run", description="Run an experiment's notebooks and build its report.")
+    parser.add_argument("params", help="a params file, such as params/phantom-quick.yaml")
+    parser.add_argument("-p", action="append", default=[], metavar="section.key=value", help="put a value over the file's")
+    parser.add_argument("--only", action="append", default=[], metavar="02", help="only the notebooks that begin so")
+    parser.add_argument("--force", action="store_true", help="execute also what is up to date")
+    parser.add_argument("--publish", action="store_true", help="mark the results as the published ones")
+    try:
+        run(parser.parse_args(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except StageFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
