@@ -178,11 +178,13 @@ class Batch:
 def make_batch(samples, patch=None, generator=None):
     """Samples stacked; with `patch` (d, h, w) a random patch of each, half of them centred on dose.
 
-    Smaller volumes are padded at the far ends with background; without `patch` to the largest of the batch.
+    Without `patch`, or along axes where it is larger, the size is the largest of the batch; smaller volumes are
+    padded at the far ends with background.
     """
     if len({s.site for s in samples}) > 1:
         raise UserError("one batch cannot mix treatment sites")
-    size = patch or tuple(max(s.dose.shape[axis] for s in samples) for axis in (1, 2, 3))
+    largest = [max(s.dose.shape[axis] for s in samples) for axis in (1, 2, 3)]
+    size = tuple(map(min, patch, largest)) if patch else tuple(largest)
     parts = [cut(s, patch_start(s, size, generator), size) for s in samples]
     cond, dose, mask = (torch.stack(part) for part in zip(*parts))
     return Batch(samples[0].site, cond, dose, mask, torch.stack([s.constraints for s in samples]),

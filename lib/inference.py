@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lib.config import TrainConfig, config_from
-from lib.device import autocast, choose_device, choose_precision
+from lib.device import autocast, choose_device, choose_precision, memory_format
 from lib.errors import UserError
 from lib.features import make_batch, refined
 from lib.files import read_json
@@ -68,9 +68,10 @@ def load_predictor(folder, device="auto", precision="auto"):
 
 
 def ready(network, config, device, precision):
-    """A predictor of a network as it stands; channels last, in which CPUs and GPUs run convolutions fastest."""
-    network = network.to(device).eval().to(memory_format=torch.channels_last_3d)
-    return Predictor(network, config, device, choose_precision(precision, device))
+    """A predictor of a network as it stands, in the memory format that suits the device."""
+    precision = choose_precision(precision, device)
+    network = network.to(device).eval().to(memory_format=memory_format(device, precision))
+    return Predictor(network, config, device, precision)
 
 
 @torch.no_grad()
@@ -110,7 +111,7 @@ def predict_chunk(predictor, samples, members, sampling, watch):
     batch = make_batch([sample.to(predictor.device) for sample in samples])
     if not predictor.method.timed:
         with autocast(predictor.device, predictor.precision):
-            dose = predictor.network(channels_last(batch.cond), batch.constraints)
+            dose = predictor.network(laid_out(batch.cond, predictor), batch.constraints)
         return dose.float().clamp(*DOSE_LIMITS).cpu()
     noise = torch.stack([start_noise(s, m, sampling.seed) for s, m in zip(samples, members)]).to(predictor.device)
     alpha_bar = cosine_alpha_bar()
@@ -132,7 +133,7 @@ def start_noise(sample, member, seed):
 
 def denoiser(predictor, batch, alpha_bar):
     """The network as a function (x_t, t) -> (dose_hat, noise_hat) of one batch of patients."""
-    cond = channels_last(batch.cond)
+    cond = laid_out(batch.cond, predictor)
 
     def denoise(x_t, t):
         with autocast(predictor.device, predictor.precision):
@@ -143,8 +144,8 @@ def denoiser(predictor, batch, alpha_bar):
     return denoise
 
 
-def channels_last(volume):
-    return volume.contiguous(memory_format=torch.channels_last_3d)
+def laid_out(volume, predictor):
+    return volume.contiguous(memory_format=memory_format(predictor.device, predictor.precision))
 
 
 def on_case_grid(dose, sample, coarsen):

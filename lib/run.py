@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from lib.errors import UserError
 from lib.experiment import OUTPUTS, ROOT
-from lib.files import read_json, sha256, write_json
+from lib.files import read_json, sha256, write_text
 from lib.parameters import check_value, closest, load_params, read_parameters
 from lib.progress import VARIABLE, clock
 from lib.stamps import is_fresh, stage_key, write_stamp
@@ -108,13 +110,15 @@ def key_of(stage, stages, folder):
 def execute(stage, folder, label):
     """Execute one notebook into the output folder; a failed one stays there with its error."""
     import papermill
+    from traitlets.config import Config
 
     target = folder / f"{stage.name}.ipynb"
     started = time.monotonic()
     with live_line(label, folder):
         try:
             papermill.execute_notebook(str(stage.notebook), str(target), stage.parameters, progress_bar=False,
-                                       kernel_name="python3", cwd=str(Path.cwd()), request_save_on_cell_execute=False)
+                                       kernel_name="python3", cwd=str(Path.cwd()), request_save_on_cell_execute=False,
+                                       config=Config({"KernelManager": {"transport": "ipc"}}))
         except papermill.PapermillExecutionError as error:
             sentence = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
             raise StageFailed(f"{stage.name} failed: {sentence}\nsee {target}") from None
@@ -204,7 +208,7 @@ def run(arguments):
     if not card.exists():
         raise UserError(f"{card} does not exist; make the cohort with python -m lib.cases.cohort (--help says how)")
     with sole_run(folder):
-        write_json(folder / "experiment.json", params)
+        write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         executed = run_stages(stages, folder, arguments.only, arguments.force)
         finish(folder, executed, arguments.publish)
 

@@ -6,7 +6,7 @@ distance, so that d_mm < margin is the shape grown by the margin and clip(0.5 - 
 """
 import numpy as np
 from scipy.interpolate import PchipInterpolator
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
 from scipy.spatial import cKDTree
 
 SHAPE = (48, 64, 64)
@@ -27,11 +27,19 @@ def draw_pelvis(seed):
     vessels = vessel_shapes(p, rng)
     targets = target_shapes(p, rng, organs, vessels, bones)
     muscle, cavity = soft_layers(p, rng, body)
-    organs["Bowel"] = bowel_shape(p, rng, organs, cavity)
-    ct_hu = paint(rng, body, muscle, cavity, organs, vessels, bones)
+    organs["Bowel"] = bowel_shape(p, rng, organs, cavity, targets["PTV56"])
+    ct_hu = paint(rng, p, body, muscle, cavity, organs, vessels, bones)
     fields = {**targets, **{name: organs[name] for name in ("Prostate", "Rectum", "Bladder", "Bowel")},
               **{f"Femur_{side}": np.maximum(bones[f"Femur_{side}"], -62 - p[0]) for side in SIDES}}
-    return ct_hu, {name: (d < 0) & (body < 0) for name, d in fields.items()}, body < 0, SPACING_MM
+    return ct_hu, {name: without_crumbs((d < 0) & (body < 0)) for name, d in fields.items()}, body < 0, SPACING_MM
+
+
+def without_crumbs(mask):
+    """The mask without its crumbs, parts of less than a twentieth of it, which no planner would draw."""
+    parts, _ = label(mask)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return (sizes >= 0.05 * sizes.sum())[parts] & mask
 
 
 # ---------------------------------------------------------------- building blocks
@@ -97,7 +105,7 @@ def patient_frame(rng):
 def body_shape(p, rng):
     """The skin: an oval trunk, flat on the couch, that parts into two thighs below."""
     z, y, x = p
-    wide_mm, deep_mm, belly_mm = rng.uniform(158, 177), rng.uniform(103, 124), rng.uniform(-8, 10)
+    wide_mm, deep_mm, belly_mm = rng.uniform(158, 171), rng.uniform(103, 124), rng.uniform(-8, 10)
     rise = np.clip((z + 10) / 130, 0, 1)
     half_x = wide_mm * (1 - rng.uniform(0.02, 0.12) * rise)
     half_y = deep_mm + belly_mm * rise
@@ -105,7 +113,9 @@ def body_shape(p, rng):
     trunk = np.maximum((q ** 0.42 - 1) * deep_mm, -58 - z)
     thighs = [tube(p, [[-30, 0, side * 78], [-140, 4, side * rng.uniform(84, 90)]], [72, 66 + rng.uniform(0, 8)])
               for side in SIDES.values()]
-    skin = smooth_min(trunk, smooth_min(*thighs, 6), 18) + 2.5 * smooth_noise(rng, 22)
+    skin = smooth_min(trunk, smooth_min(*thighs, 6), 18) + 2.0 * smooth_noise(rng, 26)
+    cleft = np.exp(-(x / 11) ** 2) * np.clip((y - 40) / 40, 0, 1) * np.clip(0.5 - z / 40, 0, 1)
+    skin = skin + rng.uniform(8, 16) * cleft
     couch = y - rng.uniform(0.84, 0.92) * deep_mm + 8
     return -smooth_min(-skin, -couch, 14)
 
@@ -114,11 +124,12 @@ def soft_layers(p, rng, body):
     """Muscle under the fat of the skin, and the fatty cavity inside the muscle, as two fields d_mm."""
     z, y, x = p
     behind = np.clip(y / 100, -0.5, 1) * np.clip(np.abs(x) / 60, 0.3, 1)
-    fat_mm = rng.uniform(11, 28) * (1 + 0.7 * behind) * (1 + 0.2 * smooth_noise(rng, 25))
-    muscle = body + np.maximum(fat_mm, 5)
+    fat_mm = rng.uniform(10, 32) * (1 + 0.7 * behind) * (1 + 0.2 * smooth_noise(rng, 25))
+    mons_mm = rng.uniform(8, 22) * np.exp(-(x / 42) ** 2) * np.clip(-y / 60, 0, 1) * np.clip(0.9 - z / 50, 0, 1)
+    muscle = body + np.maximum(fat_mm, 5) + mons_mm
     heights = [-60, -35, 0, 40, 90, 180]
     half_x, half_y, middle_y = (np.interp(z, heights, v) for v in (
-        [8, 26, 42, 60, 88, 112], [8, 28, 42, 56, 66, 74], [18, 14, 9, 10, 0, -14]))
+        [8, 26, 42, 64, 96, 118], [8, 28, 42, 62, 78, 84], [18, 14, 9, -1, -20, -24]))
     cavity = (np.hypot(x / half_x, (y - middle_y) / half_y) - 1) * half_y + 2 * smooth_noise(rng, 18)
     return muscle, np.maximum(cavity, muscle + rng.uniform(8, 14))
 
@@ -142,7 +153,7 @@ def bone_shapes(p, rng):
 def femur(p, rng, mirror, size):
     """d_mm of one femur: head, neck, greater trochanter and the shaft, whose angle differs from side to side."""
     head = np.array([22, -2, 86]) * mirror * size + rng.normal(0, 2.5, 3)
-    hip = head + (np.array([-30, 12, 33]) + rng.normal(0, 4, 3)) * mirror
+    hip = head + (np.array([-28, 12, 28]) + rng.normal(0, 4, 3)) * mirror
     knee = hip + (np.array([-130, -4, -10]) + rng.normal(0, [0, 12, 8])) * mirror
     radius = rng.uniform(22, 26)
     neck = tube(p, [head, hip], [15, 16])
@@ -153,12 +164,12 @@ def femur(p, rng, mirror, size):
 def hip_bone(p, rng, mirror, size, bottom_y):
     """d_mm of one side of the pelvic girdle: ilium, socket, pubis and ischium."""
     def at(*knots):
-        return jitter(rng, np.array(knots, float) * mirror * size, 2.0)
+        return jitter(rng, np.array(knots, float) * mirror * size, 3.0)
     front, back = at([48, -10, 80], [85, -22, 108], [130, -20, 126]), at([45, 22, 70], [80, 52, 58], [135, 62, 56])
     s, t = (axis.ravel()[:, None] for axis in np.meshgrid(np.linspace(0, 1, 24), np.linspace(0, 1, 24)))
     row = np.clip((s * 2).astype(int), 0, 1)[:, 0]
     edge = [e[row] + (e[row + 1] - e[row]) * (2 * s - row[:, None]) for e in (front, back)]
-    bulge = 12 * np.sin(np.pi * t) * s * mirror * [0, 0, 1]
+    bulge = rng.uniform(9, 18) * np.sin(np.pi * t) * (0.4 + 0.6 * s) * mirror * [0, 0, 1]
     wing = surface(p, edge[0] * (1 - t) + edge[1] * t + bulge, np.interp(t[:, 0], [0, 0.5, 1], [7.5, 5.0, 8.5]))
     socket = np.maximum(ellipsoid(p, np.array([24, 0, 80]) * mirror * size, [36, 34, 30]),
                         mirror[2] * p[2] - 98 * size)
@@ -170,7 +181,7 @@ def hip_bone(p, rng, mirror, size, bottom_y):
 
 def organ_shapes(p, rng, bones):
     """d_mm of Prostate, Vesicles, Rectum, Bladder and the sigmoid that goes on from the rectum."""
-    high, deep, wide = rng.uniform([17, 15, 20], [26, 23, 30])
+    high, deep, wide = rng.uniform([19, 16, 22], [27, 24, 31])
     tilt = np.stack([p[0], p[1] - rng.uniform(-0.05, 0.25) * p[0], p[2]])
     prostate = ellipsoid(tilt, [0, 0, 0], [high, deep, wide]) + 1.2 * smooth_noise(rng, 12)
     base = [high + 2, 0.55 * deep, 0]
@@ -207,26 +218,30 @@ def rectum_shapes(p, rng, prostate_depth_mm):
 
 
 def vessel_shapes(p, rng):
-    """d_mm of the vessels along which the nodes lie, by side: external, internal and obturator."""
+    """d_mm of the vessels along which the nodes lie, by side: external, internal, obturator; and of the psoas."""
     shapes = {}
     for name, side in SIDES.items():
         mirror = np.array([1, 1, side])
         fork = rng.normal([104, 12, 36], 4)
-        outer = np.concatenate([[fork + [40, -4, -8]], [fork], jitter(rng, [[75, -8, 54], [48, -28, 63], [22, -50, 66]], 3)])
+        outer = np.concatenate([[fork + [40, -4, -8], fork],
+                                jitter(rng, [[75, -8, 54], [48, -28, 63], [22, -50, 66]], 3)])
         inner = np.concatenate([[fork], jitter(rng, [[82, 32, 44], [56, 36, 48], [34, 20, 50]], 3)])
         closing = jitter(rng, [[62, -2, 56], [36, -4, 54], [14, 2, 51]], 2)
         for part, knots, radii in (("external", outer, 6.5), ("internal", inner, 4.5), ("obturator", closing, 2.0)):
             shapes[f"{part}_{name}"] = tube(p, knots * mirror, radii)
+        psoas = jitter(rng, [[190, 14, 46], [110, -2, 60], [66, -24, 74], [30, -36, 82], [-40, 4, 92]], 3)
+        shapes[f"psoas_{name}"] = tube(p, psoas * mirror, [21, 20, 18, 15, 10])
     return shapes
 
 
-def bowel_shape(p, rng, organs, cavity):
+def bowel_shape(p, rng, organs, cavity, ptv):
     """d_mm of small-bowel loops in the cavity above the bladder, joined with the sigmoid."""
-    loops = organs["Sigmoid"]
-    for _ in range(rng.integers(3, 6)):
+    loops = np.full(SHAPE, REACH_MM)
+    for _ in range(rng.integers(4, 8)):
         knots = rng.uniform([55, -75, -80], [185, 12, 80], (9, 3))
         knots[1:-1] = 0.5 * knots[1:-1] + 0.25 * (knots[:-2] + knots[2:])  # loops turn gently
         loops = np.minimum(loops, tube(p, knots, rng.uniform(9, 15, 9)))
+    loops = np.minimum(np.maximum(loops, rng.uniform(-6, 22) - ptv), organs["Sigmoid"])
     lift_mm = rng.uniform(2, 9)
     blocked = np.minimum.reduce([organs["Bladder"] - lift_mm, organs["Rectum"] - 2, organs["Vesicles"] - 5])
     return np.maximum.reduce([loops + 1.5 * smooth_noise(rng, 10), -blocked, cavity + 3])
@@ -242,7 +257,7 @@ def target_shapes(p, rng, organs, vessels, bones):
     reach = rng.uniform(8, 11)  # from the vessel's wall to the edge of the nodal PTV
     top_mm, front_mm = rng.uniform(88, 108), rng.uniform(28, 40)
     outer = np.minimum(vessels["external_R"], vessels["external_L"]) - reach
-    rest = np.minimum.reduce([d - reach for name, d in vessels.items() if "external" not in name])
+    rest = np.minimum.reduce([d - reach for name, d in vessels.items() if name[:3] in ("int", "obt")])
     nodes = np.minimum(np.maximum(outer, front_mm - p[0]), rest)
     hips = np.minimum(bones["Femur_L"], bones["Femur_R"])
     nodes = np.maximum.reduce([nodes, p[0] - top_mm, -3 - organs["Bladder"], 10 - hips])
@@ -252,36 +267,36 @@ def target_shapes(p, rng, organs, vessels, bones):
 
 # ---------------------------------------------------------------- CT
 
-def inside(d_mm, edge_mm=EDGE_MM):
-    return np.clip(0.5 - d_mm / edge_mm, 0, 1)
+def inside(d_mm):
+    return np.clip(0.5 - d_mm / EDGE_MM, 0, 1)
 
 
-def paint(rng, body, muscle, cavity, organs, vessels, bones):
+def paint(rng, p, body, muscle, cavity, organs, vessels, bones):
     """int16 CT [D,H,W] in HU: tissues laid over each other with soft edges, texture and noise."""
     texture = smooth_noise(rng, 9)
     fat = FAT_HU + 6 * texture
     septa = 0.6 * np.exp(-(smooth_noise(rng, 14) / 0.3) ** 2)
     strands = np.clip(0.35 * np.abs(smooth_noise(rng, 7)), 0, 0.6)
-    ct = np.where(np.ones(SHAPE, bool), fat, 0.0)
+    ct = fat
     layers = [(inside(muscle), MUSCLE_HU + 5 * texture - 140 * septa), (inside(cavity), fat + 45 * strands),
-              *((inside(d), 60.0) for name, d in vessels.items() if "obturator" not in name),
-              *hollow(rng, organs["Bowel"], 3, 30 + 20 * texture, gas_share=rng.uniform(0, 0.35)),
-              *hollow(rng, organs["Bladder"], 3, 8 + 2 * texture),
+              *((inside(d), 58.0) for name, d in vessels.items() if "obturator" not in name),
+              *hollow(rng, p, organs["Bowel"], 3, 30 + 20 * texture, rng.uniform(0, 0.35)),
+              *hollow(rng, p, organs["Bladder"], 3, 8 + 2 * texture),
               (inside(organs["Vesicles"]), 30.0), (inside(organs["Prostate"]), 45 + 6 * texture),
-              *hollow(rng, organs["Rectum"], 4, 25 + 25 * texture, gas_share=rng.choice([0, 0, rng.uniform(0.1, 0.6)])),
+              *hollow(rng, p, organs["Rectum"], 4, 25 + 25 * texture, rng.choice([0, 1]) * rng.uniform(0.1, 0.5)),
               *(layer for name in bones for layer in bone_layers(rng, bones[name], texture))]
     for share, hu in layers:
         ct = ct + share * (hu - ct)
-    ct = AIR_HU + inside(body) * (ct - AIR_HU) + rng.normal(0, 7, SHAPE) * (body < 3)
+    ct = AIR_HU + inside(body) * (ct - AIR_HU) + rng.normal(0, 3, SHAPE) * (body < 3)
     return np.clip(np.rint(np.where(body < 6, ct, AIR_HU)), AIR_HU, 2000).astype(np.int16)
 
 
-def hollow(rng, d_mm, wall_mm, content_hu, gas_share=0.0):
+def hollow(rng, p, d_mm, wall_mm, content_hu, gas_share=0.0):
     """Layers of a hollow organ: its wall, its content and pockets of gas, which rise to the front."""
     layers = [(inside(d_mm), 42.0), (inside(d_mm + wall_mm), content_hu)]
     if gas_share > 0:
-        pocket = smooth_noise(rng, 13)
-        level = np.quantile(pocket[d_mm < 0], 1 - gas_share) if (d_mm < 0).any() else 9.0
+        pocket = smooth_noise(rng, 13) - p[1] / 20
+        level = np.quantile(pocket[d_mm < 0], 1 - gas_share)
         layers.append((inside(np.maximum(d_mm + wall_mm + 1, 12 * (level - pocket))), -960.0))
     return layers
 

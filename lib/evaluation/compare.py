@@ -1,0 +1,54 @@
+"""Paired comparison of two methods over patients, and the verdict that its interval allows.
+
+The rule is set before the run: a difference is called so only if its 95 % interval lies beyond a margin.
+"""
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap, wilcoxon
+
+from lib.seeds import generator_for
+
+
+class Difference(NamedTuple):
+    """Mean paired difference (first - second) with its bootstrap 95 % interval and Wilcoxon's p (None if undefined)."""
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def paired_difference(first, second, seed=42):
+    """Difference of two lists of values, one per patient in the same order; fewer than 3 give no interval."""
+    difference = np.asarray(first, float) - np.asarray(second, float)
+    n = len(difference)
+    if n < 3:
+        return Difference(n, float(difference.mean()), None, None, None)
+    low, high = interval(difference, seed)
+    p = float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+    return Difference(n, float(difference.mean()), low, high, p)
+
+
+def interval(values, seed=42):
+    """Bootstrap 95 % interval of the mean over patients (percentile, 10,000 resamples)."""
+    values = np.asarray(values, float)
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    rng = np.random.default_rng(generator_for(seed, "bootstrap").initial_seed())
+    found = bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=rng).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def verdict(difference, margin):
+    """"higher", "lower", "equal" (within the margin) or "cannot be said"."""
+    if difference.low is None:
+        return "cannot be said"
+    if difference.low > margin:
+        return "higher"
+    if difference.high < -margin:
+        return "lower"
+    if -margin <= difference.low and difference.high <= margin:
+        return "equal"
+    return "cannot be said"

@@ -1,0 +1,29 @@
+"""Errors of a predicted dose, each over a named region, in Gy, and OpenKBP's dose score.
+
+OpenKBP: Babier et al. 2021, Med. Phys. 48:5549, and the challenge's evaluator.
+"""
+import numpy as np
+
+
+def errors_gy(dose_hat_gy, dose_gy, region):
+    """Mean absolute error, root mean square error and bias (predicted - planned) in `region` (bool [D,H,W])."""
+    difference_gy = dose_hat_gy[region].astype(np.float64) - dose_gy[region]
+    return dict(mae_gy=float(np.abs(difference_gy).mean()), rmse_gy=float(np.sqrt((difference_gy**2).mean())),
+                bias_gy=float(difference_gy.mean()))
+
+
+def regions(case):
+    """The regions an error is judged in: name -> bool [D,H,W]; the dose mask is the body where the source has no own."""
+    whole = np.ones(case.shape, bool)
+    return {"dose mask": case.dose_mask, "whole volume": whole} | {n: m for n, m in sorted(case.masks.items()) if m.any()}
+
+
+def region_errors(case, dose_hat_gy):
+    """region -> errors_gy, for one patient."""
+    return {name: errors_gy(dose_hat_gy, case.dose_gy, region) for name, region in regions(case).items()}
+
+
+def openkbp_dose_error_gy(case, dose_hat_gy):
+    """Sum of |difference| over the whole volume / voxels of the dose mask; the prediction is 0 outside the mask."""
+    masked_gy = np.where(case.dose_mask, dose_hat_gy, 0.0)
+    return float(np.abs(masked_gy - case.dose_gy).sum(dtype=np.float64) / case.dose_mask.sum())

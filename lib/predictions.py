@@ -1,0 +1,60 @@
+"""Predicted doses on disk: predictions/<method>/<case>.npz on the training grid, in steps of 0.01 Gy."""
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lib.errors import UserError
+from lib.features import refined
+from lib.files import written_whole
+
+STEP_GY = 0.01
+
+
+class Prediction(NamedTuple):
+    """`dose_gy` and, if several samples were drawn, `spread_gy` (their standard deviation): float32 [D,H,W]."""
+
+    dose_gy: np.ndarray
+    spread_gy: np.ndarray | None
+
+
+def prediction_path(folder, method, case_id):
+    return Path(folder) / "predictions" / method / f"{case_id}.npz"
+
+
+def save_prediction(path, dose_gy, coarsen, spread_gy=None):
+    """Write volumes [d,h,w] of the training grid; what is stored is rounded to 0.01 Gy."""
+    volumes = {"dose": dose_gy} if spread_gy is None else {"dose": dose_gy, "spread": spread_gy}
+    stored = {name: np.rint(np.asarray(volume) / STEP_GY).astype(np.uint16) for name, volume in volumes.items()}
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, coarsen=np.array(coarsen), **stored)
+
+
+def load_prediction(path, shape):
+    """The prediction on the case's own grid of `shape` (D, H, W)."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            coarsen = int(stored["coarsen"])
+            volumes = {name: stored[name] for name in ("dose", "spread") if name in stored}
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run 04_comparison first") from None
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}); run 04_comparison again") from None
+    fine = {}
+    for name, volume in volumes.items():
+        tensor = torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None]
+        fine[name] = refined(tensor, coarsen, shape)[0, 0].numpy()
+        if fine[name].shape != tuple(shape):
+            raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
+    return Prediction(fine["dose"], fine.get("spread"))
+
+
+def predicted_cases(folder, method):
+    """Ids of the cases that have a prediction by the method, sorted."""
+    return sorted(path.stem for path in (Path(folder) / "predictions" / method).glob("*.npz"))
+
+
+def predicted_methods(folder):
+    return sorted(path.name for path in (Path(folder) / "predictions").glob("*") if any(path.glob("*.npz")))

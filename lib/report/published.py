@@ -1,0 +1,35 @@
+"""What is published: the key numbers of an experiment, marked by --publish, with which a fresh run is compared."""
+from pathlib import Path
+
+import numpy as np
+
+from lib.experiment import commit
+from lib.files import read_json, write_json
+from lib.studies import by_method
+
+TOLERANCE_GY = 0.05
+
+
+def key_numbers(folder):
+    """method -> mean MAE in Gy over the test patients, from results/04_comparison.json."""
+    rows = read_json(Path(folder) / "results" / "04_comparison.json")["rows"]
+    return {method: round(float(np.mean(values)), 3) for method, values in by_method(rows).items()}
+
+
+def write_published(folder):
+    write_json(Path(folder) / "results" / "published.json", {"commit": commit(), "mae_gy": key_numbers(folder)})
+
+
+def compare_with_published(folder):
+    """Lines that say how the fresh numbers stand to the published ones; none if either is missing."""
+    folder = Path(folder)
+    published, fresh = folder / "results" / "published.json", folder / "results" / "04_comparison.json"
+    if not published.exists() or not fresh.exists():
+        return []
+    stored, here = read_json(published), key_numbers(folder)
+    lines = [f"MAE in Gy here and as published (commit {stored['commit']}):"]
+    for method, value in here.items():
+        known = stored["mae_gy"].get(method)
+        note = "" if known is None else f"  {known:.2f}  " + ("equal" if abs(value - known) <= TOLERANCE_GY else f"{value - known:+.2f}")
+        lines.append(f"  {method:<20} {value:.2f}{note}")
+    return lines

@@ -1,0 +1,124 @@
+"""Tables as data frames of formatted text, indexed by their first column."""
+import numpy as np
+import pandas as pd
+
+from lib.evaluation.compare import interval, paired_difference, verdict
+from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
+from lib.studies import by_method
+
+
+def with_interval(values, digits=2):
+    """"mean [low, high]" over patients; without an interval for fewer than 3."""
+    if len(values) < 3:
+        return f"{np.mean(values):.{digits}f}"
+    low, high = interval(values)
+    return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def step_grids(n_steps):
+    """Where the reference's grid starts for each number of steps, and how an error of the noise is multiplied there."""
+    gain = noise_gain(cosine_alpha_bar())
+    rows = [{"steps asked": n, "network calls": len(leading_grid(n)), "first t": leading_grid(n)[0],
+             "gain at the first t": f"{float(gain[leading_grid(n)[0]]):,.2f}"} for n in n_steps]
+    return pd.DataFrame(rows).set_index("steps asked")
+
+
+def step_curves(rows):
+    """MAE in the dose mask / Gy by setting and number of steps, mean over patients with its 95 % interval."""
+    table = {}
+    for row in rows:
+        table.setdefault((row["setting"], row["n_steps"]), []).append(row["mae_gy"])
+    frame = pd.Series({key: with_interval(values) for key, values in table.items()}).unstack(0, sort=False)
+    frame.index.name = "steps (MAE / Gy)"
+    return frame[list(dict.fromkeys(row["setting"] for row in rows))]
+
+
+def ensemble(rows, regression_rows, rx_gy):
+    """Expected errors by ensemble size, the law of averages, the spread."""
+    sizes = list(rows[0]["mae_gy"])
+    mse = [row["rmse_gy"] ** 2 for row in regression_rows]
+    lines = {f"MAE of a mean of {n} / Gy": [row["mae_gy"][n] for row in rows] for n in sizes}
+    lines |= {"floor / Gy^2": [row["floor_gy2"] for row in rows], "b / Gy^2": [row["b_gy2"] for row in rows],
+              "squared error of the regression / Gy^2": mse,
+              "spread in the dose mask / Gy": [row["spread_dose_mask_gy"] for row in rows],
+              "spread over the whole volume / Gy": [row["spread_whole_volume_gy"] for row in rows]}
+    frame = pd.DataFrame({"mean over patients [95 % interval]": {name: with_interval(v) for name, v in lines.items()}})
+    share = np.mean([row["spread_whole_volume_gy"] for row in rows]) / rx_gy
+    frame.loc["the same as a fraction of the prescription"] = f"{share:.4f}"
+    frame.index.name = "quantity"
+    return frame
+
+
+def comparison(rows):
+    """Every method's errors, scores and cost, sorted by MAE in the dose mask."""
+    frame = []
+    for method, maes in by_method(rows).items():
+        own = [row for row in rows if row["method"] == method]
+        frame.append({"method": method, "MAE in the dose mask / Gy": with_interval(maes),
+                      "RMSE / Gy": with_interval([r["rmse_gy"] for r in own]), "bias / Gy": f"{np.mean([r['bias_gy'] for r in own]):+.2f}",
+                      "MAE, whole volume / Gy": f"{np.mean([r['whole_volume_mae_gy'] for r in own]):.2f}",
+                      "dose score / Gy": f"{np.mean([r['dose_score_gy'] for r in own]):.2f}",
+                      "DVH score / Gy": f"{np.mean([e for r in own for e in r['dvh_errors_gy']]):.2f}",
+                      "goals as planned / %": f"{goals_agree_pct(own):.0f}", "s per patient": f"{np.mean([r['seconds'] for r in own]):.2f}",
+                      "order": np.mean(maes)})
+    return pd.DataFrame(frame).sort_values("order").drop(columns="order").set_index("method")
+
+
+def goals_agree_pct(rows):
+    """Share of clinical goals on which prediction and plan agree (both met or both missed), in %."""
+    pairs = [(met, row["planned_goals"][text]) for row in rows for text, met in row["goals"].items()]
+    judged = [a == b for a, b in pairs if a is not None and b is not None]
+    return 100 * np.mean(judged) if judged else float("nan")
+
+
+def differences(rows, margin_gy):
+    """Each method against the baseline, paired by patient."""
+    values = by_method(rows)
+    frame = []
+    for method in values:
+        if method != "baseline":
+            d = paired_difference(values[method], values["baseline"])
+            span = f"[{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else "none with fewer than 3 patients"
+            p = "" if d.p is None else f"{d.p:.2g}"
+            frame.append({"method": method, "patients": d.n, "difference to the baseline / Gy": f"{d.mean:+.2f}",
+                          "95 % interval / Gy": span, "Wilcoxon p": p, "error is": verdict(d, margin_gy)})
+    return pd.DataFrame(frame).set_index("method")
+
+
+def claims(found):
+    """The reference's claims beside ours."""
+    frame = pd.DataFrame(found)[["claim", "reference", "ours", "verdict", "why"]].set_index("claim")
+    return frame
+
+
+def structures(rows):
+    """Presence, volume and planned mean dose of every structure."""
+    names = sorted({name for row in rows for name in row["volume_cc"]})
+    frame = []
+    for name in names:
+        volumes = [row["volume_cc"][name] for row in rows if name in row["volume_cc"]]
+        means = [row["mean_gy"][name] for row in rows if name in row["mean_gy"]]
+        frame.append({"structure": name, "patients": len(volumes), "volume / cc, median [min, max]": spanned(volumes, 0),
+                      "planned mean dose / Gy, median [min, max]": spanned(means, 1)})
+    return pd.DataFrame(frame).set_index("structure")
+
+
+def spanned(values, digits):
+    return f"{np.median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+
+
+def goals_met(rows):
+    """How many plans meet each clinical goal; plans without the structure do not count."""
+    frame = []
+    for text in rows[0]["goals"]:
+        judged = [row["goals"][text] for row in rows if row["goals"].get(text) is not None]
+        share = f"{100 * np.mean(judged):.0f}" if judged else ""
+        frame.append({"goal": text, "plans judged": len(judged), "met": sum(judged), "met / %": share})
+    return pd.DataFrame(frame).set_index("goal")
+
+
+def findings(rows):
+    """Every finding of the checks, by case."""
+    found = [{"case": row["case_id"], "part": row["part"], "finding": text} for row in rows for text in row["findings"]]
+    found = found or [{"case": "all", "part": "", "finding": "nothing looks wrong"}]
+    return pd.DataFrame(found).set_index("case")

@@ -1,0 +1,124 @@
+"""Laws of the schedule, the grids and DDIM, on data whose denoiser is known exactly, and against diffusers."""
+import pytest
+import torch
+
+from lib.errors import UserError
+from lib.models.diffusion import (T, add_noise, at_level, cosine_alpha_bar, ddim, dose_from_noise, held_grid, leading_grid,
+                                  noise_from_dose, noise_gain)
+
+ALPHA_BAR = cosine_alpha_bar()
+MU, S = 0.7, 0.3
+
+
+def gaussian_denoiser(mu=MU, s=S):
+    """Exact E[noise | x_t] for voxels that are N(mu, s^2)."""
+
+    def denoise(x_t, t):
+        a = at_level(ALPHA_BAR, t, x_t)
+        noise_hat = (1 - a).sqrt() * (x_t - a.sqrt() * mu) / (a * s**2 + 1 - a)
+        return dose_from_noise(x_t, noise_hat, a), noise_hat
+
+    return denoise
+
+
+def quantiles():
+    return torch.distributions.Normal(0, 1).icdf(torch.linspace(0.1, 0.9, 9, dtype=torch.float64)).view(9, 1, 1, 1, 1)
+
+
+def test_schedule_falls_and_has_the_gains_the_reference_starts_at():
+    assert (ALPHA_BAR[1:] < ALPHA_BAR[:-1]).all()
+    gains = [float(noise_gain(ALPHA_BAR)[leading_grid(n)[0]]) for n in (50, 100, 250, 500)]
+    assert [round(g) for g in gains] == [34, 71, 214, 642]
+    assert 63_000 < float(noise_gain(ALPHA_BAR)[999]) < 65_000
+
+
+def test_noise_and_dose_are_each_others_inverse():
+    torch.manual_seed(0)
+    dose, noise = torch.rand(3, 1, 2, 2, 2, dtype=torch.float64), torch.randn(3, 1, 2, 2, 2, dtype=torch.float64)
+    a = at_level(ALPHA_BAR, torch.tensor([0, 500, 998]), dose)
+    x_t = add_noise(dose, noise, a)
+    assert torch.allclose(dose_from_noise(x_t, noise, a), dose, atol=1e-9)
+    assert torch.allclose(noise_from_dose(x_t, dose, a), noise, atol=1e-12)
+
+
+@pytest.mark.parametrize("asked, run", [(1, 1), (3, 4), (50, 50), (300, 334), (1000, 1000)])
+def test_the_references_grid_runs_more_steps_than_asked_where_they_do_not_divide(asked, run):
+    grid = leading_grid(asked)
+    assert len(grid) == run and grid[-1] == 0 and grid == sorted(set(grid), reverse=True)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 50, 300, 1000])
+def test_a_held_grid_has_as_many_steps_as_asked_and_starts_where_told(n):
+    grid = held_grid(n, T - 1)
+    assert len(set(grid)) == n and grid[0] == T - 1 and grid == sorted(grid, reverse=True) and grid[-1] >= 0
+    if n <= 901:
+        assert held_grid(n, 900)[0] == 900
+
+
+@pytest.mark.parametrize("n", [0, -1, 1001])
+def test_impossible_step_counts_are_refused_in_a_sentence(n):
+    for grid in (leading_grid, lambda k: held_grid(k, 999)):
+        with pytest.raises(UserError, match="sampling steps"):
+            grid(n)
+
+
+def test_with_an_exact_denoiser_more_steps_are_never_worse():
+    noise = quantiles()
+    exact = MU + S * noise
+    errors = [float((ddim(gaussian_denoiser(), noise, held_grid(n, 999), ALPHA_BAR, clamp=None) - exact).abs().max())
+              for n in (10, 50, 100, 250, 1000)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 300])
+def test_a_point_mass_is_returned_whatever_the_steps(n):
+    for grid in (leading_grid(n), held_grid(n, 999)):
+        point = ddim(gaussian_denoiser(s=0.0), quantiles(), grid, ALPHA_BAR, clamp=None)
+        assert float((point - MU).abs().max()) < 1e-10
+
+
+def test_the_network_is_called_once_a_step():
+    calls = []
+    ddim(gaussian_denoiser(), quantiles(), leading_grid(7), ALPHA_BAR, watch=lambda step, t, dose: calls.append(t))
+    assert calls == leading_grid(7)
+
+
+def test_ancestral_sampling_has_the_variance_of_the_data():
+    noise = torch.randn(20_000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sampled = ddim(gaussian_denoiser(), noise, held_grid(250, 999), ALPHA_BAR, clamp=None, eta=1.0,
+                   generator=torch.Generator().manual_seed(2))
+    # four standard errors of a mean and of a deviation of 20,000 draws
+    assert abs(float(sampled.mean()) - MU) < 4 * S / 20_000**0.5 and abs(float(sampled.std()) - S) < 4 * S / 40_000**0.5 + 0.003
+
+
+@pytest.mark.parametrize("rederive", [True, False])
+def test_re_derived_noise_agrees_with_x_t_after_a_clamp_and_kept_noise_does_not(rederive):
+    states, doses = [], []
+
+    def denoise(x_t, t):
+        states.append(x_t)
+        return gaussian_denoiser(s=2.0)(x_t, t)
+
+    ddim(denoise, 6 * quantiles(), [900, 400], ALPHA_BAR, clamp=(0.0, 1.0), rederive_noise=rederive,
+         watch=lambda step, t, dose_hat: doses.append(dose_hat))
+    noise = noise_from_dose(states[1], doses[0], ALPHA_BAR[400])
+    agrees = torch.allclose(add_noise(doses[0], noise, ALPHA_BAR[900]), states[0], atol=1e-9)
+    assert agrees == rederive
+
+
+@pytest.mark.parametrize("rederive", [False, True])
+@pytest.mark.parametrize("n", [5, 50])
+def test_ddim_agrees_with_diffusers(n, rederive):
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed; pip install -e '.[test]'")
+    beta = torch.cat([1 - ALPHA_BAR[:1], 1 - ALPHA_BAR[1:] / ALPHA_BAR[:-1]])
+    scheduler = diffusers.DDIMScheduler(trained_betas=beta.numpy(), clip_sample=True, clip_sample_range=1.0,
+                                        set_alpha_to_one=True, timestep_spacing="trailing")
+    scheduler.alphas_cumprod = ALPHA_BAR  # it keeps float32, too coarse for a gain of 64,000 at t = 999
+    scheduler.set_timesteps(n)
+    x_t = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = ddim(gaussian_denoiser(), x_t, held_grid(n, 999), ALPHA_BAR, clamp=(-1.0, 1.0), rederive_noise=rederive)
+    for t in scheduler.timesteps:
+        noise_hat = gaussian_denoiser()(x_t, torch.full((2,), int(t)))[1]
+        x_t = scheduler.step(noise_hat, t, x_t, use_clipped_model_output=rederive).prev_sample
+    assert scheduler.timesteps.tolist() == held_grid(n, 999)
+    assert torch.allclose(ours, x_t, atol=1e-5)

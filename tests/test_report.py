@@ -1,0 +1,65 @@
+"""Sentences follow their numbers; the page escapes what it is given."""
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.report import html, sentences, tables
+
+
+def step_rows(errors, setting="reference's grid", patients=8):
+    """Rows of an ablation in which each number of steps has a mean error."""
+    wobble = np.linspace(-0.3, 0.3, patients)
+    return [dict(setting=setting, grid="leading", start=999, n_steps=n, case_id=f"p{i}", mae_gy=error + wobble[i],
+                 rmse_gy=1.3 * error, seconds=0.1 * n) for n, error in errors.items() for i in range(patients)]
+
+
+def method_rows(means, patients=10):
+    wobble = np.linspace(-0.3, 0.3, patients)
+    return [dict(method=m, case_id=f"p{i}", mae_gy=mean + wobble[i] * (1 + 0.1 * k), rmse_gy=2.0, bias_gy=0.0, whole_volume_mae_gy=1.0,
+                 dose_score_gy=3.0, dvh_errors_gy=[1.0], seconds=1.0, goals={"g": True}, planned_goals={"g": True})
+            for k, (m, mean) in enumerate(means.items()) for i in range(patients)]
+
+
+@pytest.mark.parametrize("errors, told", [
+    ({10: 3.0, 100: 6.0}, "more steps hurt"),
+    ({10: 3.0, 100: 3.01}, "more steps change nothing"),
+    ({10: 6.0, 100: 3.0}, "more steps do not hurt"),
+])
+def test_the_verdict_on_steps_follows_the_numbers(errors, told):
+    rows = step_rows(errors)
+    assert told in sentences.steps_verdict(rows, step_rows({1: 3.0}), "ddpm", "baseline", 0.1)
+
+
+@pytest.mark.parametrize("ddpm, told", [(5.0, "Not for accuracy"), (3.0, "Yes, for accuracy"), (4.0, "Not for accuracy")])
+def test_the_answer_follows_the_numbers(ddpm, told):
+    rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": ddpm})
+    assert sentences.answer(rows, 0.1).startswith(told)
+
+
+def test_with_two_patients_nothing_is_concluded():
+    rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}, patients=2)
+    assert "cannot be said" in sentences.answer(rows, 0.1)
+    assert "no interval with n = 2" in sentences.comparison_verdict(rows, 0.1)
+    assert "cannot be said" in sentences.steps_verdict(step_rows({1: 3.0, 9: 6.0}, patients=2), step_rows({1: 3.0}), "ddpm", "baseline", 0.1)
+
+
+def test_a_network_that_does_not_beat_the_control_is_called_untrained():
+    rows = method_rows({"control": 4.0, "baseline": 4.0})
+    assert "too short or wrong" in sentences.comparison_verdict(rows, 0.1)
+
+
+def test_tables_sort_methods_by_error():
+    rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0})
+    assert list(tables.comparison(rows).index) == ["baseline", "ddpm", "control"]
+
+
+def test_hostile_names_are_escaped():
+    assert "<script>" not in html.table(pd.DataFrame({"case": ["<script>alert(1)</script>"]}).set_index("case"))
+    assert "<script>" not in html.bullets("- `<script>` **<b>**")
+
+
+def test_a_report_of_nothing_says_what_is_missing(tmp_path):
+    (tmp_path / "results").mkdir()
+    html.build_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "has not been run" in page

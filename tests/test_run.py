@@ -1,0 +1,121 @@
+"""The runner, as a person uses it: smoke.yaml from the command line, again, changed, broken."""
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from lib.experiment import ROOT
+from lib.stamps import code_digest, modules_used
+
+STAGES = 8
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "lib.run", str(ROOT / "params" / "smoke.yaml"), "-p",
+               f"cohort={ROOT / 'outputs' / 'cohorts' / 'phantom'}", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A folder in which smoke has been run, and what the run printed."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = run(folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder, done.stdout
+
+
+def outputs(folder):
+    return folder / "outputs" / "smoke"
+
+
+def test_every_notebook_is_executed_and_the_report_lies_where_it_says(smoke):
+    folder, printed = smoke
+    assert printed.count("done in") == STAGES
+    assert printed.strip().endswith("report: outputs/smoke/report.html")
+    assert len(list(outputs(folder).glob("*.ipynb"))) == STAGES == len(list((outputs(folder) / "pages").glob("*.html")))
+
+
+def test_the_figures_are_there_as_png_and_pdf(smoke):
+    names = {path.name for path in (outputs(smoke[0]) / "figures").iterdir()}
+    for figure in ("fig1_ddpm_training_curves", "fig2_sampling_steps_ablation", "fig3_ensemble_averaging",
+                   "fig4_model_comparison", "fig5_key_finding", "fig6_dose_panels", "fig7_dvhs"):
+        assert {f"{figure}.png", f"{figure}.pdf"} <= names
+
+
+def test_executed_notebooks_are_small_and_hold_no_path_of_this_machine(smoke):
+    for path in outputs(smoke[0]).glob("*.ipynb"):
+        assert path.stat().st_size < 2_000_000
+        metadata = nbformat.read(path, as_version=4).metadata
+        assert str(ROOT) not in json.dumps(metadata) and str(smoke[0]) not in json.dumps(metadata)
+
+
+def test_the_report_is_one_page_that_needs_no_network(smoke):
+    report = (outputs(smoke[0]) / "report.html").read_text()
+    assert len(report) < 4_000_000
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", report) and "<script src" not in report
+    links = re.findall(r'href="([^"#]+)"', report)
+    assert links and all((outputs(smoke[0]) / link).exists() for link in links)
+
+
+def test_results_say_where_they_come_from_and_hold_no_missing_number(smoke):
+    for path in (outputs(smoke[0]) / "results").glob("*.json"):
+        made = json.loads(path.read_text())["made"]
+        assert made["commit"] and made["device"] and made["versions"]["torch"] != "not installed"
+
+
+def test_a_second_run_finds_everything_up_to_date(smoke):
+    again = run(smoke[0])
+    assert again.returncode == 0 and again.stdout.count("up to date") == STAGES
+
+
+def test_a_changed_parameter_redoes_what_depends_on_it_and_nothing_else(smoke):
+    changed = run(smoke[0], "-p", "ensemble.members=4")
+    assert changed.returncode == 0
+    done = re.findall(r"\] (\S+)  done", changed.stdout)
+    assert done == ["03_ensemble", "04_comparison", "05_explore"]
+
+
+def test_a_notebook_without_its_network_fails_in_one_sentence_with_the_place_to_look(tmp_path):
+    failed = run(tmp_path, "--only", "02")
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "01_train for the method ddpm first" in failed.stderr and "outputs/smoke/02_sampling_ablation.ipynb" in failed.stderr
+    assert (outputs(tmp_path) / "02_sampling_ablation.ipynb").exists()
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (["-p", "cohort=nowhere"], "nowhere/card.json does not exist"),
+    (["-p", "train.epoch=3"], "did you mean epochs?"),
+    (["--only", "07"], "no notebook begins so"),
+])
+def test_mistakes_end_before_anything_runs(tmp_path, arguments, told):
+    refused = run(tmp_path, *arguments)
+    assert refused.returncode == 2 and told in refused.stderr and "Traceback" not in refused.stderr
+    assert not list(tmp_path.glob("outputs/smoke/*.ipynb"))
+
+
+def test_two_runs_on_one_folder_are_refused(tmp_path):
+    lock = outputs(tmp_path) / "checkpoints" / "run.lock"
+    lock.parent.mkdir(parents=True)
+    with open(lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = run(tmp_path)
+    assert second.returncode == 2 and "another run is working" in second.stderr
+
+
+def test_comments_and_docstrings_make_nothing_stale_and_code_does():
+    code = 'def f(x):\n    """Old."""\n    return x\n'
+    assert code_digest(code) == code_digest('def f(x):\n    """New."""\n    # why\n    return x\n')
+    assert code_digest(code) != code_digest(code.replace("return x", "return -x"))
+
+
+def test_what_a_notebook_uses_is_found_through_its_imports():
+    used = {path.name for path in modules_used("from lib.training import train")}
+    assert {"training.py", "unet.py", "features.py", "protocols.py"} <= used
+    assert "figures.py" not in used and "html.py" not in used

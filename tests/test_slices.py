@@ -1,0 +1,187 @@
+"""Laws of the slice renderer and of the explorer's widget-free core."""
+import numpy as np
+import pytest
+
+from lib.cases.case import Case, save_case
+from lib.cases.cohort import VERSION, summarise
+from lib.experiment import Experiment
+from lib.files import write_json
+from lib.predictions import prediction_path, save_prediction
+from lib.report import explorer, slices
+
+SHAPE, SPACING_MM = (12, 16, 20), (5.0, 2.0, 2.0)
+MARKER = (9, 3, 4)  # high (head), front, at the patient's right
+DOSE = (0.0, 77.0)
+
+
+def make_case(case_id="pt_1"):
+    ct_hu = np.full(SHAPE, -1000, np.int16)
+    ct_hu[MARKER] = 1000
+    target = np.zeros(SHAPE, bool)
+    target[:, SHAPE[1] // 4 : SHAPE[1] // 2, SHAPE[2] // 4 : SHAPE[2] // 2] = True
+    dose_gy = np.where(target, 70.0, 1.0).astype(np.float32)
+    return Case(case_id, ct_hu, dose_gy, {"PTV70": target, "SpinalCord": np.roll(target, 4, 2)}, np.ones(SHAPE, bool),
+                SPACING_MM, {"PTV70": 70.0}, "head-and-neck")
+
+
+@pytest.fixture
+def case():
+    return make_case()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """An experiment on four made-up patients; the baseline has predicted pt_1, ddpm with spread pt_1 and pt_2."""
+    monkeypatch.chdir(tmp_path)
+    ids, folder = ["pt_1", "pt_2", "pt_3", "pt_4"], tmp_path / "cohort"
+    for case_id in ids:
+        save_case(make_case(case_id=case_id), folder / f"{case_id}.npz")
+    cases = {i: summarise(make_case(case_id=i), folder / f"{i}.npz") for i in ids}
+    split = dict(train=["pt_4"], validation=[], test=ids[:3])
+    write_json(folder / "card.json", dict(version=VERSION, name="cohort", source="made up", site="head-and-neck",
+                                          cases=cases, split=split, left_out={}))
+    run = Experiment("try", str(folder), 0, 2, 42, "cpu", "32")
+    dose_gy = np.full([n // 2 for n in SHAPE], 3.0)
+    save_prediction(prediction_path(run.folder, "baseline", "pt_1"), dose_gy, 2)
+    for case_id in ids[:2]:
+        save_prediction(prediction_path(run.folder, "ddpm", case_id), dose_gy, 2, spread_gy=0.1 * dose_gy)
+    return run
+
+
+@pytest.mark.parametrize("plane, row, column", [("axial", 3, 4), ("coronal", 12 - 10, 4), ("sagittal", 12 - 10, 3)])
+def test_the_marker_lies_where_radiologists_look_for_it(case, plane, row, column):
+    index = MARKER[slices.PLANES[plane]]
+    rows, columns = slices.take_slice(case.ct_hu, plane, index).shape
+    rgb = slices.render_slice(case, plane, index, size_px=400, window_hu=1000, level_hu=0)
+    y, x = np.argwhere(rgb.min(axis=2) > 235).mean(axis=0) + 0.5  # the marker is white, letters are grey
+    assert y / rgb.shape[0] * rows == pytest.approx(row + 0.5, abs=0.1)
+    assert x / rgb.shape[1] * columns == pytest.approx(column + 0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("plane", slices.PLANES)
+def test_pictures_have_the_proportions_of_the_patient(case, plane):
+    sides_mm = [n * s for axis, (n, s) in enumerate(zip(SHAPE, SPACING_MM)) if axis != slices.PLANES[plane]]
+    height, width = slices.render_slice(case, plane, 3, size_px=300).shape[:2]
+    assert max(height, width) == 300
+    assert height / width == pytest.approx(sides_mm[0] / sides_mm[1], rel=0.02)
+
+
+@pytest.mark.parametrize("gy, opacity, seen", [(50.0, 0.5, True), (50.0, 0.0, False), (1.9, 1.0, False),
+                                               (-1.9, 1.0, False), (0.0, 1.0, False), (2.1, 1.0, True)])
+def test_an_overlay_is_seen_above_its_threshold_and_opacity_zero_leaves_the_ct(case, gy, opacity, seen):
+    overlay = slices.Overlay(np.full(SHAPE, gy, np.float32), DOSE, hidden_below_gy=2.0)
+    rgb = slices.render_slice(case, "axial", 5, overlay, opacity=opacity)
+    assert np.array_equal(rgb, slices.render_slice(case, "axial", 5)) != seen
+
+
+def test_full_opacity_shows_the_colour_of_the_value(case):
+    rgb = slices.render_slice(case, "axial", 5, slices.Overlay(np.full(SHAPE, 77.0, np.float32), DOSE), opacity=1.0)
+    assert np.array_equal(rgb[60, 60], slices.colour_lut("turbo")[255])
+
+
+def test_a_structure_is_outlined_and_an_absent_one_changes_nothing(case):
+    plain = slices.render_slice(case, "axial", 5)
+    assert np.array_equal(slices.render_slice(case, "axial", 5, structures=("Larynx",)), plain)
+    changed = np.argwhere((slices.render_slice(case, "axial", 5, structures=("PTV70",)) != plain).any(axis=2))
+    scale = 320 / SHAPE[2]
+    edges = np.array([SHAPE[1] // 4, SHAPE[2] // 4, SHAPE[1] // 2, SHAPE[2] // 2]) * scale
+    found = np.array([*changed.min(axis=0), *changed.max(axis=0) + 1])
+    assert np.abs(found - edges).max() <= 4  # half the width of the line and its rim
+
+
+def test_isodoses_enclose_the_dose(case):
+    overlays = [slices.Overlay(case.dose_gy, DOSE, isodoses_gy=levels) for levels in ((), (66.5, 500.0))]
+    quiet, lined = slices.render_slices(case, "axial", 5, overlays, opacity=0.0)
+    changed = np.argwhere((quiet != lined).any(axis=2))
+    assert len(changed) and changed.max(axis=0)[1] <= SHAPE[2] // 2 * 320 / SHAPE[2] + 4
+
+
+@pytest.mark.parametrize("plane", slices.PLANES)
+@pytest.mark.parametrize("shape", [(1, 16, 20), (12, 1, 20), (12, 16, 1)])
+def test_a_single_slice_is_drawn_in_every_plane(plane, shape):
+    everywhere = np.ones(shape, bool)
+    case = Case("flat", np.zeros(shape, np.int16), np.full(shape, 30.0, np.float32), {"PTV70": everywhere}, everywhere,
+                SPACING_MM, {"PTV70": 70.0}, "head-and-neck")
+    overlay = slices.Overlay(case.dose_gy, DOSE, isodoses_gy=(20.0,))
+    rgb = slices.render_slice(case, plane, 0, overlay, structures=("PTV70",), box=slices.body_box(case))
+    assert rgb.dtype == np.uint8 and max(rgb.shape[:2]) == 320
+
+
+def test_no_dose_at_all_and_a_range_without_width_are_drawn(case):
+    nothing = slices.Overlay(np.zeros(SHAPE, np.float32), (0.0, 0.0), isodoses_gy=(20.0,))
+    assert np.array_equal(slices.render_slice(case, "axial", 5, nothing), slices.render_slice(case, "axial", 5))
+    assert slices.colour_bar("turbo", (0.0, 0.0)).shape == (34, 320, 3)
+
+
+def test_pictures_are_deterministic_to_the_byte(case):
+    overlay = slices.Overlay(case.dose_gy, DOSE, isodoses_gy=(20.0,))
+    first, second = (slices.to_png(slices.render_slice(case, "coronal", 5, overlay, structures=tuple(case.masks)))
+                     for _ in range(2))
+    assert first == second and first.startswith(b"\x89PNG")
+
+
+def test_the_central_slice_holds_some_of_the_mask():
+    mask = np.zeros((9, 2, 2), bool)
+    mask[[1, 8]] = True
+    assert mask[slices.central_index(mask, "axial")].any()
+    assert slices.central_index(np.zeros((9, 2, 2), bool), "axial") == 4
+
+
+def test_the_explorer_shows_every_layer_and_its_error(run):
+    view = explorer.open_view(run, "pt_1", "ddpm")
+    assert list(explorer.render_view(view)) == ["planned dose", "predicted dose, ddpm", "predicted - planned",
+                                                "spread of samples"]
+    inside = view.case.masks["PTV70"].mean()
+    error_gy = inside * 67 + (1 - inside) * 2  # 3 Gy predicted everywhere, 70 in the target and 1 beyond planned
+    assert view.mae_gy == pytest.approx(error_gy, abs=1e-3)
+    assert f"{error_gy:.2f} Gy in the patient" in explorer.read_out(view)
+    assert view.case.masks["PTV70"][view.index].any()
+
+
+def test_without_spread_or_prediction_there_are_fewer_panels_and_a_sentence(run):
+    assert len(explorer.render_view(explorer.open_view(run, "pt_1", "baseline"))) == 3
+    alone = explorer.open_view(run, "pt_2", "baseline")
+    assert list(explorer.render_view(alone)) == ["planned dose"]
+    assert "pt_2 has no prediction by baseline" in explorer.read_out(alone)
+
+
+def test_a_damaged_prediction_is_said_and_the_plan_is_shown(run):
+    prediction_path(run.folder, "baseline", "pt_1").write_bytes(b"damaged")
+    view = explorer.open_view(run, "pt_1", "baseline")
+    assert "damaged" in explorer.read_out(view) and len(explorer.render_view(view)) == 1
+
+
+def test_choices_are_the_predicted_patients_or_else_the_test_patients(run):
+    assert explorer.find_choices(run)[:4] == (["pt_1", "pt_2"], ["baseline", "ddpm"], "pt_1", "baseline")
+    chosen = explorer.find_choices(run, case_id="pt_3", method="flow")
+    assert chosen[2:4] == ("pt_1", "baseline") and "pt_3" in chosen[4] and "flow" in chosen[4]
+    empty = Experiment("other", run.cohort, 0, 2, 42, "cpu", "32")
+    case_ids, methods, case_id, method, missing = explorer.find_choices(empty, case_id="pt_2", method="ddpm")
+    assert (case_ids, methods, case_id, method) == (["pt_1", "pt_2", "pt_3"], [""], "pt_2", "")
+    assert "no prediction" in missing
+
+
+def test_the_widget_follows_its_controls(run):
+    shown = explorer.Explorer(run, *explorer.find_choices(run, method="ddpm"), "axial")
+    controls, picture = shown.controls, shown.boxes[0].children[1]
+    assert len(shown.panels.children) == 4 and controls.index.max == SHAPE[0] - 1
+    controls.plane.value = "sagittal"
+    assert controls.index.max == SHAPE[2] - 1
+    before = picture.value
+    controls.isodoses.value = True
+    assert picture.value != before
+    controls.index.value, controls.method.value = 7, "baseline"
+    assert controls.index.value == 7 and len(shown.panels.children) == 3
+    controls.case_id.value = "pt_2"
+    assert len(shown.panels.children) == 1 and "no prediction" in shown.note.value
+    (run.open_cohort().path("pt_1")).write_bytes(b"damaged")
+    explorer.read_case.cache_clear()
+    controls.case_id.value = "pt_1"
+    assert "damaged" in shown.note.value and not shown.panels.children
+
+
+@pytest.mark.parametrize("experiment", ["try", "other"])
+def test_the_static_picture_is_drawn_with_and_without_predictions(run, experiment):
+    figure = explorer.draw_static(Experiment(experiment, run.cohort, 0, 2, 42, "cpu", "32"), "pt_1", "ddpm", "coronal")
+    figure.canvas.draw()
+    explorer.plt.close(figure)

@@ -1,0 +1,144 @@
+"""Training learns, resumes bit for bit, and stops in a sentence when it must."""
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib import training
+from lib.config import TrainConfig
+from lib.errors import UserError
+from lib.features import make_sample
+from lib.state import CURRENT, load_state, save_state
+from toys import toy_case
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return [make_sample(toy_case(f"toy_{i}", seed=i), 1) for i in range(4)]
+
+
+def config_for(samples, **changes):
+    settings = dict(
+        method="baseline", cohort="toys", cohort_sha256="", case_ids=[s.case_id for s in samples], site="prostate",
+        cond_channels=9, coarsen=1, base_channels=8, epochs=3, patches_per_case=1, patch_voxels=[0, 0, 0], batch_size=2,
+        learning_rate=1e-3, ema_decay=0.9, gradient_weight=0.1, gradient_units="per mm", augment=True, validate_every=1,
+        validation_steps=2, patience=0, keep="last", seed=1, precision="32")
+    return TrainConfig(**settings | changes)
+
+
+def train(config, samples, folder, **options):
+    return training.train(config, samples, samples[:1], folder, "cpu", report=lambda line: None, **options)
+
+
+def weights_of(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def without_time(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def test_a_network_learns_one_patient_by_heart(samples, tmp_path):
+    config = config_for(samples[:1], epochs=60, batch_size=1, augment=False, learning_rate=3e-3, validate_every=60)
+    assert train(config, samples[:1], tmp_path)[-1]["validation_mae_gy"] < 3.0
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the loop may catch it."""
+
+
+@pytest.mark.parametrize("method", ["baseline", "gradient", "ddpm"])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_killed_training_ends_as_an_undisturbed_one(samples, tmp_path, monkeypatch, method, at):
+    config = config_for(samples, method=method, keep="best")
+    undisturbed = train(config, samples, tmp_path / "a")
+    one_step = training.one_step
+
+    def killed_step(run, *arguments):
+        if run.step == at:
+            raise Killed
+        one_step(run, *arguments)
+
+    monkeypatch.setattr(training, "one_step", killed_step)
+    with pytest.raises(Killed):
+        train(config, samples, tmp_path / "b", save_every_s=0)
+    monkeypatch.setattr(training, "one_step", one_step)
+    resumed = train(config, samples, tmp_path / "b")
+    a, b = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
+    assert without_time(resumed) == without_time(undisturbed)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_seed_reaches_the_weights_and_nothing_else_does(samples, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(hash(name) % 1000)
+        train(config_for(samples, seed=seed, epochs=1), samples, tmp_path / name)
+    a, b, c = (weights_of(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_a_finished_training_is_not_repeated_and_another_one_is(samples, tmp_path, monkeypatch):
+    config = config_for(samples, epochs=1)
+    first = train(config, samples, tmp_path)
+    steps = []
+    one_step = training.one_step
+    monkeypatch.setattr(training, "one_step", lambda run, *a: (steps.append(run.step), one_step(run, *a)))
+    assert without_time(train(config, samples, tmp_path)) == without_time(first) and steps == []
+    train(dataclasses.replace(config, seed=9), samples, tmp_path)
+    assert steps == [0, 1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(samples, tmp_path, monkeypatch):
+    def interrupted(run, *arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "one_step", interrupted)
+    with pytest.raises(UserError, match="goes on from there"):
+        train(config_for(samples), samples, tmp_path)
+    assert (tmp_path / CURRENT).exists()
+
+
+def test_a_diverged_training_stops_with_a_sentence(samples, tmp_path):
+    broken = [dataclasses.replace(s, dose=s.dose * float("nan")) for s in samples]
+    with pytest.raises(UserError, match="diverged"):
+        train(config_for(samples), broken, tmp_path)
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_patience_ends_a_training_that_does_not_improve():
+    rows = [dict(epoch=e, validation_mae_gy=m) for e, m in ((1, 3.0), (2, 2.0), (3, 2.5), (4, None), (5, 2.1))]
+    assert training.out_of_patience(rows, 3) and not training.out_of_patience(rows, 4)
+    assert not training.out_of_patience(rows, 0) and not training.out_of_patience([], 3)
+
+
+def test_the_learning_rate_falls_along_a_cosine(samples):
+    config = config_for(samples, epochs=50)
+    assert training.learning_rate(config, 0) == pytest.approx(1e-3)
+    assert training.learning_rate(config, config.n_steps // 2) == pytest.approx(5e-4, rel=1e-2)
+    assert training.learning_rate(config, config.n_steps) == pytest.approx(1e-6)
+
+
+def test_every_patient_is_seen_once_an_epoch(samples, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "make_batch", lambda chosen, *a: seen.extend(s.case_id for s in chosen))
+    config = config_for(samples, augment=False)
+    for step in range(config.steps_per_epoch):
+        training.draw_batch(config, samples, step, None)
+    assert sorted(seen) == sorted(s.case_id for s in samples)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-9] + b"x" + b[-8:], lambda b: b"", lambda b: b"junk\n" + b])
+def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(tmp_path, damage):
+    said = []
+    save_state(tmp_path, "key", {"step": 1})
+    save_state(tmp_path, "key", {"step": 2})
+    path = tmp_path / CURRENT
+    path.write_bytes(damage(path.read_bytes()))
+    assert load_state(tmp_path, "key", "cpu", said.append) == {"step": 1}
+    assert "damaged" in said[0]
+
+
+def test_a_checkpoint_of_another_training_is_passed_over(tmp_path):
+    save_state(tmp_path, "key", {"step": 1})
+    assert load_state(tmp_path, "other", "cpu", lambda line: None) is None

@@ -1,0 +1,49 @@
+"""The network meets the reference's parameter counts and keeps any size."""
+import pytest
+import torch
+
+from lib.models.unet import UNet, pad_to_stride
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("timed, parameters", [(True, 23_705_857), (False, 23_732_801)])
+def test_parameter_counts_are_the_references(timed, parameters):
+    with torch.device("meta"):
+        assert count(UNet(9, 48, timed)) == parameters
+
+
+def test_sizes_that_16_does_not_divide_are_kept():
+    network = UNet(9, 8, timed=True)
+    shape = (10, 17, 21)
+    out = network(torch.randn(2, 9, *shape), torch.zeros(2, 13), torch.randn(2, 1, *shape), torch.tensor([0, 999]))
+    assert out.shape == (2, 1, *shape)
+
+
+def test_padding_repeats_the_far_edge_and_leaves_the_rest():
+    x = torch.arange(18.0).view(1, 1, 1, 1, 18)
+    padded = pad_to_stride(x)
+    assert padded.shape[2:] == (16, 16, 32)
+    assert torch.equal(padded[..., :18], x.expand(1, 1, 16, 16, 18)) and (padded[..., 18:] == 17).all()
+
+
+def test_a_batch_equals_its_members():
+    torch.manual_seed(0)
+    network = UNet(9, 8, timed=False).eval()
+    cond, constraints = torch.randn(3, 9, 16, 16, 16), torch.randn(3, 13)
+    with torch.no_grad():
+        alone = torch.cat([network(cond[i : i + 1], constraints[i : i + 1]) for i in range(3)])
+        assert torch.allclose(network(cond, constraints), alone, atol=1e-5)
+
+
+def test_time_and_constraints_reach_the_output():
+    torch.manual_seed(0)
+    network = UNet(9, 8, timed=True).eval()
+    cond, x_t = torch.randn(1, 9, 16, 16, 16), torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        a = network(cond, torch.zeros(1, 13), x_t, torch.tensor([10]))
+        b = network(cond, torch.zeros(1, 13), x_t, torch.tensor([900]))
+        c = network(cond, torch.ones(1, 13), x_t, torch.tensor([10]))
+    assert not torch.allclose(a, b) and not torch.allclose(a, c)
