@@ -118,7 +118,8 @@ def execute(stage, folder, label):
         try:
             papermill.execute_notebook(str(stage.notebook), str(target), stage.parameters, progress_bar=False,
                                        kernel_name="python3", cwd=str(Path.cwd()), request_save_on_cell_execute=False,
-                                       config=Config({"KernelManager": {"transport": "ipc"}}))
+                                       config=Config({"KernelManager": {"transport": "ipc"}}),
+                                       extra_arguments=["--log-level=50"])
         except papermill.PapermillExecutionError as error:
             sentence = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
             raise StageFailed(f"{stage.name} failed: {sentence}\nsee {target}") from None

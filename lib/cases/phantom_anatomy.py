@@ -83,6 +83,7 @@ def smooth_min(a, b, width_mm):
 
 
 def jitter(rng, knots_mm, sd_mm):
+    """Knots [K,3], each moved at random: what makes left differ from right."""
     knots_mm = np.asarray(knots_mm, float)
     return knots_mm + rng.normal(0, sd_mm, knots_mm.shape)
 
@@ -268,6 +269,7 @@ def target_shapes(p, rng, organs, vessels, bones):
 # ---------------------------------------------------------------- CT
 
 def inside(d_mm):
+    """The share of each voxel that a shape fills."""
     return np.clip(0.5 - d_mm / EDGE_MM, 0, 1)
 
 
@@ -277,7 +279,6 @@ def paint(rng, p, body, muscle, cavity, organs, vessels, bones):
     fat = FAT_HU + 6 * texture
     septa = 0.6 * np.exp(-(smooth_noise(rng, 14) / 0.3) ** 2)
     strands = np.clip(0.35 * np.abs(smooth_noise(rng, 7)), 0, 0.6)
-    ct = fat
     layers = [(inside(muscle), MUSCLE_HU + 5 * texture - 140 * septa), (inside(cavity), fat + 45 * strands),
               *((inside(d), 58.0) for name, d in vessels.items() if "obturator" not in name),
               *hollow(rng, p, organs["Bowel"], 3, 30 + 20 * texture, rng.uniform(0, 0.35)),
@@ -285,7 +286,8 @@ def paint(rng, p, body, muscle, cavity, organs, vessels, bones):
               (inside(organs["Vesicles"]), 30.0), (inside(organs["Prostate"]), 45 + 6 * texture),
               *hollow(rng, p, organs["Rectum"], 4, 25 + 25 * texture, rng.choice([0, 1]) * rng.uniform(0.1, 0.5)),
               *(layer for name in bones for layer in bone_layers(rng, bones[name], texture))]
-    for share, hu in layers:
+    ct = fat
+    for share, hu in layers:  # later layers lie on top
         ct = ct + share * (hu - ct)
     ct = AIR_HU + inside(body) * (ct - AIR_HU) + rng.normal(0, 3, SHAPE) * (body < 3)
     return np.clip(np.rint(np.where(body < 6, ct, AIR_HU)), AIR_HU, 2000).astype(np.int16)

@@ -51,6 +51,7 @@ def plan_dose(ct_hu, masks, body, spacing_mm, seed):
 
 
 def make_plan(ct_hu, masks, body, spacing_mm, rng):
+    """As plan_dose, on whatever number of threads torch has."""
     dose_of = dose_engine(ct_hu, masks["PTV56"], spacing_mm)
     angles = (np.arange(ANGLES) + rng.uniform()) * 2 * np.pi / ANGLES
     goals = plan_goals(masks, body, spacing_mm, rng)
@@ -106,6 +107,7 @@ def dose_engine(ct_hu, ptv, spacing_mm):
 
 
 def blurred(fluence, sigma_mm):
+    """Each map of [G,PIXELS,PIXELS] after a Gaussian; its own adjoint, so that gradients pass through it too."""
     sigma = sigma_mm / LEAF_MM
     return gaussian_filter(fluence, (0, sigma, sigma), mode="constant")
 
@@ -222,7 +224,7 @@ def penalty(rays, goals, fluence, missed_gy):
 
 
 def normalised(dose, ptv70):
-    """The dose in steps of 0.01 Gy, scaled so that 95 % of PTV70 receive 70 Gy."""
+    """The dose in steps of 0.01 Gy, scaled so that 95 % of PTV70 receive 70 Gy; 0.005 Gy more outlast the rounding."""
     values = np.sort(dose[ptv70])
     reference = values[int(np.floor(0.05 * len(values)))]
     return (np.rint(np.maximum(dose, 0) * (70.005 / reference) * 100) / 100).astype(np.float32)

@@ -3,7 +3,7 @@ import numpy as np
 
 from lib.evaluation.dvh import dvh_curve
 from lib.predictions import load_prediction, prediction_path
-from lib.report.slices import Overlay, central_index, colour_lut, render_slice, structure_colour
+from lib.report.slices import Overlay, body_box, central_index, colour_lut, render_slice, structure_colour
 from lib.report.style import colour, panels, plt
 
 DOSE_STEP_GY = 0.5
@@ -24,7 +24,7 @@ def primary_target(case):
 
 
 def show(ax, case, plane, index, overlay, structures):
-    ax.imshow(render_slice(case, plane, index, overlay, structures=structures, opacity=0.55, size_px=420))
+    ax.imshow(render_slice(case, plane, index, overlay, structures=structures, box=body_box(case), opacity=0.55, size_px=420))
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
@@ -36,7 +36,7 @@ def dose_panels(run, case_id, methods, plane="axial"):
     target = primary_target(case)
     index = central_index(case.masks[target], plane)
     shown = ["control", *methods]
-    doses = {m: load_prediction(prediction_path(run.folder, m, case_id), case.shape).dose_gy for m in shown}
+    doses = {m: predicted_dose_gy(run, m, case) for m in shown}
     figure, axes = panels(1 + len(shown), rows=2, height_in=1.75)
     for ax in axes:
         ax.set_title("")
@@ -51,6 +51,11 @@ def dose_panels(run, case_id, methods, plane="axial"):
     colour_bar(figure, dose_row, "turbo", (0, 1.1 * case.rx_gy), "dose / Gy")
     colour_bar(figure, difference_row, "RdBu_r", DIFFERENCE_RANGE_GY, "predicted - planned / Gy")
     return figure
+
+
+def predicted_dose_gy(run, method, case):
+    """A kept prediction, 0 outside the dose mask, where no dose is judged."""
+    return np.where(case.dose_mask, load_prediction(prediction_path(run.folder, method, case.case_id), case.shape).dose_gy, 0)
 
 
 def legend_of_structures(ax, case):
@@ -74,7 +79,7 @@ def dvhs(run, case_id, methods):
     edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)
     figure, axes = panels(len(methods), height_in=3.0, sharey=True)
     for ax, method in zip(axes, methods):
-        dose_gy = load_prediction(prediction_path(run.folder, method, case_id), case.shape).dose_gy
+        dose_gy = predicted_dose_gy(run, method, case)
         for name, mask in case.masks.items():
             if mask.any():
                 line = darkened(structure_colour(name))

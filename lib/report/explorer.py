@@ -42,7 +42,6 @@ class View(NamedTuple):
     isodoses_gy: tuple = ()
     end_gy: float = 10.0  # of the colours of the difference, and twice that of the spread
     ct_hu: tuple = (-160, 240)  # black and white
-    size_px: int = 300
 
 
 def find_choices(run, methods=None, case_id=None, method=None):
@@ -105,12 +104,12 @@ def overlays(view):
     return found
 
 
-def render_view(view):
+def render_view(view, size_px=300):
     """title -> picture uint8 [H,W,3] with its colour bar below, from left to right."""
     shown, (low_hu, high_hu) = overlays(view), view.ct_hu
     pictures = slices.render_slices(view.case, view.plane, view.index, shown.values(), opacity=view.opacity,
                                     structures=view.structures, box=view.box, window_hu=high_hu - low_hu,
-                                    level_hu=(low_hu + high_hu) / 2, size_px=view.size_px)
+                                    level_hu=(low_hu + high_hu) / 2, size_px=size_px)
     width_px = max(150, pictures[0].shape[1])  # what the bar needs
     pictures = [np.pad(rgb, ((0, 0), (0, width_px - rgb.shape[1]), (0, 0))) for rgb in pictures]
     bars = [slices.colour_bar(overlay.colours, overlay.range_gy, width_px) for overlay in shown.values()]
@@ -145,7 +144,7 @@ def draw_static(run, case_id=None, method=None, plane="axial", index=None):
     """The view that `explore` opens with as a figure: panels with colour bars, the read-out, DVHs."""
     _, _, case_id, method, missing = find_choices(run, None, case_id, method)
     view = open_view(run, case_id, method, plane, index)
-    panels = render_view(view._replace(size_px=400))
+    panels = render_view(view, size_px=400)
     height, width, _ = panels["planned dose"].shape
     rows = 2 if len(panels) == 4 and width > 1.1 * height else 1  # wide panels in two rows
     columns = max(3, len(panels)) if rows == 1 else 2
@@ -196,6 +195,7 @@ class Explorer:
         self.open()
         listen(self.open, c.case_id, c.method, c.plane)
         listen(self.draw, c.index, c.opacity, c.end_gy, c.ct_hu, c.isodoses_gy, c.colours, c.contours, c.isodoses)
+        listen(self.draw_dvh, c.contours)
 
     def open(self, _=None):
         """Another patient, method or plane; another method alone leaves the slice where it is."""
@@ -203,17 +203,18 @@ class Explorer:
         try:
             view = self.opened = open_view(self.run, c.case_id.value, c.method.value, c.plane.value)
         except UserError as error:
-            self.opened, self.panels.children, self.structures.children = None, (), ()
-            self.note.value, self.dvh.value = escape(f"{error}."), b""
+            self.opened, self.panels.children, self.dvh.value = None, (), b""
+            self.note.value = escape(f"{error}.")
             return
-        if before is None or before.case is not view.case:
+        other = before is None or before.case is not view.case
+        if other:
             borders = {name: f"8px solid {slices.structure_colour(name)}" for name in view.structures}
             self.structures.children = [toggle(name, border_left=border) for name, border in borders.items()]
             listen(self.draw, *self.structures.children)
             listen(self.draw_dvh, *self.structures.children)
             shares = [0.95 * rx for rx in view.case.prescription_gy.values()] + [0.5 * view.case.rx_gy]
             c.isodoses_gy.value = c.isodoses_gy.value or sorted(set(shares), reverse=True)
-        if before is None or before.case is not view.case or before.plane != view.plane:
+        if other or before.plane != view.plane:
             with c.index.hold_trait_notifications():
                 c.index.max, c.index.value = view.case.shape[slices.PLANES[view.plane]] - 1, view.index
         self.draw()
@@ -222,7 +223,7 @@ class Explorer:
     def view(self):
         """The opened view as the controls want it."""
         c = self.controls
-        shown = tuple(toggle.description for toggle in self.structures.children if toggle.value and c.contours.value)
+        shown = tuple(button.description for button in self.structures.children if button.value and c.contours.value)
         return self.opened._replace(plane=c.plane.value, index=c.index.value, structures=shown, end_gy=c.end_gy.value,
                                     opacity=c.opacity.value if c.colours.value else 0.0, ct_hu=c.ct_hu.value,
                                     isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else ())
@@ -239,7 +240,10 @@ class Explorer:
         self.note.value = escape(self.missing + read_out(view))
 
     def draw_dvh(self, _=None):
-        figure, buffer = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained"), io.BytesIO()
+        if self.opened is None:
+            return
+        use_style()
+        figure, buffer = Figure(figsize=(WIDTH_IN, 2.6)), io.BytesIO()
         draw_dvh(self.view(), figure.add_subplot())
         figure.savefig(buffer, format="png", dpi=110)
         self.dvh.value = buffer.getvalue()

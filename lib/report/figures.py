@@ -1,5 +1,6 @@
 """Figures 1 to 5 of the report, drawn from results; every axis says its unit."""
 import numpy as np
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lib.evaluation.compare import interval, paired_difference
 from lib.report.sentences import ranked
@@ -15,7 +16,9 @@ def training_curves(histories):
         left.plot([r["epoch"] for r in rows], [r["loss"] for r in rows], color=colour(method), label=method)
         right.plot([r["epoch"] for r in validated], [r["validation_mae_gy"] for r in validated], "o-", color=colour(method), label=method)
     left.set(xlabel="epoch", ylabel="training loss", yscale="log")
-    right.set(xlabel="epoch", ylabel="validation MAE in the dose mask / Gy", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="validation MAE / Gy", ylim=(0, None))
+    for ax in (left, right):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(histories) > 1:
         right.legend()
     return figure
@@ -39,7 +42,15 @@ def sampling_steps(rows, regression_rows, method, regression):
     left.set(xlabel="sampling steps", ylabel="MAE in the dose mask / Gy", xscale="log", ylim=(0, None))
     left.legend()
     right.set(xlabel="sampling steps", ylabel="seconds per patient", xscale="log", yscale="log")
+    for ax in (left, right):
+        tick_steps(ax, sorted({row["n_steps"] for row in rows}))
     return figure
+
+
+def tick_steps(ax, steps):
+    """Plain numbers at the steps that were tried, on a logarithmic axis."""
+    ax.set_xticks(steps, [str(n) for n in steps])
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def draw_curve(ax, x, groups, line, label):

@@ -1,10 +1,11 @@
 """The report: one self-contained page per experiment, and the executed notebooks as pages beside it."""
 import base64
+import re
 from pathlib import Path
 
 import jinja2
 import nbformat
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from nbconvert import HTMLExporter
 
 from lib.files import read_json, write_text
@@ -52,7 +53,7 @@ def contents(folder):
         name=folder.name, css=Markup((HERE / "report.css").read_text(encoding="utf-8")), data=data, steps=steps, ensemble=ensemble,
         comparison=comparison, published=read_json(published) if published.exists() else None,
         figure=lambda name: figure(folder, name), table=table, tables=tables, markdown=bullets,
-        answer=sentences.answer(comparison["rows"], comparison["margin_gy"]) if comparison else "",
+        answer=inline(sentences.answer(comparison["rows"], comparison["margin_gy"])) if comparison else "",
         verdicts=verdicts(steps, ensemble, comparison), pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )
 
@@ -87,15 +88,15 @@ def table(frame):
 
 
 def bullets(text):
-    """Lines that begin with "- " as a list; `code` and **bold** as in Markdown, all else escaped."""
-    import re
+    """Lines that begin with "- " as a list."""
+    return Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(inline(line.removeprefix("- ")))
+                                                        for line in text.split("\n")))
 
-    items = []
-    for line in text.split("\n"):
-        line = str(jinja2.filters.escape(line.removeprefix("- ")))
-        line = re.sub(r"`([^`]+)`", r"<code>\1</code>", line)
-        items.append(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", line))
-    return Markup("<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>")
+
+def inline(text):
+    """`code` and **bold** as in Markdown, all else escaped."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text))
 
 
 def notebook_page(path):

@@ -141,9 +141,9 @@ def ensemble_verdict(rows, regression_rows, method, regression, margin_gy):
         f"One sample of `{method}` has {mae:.2f} Gy on average over members; which member is drawn moves it between "
         f"{singles.min():.2f} and {singles.max():.2f} Gy, so one seed alone tells little.",
         f"The spread in the dose mask is {spread:.2f} Gy, {100 * spread / mae:.0f} % of the error of one sample.",
-        f"Floor {floor:.1f} and b {b:.1f} Gy^2: their ratio is {floor / b:.2f}, where an exact posterior has 1; "
+        f"Floor {floor:.1f} and b {b:.1f} Gy²: their ratio is {floor / b:.2f}, where an exact posterior has 1; "
         + ("the samples are biased beyond their spread." if floor > 1.5 * b else "the spread covers most of the error."),
-        f"The floor is {floor / mse:.2f} times the squared error of `{regression}` ({mse:.1f} Gy^2), which no averaging gets below.",
+        f"The floor, below which no averaging goes, is {floor / mse:.2f} times the squared error of `{regression}` ({mse:.1f} Gy²).",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -38,8 +38,8 @@ def ensemble(rows, regression_rows, rx_gy):
     sizes = list(rows[0]["mae_gy"])
     mse = [row["rmse_gy"] ** 2 for row in regression_rows]
     lines = {f"MAE of a mean of {n} / Gy": [row["mae_gy"][n] for row in rows] for n in sizes}
-    lines |= {"floor / Gy^2": [row["floor_gy2"] for row in rows], "b / Gy^2": [row["b_gy2"] for row in rows],
-              "squared error of the regression / Gy^2": mse,
+    lines |= {"floor / Gy²": [row["floor_gy2"] for row in rows], "b / Gy²": [row["b_gy2"] for row in rows],
+              "squared error of the regression / Gy²": mse,
               "spread in the dose mask / Gy": [row["spread_dose_mask_gy"] for row in rows],
               "spread over the whole volume / Gy": [row["spread_whole_volume_gy"] for row in rows]}
     frame = pd.DataFrame({"mean over patients [95 % interval]": {name: with_interval(v) for name, v in lines.items()}})

@@ -1,0 +1,505 @@
+"""From a case to tensors: distances in mm, coarsening, batches and motion against closed forms; streams of random numbers."""
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import distance_transform_edt
+
+from lib import features
+from lib.cases.case import load_case, save_case
+from lib.cases.protocols import PROTOCOLS, constraint_vector
+from lib.errors import UserError
+from lib.features import (Batch, Sample, augment, background, coarsened, condition_channels, cut, load_samples, make_batch,
+                          make_sample, mirror_order, motion_grid, patch_start, refined, scale_ct, signed_distance_mm)
+from lib.seeds import generator_for
+from toys import toy_case, toy_cohort
+
+SPACING_MM = (3.0, 2.0, 1.0)
+SITES = list(PROTOCOLS)
+
+
+def coordinates_mm(shape, spacing_mm=SPACING_MM):
+    """Coordinates of the voxel centres from the middle of the volume, [3,*shape]."""
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"))
+
+
+def plain_distance_mm(mask, spacing_mm, clip_mm=50.0):
+    """The same distance from the whole volume, padded by one voxel that is outside."""
+    if not mask.any():
+        return np.full(mask.shape, clip_mm)
+    padded = np.pad(mask, 1)
+    signed = distance_transform_edt(~padded, spacing_mm) - distance_transform_edt(padded, spacing_mm)
+    return np.clip(signed[1:-1, 1:-1, 1:-1], -clip_mm, clip_mm)
+
+
+def sample_of(dose, site="prostate", cond=None, mask=None, spacing_mm=(1.0, 1.0, 1.0), constraints=None):
+    """A sample around the given dose [d,h,w]; the rest is background unless given."""
+    dose = torch.as_tensor(dose, dtype=torch.float32)[None]
+    cond = background(site)[:, None, None, None].expand(-1, *dose.shape[1:]).clone() if cond is None else cond
+    mask = torch.ones_like(dose) if mask is None else mask
+    constraints = torch.zeros(13) if constraints is None else constraints
+    return Sample("a", site, cond, dose, mask, constraints, spacing_mm, tuple(dose.shape[1:]), 70.0)
+
+
+# --- signed distances ---
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_distance_to_a_half_space_is_the_distance_along_its_axis(axis):
+    shape = (24, 24, 24)
+    index = np.indices(shape)[axis]
+    found = signed_distance_mm(index < 10, SPACING_MM, clip_mm=9.0)
+    # between centres of voxels on both sides; the border at index -1 is a surface as well
+    steps = np.where(index < 10, -np.minimum(10 - index, index + 1), index - 9)
+    # the other borders are farther than the clip from the middle
+    middle = tuple(slice(None) if a == axis else slice(9, 15) for a in range(3))
+    assert np.allclose(found[middle], np.clip(steps * SPACING_MM[axis], -9, 9)[middle])
+
+
+def test_the_distance_to_a_sphere_is_the_analytic_one_within_a_voxel():
+    radius_mm, shape = 13.0, (31, 41, 61)
+    from_centre_mm = np.linalg.norm(coordinates_mm(shape), axis=0)
+    found = signed_distance_mm(from_centre_mm <= radius_mm, SPACING_MM)
+    # a surface made of voxel centres is off by at most the diagonal of a voxel
+    assert np.abs(found - np.clip(from_centre_mm - radius_mm, -50, 50)).max() <= math.sqrt(3**2 + 2**2 + 1**2)
+    assert ((found < 0) == (from_centre_mm <= radius_mm)).all()
+
+
+@pytest.mark.parametrize("clip_mm", [2.0, 7.5, 50.0])
+def test_distances_are_clipped_on_both_sides(clip_mm):
+    mask = np.linalg.norm(coordinates_mm((21, 31, 61)), axis=0) <= 20
+    found = signed_distance_mm(mask, SPACING_MM, clip_mm)
+    assert found.max() <= clip_mm and found.min() >= -clip_mm
+    assert np.allclose(found, plain_distance_mm(mask, SPACING_MM, clip_mm))
+
+
+def test_an_absent_structure_is_at_the_clip_everywhere():
+    assert (signed_distance_mm(np.zeros((4, 5, 6), bool), SPACING_MM) == 50).all()
+
+
+def test_a_structure_that_fills_the_volume_ends_at_its_border():
+    found = signed_distance_mm(np.ones((9, 9, 9), bool), (1, 1, 1))
+    assert found[4, 4, 4] == -5 and found[0, 4, 4] == -1
+
+
+def random_masks():
+    rng = np.random.default_rng(3)
+    masks = {f"random {k}": rng.random((7, 9, 30)) < 0.02 for k in range(4)}
+    for axis in range(3):
+        for side in (0, -1):
+            mask = np.zeros((12, 14, 40), bool)
+            mask[tuple(side if a == axis else slice(3, 6) for a in range(3))] = True
+            masks[f"at border {axis} {side}"] = mask
+    masks["one voxel in a corner"] = np.indices((12, 40, 80)).sum(axis=0) == 0
+    masks["two pieces far apart"] = np.isin(np.indices((12, 14, 150))[2], [2, 140])
+    return masks
+
+
+@pytest.mark.parametrize("name", random_masks())
+@pytest.mark.parametrize("clip_mm", [6.0, 50.0])
+def test_the_box_gives_what_the_whole_volume_gives(name, clip_mm):
+    mask = random_masks()[name]
+    assert np.allclose(signed_distance_mm(mask, SPACING_MM, clip_mm), plain_distance_mm(mask, SPACING_MM, clip_mm))
+
+
+# --- channels and vectors ---
+
+
+@pytest.mark.parametrize("site, channels", [("prostate", 9), ("head-and-neck", 12)])
+def test_the_network_gets_the_channels_of_the_protocol(site, channels):
+    case = toy_case(site=site)
+    found = condition_channels(case).numpy()
+    assert found.shape == (channels, *case.shape) and found.dtype == np.float32
+    assert np.array_equal(found[0], scale_ct(case.ct_hu, PROTOCOLS[site]))
+    for k, name in enumerate(PROTOCOLS[site].structures, start=1):
+        assert np.allclose(found[k] * 50, plain_distance_mm(case.masks[name], case.spacing_mm), atol=1e-4)
+    if site == "head-and-neck":
+        assert np.array_equal(found[-1], case.dose_mask)
+    assert len(background(site)) == channels
+
+
+def test_an_absent_structure_is_a_channel_of_one():
+    case = toy_case()
+    without = dataclasses.replace(case, masks={n: m for n, m in case.masks.items() if n != "Bowel"})
+    channel = 1 + PROTOCOLS["prostate"].structures.index("Bowel")
+    assert (condition_channels(without)[channel] == 1).all()
+
+
+def test_ct_is_scaled_as_the_reference_did():
+    hu = np.array([-2000.0, -1000, 0, 1000, 3000, 5000])
+    assert np.allclose(scale_ct(hu, PROTOCOLS["prostate"]), np.clip(hu, -1000, 3000) / 4000 + 0.5)
+    assert np.allclose(scale_ct(hu, PROTOCOLS["head-and-neck"]), np.clip(hu, -1024, 1500) / 1000)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_background_is_what_a_voxel_of_air_far_from_everything_gets(site):
+    case = toy_case(site=site)
+    shape, far = (2, 2, 30), np.zeros((2, 2, 30), bool)
+    far[:, :, 0] = True
+    masks = {name: far for name in case.masks}
+    air = dataclasses.replace(case, ct_hu=np.full(shape, -3000, np.int16), dose_gy=np.ones(shape, np.float32), masks=masks,
+                              dose_mask=far, spacing_mm=(5.0, 5.0, 5.0))
+    assert torch.equal(condition_channels(air)[:, 1, 1, -1], background(site))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_sample_carries_13_constraints_and_dose_as_a_fraction(site):
+    case = toy_case(site=site)
+    sample = make_sample(case, 1)
+    assert sample.constraints.shape == (13,) and sample.constraints.tolist() == pytest.approx(constraint_vector(case))
+    assert torch.allclose(sample.dose[0] * 70, torch.from_numpy(case.dose_gy), atol=1e-5)
+    assert torch.equal(sample.mask[0], torch.from_numpy(case.dose_mask).float())
+
+
+# --- coarser and finer ---
+
+
+@pytest.mark.parametrize("coarsen", [2, 3, 4])
+def test_coarsened_and_refined_a_ramp_stays_a_ramp_away_from_the_borders(coarsen):
+    shape = (24, 24, 36)
+    z, y, x = torch.meshgrid(*map(torch.arange, shape), indexing="ij")
+    ramp = (0.5 * z - 0.2 * y + 0.1 * x + 3)[None]
+    found = refined(coarsened(ramp, coarsen)[None], coarsen, shape)[0]
+    inner = (slice(None), *(slice(coarsen, -coarsen),) * 3)
+    assert torch.allclose(found[inner], ramp[inner], atol=1e-4)
+
+
+@pytest.mark.parametrize("coarsen", [1, 2, 4])
+def test_coarsening_keeps_the_mean_dose(coarsen):
+    case = toy_case()
+    sample = make_sample(case, coarsen)
+    assert float(sample.dose.mean()) * 70 == pytest.approx(float(case.dose_gy.mean()), rel=1e-5)
+    assert float(sample.mask.mean()) == pytest.approx(case.dose_mask.mean(), rel=1e-5)
+    assert sample.spacing_mm == tuple(s * coarsen for s in case.spacing_mm) and sample.shape == case.shape
+
+
+@pytest.mark.parametrize("coarsen", [2, 4])
+def test_coarsening_averages_blocks(coarsen):
+    volume = torch.rand(2, 8, 8, 12, generator=torch.Generator().manual_seed(0))
+    blocks = volume.view(2, 8 // coarsen, coarsen, 8 // coarsen, coarsen, 12 // coarsen, coarsen)
+    assert torch.allclose(coarsened(volume, coarsen), blocks.mean(dim=(2, 4, 6)))
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 10), (8, 8, 9), (5, 4, 4), (3, 3, 3)])
+@pytest.mark.parametrize("coarsen", [2, 4])
+def test_sizes_that_are_not_divisible_are_padded_with_their_edge(shape, coarsen):
+    volume = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    coarse = coarsened(volume, coarsen)
+    assert coarse.shape[1:] == tuple(-(-n // coarsen) for n in shape)
+    padded = np.pad(volume[0].numpy(), [(0, -n % coarsen) for n in shape], mode="edge")
+    last = padded[tuple(slice(-coarsen, None) for _ in shape)].mean()
+    assert float(coarse[0, -1, -1, -1]) == pytest.approx(last, rel=1e-5)
+    assert refined(coarse[None], coarsen, shape).shape == (1, 1, *shape)
+    assert torch.allclose(refined(coarsened(torch.ones(1, *shape), coarsen)[None], coarsen, shape), torch.ones(1, 1, *shape))
+
+
+# --- batches and patches ---
+
+
+def dosed_corner(shape=(20, 20, 20)):
+    """Dose in one far corner only, numbered by its voxel so that a patch can be found again."""
+    dose = torch.zeros(shape)
+    dose[16:18, 16:18, 16:18] = 1.0
+    return sample_of(dose)
+
+
+def test_whole_volumes_are_padded_at_the_far_ends_with_background():
+    small, large = sample_of(torch.ones(4, 5, 6)), sample_of(torch.ones(6, 5, 7))
+    batch = make_batch([small, large])
+    assert batch.cond.shape == (2, 9, 6, 5, 7) and batch.dose.shape == batch.mask.shape == (2, 1, 6, 5, 7)
+    assert torch.equal(batch.cond[0, :, -1, -1, -1], background("prostate"))
+    assert (batch.dose[0, 0, 4:] == 0).all() and (batch.dose[0, 0, :, :, 6:] == 0).all() and (batch.mask[0, 0, 4:] == 0).all()
+    assert (batch.dose[0, 0, :4, :, :6] == 1).all()
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_patch_larger_than_the_volume_is_the_volume_and_background(site):
+    sample = make_sample(toy_case(site=site, shape=(8, 12, 12)), 1)
+    cond, dose, mask = cut(sample, (0, 0, 0), (16, 12, 20))
+    assert torch.allclose(cond[:, :8, :, :12], sample.cond, atol=1e-6)
+    assert torch.allclose(cond[:, 8:], background(site)[:, None, None, None].expand(-1, 8, 12, 20))
+    assert dose[:, 8:].sum() == 0 and mask[:, :, :, 12:].sum() == 0
+    assert patch_start(sample, (16, 12, 20), torch.Generator()) == (0, 0, 0)
+
+
+def test_half_of_the_patches_are_centred_on_dose():
+    sample, generator = dosed_corner(), torch.Generator().manual_seed(0)
+    n, size = 400, (4, 4, 4)
+    centred = 0
+    for _ in range(n):
+        start = patch_start(sample, size, generator)
+        assert all(0 <= a <= 16 for a in start)
+        _, dose, _ = cut(sample, start, size)
+        centred += bool(dose.sum() > 0)
+    # the others meet the corner with probability (5/17)^3 = 0.025; four standard deviations of a binomial
+    expected = 0.5 + 0.5 * (5 / 17) ** 3
+    assert abs(centred / n - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
+
+
+def test_the_other_half_of_the_patches_start_anywhere():
+    dose = torch.zeros(12, 12, 12)
+    dose[6, 6, 6] = 1.0
+    generator = torch.Generator().manual_seed(1)
+    starts = np.array([patch_start(sample_of(dose), (8, 8, 8), generator) for _ in range(400)])
+    assert all(set(starts[:, axis]) == {0, 1, 2, 3, 4} for axis in range(3))
+
+
+def test_a_case_without_dose_above_a_tenth_still_gives_patches():
+    sample = sample_of(torch.full((8, 8, 8), 0.05))
+    for k in range(20):
+        assert make_batch([sample], (4, 4, 4), torch.Generator().manual_seed(k)).dose.shape == (1, 1, 4, 4, 4)
+
+
+def test_patches_are_the_same_for_the_same_stream():
+    samples = [make_sample(toy_case(seed=k), 1) for k in range(2)]
+    a, b, c = (make_batch(samples, (8, 8, 8), generator_for(name)) for name in ("one", "one", "two"))
+    assert torch.equal(a.cond, b.cond) and not torch.equal(a.cond, c.cond)
+
+
+def test_one_batch_does_not_mix_sites():
+    with pytest.raises(UserError, match="mix"):
+        make_batch([make_sample(toy_case(site=site), 1) for site in SITES])
+
+
+# --- flips ---
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_flipping_twice_is_the_identity_on_channels(site):
+    order = mirror_order(site)
+    assert [order[k] for k in order] == list(range(len(order))) and order != list(range(len(order)))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_flipping_swaps_the_paired_organs_and_nothing_else(site):
+    names = ["ct", *PROTOCOLS[site].structures, *["dose mask"] * PROTOCOLS[site].dose_mask_channel]
+    (left, right), = PROTOCOLS[site].mirrored
+    moved = {names[k]: names[j] for k, j in enumerate(mirror_order(site)) if j != k}
+    assert moved == {left: right, right: left}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_left_organs_stay_left_after_augmentation(site):
+    sample = make_sample(toy_case(site=site), 1)
+    structures = PROTOCOLS[site].structures
+    left, right = (1 + structures.index(name) for name in PROTOCOLS[site].mirrored[0])
+    generator, doses = torch.Generator().manual_seed(5), set()
+    for _ in range(30):
+        batch = augment(make_batch([sample]), generator)
+        x_left, x_right = (float(torch.nonzero(batch.cond[0, k] < 0)[:, 2].float().mean()) for k in (left, right))
+        assert x_left > x_right
+        doses.add(round(float(batch.dose.sum()), 3))
+    assert len(doses) == 30
+
+
+@pytest.fixture
+def only_flips(monkeypatch):
+    """Augmentation without motion and noise: what remains is the flip."""
+    for name in ("SHIFT_MM", "ROTATE_DEG", "CT_NOISE"):
+        monkeypatch.setattr(features, name, 0.0)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_without_motion_and_noise_a_sample_comes_back_flipped_or_as_it_was(site, only_flips):
+    batch = make_batch([make_sample(toy_case(site=site), 1)])
+    generator, seen = torch.Generator().manual_seed(0), set()
+    for _ in range(12):
+        moved = augment(batch, generator)
+        flipped = not torch.allclose(moved.dose, batch.dose, atol=1e-4)
+        cond, dose, mask = (batch.cond, batch.dose, batch.mask)
+        if flipped:
+            cond, dose, mask = cond.flip(-1)[:, mirror_order(site)], dose.flip(-1), mask.flip(-1)
+        assert torch.allclose(moved.cond, cond, atol=1e-4) and torch.allclose(moved.mask, mask, atol=1e-4)
+        assert torch.allclose(moved.dose, dose, atol=1e-4)
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_presence_flags_follow_the_organs_they_speak_of(only_flips):
+    case = toy_case(site="head-and-neck")
+    case = dataclasses.replace(case, masks={n: m for n, m in case.masks.items() if n != "LeftParotid"})
+    structures = PROTOCOLS["head-and-neck"].structures
+    batch, generator = make_batch([make_sample(case, 1)]), torch.Generator().manual_seed(0)
+    for _ in range(10):
+        moved = augment(batch, generator)
+        for k, flag in enumerate(moved.constraints[0, 3:].tolist()):
+            assert flag == float((moved.cond[0, 1 + k] < 0.999).any()), structures[k]
+        assert torch.equal(moved.constraints[0, :3], batch.constraints[0, :3])
+
+
+def test_augmentation_moves_no_more_than_it_says():
+    """The centre of a small blob near the middle moves by at most the shift, in mm, along each axis."""
+    spacing_mm, shape = (4.0, 2.0, 3.0), (15, 31, 21)
+    grid_mm = coordinates_mm(shape, spacing_mm)
+    dose = np.exp(-(grid_mm**2).sum(axis=0) / (2 * 5**2))
+    batch, generator = make_batch([sample_of(dose, spacing_mm=spacing_mm)]), torch.Generator().manual_seed(3)
+    found = []
+    for _ in range(40):
+        moved = augment(batch, generator).dose[0, 0].numpy()
+        found.append([(moved * g).sum() / moved.sum() for g in grid_mm])
+    reach = np.abs(found).max(axis=0)
+    assert (reach <= features.SHIFT_MM + 0.5).all() and (reach > features.SHIFT_MM / 2).all()  # 0.5 mm: the blob's clipped tail
+
+
+# --- motion ---
+
+
+def batch_of(volume, spacing_mm):
+    volume = torch.as_tensor(volume, dtype=torch.float32)[None, None]
+    return Batch("prostate", volume, volume, volume, torch.zeros(1, 13), torch.tensor([spacing_mm]), torch.tensor([70.0]))
+
+
+def moved(volume, spacing_mm, shift_mm=(0.0, 0.0, 0.0), angle=0.0):
+    batch = batch_of(volume, spacing_mm)
+    grid = motion_grid(batch, torch.tensor([shift_mm]), torch.tensor([angle]))
+    return torch.nn.functional.grid_sample(batch.dose, grid, align_corners=False)[0, 0].numpy()
+
+
+def test_no_motion_is_the_identity():
+    volume = np.random.default_rng(0).random((5, 6, 7))
+    assert np.allclose(moved(volume, SPACING_MM), volume, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_shift_by_one_voxel_shifts_by_one_voxel(axis):
+    volume = np.random.default_rng(0).random((5, 6, 7))
+    shift_mm = tuple(s * (a == axis) for a, s in enumerate(SPACING_MM))
+    found = moved(volume, SPACING_MM, shift_mm)
+    rolled = np.roll(volume, -1, axis)  # the grid says where to look, so contents move the other way
+    inner = tuple(slice(0, -1) if a == axis else slice(None) for a in range(3))
+    assert np.allclose(found[inner], rolled[inner], atol=1e-5)
+
+
+def second_moments_mm2(volume, spacing_mm):
+    _, y, x = coordinates_mm(volume.shape, spacing_mm)
+    weight = volume / volume.sum()
+    y, x = y - (weight * y).sum(), x - (weight * x).sum()
+    return np.array([[(weight * y * y).sum(), (weight * y * x).sum()], [(weight * y * x).sum(), (weight * x * x).sum()]])
+
+
+def blob(shape, spacing_mm, covariance_mm2, centre_mm=(0.0, 0.0)):
+    _, y, x = coordinates_mm(shape, spacing_mm)
+    offset = np.stack([y - centre_mm[0], x - centre_mm[1]], axis=-1)
+    return np.exp(-0.5 * np.einsum("...i,ij,...j", offset, np.linalg.inv(covariance_mm2), offset))
+
+
+@pytest.mark.parametrize("spacing_mm", [(3.0, 2.0, 2.0), (3.0, 2.0, 4.0), (2.0, 3.0, 1.5)])
+@pytest.mark.parametrize("angle", [0.3, -1.0, math.pi / 2])
+def test_a_rotation_turns_a_body_by_its_angle_and_does_not_shear_it(spacing_mm, angle):
+    shape = (2, *(int(160 / s) for s in spacing_mm[1:]))
+    covariance = np.array([[200.0, 0.0], [0.0, 60.0]])
+    found = second_moments_mm2(moved(blob(shape, spacing_mm, covariance), spacing_mm, angle=angle), spacing_mm)
+    turns = [np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) for a in (angle, -angle)]
+    errors = [np.abs(found - turn @ covariance @ turn.T).max() for turn in turns]
+    assert min(errors) < 6  # linear interpolation widens by up to a sixth of a voxel squared twice, below 6 mm^2
+
+
+@pytest.mark.parametrize("spacing_mm", [(3.0, 2.0, 4.0), (2.0, 3.0, 1.5)])
+def test_a_disc_stays_round_and_keeps_its_distance_from_the_centre(spacing_mm):
+    shape = (2, *(int(200 / s) for s in spacing_mm[1:]))
+    disc = blob(shape, spacing_mm, np.eye(2) * 100, centre_mm=(0.0, 40.0))
+    turned = moved(disc, spacing_mm, angle=0.6)
+    moments = second_moments_mm2(turned, spacing_mm)
+    assert moments[0, 0] == pytest.approx(moments[1, 1], rel=0.04) and abs(moments[0, 1]) < 3
+    _, y, x = coordinates_mm(shape, spacing_mm)
+    centre = [(turned * axis).sum() / turned.sum() for axis in (y, x)]
+    assert np.hypot(*centre) == pytest.approx(40, abs=0.3)
+    assert abs(math.atan2(centre[0], centre[1])) == pytest.approx(0.6, abs=0.01)
+
+
+# --- cache ---
+
+
+FIELDS = ("cond", "dose", "mask", "constraints")
+
+
+@pytest.fixture
+def cohort(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return toy_cohort(tmp_path / "toys", n=3, site="head-and-neck")
+
+
+def cache_files(tmp_path):
+    return sorted((tmp_path / "outputs" / "features").rglob("*.safetensors"))
+
+
+def test_the_cache_gives_equal_samples(cohort, tmp_path):
+    made = load_samples(cohort, ["toy_1", "toy_3"], 2)
+    files = cache_files(tmp_path)
+    again = load_samples(cohort, ["toy_1", "toy_3"], 2)
+    assert len(files) == 2 and cache_files(tmp_path) == files
+    for a, b in zip(made, again):
+        assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
+        assert (a.case_id, a.site, a.spacing_mm, a.shape, a.rx_gy) == (b.case_id, b.site, b.spacing_mm, b.shape, b.rx_gy)
+
+
+def test_the_cache_is_read_and_not_made_again(cohort, monkeypatch):
+    load_samples(cohort, ["toy_1"], 2)
+    monkeypatch.setattr(features, "make_sample", None)
+    load_samples(cohort, ["toy_1"], 2)
+
+
+CACHE_DAMAGES = {
+    "cut": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
+    "empty": lambda p: p.write_bytes(b""),
+    "text": lambda p: p.write_text("not tensors"),
+    "foreign": lambda p: features.save_file({"a": torch.zeros(1)}, p),
+    "of other fields": lambda p: features.save_file({"a": torch.zeros(1)}, p, metadata={"case_id": "toy_1"}),
+}
+
+
+@pytest.mark.parametrize("damage", CACHE_DAMAGES)
+def test_a_damaged_cache_file_is_made_again(damage, cohort, tmp_path):
+    made, = load_samples(cohort, ["toy_1"], 2)
+    path, = cache_files(tmp_path)
+    CACHE_DAMAGES[damage](path)
+    again, = load_samples(cohort, ["toy_1"], 2)
+    assert all(torch.equal(getattr(made, name), getattr(again, name)) for name in FIELDS)
+    assert all(torch.equal(getattr(made, name), getattr(features.read_sample(path), name)) for name in FIELDS)
+
+
+def test_another_case_file_or_coarsening_is_another_cache_file(cohort, tmp_path):
+    load_samples(cohort, ["toy_1"], 2)
+    load_samples(cohort, ["toy_1"], 4)
+    case = load_case(cohort.path("toy_1"))
+    save_case(dataclasses.replace(case, dose_gy=case.dose_gy / 2), cohort.path("toy_1"))
+    cohort.card["cases"]["toy_1"]["sha256"] = "0" * 64
+    halved, = load_samples(cohort, ["toy_1"], 2)
+    assert float(halved.dose.max()) == pytest.approx(0.5, abs=0.01) and len(cache_files(tmp_path)) == 3
+
+
+# --- streams of random numbers ---
+
+
+def test_the_same_names_give_the_same_numbers():
+    a, b = (torch.rand(5, generator=generator_for(42, "step", 7)) for _ in range(2))
+    assert torch.equal(a, b)
+
+
+def test_other_names_give_other_numbers():
+    names = [(42, "step", 7), (42, "step", 8), (43, "step", 7), (42, "noise", 7), (42, "step7"), (42, "step", "7"),
+             ("42", "step", 7)]
+    draws = [tuple(torch.rand(3, generator=generator_for(*name)).tolist()) for name in names]
+    assert len(set(draws)) == len(names)
+
+
+def test_numbers_do_not_depend_on_what_was_drawn_before():
+    first = torch.rand(3, generator=generator_for("a"))
+    torch.rand(100)
+    torch.rand(100, generator=generator_for("b"))
+    assert torch.equal(torch.rand(3, generator=generator_for("a")), first)
+
+
+def test_numbers_do_not_depend_on_pythons_hash_seed():
+    code = "from lib.seeds import generator_for; print(generator_for(42, 'step', 7).initial_seed())"
+    other = str(1 + int(os.environ.get("PYTHONHASHSEED", "random").replace("random", "0")))  # random here: 1 differs from it
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": other}, check=True, text=True,
+                         capture_output=True, cwd=Path(__file__).parents[1])
+    assert int(run.stdout) == generator_for(42, "step", 7).initial_seed()
