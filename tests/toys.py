@@ -17,6 +17,9 @@ SHAPE = (16, 24, 24)
 FIELD_MM = {"prostate": (192.0, 240.0, 336.0), "head-and-neck": (240.0, 240.0, 240.0)}
 BODY_MM = {"prostate": (200.0, 105.0, 155.0), "head-and-neck": (220.0, 90.0, 80.0)}  # half axes
 FALL_OFF_MM = 30.0
+CENTRE_MM = {  # the targets' centre lies between these corners
+    "prostate": ((-12, -10, -14), (12, 4, 14)), "head-and-neck": ((-15, -20, -30), (15, 0, 30)),
+}
 TARGETS = {  # name -> (prescription in Gy, radius in mm), spheres about one centre
     "prostate": {"PTV70": (70.0, 32.0), "PTV56": (56.0, 46.0)},
     "head-and-neck": {"PTV70": (70.0, 26.0), "PTV63": (63.0, 36.0), "PTV56": (56.0, 48.0)},
@@ -27,8 +30,9 @@ ORGANS = {  # name -> (centre z, y, x, half axes z, y, x), mm
         "Femur_L": (-10, 0, 105, 50, 24, 26), "Femur_R": (-10, 0, -105, 50, 24, 26), "Bowel": (85, -20, 0, 22, 45, 60),
     },
     "head-and-neck": {
-        "Brainstem": (85, 25, 0, 28, 14, 15), "SpinalCord": (-20, 45, 0, 75, 9, 9), "RightParotid": (50, 5, -55, 26, 20, 14),
-        "LeftParotid": (50, 5, 55, 26, 20, 14), "Esophagus": (-80, 20, 0, 38, 11, 11), "Larynx": (-45, -35, 0, 22, 18, 18),
+        "Brainstem": (85, 25, 0, 28, 14, 15), "SpinalCord": (-20, 45, 0, 75, 9, 9),
+        "RightParotid": (50, 5, -55, 26, 20, 14), "LeftParotid": (50, 5, 55, 26, 20, 14),
+        "Esophagus": (-80, 20, 0, 38, 11, 11), "Larynx": (-45, -35, 0, 22, 18, 18),
         "Mandible": (35, -60, 0, 16, 16, 45),
     },
 }
@@ -39,9 +43,10 @@ def toy_case(case_id="toy_1", shape=SHAPE, site="prostate", seed=0):
     """A small patient whose anatomy, and therefore dose, varies with the seed and the id."""
     rng = np.random.default_rng([seed, *hashlib.sha256(case_id.encode()).digest()[:4]])
     spacing_mm = tuple(float(np.clip(field / n, 0.5, 20)) for field, n in zip(FIELD_MM[site], shape))
-    grid_mm = np.stack(np.meshgrid(*((np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm)), indexing="ij"))
+    axes_mm = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm)]
+    grid_mm = np.stack(np.meshgrid(*axes_mm, indexing="ij"))
     body = ellipsoid(grid_mm, (0, 0, 0), np.multiply(BODY_MM[site], rng.uniform(0.93, 1.05, 3)))
-    centre = rng.uniform((-12, -10, -14), (12, 4, 14)) if site == "prostate" else rng.uniform((-15, -20, -30), (15, 0, 30))
+    centre = rng.uniform(*CENTRE_MM[site])
     grow_mm = rng.uniform(-4, 5)
     from_centre_mm = np.linalg.norm(grid_mm - centre[:, None, None, None], axis=0)
     masks, dose_gy = {}, np.zeros(shape)
@@ -80,12 +85,14 @@ def toy_cohort(folder, n=6, site="prostate", split=None, shape=SHAPE):
     case_ids = [f"toy_{i}" for i in range(1, n + 1)]
     cases = {i: cohorts.import_case(folder, partial(toy_case, shape=shape, site=site), i, i)[0] for i in case_ids}
     split = split or cohorts.reference_split(case_ids)
-    write_json(folder / "card.json", dict(version=cohorts.VERSION, name=folder.name, source="toys", site=site, cases=cases,
-                                          split=split, left_out={}))
+    card = dict(version=cohorts.VERSION, name=folder.name, source="toys", site=site, cases=cases, split=split,
+                left_out={})
+    write_json(folder / "card.json", card)
     return cohorts.open_cohort(folder)
 
 
-def write_openkbp_folder(folder, split="train-pats", number=1, box=(60, 60, 60, 70), names=("PTV70", "PTV56", "SpinalCord")):
+def write_openkbp_folder(folder, split="train-pats", number=1, names=("PTV70", "PTV56", "SpinalCord"),
+                         box=(60, 60, 60, 70)):
     """A made-up patient as the public CSV folder <folder>/<split>/pt_<number>; returns that folder.
 
     The dose mask is `box`: rows, columns and slices from the first three numbers to the last.
@@ -94,16 +101,21 @@ def write_openkbp_folder(folder, split="train-pats", number=1, box=(60, 60, 60, 
     folder = Path(folder) / split / f"pt_{number}"
     folder.mkdir(parents=True, exist_ok=True)
     axes = [np.arange(first, box[3]) for first in box[:3]]
-    index = np.ravel_multi_index([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], OPENKBP_SHAPE)
+    index = flat_indices(axes)
     rng = np.random.default_rng(number)
     write_csv(folder / "possible_dose_mask.csv", index)
     write_csv(folder / "ct.csv", index, rng.integers(1000, 1100, index.size).astype(float))
     write_csv(folder / "dose.csv", index, np.round(rng.uniform(60, 75, index.size), 3))
     for k, name in enumerate(names):
         corner = [a[: max(1, len(a) // 2 - k)] for a in axes]
-        write_csv(folder / f"{name}.csv", np.ravel_multi_index([a.ravel() for a in np.meshgrid(*corner)], OPENKBP_SHAPE))
-    (folder / "voxel_dimensions.csv").write_text("3.900000000000000000e+00\n4.100000000000000000e+00\n2.500000000000000000e+00\n")
+        write_csv(folder / f"{name}.csv", flat_indices(corner))
+    (folder / "voxel_dimensions.csv").write_text("".join(f"{mm:.18e}\n" for mm in (3.9, 4.1, 2.5)))
     return folder
+
+
+def flat_indices(axes):
+    """Sorted flat indices of all voxels whose row, column and slice are in the three lists."""
+    return np.ravel_multi_index([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], OPENKBP_SHAPE)
 
 
 def write_csv(path, index, values=None):

@@ -76,19 +76,23 @@ def colour_bar(figure, axes, name, limits, label):
 def dvhs(run, case_id, methods):
     """Figure 7. Dose-volume histograms of one patient: planned as lines, predicted dashed, one panel a method."""
     case = run.open_cohort().load(case_id)
-    edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)
     figure, axes = panels(len(methods), height_in=3.0, sharey=True)
     for ax, method in zip(axes, methods):
-        dose_gy = predicted_dose_gy(run, method, case)
-        for name, mask in case.masks.items():
-            if mask.any():
-                line = darkened(structure_colour(name))
-                ax.plot(edges_gy, dvh_curve(case.dose_gy, mask, edges_gy), color=line, linewidth=1.4, label=name.replace("_", " "))
-                ax.plot(edges_gy, dvh_curve(dose_gy, mask, edges_gy), color=line, linewidth=1.4, linestyle="--")
-        ax.set(title=method, xlabel="dose / Gy", xlim=(0, edges_gy[-1]), ylim=(0, 102))
-    axes[0].set_ylabel("volume / %")
+        draw_dvhs(ax, case, predicted_dose_gy(run, method, case), case.masks)
+        ax.set(title=method, ylabel="volume / %" if ax is axes[0] else "")
     axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), title="planned, dashed: predicted", title_fontsize=7)
     return figure
+
+
+def draw_dvhs(ax, case, dose_hat_gy, structures):
+    """DVHs of the named structures: planned as lines, predicted dashed, the latter unless `dose_hat_gy` is None."""
+    edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)
+    for name in (name for name in structures if case.masks[name].any()):
+        mask, line = case.masks[name], dict(color=darkened(structure_colour(name)), linewidth=1.4)
+        ax.plot(edges_gy, dvh_curve(case.dose_gy, mask, edges_gy), label=name.replace("_", " "), **line)
+        if dose_hat_gy is not None:
+            ax.plot(edges_gy, dvh_curve(dose_hat_gy, mask, edges_gy), linestyle="--", **line)
+    ax.set(xlabel="dose / Gy", ylabel="volume / %", xlim=(0, edges_gy[-1]), ylim=(0, 102))
 
 
 def darkened(hex_colour, share=0.75):

@@ -18,10 +18,9 @@ from lib.cases.case import Case
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
 from lib.evaluation.dose import errors_gy
-from lib.evaluation.dvh import dvh_curve
 from lib.predictions import Prediction, load_prediction, predicted_cases, predicted_methods, prediction_path
 from lib.report import slices
-from lib.report.dose_figures import darkened, primary_target
+from lib.report.dose_figures import colour_bar, draw_dvhs, primary_target
 from lib.report.style import ERROR_MAP, SPREAD_MAP, WIDTH_IN, plt, use_style
 
 
@@ -128,13 +127,7 @@ def read_out(view):
 
 def draw_dvh(view, ax):
     """Dose-volume histograms of the structures shown, planned as lines, predicted dashed."""
-    edges_gy = np.arange(0, 1.15 * view.case.rx_gy, 0.5)
-    for name in (name for name in view.structures if view.case.masks[name].any()):
-        mask, line = view.case.masks[name], dict(color=darkened(slices.structure_colour(name)), linewidth=1.3)
-        ax.plot(edges_gy, dvh_curve(view.case.dose_gy, mask, edges_gy), label=name, **line)
-        if view.prediction is not None:
-            ax.plot(edges_gy, dvh_curve(view.prediction.dose_gy, mask, edges_gy), "--", **line)
-    ax.set(xlim=(0, edges_gy[-1]), ylim=(0, 102), xlabel="dose / Gy", ylabel="volume / %")
+    draw_dvhs(ax, view.case, view.prediction and view.prediction.dose_gy, view.structures)
     ax.set_title("planned" + (f", dashed: predicted by {view.method}" if view.prediction is not None else ""))
     if ax.lines:
         ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
