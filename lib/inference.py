@@ -112,7 +112,7 @@ def predict_chunk(predictor, samples, members, sampling, watch):
     if not predictor.method.timed:
         with autocast(predictor.device, predictor.precision):
             dose = predictor.network(laid_out(batch.cond, predictor), batch.constraints)
-        return dose.float().clamp(*DOSE_LIMITS).cpu()
+        return dose.clamp(*DOSE_LIMITS).cpu()
     noise = torch.stack([start_noise(s, m, sampling.seed) for s, m in zip(samples, members)]).to(predictor.device)
     alpha_bar = cosine_alpha_bar()
     generator = generator_for(sampling.seed, "eta", *(s.case_id for s in samples), *members)
@@ -138,7 +138,6 @@ def denoiser(predictor, batch, alpha_bar):
     def denoise(x_t, t):
         with autocast(predictor.device, predictor.precision):
             noise_hat = predictor.network(cond, batch.constraints, x_t, t)
-        noise_hat = noise_hat.float()
         return dose_from_noise(x_t, noise_hat, at_level(alpha_bar, t, x_t)), noise_hat
 
     return denoise

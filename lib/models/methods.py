@@ -31,7 +31,7 @@ def find_method(name):
 
 def regression_loss(network, batch, gradient_weight, spacing_mm):
     """The reference's regression loss; with a weight above 0 + the gradient loss."""
-    dose_hat = network(batch.cond, batch.constraints).float()
+    dose_hat = network(batch.cond, batch.constraints)
     loss = dose_loss(dose_hat, batch.dose)
     return loss + gradient_weight * gradient_loss(dose_hat, batch.dose, spacing_mm) if gradient_weight else loss
 
@@ -42,5 +42,5 @@ def diffusion_loss(network, batch, alpha_bar, generator):
     noise = torch.randn(batch.dose.shape, generator=generator).to(batch.dose.device)
     alpha_bar_t = at_level(alpha_bar, t, batch.dose)
     x_t = add_noise(batch.dose, noise, alpha_bar_t)
-    noise_hat = network(batch.cond, batch.constraints, x_t, t).float()
+    noise_hat = network(batch.cond, batch.constraints, x_t, t)
     return noise_loss(noise_hat, noise, x_t, alpha_bar_t)

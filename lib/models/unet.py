@@ -85,7 +85,9 @@ class UNet(nn.Module):
         for block in self.decoder:
             h = F.interpolate(h, scale_factor=2, mode="trilinear", align_corners=False)
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
-        return self.out(h)[:, :, : size[0], : size[1], : size[2]]
+        # half precision would round a dose near 1 to steps of 0.4 % and a noise before it is multiplied by up to 64,000
+        with torch.autocast(h.device.type, enabled=False):
+            return self.out(h.float())[:, :, : size[0], : size[1], : size[2]]
 
 
 def pad_to_stride(x):
