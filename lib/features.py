@@ -140,7 +140,7 @@ def cached_sample(cohort, case_id, coarsen):
     if path.exists():
         try:
             return read_sample(path)
-        except (SafetensorError, KeyError, OSError):
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError):
             path.unlink()  # damaged: made again below
     sample = make_sample(cohort.load(case_id), coarsen)
     meta = {"case_id": case_id, "site": sample.site, "rx_gy": repr(sample.rx_gy),
@@ -198,8 +198,8 @@ def patch_start(sample, size, generator):
         return (0, 0, 0)
     draw = torch.rand(4, generator=generator)
     start = [int(u * (r + 1)) for u, r in zip(draw, room)]
-    if draw[3] < 0.5:
-        dosed = torch.nonzero(sample.dose[0] > 0.1)
+    dosed = torch.nonzero(sample.dose[0] > 0.1) if draw[3] < 0.5 else ()
+    if len(dosed):
         centre = dosed[int(torch.randint(len(dosed), (1,), generator=generator))]
         start = [min(max(0, int(c) - s // 2), r) for c, s, r in zip(centre, size, room)]
     return tuple(start)

@@ -26,8 +26,10 @@ def prediction_path(folder, method, case_id):
 
 def save_prediction(path, dose_gy, coarsen, spread_gy=None):
     """Write volumes [d,h,w] of the training grid; what is stored is rounded to 0.01 Gy."""
-    volumes = {"dose": dose_gy} if spread_gy is None else {"dose": dose_gy, "spread": spread_gy}
-    stored = {name: np.rint(np.asarray(volume) / STEP_GY).astype(np.uint16) for name, volume in volumes.items()}
+    volumes = {"dose": np.asarray(dose_gy)} | ({} if spread_gy is None else {"spread": np.asarray(spread_gy)})
+    if not all(np.isfinite(volume).all() for volume in volumes.values()):
+        raise UserError(f"{path} is not written: the prediction holds values that are not finite")
+    stored = {name: np.rint(volume / STEP_GY).clip(0, 65535).astype(np.uint16) for name, volume in volumes.items()}
     with written_whole(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, coarsen=np.array(coarsen), **stored)
 
@@ -37,17 +39,17 @@ def load_prediction(path, shape):
     try:
         with np.load(path, allow_pickle=False) as stored:
             coarsen = int(stored["coarsen"])
-            volumes = {name: stored[name] for name in ("dose", "spread") if name in stored}
+            volumes = {name: stored[name] for name in ("dose", "spread") if name == "dose" or name in stored}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run 04_comparison first") from None
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}); run 04_comparison again") from None
     fine = {}
+    if any(volume.shape != tuple(-(-n // coarsen) for n in shape) for volume in volumes.values()):
+        raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
     for name, volume in volumes.items():
         tensor = torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None]
         fine[name] = refined(tensor, coarsen, shape)[0, 0].numpy()
-        if fine[name].shape != tuple(shape):
-            raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
     return Prediction(fine["dose"], fine.get("spread"))
 
 

@@ -4,6 +4,7 @@ Arrays are [D,H,W]: z from foot to head, y from front to back, x from the patien
 the directions in which DICOM's patient coordinates grow.
 """
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,19 +130,23 @@ def load_case(path):
         with np.load(path, allow_pickle=False) as stored:
             meta = json.loads(str(stored["meta"]))
             if meta.get("version") != VERSION:
-                raise UserError(f"{path} is a case file of version {meta.get('version')}, this code reads {VERSION}; "
-                                "make the cohort again")
+                raise UserError(f"it is of version {meta.get('version')}, this code reads {VERSION}")
             return decode_case(meta, stored["ct_hu"], stored["dose"], stored["masks"])
+    except UserError as error:
+        raise UserError(f"{path} cannot be used ({error}); make the cohort again") from None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; make the cohort again") from None
-    except (ValueError, KeyError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (ValueError, KeyError, OSError, EOFError, TypeError, AttributeError, ArithmeticError, zipfile.BadZipFile,
+            zipfile.zlib.error) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); make the cohort again") from None
 
 
 def decode_case(meta, ct_hu, dose, packed):
     shape = tuple(meta["shape"])
     count = 1 + len(meta["masks"])
-    masks = np.unpackbits(packed, count=count * int(np.prod(shape))).view(bool).reshape(count, *shape)
+    if packed.size != math.ceil(count * math.prod(shape) / 8):  # unpackbits would fill up with zeros
+        raise UserError("its masks are not of the case's shape")
+    masks = np.unpackbits(packed, count=count * math.prod(shape)).view(bool).reshape(count, *shape)
     return Case(case_id=meta["case_id"], ct_hu=ct_hu, dose_gy=decode_dose(dose, meta["dose_step_gy"]), dose_mask=masks[0],
                 masks=dict(zip(meta["masks"], masks[1:])), spacing_mm=tuple(meta["spacing_mm"]), site=meta["site"],
                 prescription_gy=meta["prescription_gy"], origin_mm=tuple(meta["origin_mm"]), orientation=meta["orientation"])

@@ -56,16 +56,29 @@ def open_cohort(folder, first_cases=0):
     if not (folder / "card.json").exists():
         raise UserError(f"{folder} is not a cohort: it has no card.json; make one with "
                         f"python -m lib.cases.cohort openkbp <folder of patients> --name {folder.name}")
-    card = read_json(folder / "card.json")
-    if card.get("version") != VERSION:
-        raise UserError(f"{folder / 'card.json'} is of version {card.get('version')}, this code reads {VERSION}; make it again")
-    split = {part: card["split"][part] for part in ("train", "validation", "test")}
+    card, split = read_card(folder / "card.json")
     if first_cases:
         split = reference_split(sorted(card["cases"])[:first_cases])
     missing = [i for part in split.values() for i in part if not (folder / f"{i}.npz").exists()]
     if missing:
         raise UserError(f"{folder} lacks {missing[0]}.npz, which its card lists; make the cohort again")
     return Cohort(folder, card, split)
+
+
+def read_card(path):
+    """(card, its split in order) of a cohort; a file that is no card of this version is refused."""
+    card = read_json(path)
+    version = card.get("version") if isinstance(card, dict) else None
+    if version != VERSION:
+        raise UserError(f"{path} is of version {version}, this code reads {VERSION}; make the cohort again")
+    try:
+        split = {part: list(card["split"][part]) for part in ("train", "validation", "test")}
+        foreign = [case_id for part in split.values() for case_id in part if case_id not in card["cases"]]
+        if foreign or card["site"] not in PROTOCOLS or not isinstance(card["name"], str):
+            raise KeyError(*foreign[:1])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a cohort's card ({error}); make the cohort again") from None
+    return card, split
 
 
 def reference_split(case_ids):

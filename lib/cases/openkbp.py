@@ -30,7 +30,7 @@ def find_patients(folder):
 
 def patient_number(folder):
     digits = folder.name.removeprefix("pt_")
-    if not digits.isdigit():
+    if not (digits.isascii() and digits.isdigit()):
         raise UserError(f"{folder} is not named pt_<number>; rename or remove it")
     return int(digits)
 
@@ -78,8 +78,11 @@ def read_csv(path, valued=False):
     """Flat indices int64 [N] and, if `valued`, values float64 [N]; refuses a cut, foreign or damaged file."""
     try:
         with open(path, "rb") as file:
+            columns = file.readline().count(b",") + 1
             file.seek(-1, 2)
             whole = file.read(1) == b"\n"
+        if whole and columns != 2:  # pandas would take the first of three for row names
+            raise ValueError(f"{columns} columns instead of 2")
         table = pd.read_csv(path, header=0, names=["index", "data"], dtype={"index": np.int64, "data": np.float64})
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; the patient is not complete") from None

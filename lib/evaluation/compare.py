@@ -2,6 +2,7 @@
 
 The rule is set before the run: a difference is called so only if its 95 % interval lies beyond a margin.
 """
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +24,10 @@ class Difference(NamedTuple):
 def paired_difference(first, second, seed=42):
     """Difference of two lists of values, one per patient in the same order; fewer than 3 give no interval."""
     difference = np.asarray(first, float) - np.asarray(second, float)
+    difference = difference[~np.isnan(difference)]  # a patient without one of the two values does not count
     n = len(difference)
     if n < 3:
-        return Difference(n, float(difference.mean()), None, None, None)
+        return Difference(n, float(difference.mean()) if n else math.nan, None, None, None)
     low, high = interval(difference, seed)
     p = float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
     return Difference(n, float(difference.mean()), low, high, p)

@@ -70,7 +70,7 @@ def openkbp_dvh_metrics_gy(case, dose_gy):
     """(structure, metric) -> Gy: targets D99, D95, D1, organs mean and D_0.1cc, for the structures present."""
     found = {}
     for name in PROTOCOLS[case.site].structures:
-        doses_gy = dose_gy[case.masks[name]] if name in case.masks else np.empty(0)
+        doses_gy = dose_gy[case.masks[name]].astype(np.float64) if name in case.masks else np.empty(0)
         if len(doses_gy) == 0:
             continue
         if name in PROTOCOLS[case.site].targets:
