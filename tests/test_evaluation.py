@@ -386,7 +386,9 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_a_missing_value_is_not_taken_for_a_difference():
-    assert verdict(paired_difference([1.0, np.nan, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]), 0.1) == "cannot be said"
+    with_gap = paired_difference([1.0, np.nan, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0])
+    assert with_gap == paired_difference([1.0, 3.0, 4.0], [0.0, 0.0, 0.0]) and with_gap.n == 3
+    assert verdict(paired_difference([1.0, np.nan, 3.0], [0.0, 0.0, np.nan]), 0.1) == "cannot be said"
 
 
 # --- the control without a network ---

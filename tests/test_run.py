@@ -16,8 +16,11 @@ STAGES = 8
 
 
 def run(folder, *arguments):
-    command = [sys.executable, "-m", "lib.run", str(ROOT / "params" / "smoke.yaml"), "-p",
-               f"cohort={ROOT / 'outputs' / 'cohorts' / 'phantom'}", *arguments]
+    cohorts = folder / "outputs" / "cohorts"
+    if not cohorts.exists():
+        cohorts.parent.mkdir(parents=True, exist_ok=True)
+        cohorts.symlink_to(ROOT / "outputs" / "cohorts")
+    command = [sys.executable, "-m", "lib.run", str(ROOT / "params" / "smoke.yaml"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 

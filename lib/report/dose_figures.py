@@ -24,7 +24,7 @@ def primary_target(case):
 
 
 def show(ax, case, plane, index, overlay, structures):
-    ax.imshow(render_slice(case, plane, index, overlay, structures=structures, box=body_box(case), opacity=0.55, size_px=420))
+    ax.imshow(render_slice(case, plane, index, overlay, structures=structures, box=body_box(case), opacity=0.55, size_px=360))
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)

@@ -1,10 +1,16 @@
-"""What is published: the key numbers of an experiment, marked by --publish, with which a fresh run is compared."""
+"""What is published: the key numbers of an experiment, marked by --publish, with which a fresh run is compared.
+
+The weights are published in bf16 as weights/<method>/, half the size, to sample from without training.
+"""
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
 
 from lib.experiment import commit
-from lib.files import read_json, write_json
+from lib.files import read_json, write_json, written_whole
 from lib.studies import by_method
 
 TOLERANCE_GY = 0.05
@@ -17,6 +23,13 @@ def key_numbers(folder):
 
 
 def write_published(folder):
+    """Mark the results of `folder` as the published ones, and put its weights beside them."""
+    for checkpoint in sorted(Path(folder, "checkpoints").glob("*/weights.safetensors")):
+        target = Path(folder, "weights", checkpoint.parent.name)
+        target.mkdir(parents=True, exist_ok=True)
+        with written_whole(target / checkpoint.name) as temporary:
+            save_file({name: w.to(torch.bfloat16) for name, w in load_file(checkpoint).items()}, temporary)
+        copyfile(checkpoint.parent / "config.json", target / "config.json")
     write_json(Path(folder) / "results" / "published.json", {"commit": commit(), "mae_gy": key_numbers(folder)})
 
 

@@ -14,7 +14,7 @@ SPREAD_MAP, ERROR_MAP = "viridis", "RdBu_r"
 WIDTH_IN = 8.0  # of a full-width figure
 
 SETTINGS = {
-    "figure.dpi": 110, "savefig.dpi": 160, "pdf.fonttype": 42, "font.family": "DejaVu Sans", "font.size": 9,
+    "figure.dpi": 95, "savefig.dpi": 140, "pdf.fonttype": 42, "font.family": "DejaVu Sans", "font.size": 9,
     "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8.5,
     "figure.constrained_layout.use": True, "lines.linewidth": 1.8, "lines.markersize": 4.5,
