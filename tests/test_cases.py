@@ -431,4 +431,4 @@ def test_a_case_with_an_empty_organ_is_described():
     empty = changed(case, masks=case.masks | {"Femur_L": np.zeros(SHAPE, bool)})
     row = describe_case(empty)
     assert row["findings"] == [] and "Femur_L" not in row["volume_cc"]
-    assert row["goals"]["Femur_L V50 Gy <= 5 %"] is None
+    assert row["goals"]["Femur_L V50 Gy ≤ 5 %"] is None

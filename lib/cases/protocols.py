@@ -25,7 +25,8 @@ class Goal(NamedTuple):
     def text(self):
         unit = {"V": " Gy", "Vcc": " Gy", "D": " %", "Dcc": " cc"}.get(self.statistic)
         name = f"{self.statistic[0]}{self.at:g}{unit}" if unit else f"D{self.statistic}"
-        return f"{self.structure} {name} {self.sense} {self.limit:g} {self.unit}"
+        sense = {"<=": "≤", ">=": "≥"}[self.sense]
+        return f"{self.structure} {name} {sense} {self.limit:g} {self.unit}"
 
 
 class Protocol(NamedTuple):

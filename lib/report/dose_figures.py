@@ -4,7 +4,7 @@ import numpy as np
 from lib.evaluation.dvh import dvh_curve
 from lib.predictions import load_prediction, prediction_path
 from lib.report.slices import Overlay, body_box, central_index, colour_lut, render_slice, structure_colour
-from lib.report.style import colour, panels, plt
+from lib.report.style import WIDTH_IN, panels
 
 DOSE_STEP_GY = 0.5
 DIFFERENCE_RANGE_GY = (-15.0, 15.0)
@@ -37,7 +37,7 @@ def dose_panels(run, case_id, methods, plane="axial"):
     index = central_index(case.masks[target], plane)
     shown = ["control", *methods]
     doses = {m: predicted_dose_gy(run, m, case) for m in shown}
-    figure, axes = panels(1 + len(shown), rows=2, height_in=1.75)
+    figure, axes = panels(1 + len(shown), rows=2, height_in=0.9 * WIDTH_IN / (1 + len(shown)) * aspect(case, plane) + 0.2)
     for ax in axes:
         ax.set_title("")
     dose_row, difference_row = axes[: 1 + len(shown)], axes[1 + len(shown) :]
@@ -49,8 +49,14 @@ def dose_panels(run, case_id, methods, plane="axial"):
         show(below, case, plane, index, difference_overlay(doses[method] - case.dose_gy), (target,))
     legend_of_structures(difference_row[0], case)
     colour_bar(figure, dose_row, "turbo", (0, 1.1 * case.rx_gy), "dose / Gy")
-    colour_bar(figure, difference_row, "RdBu_r", DIFFERENCE_RANGE_GY, "predicted - planned / Gy")
+    colour_bar(figure, difference_row, "RdBu_r", DIFFERENCE_RANGE_GY, "difference / Gy")
     return figure
+
+
+def aspect(case, plane):
+    """Height by width of a picture of the case."""
+    height, width = render_slice(case, plane, 0, box=body_box(case), size_px=100).shape[:2]
+    return height / width
 
 
 def predicted_dose_gy(run, method, case):
@@ -113,7 +119,7 @@ def planned_dvhs(cohort, rows):
             ax.plot(edges_gy, dvh_curve(case.dose_gy, case.masks[name], edges_gy), color="#333333", alpha=0.3, linewidth=0.8)
         ax.set_title(f"{name.replace('_', ' ')} (n = {len(present)})", fontsize=8)
     for ax in axes[len(structures) :]:
-        ax.axis("off")
+        ax.remove()
     figure.supxlabel("planned dose / Gy", fontsize=9)
     figure.supylabel("volume / %", fontsize=9)
     return figure
@@ -122,7 +128,7 @@ def planned_dvhs(cohort, rows):
 def gallery(cohort, rows, count):
     """Planned doses of `count` patients, those with findings first, axial and coronal through the target."""
     order = sorted(rows, key=lambda row: -len(row["findings"]))[:count]
-    figure, axes = panels(len(order), rows=2, height_in=2.0)
+    figure, axes = panels(len(order), rows=2, height_in=1.7)
     for column, row in enumerate(order):
         case = cohort.load(row["case_id"])
         for ax, plane in zip((axes[column], axes[len(order) + column]), ("axial", "coronal")):

@@ -84,7 +84,7 @@ def figure(folder, name):
 
 def table(frame):
     """A data frame as an HTML table whose cells are escaped."""
-    return Markup('<div class="scroll">{}</div>').format(Markup(frame.reset_index().to_html(index=False, escape=True, border=0, na_rep="")))
+    return Markup('<div class="scroll">{}</div>').format(Markup(frame.to_html(escape=True, border=0, na_rep="")))
 
 
 def bullets(text):

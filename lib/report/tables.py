@@ -7,6 +7,11 @@ from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
 from lib.studies import by_method
 
 
+def headed(rows, first):
+    """Rows as a data frame indexed by the column `first`, its name in the corner so that the header is one line."""
+    return pd.DataFrame(rows).set_index(first).rename_axis(index=None, columns=first)
+
+
 def with_interval(values, digits=2):
     """"mean [low, high]" over patients; without an interval for fewer than 3."""
     if len(values) < 3:
@@ -20,7 +25,7 @@ def step_grids(n_steps):
     gain = noise_gain(cosine_alpha_bar())
     rows = [{"steps asked": n, "network calls": len(leading_grid(n)), "first t": leading_grid(n)[0],
              "gain at the first t": f"{float(gain[leading_grid(n)[0]]):,.2f}"} for n in n_steps]
-    return pd.DataFrame(rows).set_index("steps asked")
+    return headed(rows, "steps asked")
 
 
 def step_curves(rows):
@@ -29,8 +34,8 @@ def step_curves(rows):
     for row in rows:
         table.setdefault((row["setting"], row["n_steps"]), []).append(row["mae_gy"])
     frame = pd.Series({key: with_interval(values) for key, values in table.items()}).unstack(0, sort=False)
-    frame.index.name = "steps (MAE / Gy)"
-    return frame[list(dict.fromkeys(row["setting"] for row in rows))]
+    frame = frame[list(dict.fromkeys(row["setting"] for row in rows))]
+    return frame.rename_axis(index=None, columns="steps (MAE / Gy)")
 
 
 def ensemble(rows, regression_rows, rx_gy):
@@ -45,8 +50,7 @@ def ensemble(rows, regression_rows, rx_gy):
     frame = pd.DataFrame({"mean over patients [95 % interval]": {name: with_interval(v) for name, v in lines.items()}})
     share = np.mean([row["spread_whole_volume_gy"] for row in rows]) / rx_gy
     frame.loc["the same as a fraction of the prescription"] = f"{share:.4f}"
-    frame.index.name = "quantity"
-    return frame
+    return frame.rename_axis(columns="quantity")
 
 
 def comparison(rows):
@@ -61,7 +65,7 @@ def comparison(rows):
                       "DVH score / Gy": f"{np.mean([e for r in own for e in r['dvh_errors_gy']]):.2f}",
                       "goals as planned / %": f"{goals_agree_pct(own):.0f}", "s per patient": f"{np.mean([r['seconds'] for r in own]):.2f}",
                       "order": np.mean(maes)})
-    return pd.DataFrame(frame).sort_values("order").drop(columns="order").set_index("method")
+    return headed(sorted(frame, key=lambda row: row["order"]), "method").drop(columns="order")
 
 
 def goals_agree_pct(rows):
@@ -82,13 +86,12 @@ def differences(rows, margin_gy):
             p = "" if d.p is None else f"{d.p:.2g}"
             frame.append({"method": method, "patients": d.n, "difference to the baseline / Gy": f"{d.mean:+.2f}",
                           "95 % interval / Gy": span, "Wilcoxon p": p, "error is": verdict(d, margin_gy)})
-    return pd.DataFrame(frame).set_index("method")
+    return headed(frame, "method")
 
 
 def claims(found):
     """The reference's claims beside ours."""
-    frame = pd.DataFrame(found)[["claim", "reference", "ours", "verdict", "why"]].set_index("claim")
-    return frame
+    return headed(found, "claim")[["reference", "ours", "verdict", "why"]]
 
 
 def structures(rows):
@@ -100,7 +103,7 @@ def structures(rows):
         means = [row["mean_gy"][name] for row in rows if name in row["mean_gy"]]
         frame.append({"structure": name, "patients": len(volumes), "volume / cc, median [min, max]": spanned(volumes, 0),
                       "planned mean dose / Gy, median [min, max]": spanned(means, 1)})
-    return pd.DataFrame(frame).set_index("structure")
+    return headed(frame, "structure")
 
 
 def spanned(values, digits):
@@ -114,11 +117,11 @@ def goals_met(rows):
         judged = [row["goals"][text] for row in rows if row["goals"].get(text) is not None]
         share = f"{100 * np.mean(judged):.0f}" if judged else ""
         frame.append({"goal": text, "plans judged": len(judged), "met": sum(judged), "met / %": share})
-    return pd.DataFrame(frame).set_index("goal")
+    return headed(frame, "goal")
 
 
 def findings(rows):
     """Every finding of the checks, by case."""
     found = [{"case": row["case_id"], "part": row["part"], "finding": text} for row in rows for text in row["findings"]]
     found = found or [{"case": "all", "part": "", "finding": "nothing looks wrong"}]
-    return pd.DataFrame(found).set_index("case")
+    return headed(found, "case")
