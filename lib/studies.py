@@ -17,19 +17,18 @@ from lib.predictions import prediction_path, save_prediction
 from lib.seeds import generator_for
 
 
-def setting_name(grid, start):
-    return "reference's grid" if grid == "leading" else f"start held at t = {start}"
+def setting_name(sampling):
+    return "reference's grid" if sampling.grid == "leading" else f"start held at t = {sampling.start}"
 
 
 def ablate_steps(run, predictor, samples, n_steps, held_at):
-    """Error against the number of steps, on the reference's grid and with the start held; noise is paired."""
-    settings = [("leading", None)] + [("held", start) for start in held_at]
-    rows = []
-    for grid, start in settings:
-        for n in n_steps:
-            sampling = Sampling(n_steps=n, grid=grid, start=start if start is not None else Sampling().start, seed=run.seed)
-            rows += step_rows(run, predictor, samples, sampling, setting_name(grid, start))
-    return rows
+    """Error against the number of steps, on the reference's grid and with the start held; noise is paired.
+
+    From a start at t there are t + 1 levels, so a held curve ends where more steps are asked than that.
+    """
+    settings = [Sampling(n_steps=n, seed=run.seed) for n in n_steps]
+    settings += [Sampling(n_steps=n, grid="held", start=start, seed=run.seed) for start in held_at for n in n_steps if n <= start + 1]
+    return [row for sampling in settings for row in step_rows(run, predictor, samples, sampling, setting_name(sampling))]
 
 
 def step_rows(run, predictor, samples, sampling, name):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.cases.case import Case, dose_step_gy, load_case, save_case
-from lib.cases.checks import describe_case, find_oddities
+from lib.evaluation.checks import describe_case, find_oddities
 from lib.cases.cohort import make_cohort, open_cohort, reference_split
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError

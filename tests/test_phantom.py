@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from lib.cases import phantom
-from lib.cases.checks import describe_case
+from lib.evaluation.checks import describe_case
 from lib.cases.cohort import open_cohort, reference_split
 from lib.errors import UserError
 from lib.experiment import ROOT

@@ -35,7 +35,7 @@ def step_curves(rows):
         table.setdefault((row["setting"], row["n_steps"]), []).append(row["mae_gy"])
     frame = pd.Series({key: with_interval(values) for key, values in table.items()}).unstack(0, sort=False)
     frame = frame[list(dict.fromkeys(row["setting"] for row in rows))]
-    return frame.rename_axis(index=None, columns="steps (MAE / Gy)")
+    return frame.fillna("").rename_axis(index=None, columns="steps (MAE / Gy)")
 
 
 def ensemble(rows, regression_rows, rx_gy):
