@@ -1,8 +1,11 @@
 """Sentences follow their numbers; the page escapes what it is given."""
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from lib.report import html, sentences, tables
+from lib.files import write_json
+from lib.report import html, published, sentences, tables
 
 
 def step_rows(errors, setting="reference's grid", patients=8):
@@ -62,3 +65,28 @@ def test_a_report_of_nothing_says_what_is_missing(tmp_path):
     html.build_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "has not been run" in page
+
+
+def finished(folder, mae_gy):
+    """An experiment's folder with a comparison in which the baseline has the given error."""
+    write_json(folder / "results" / "04_comparison.json", {"rows": method_rows({"baseline": mae_gy, "control": 8.0})})
+    (folder / "checkpoints" / "baseline").mkdir(parents=True, exist_ok=True)
+    save_file({"w": torch.full((3,), 1.2345)}, folder / "checkpoints" / "baseline" / "weights.safetensors")
+    write_json(folder / "checkpoints" / "baseline" / "config.json", {"method": "baseline"})
+
+
+def test_fresh_numbers_are_compared_with_the_published_ones(tmp_path):
+    finished(tmp_path, 4.0)
+    assert published.compare_with_published(tmp_path) == []
+    published.write_published(tmp_path)
+    assert any("baseline" in line and line.endswith("4.00  4.00  equal") for line in published.compare_with_published(tmp_path))
+    finished(tmp_path, 4.5)
+    assert any("baseline" in line and "+0.50" in line for line in published.compare_with_published(tmp_path))
+
+
+def test_published_weights_are_bf16_with_their_configuration(tmp_path):
+    finished(tmp_path, 4.0)
+    published.write_published(tmp_path)
+    stored = load_file(tmp_path / "weights" / "baseline" / "weights.safetensors")["w"]
+    assert stored.dtype == torch.bfloat16 and torch.allclose(stored.float(), torch.tensor(1.2345), atol=0.005)
+    assert (tmp_path / "weights" / "baseline" / "config.json").exists()
