@@ -11,7 +11,7 @@ import torch
 from lib.cases.case import Case
 from lib.cases.protocols import PROTOCOLS, Goal
 from lib.errors import UserError
-from lib.evaluation.compare import Difference, interval, paired_difference, verdict
+from lib.evaluation.compare import holm, Difference, interval, paired_difference, verdict
 from lib.evaluation.dose import errors_gy, openkbp_dose_error_gy, region_errors, regions
 from lib.evaluation.dvh import (TARGET_POINTS, dose_at_cc_gy, dose_at_volume_gy, dvh_curve, goal_values,
                                 openkbp_dvh_errors_gy, openkbp_dvh_metrics_gy, statistic, structure_mask)
@@ -328,7 +328,7 @@ def test_random_subsets_meet_the_mean_over_all_subsets():
 @pytest.mark.parametrize("n", [1, 2])
 def test_of_one_or_two_patients_nothing_can_be_said(n):
     difference = paired_difference([9.0] * n, [1.0] * n)
-    assert difference == Difference(n, 8.0, None, None, None)
+    assert difference == Difference(n, 8.0, None, None, None, None)
     assert verdict(difference, 0.1) == "cannot be said"
 
 
@@ -338,7 +338,7 @@ def test_of_one_or_two_patients_nothing_can_be_said(n):
     (-0.1, 0.1, "equal"), (0.02, 0.08, "equal"), (-0.1001, 0.1, "cannot be said"),
 ])
 def test_a_difference_is_called_so_only_beyond_the_margin(low, high, said):
-    assert verdict(Difference(10, (low + high) / 2, low, high, 0.5), 0.1) == said
+    assert verdict(Difference(10, (low + high) / 2, low, high, 0.5, None), 0.1) == said
 
 
 def test_a_constant_difference_is_its_own_interval():
@@ -350,7 +350,7 @@ def test_a_constant_difference_is_its_own_interval():
 
 def test_equal_lists_differ_by_nothing():
     difference = paired_difference([1.0, 2, 3, 4], [1.0, 2, 3, 4])
-    assert difference == Difference(4, 0, 0, 0, 1) and verdict(difference, 0.1) == "equal"
+    assert difference == Difference(4, 0, 0, 0, 1, None) and verdict(difference, 0.1) == "equal"
 
 
 def test_a_nearly_constant_difference_has_an_interval_of_numbers():
@@ -517,3 +517,16 @@ def test_predicted_methods_and_cases_are_those_with_a_file(volume, tmp_path):
     for method, case_id in (("flow", "toy_2"), ("flow", "toy_1"), ("ddpm", "toy_1")):
         save_prediction(prediction_path(tmp_path, method, case_id), volume, 1)
     assert predicted_methods(tmp_path) == ["ddpm", "flow"] and predicted_cases(tmp_path, "flow") == ["toy_1", "toy_2"]
+
+
+# --- several comparisons ---
+
+
+def test_holms_correction_is_the_worked_example():
+    assert [round(p, 10) if p is not None else None for p in holm([0.01, 0.04, 0.03, None, 0.005])] == [0.03, 0.06, 0.06, None, 0.02]
+
+
+def test_the_effect_size_is_mean_over_deviation_and_none_without_spread():
+    difference = paired_difference([2.0, 4.0, 6.0], [1.0, 1.0, 1.0])
+    assert difference.effect == pytest.approx(3.0 / 2.0)
+    assert paired_difference([2.0, 2.0, 2.0], [1.0, 1.0, 1.0]).effect is None

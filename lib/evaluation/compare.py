@@ -12,13 +12,19 @@ from lib.seeds import generator_for
 
 
 class Difference(NamedTuple):
-    """Mean paired difference (first - second) with its bootstrap 95 % interval and Wilcoxon's p (None if undefined)."""
+    """Mean paired difference (first - second) of n patients; what needs 3 patients or a spread is otherwise None.
+
+    low, high  bootstrap 95 % interval of the mean
+    p          Wilcoxon's signed-rank test
+    effect     Cohen's d_z: mean / standard deviation of the differences
+    """
 
     n: int
     mean: float
     low: float | None
     high: float | None
     p: float | None
+    effect: float | None
 
 
 def paired_difference(first, second, seed=42):
@@ -27,10 +33,21 @@ def paired_difference(first, second, seed=42):
     difference = difference[~np.isnan(difference)]  # a patient without one of the two values does not count
     n = len(difference)
     if n < 3:
-        return Difference(n, float(difference.mean()) if n else math.nan, None, None, None)
+        return Difference(n, float(difference.mean()) if n else math.nan, None, None, None, None)
     low, high = interval(difference, seed)
     p = float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
-    return Difference(n, float(difference.mean()), low, high, p)
+    sd = float(difference.std(ddof=1))
+    return Difference(n, float(difference.mean()), low, high, p, float(difference.mean()) / sd if sd > 0 else None)
+
+
+def holm(p_values):
+    """p-values of several comparisons, corrected for their number (Holm 1979, Scand. J. Stat. 6:65); None stays None."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected, highest = list(p_values), 0.0
+    for rank, (p, i) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        corrected[i] = highest
+    return corrected
 
 
 def interval(values, seed=42):

@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 
-from lib.evaluation.compare import interval, paired_difference, verdict
+from lib.evaluation.compare import holm, interval, paired_difference, verdict
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
 from lib.studies import by_method
 
@@ -78,15 +78,18 @@ def goals_agree_pct(rows):
 def differences(rows, margin_gy):
     """Each method against the baseline, paired by patient."""
     values = by_method(rows)
+    found = {method: paired_difference(values[method], values["baseline"]) for method in values if method != "baseline"}
     frame = []
-    for method in values:
-        if method != "baseline":
-            d = paired_difference(values[method], values["baseline"])
-            span = f"[{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else "none with fewer than 3 patients"
-            p = "" if d.p is None else f"{d.p:.2g}"
-            frame.append({"method": method, "patients": d.n, "difference to the baseline / Gy": f"{d.mean:+.2f}",
-                          "95 % interval / Gy": span, "Wilcoxon p": p, "error is": verdict(d, margin_gy)})
+    for (method, d), p in zip(found.items(), holm([d.p for d in found.values()])):
+        span = f"[{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else "none with fewer than 3 patients"
+        frame.append({"method": method, "patients": d.n, "difference to the baseline / Gy": f"{d.mean:+.2f}",
+                      "95 % interval / Gy": span, "effect size d_z": optional(d.effect, "+.1f"),
+                      "Wilcoxon p": optional(d.p, ".2g"), "p after Holm": optional(p, ".2g"), "error is": verdict(d, margin_gy)})
     return headed(frame, "method")
+
+
+def optional(value, form):
+    return "" if value is None else f"{value:{form}}"
 
 
 def claims(found):
