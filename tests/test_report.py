@@ -18,7 +18,7 @@ def step_rows(errors, setting="reference's grid", patients=8):
 def method_rows(means, patients=10):
     wobble = np.linspace(-0.3, 0.3, patients)
     return [dict(method=m, case_id=f"p{i}", mae_gy=mean + wobble[i] * (1 + 0.1 * k), rmse_gy=2.0, bias_gy=0.0, whole_volume_mae_gy=1.0,
-                 dose_score_gy=3.0, dvh_errors_gy=[1.0], seconds=1.0, goals={"g": True}, planned_goals={"g": True})
+                 dose_score_gy=3.0, dvh_errors_gy=[1.0], seconds=1.0, structure_mae_gy={"Rectum": mean} if i else {}, goals={"g": True}, planned_goals={"g": True})
             for k, (m, mean) in enumerate(means.items()) for i in range(patients)]
 
 
@@ -53,6 +53,11 @@ def test_a_network_that_does_not_beat_the_control_is_called_untrained():
 def test_tables_sort_methods_by_error():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0})
     assert list(tables.comparison(rows).index) == ["baseline", "ddpm", "control"]
+
+
+def test_structures_count_the_patients_that_have_them():
+    table = tables.structure_errors(method_rows({"baseline": 4.0, "control": 8.0}))
+    assert list(table.index) == ["Rectum (n = 9)"] and list(table.iloc[0]) == ["4.00", "8.00"]
 
 
 def test_hostile_names_are_escaped():

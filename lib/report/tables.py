@@ -68,6 +68,16 @@ def comparison(rows):
     return headed(sorted(frame, key=lambda row: row["order"]), "method").drop(columns="order")
 
 
+def structure_errors(rows):
+    """MAE / Gy by structure and method, mean over the patients that have the structure."""
+    names = sorted({name for row in rows for name in row["structure_mae_gy"]})
+    frame = []
+    for name in names:
+        maes = by_method([row | {"mae": row["structure_mae_gy"][name]} for row in rows if name in row["structure_mae_gy"]], "mae")
+        frame.append({"MAE / Gy in": f"{name} (n = {len(next(iter(maes.values())))})"} | {m: f"{np.mean(v):.2f}" for m, v in maes.items()})
+    return headed(frame, "MAE / Gy in")
+
+
 def goals_agree_pct(rows):
     """Share of clinical goals on which prediction and plan agree (both met or both missed), in %."""
     pairs = [(met, row["planned_goals"][text]) for row in rows for text, met in row["goals"].items()]
