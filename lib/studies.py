@@ -135,6 +135,11 @@ def keep_predictions(run, predictions, samples, case_ids):
                 save_prediction(prediction_path(run.folder, method, sample.case_id), members_gy.mean(axis=0), run.coarsen, spread)
 
 
+def sizes_of(rows):
+    """The ensemble sizes of `study_ensembles`' rows as they are keyed, from small to large (JSON sorts "10" before "3")."""
+    return sorted(rows[0]["mae_gy"], key=int)
+
+
 def by_method(rows, key="mae_gy"):
     """method -> values of `key`, one per patient in the same order."""
     found = {}

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from lib.files import write_json
 from lib.report import html, published, sentences, tables
+from lib.studies import sizes_of
 
 
 def step_rows(errors, setting="reference's grid", patients=8):
@@ -43,6 +44,15 @@ def test_with_two_patients_nothing_is_concluded():
     assert "cannot be said" in sentences.answer(rows, 0.1)
     assert "no interval with n = 2" in sentences.comparison_verdict(rows, 0.1)
     assert "cannot be said" in sentences.steps_verdict(step_rows({1: 3.0, 9: 6.0}, patients=2), step_rows({1: 3.0}), "ddpm", "baseline", 0.1)
+
+
+def test_a_sampler_worse_than_the_control_is_called_untrained_in_the_answer():
+    assert "too short" in sentences.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 9.0}), 0.1)
+    assert "too short" not in sentences.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}), 0.1)
+
+
+def test_ensemble_sizes_are_in_order_of_number_after_json():
+    assert sizes_of([{"mae_gy": {"1": 3.0, "10": 2.0, "3": 2.5}}]) == ["1", "3", "10"]
 
 
 def test_a_network_that_does_not_beat_the_control_is_called_untrained():

@@ -1,56 +1,161 @@
-"""Gamma index of a predicted dose: one number per voxel for its nearest agreement in space and dose.
+"""Gamma index of a predicted dose: how far, in space and dose, each planned voxel is from the predicted dose.
 
-Low et al. 1998 (Med. Phys. 25:656), Eq. 4 to 6: the least distance from a reference point to the evaluated dose,
-with space in units of the distance criterion and dose in units of the dose criterion. It is found without a search
-grid (Ju et al. 2008, Med. Phys. 35:879): the evaluated dose is linear on simplices between voxel centres, and the
-distance to a simplex has a closed form. The reference is the planned dose, the evaluation the predicted one.
+Low et al. 1998 (Med. Phys. 25:656), Eq. 4 to 6: the least distance from a reference point to the evaluated dose, with
+space in units of the distance criterion and dose in units of the dose criterion. Reference is the planned dose,
+evaluated the predicted one, interpolated linearly along each axis between voxel centres.
 
-Each cell of 2 x 2 x 2 voxel centres is cut along the paths that step from its first corner to its last (Kuhn's
-triangulation). The steps of a path are at right angles, so a simplex with first corner x_0 and steps s_1 .. s_k is
-x_0 + sum t_j s_j with 1 >= t_1 >= .. >= t_k >= 0, and all formulas below are sums over j.
+The evaluated dose is looked at on a cubic lattice around each reference point. Both doses lie on one grid, so that a
+point of the lattice has the same weights for every voxel, and those of one cell (the box between 2^n neighbouring
+voxel centres) are one product of a matrix with the doses at its corners. The search goes from near to far and leaves
+a voxel as soon as nothing farther away can be less (Wendling et al. 2007, Med. Phys. 34:1647).
 """
-import itertools
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-CHUNK = 8192  # reference points at a time: what one step needs then stays in a processor's cache
+CHUNK = 2**13  # reference points at a time; on a CPU their work shall fit its cache
+CHUNK_CUDA = 2**18
+RING = 0.2  # width of the rings in which the search grows, in units of the distance criterion
+OUTSIDE_GY = 1e20  # stands for the dose beyond the volume: never near, yet 0 times it is 0
+ROUNDING = 1e-5  # by which float32 may miss a gamma of exactly 1
 
 
-class Simplices(NamedTuple):
-    """All simplices of one number of steps k that start at a cell's first corner.
+class Patch(NamedTuple):
+    """The points of the search lattice that lie in one ring and one cell, as seen from a reference point.
 
-    corners  int64 [S,k+1]    their corners, as numbers of the cell's corners
-    steps    float64 [S,k,n]  s_j in units of the distance criterion
+    start      (n)              voxels from the reference point to the cell's first corner
+    inner2     number           least of `distance2`
+    distance2  float32 [K,1]    squared distances from the reference point, in units of the distance criterion
+    weights    float32 [K,2^n]  of the doses at the cell's corners
     """
 
-    corners: torch.Tensor
-    steps: torch.Tensor
+    start: tuple
+    inner2: float
+    distance2: torch.Tensor
+    weights: torch.Tensor
 
 
 def gamma_index(dose_gy, dose_hat_gy, spacing_mm, *, dose_pct, distance_mm, global_gy=None, local=False,
-                cutoff_pct=10.0, max_gamma=1.1, device="cpu"):
-    """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, both of one shape in 1, 2 or 3 dimensions.
+                cutoff_pct=10.0, max_gamma=1.1, interp_fraction=10, device="cpu"):
+    """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, arrays of one shape in 1, 2 or 3 dimensions.
 
-    spacing_mm   voxel size in array order
-    dose_pct     dose criterion in % of `global_gy`, or if `local` in % of the planned dose at the voxel
-    distance_mm  distance criterion
-    global_gy    the stated dose, usually the prescription; the cut-off is relative to it, also if `local`
-    cutoff_pct   voxels planned below this share of `global_gy` are not judged
-    max_gamma    nothing above it is searched for; a voxel with more gets this value
-    Returns float32 of the same shape, NaN where not judged. Raises ValueError for what cannot be computed.
+    spacing_mm       voxel size in array order
+    dose_pct         dose criterion in % of `global_gy`, or if `local` in % of the voxel's planned dose
+    distance_mm      distance criterion
+    global_gy        the stated dose in Gy, usually the prescription; the cut-off refers to it, also if `local`
+    cutoff_pct       voxels planned below this share of `global_gy` are not judged
+    max_gamma        nothing farther away is looked at; a voxel with more gets this value
+    interp_fraction  points of the search lattice per distance criterion
+    Returns float32, NaN where not judged. ValueError if the doses do not fit or a number is missing or not positive.
     """
-    dose_gy, dose_hat_gy = np.asarray(dose_gy), np.asarray(dose_hat_gy)
+    dose_gy, dose_hat_gy = (np.asarray(dose, np.float32, order="C") for dose in (dose_gy, dose_hat_gy))
     check_doses(dose_gy, dose_hat_gy, spacing_mm)
-    check_criteria(dose_pct, distance_mm, global_gy, cutoff_pct, max_gamma)
-    steps = np.divide(spacing_mm, distance_mm)
-    pad = [int(np.ceil(max_gamma / step)) + 1 for step in steps]
-    evaluated = torch.as_tensor(np.pad(dose_hat_gy.astype(np.float32), [(p, p) for p in pad], constant_values=np.nan))
-    surface = make_surface(evaluated.to(device), steps, max_gamma)
-    judged = dose_gy >= cutoff_pct / 100 * global_gy
-    criterion_gy = dose_pct / 100 * (dose_gy[judged] if local else np.full(judged.sum(), global_gy))
-    places = np.ravel_multi_index([axis + p for axis, p in zip(np.nonzero(judged), pad)], evaluated.shape)
+    if not 0 <= cutoff_pct < np.inf:
+        raise ValueError(f"cutoff_pct must be at least 0, not {cutoff_pct}")
+    check_positive(dose_pct=dose_pct, distance_mm=distance_mm, global_gy=global_gy, max_gamma=max_gamma,
+                   interp_fraction=interp_fraction)
+    judged = (dose_gy >= cutoff_pct / 100 * global_gy) & (dose_gy > 0 if local else True)
+    unit_gy = dose_pct / 100 * (dose_gy[judged] if local else np.full(judged.sum(), global_gy))
+    patches = make_patches(np.divide(spacing_mm, distance_mm), max_gamma, interp_fraction, device)
     gamma = np.full(dose_gy.shape, np.nan, np.float32)
-    gamma[judged] = search(surface, places, dose_gy[judged], criterion_gy, max_gamma)
+    gamma[judged] = search(dose_hat_gy, np.nonzero(judged), dose_gy[judged], unit_gy, patches, max_gamma, device)
     return gamma
+
+
+def gamma_pass_pct(dose_gy, dose_hat_gy, spacing_mm, *, region=None, **criteria):
+    """Share in % of the voxels above the cut-off, in `region` (bool) if given, with gamma <= 1; None if there is none.
+
+    The criteria are those of `gamma_index`.
+    """
+    return pass_pct(gamma_index(dose_gy, dose_hat_gy, spacing_mm, **criteria), region)
+
+
+def pass_pct(gamma, region=None):
+    """The same from a gamma index that is already there, for more than one region."""
+    if region is not None and np.shape(region) != gamma.shape:
+        raise ValueError(f"the region has the shape {np.shape(region)}, the doses have {gamma.shape}")
+    judged = gamma[~np.isnan(gamma) & (True if region is None else np.asarray(region, bool))]
+    return float(100.0 * (judged <= 1 + ROUNDING).mean()) if len(judged) else None
+
+
+def check_doses(dose_gy, dose_hat_gy, spacing_mm):
+    if dose_gy.shape != dose_hat_gy.shape or not 1 <= dose_gy.ndim <= 3:
+        raise ValueError(f"the doses must have one shape of 1 to 3 axes, not {dose_gy.shape} and {dose_hat_gy.shape}")
+    if np.shape(spacing_mm) != (dose_gy.ndim,) or not all(0 < s < np.inf for s in spacing_mm):
+        raise ValueError(f"spacing_mm must hold {dose_gy.ndim} positive numbers, not {spacing_mm}")
+    if not (np.isfinite(dose_gy).all() and np.isfinite(dose_hat_gy).all()):
+        raise ValueError("a dose holds values that are not finite")
+
+
+def check_positive(**numbers):
+    for name, value in numbers.items():
+        if value is None or not 0 < value < np.inf:
+            raise ValueError(f"{name} must be a positive number, not {value}")
+
+
+def make_patches(steps, max_gamma, interp_fraction, device):
+    """The search lattice within `max_gamma`, for voxels of `steps` distance criteria, as patches from near to far."""
+    reach = int(max_gamma * interp_fraction + 1e-9)
+    lattice = np.array(list(product(range(-reach, reach + 1), repeat=len(steps)))) / interp_fraction
+    lattice = lattice[(lattice**2).sum(1) <= max_gamma**2 + 1e-9]
+    voxels = np.round(lattice / steps, 9)  # a lattice point on a voxel centre must not lie beside it
+    cells = np.floor(voxels).astype(int)
+    rings = np.floor(np.linalg.norm(lattice, axis=1) / RING + 1e-9).astype(int)
+    kinds, kind = np.unique(np.column_stack([rings, cells]), axis=0, return_inverse=True)
+    corners = np.array(list(product((0, 1), repeat=len(steps))))
+    patches = []
+    for i, (_, *start) in enumerate(kinds):
+        own = kind.ravel() == i
+        inside = (voxels[own] - start)[:, None]
+        weights = np.where(corners, inside, 1 - inside).prod(-1)
+        distance2 = (lattice[own] ** 2).sum(1, keepdims=True)
+        patches.append(Patch(tuple(start), distance2.min(), *(torch.as_tensor(a, dtype=torch.float32, device=device)
+                                                              for a in (distance2, weights))))
+    return sorted(patches, key=lambda patch: patch.inner2)
+
+
+def search(dose_hat_gy, index, dose_gy, unit_gy, patches, max_gamma, device):
+    """Gamma [N] at the voxels `index` (n arrays [N]) of planned dose `dose_gy` [N] and dose criterion `unit_gy` [N]."""
+    pads = [max(map(abs, starts)) + 1 for starts in zip(*(patch.start for patch in patches))]
+    padded = np.pad(dose_hat_gy, [(p, p) for p in pads], constant_values=OUTSIDE_GY)
+    places = np.ravel_multi_index([i + p for i, p in zip(index, pads)], padded.shape)
+    points = [torch.as_tensor(a, device=device) for a in (places, dose_gy, unit_gy.astype(np.float32))]
+    padded = torch.as_tensor(padded, device=device)
+    ranges = cell_ranges(padded)
+    size = CHUNK_CUDA if padded.is_cuda else CHUNK
+    chunks = zip(*(array.split(size) for array in points))
+    return torch.cat([search_chunk(padded, ranges, *chunk, patches, max_gamma) for chunk in chunks]).cpu().numpy()
+
+
+def cell_ranges(padded):
+    """Least and greatest dose at the corners of the cell that begins at each voxel, both flattened."""
+    low = high = padded
+    for axis in range(padded.ndim):
+        low, high = torch.minimum(low, low.roll(-1, axis)), torch.maximum(high, high.roll(-1, axis))
+    return low.ravel(), high.ravel()
+
+
+def search_chunk(padded, ranges, places, dose_gy, unit_gy, patches, max_gamma):
+    """Gamma [N] of the reference points; each patch is computed for the points that it could improve."""
+    values, (low, high) = padded.ravel(), ranges
+    corners = [flat(corner, padded) for corner in product((0, 1), repeat=padded.ndim)]
+    corners = torch.tensor(corners, device=places.device)[:, None]
+    gamma2 = torch.full_like(dose_gy, max_gamma**2)
+    for patch in patches:
+        point = torch.nonzero(gamma2 > patch.inner2).ravel()
+        if len(point) == 0:
+            break
+        first, dose, unit = places[point] + flat(patch.start, padded), dose_gy[point], unit_gy[point]
+        gap = torch.maximum(low[first] - dose, dose - high[first]).clamp(min=0) / unit
+        near = torch.nonzero(gap**2 + patch.inner2 < gamma2[point]).ravel()
+        point, first, dose, unit = point[near], first[near], dose[near], unit[near]
+        difference = patch.weights @ ((values[first + corners] - dose) / unit)
+        gamma2[point] = torch.minimum(gamma2[point], (difference.square() + patch.distance2).amin(0))
+    return gamma2.sqrt()
+
+
+def flat(offset, volume):
+    """An offset in voxels as an offset in the flattened volume."""
+    return int(sum(o * s for o, s in zip(offset, volume.stride())))

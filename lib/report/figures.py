@@ -5,7 +5,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from lib.evaluation.compare import interval, paired_difference
 from lib.report.sentences import ranked
 from lib.report.style import RAMP, colour, panels, sns
-from lib.studies import by_method
+from lib.studies import by_method, sizes_of
 
 
 def training_curves(histories):
@@ -64,20 +64,20 @@ def draw_curve(ax, x, groups, line, label):
 def ensemble(rows, regression_rows, method, regression):
     """Figure 3. A error of a mean of n samples; B squared error against 1 / n, the law of averages."""
     figure, (left, right) = panels(2, height_in=3.2)
-    sizes = [int(n) for n in rows[0]["mae_gy"]]
+    sizes = [int(n) for n in sizes_of(rows)]
     draw_curve(left, sizes, [[row["mae_gy"][str(n)] for row in rows] for n in sizes], colour(method), f"mean of n samples of {method}")
     singles = np.mean([row["single_mae_gy"] for row in rows], axis=0)
     left.plot(np.ones(len(singles)), singles, "_", color=colour(method), markersize=9, alpha=0.7, label="one member each")
     left.axhline(np.mean([row["mae_gy"] for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2, label=regression)
     left.set(xlabel="samples averaged, n", ylabel="MAE in the dose mask / Gy", ylim=(0, None), xticks=sizes)
-    left.legend(loc="lower right")
+    left.legend(loc="best")
     floor, b = np.mean([row["floor_gy2"] for row in rows]), np.mean([row["b_gy2"] for row in rows])
     inverse = np.linspace(0, 1, 50)
     right.plot(inverse, floor + b * inverse, color=colour(method), label="floor + b / n")
     right.plot(1 / np.array(sizes), floor + b / np.array(sizes), "o", color=colour(method))
     right.axhline(np.mean([row["rmse_gy"] ** 2 for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2, label=regression)
     right.set(xlabel="1 / n", ylabel="mean squared error / Gy$^2$", ylim=(0, None))
-    right.legend(loc="lower right")
+    right.legend(loc="best")
     return figure
 
 

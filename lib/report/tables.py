@@ -4,7 +4,7 @@ import pandas as pd
 
 from lib.evaluation.compare import holm, interval, paired_difference, verdict
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
-from lib.studies import by_method
+from lib.studies import by_method, sizes_of
 
 
 def headed(rows, first):
@@ -40,7 +40,7 @@ def step_curves(rows):
 
 def ensemble(rows, regression_rows, rx_gy):
     """Expected errors by ensemble size, the law of averages, the spread."""
-    sizes = list(rows[0]["mae_gy"])
+    sizes = sizes_of(rows)
     mse = [row["rmse_gy"] ** 2 for row in regression_rows]
     lines = {f"MAE of a mean of {n} / Gy": [row["mae_gy"][n] for row in rows] for n in sizes}
     lines |= {"floor / Gy²": [row["floor_gy2"] for row in rows], "b / Gy²": [row["b_gy2"] for row in rows],

@@ -1,0 +1,117 @@
+"""Axial grids and what is carried from one to another: (z, y, x), the index growing along DICOM's +z, +y, +x."""
+from typing import NamedTuple
+
+import numpy as np
+from scipy.ndimage import find_objects
+
+from lib.errors import UserError
+
+MAX_VOXELS = 600**3
+STEP_TOLERANCE = 0.05  # share of the slice distance by which steps may differ
+
+
+class Grid(NamedTuple):
+    """Centre of voxel (0, 0, 0) and voxel size in mm, and the number of voxels, each (z, y, x)."""
+
+    origin_mm: tuple
+    spacing_mm: tuple
+    shape: tuple
+
+
+def even_step(positions_mm, name):
+    """The distance between sorted positions; a gap, a duplicate or an uneven step is refused."""
+    steps_mm = np.diff(positions_mm)
+    if not len(steps_mm) or steps_mm.min() < 0.01:
+        raise UserError(f"{name} has {'two slices at one position' if len(steps_mm) else 'a single slice'}")
+    step_mm = float(np.median(steps_mm))
+    worst = int(np.argmax(abs(steps_mm - step_mm)))
+    if abs(steps_mm[worst] - step_mm) > STEP_TOLERANCE * step_mm:
+        what = "slices are missing" if steps_mm[worst] > 1.5 * step_mm else "the slice distance changes"
+        raise UserError(f"{name}: {what} between z = {positions_mm[worst]:.2f} and {positions_mm[worst + 1]:.2f} mm")
+    return float(positions_mm[-1] - positions_mm[0]) / len(steps_mm)
+
+
+def turned(volume, orientation, first_mm, pixel_spacing_mm, step_mm, name):
+    """Frames [n, rows, columns] in the order of z, turned to the project's axes, and their Grid.
+
+    orientation  ImageOrientationPatient: where columns grow, then where rows grow; any axial one
+    first_mm     ImagePositionPatient (x, y, z) of the lowest frame's first pixel
+    """
+    directions = np.reshape(orientation, (2, 3))
+    if abs(abs(directions) - np.rint(abs(directions))).max() > 1e-3 or abs(directions[:, 2]).max() > 0.5 \
+            or not np.array_equal(np.rint(abs(directions)).sum(axis=0), (1, 1, 0)):
+        raise UserError(f"{name}: ImageOrientationPatient is not axial; export axial images, not oblique ones")
+    if abs(directions[0, 0]) < 0.5:  # columns run front to back
+        volume, directions, pixel_spacing_mm = volume.transpose(0, 2, 1), directions[::-1], pixel_spacing_mm[::-1]
+    signs = np.rint([directions[1, 1], directions[0, 0]]).astype(int)
+    origin_yx = [first_mm[1 - k] + min(sign, 0) * (volume.shape[k + 1] - 1) * pixel_spacing_mm[k]
+                 for k, sign in enumerate(signs)]
+    volume = np.ascontiguousarray(volume[:, :: signs[0], :: signs[1]])
+    rounded = [tuple(round(float(v), 6) for v in values)
+               for values in ((first_mm[2], *origin_yx), (step_mm, *pixel_spacing_mm))]
+    if min(rounded[1]) <= 0:
+        raise UserError(f"{name}: PixelSpacing {tuple(pixel_spacing_mm)} is not positive")
+    return volume, Grid(*rounded, volume.shape)
+
+
+def new_grid(grid, spacing_mm):
+    """The Grid of `spacing_mm` with the same first outer corner, as large as the old within half a voxel."""
+    try:
+        spacing_mm = tuple(float(s) for s in spacing_mm)
+    except (TypeError, ValueError):
+        spacing_mm = ()
+    if len(spacing_mm) != 3 or not all(0.3 <= s <= 20 for s in spacing_mm):
+        raise UserError("spacing_mm must be three numbers between 0.3 and 20: (dz, dy, dx) in mm")
+    shape = tuple(max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing_mm, spacing_mm))
+    if np.prod(shape, dtype=float) > MAX_VOXELS:
+        raise UserError(f"spacing_mm {spacing_mm} would make {shape} voxels, too many")
+    origin_mm = tuple(round(o + (new - old) / 2, 6) for o, old, new in zip(grid.origin_mm, grid.spacing_mm, spacing_mm))
+    return Grid(origin_mm, spacing_mm, shape)
+
+
+def linear(out, grid, axis, beyond=0.0):
+    """Weights float32 [n_out, n] of linear interpolation, averaged over points within a voxel that is coarser.
+
+    More than half a voxel outside `grid` the weights sum to `beyond`: 0, or 1 to go on with the last value.
+    """
+    step, n = grid.spacing_mm[axis], grid.shape[axis]
+    m = max(1, int(np.ceil(out.spacing_mm[axis] / step - 1e-3)))
+    weights = np.zeros((out.shape[axis], n), np.float64)
+    for part in (np.arange(m) + 0.5) / m - 0.5:
+        centres_mm = out.origin_mm[axis] + (np.arange(out.shape[axis]) + part) * out.spacing_mm[axis]
+        at = ((centres_mm - grid.origin_mm[axis]) / step).round(4)  # equal grids give whole numbers
+        share = np.where((at >= -0.5) & (at <= n - 0.5), 1.0, beyond) / m
+        low = np.floor(at.clip(0, n - 1)).astype(int)
+        high, rest, rows = np.minimum(low + 1, n - 1), at.clip(0, n - 1) - low, np.arange(len(at))
+        np.add.at(weights, (rows, low), share * (1 - rest))
+        np.add.at(weights, (rows, high), share * rest)
+    return weights.astype(np.float32)
+
+
+def overlap(out, grid, axis):
+    """Weights float32 [n_out, n]: which share of each new voxel lies in which old one."""
+    edges = [(np.arange(g.shape[axis] + 1) - 0.5) * g.spacing_mm[axis] + g.origin_mm[axis] for g in (out, grid)]
+    length = np.minimum(edges[0][1:, None], edges[1][1:]) - np.maximum(edges[0][:-1, None], edges[1][:-1])
+    return (length.clip(0) / out.spacing_mm[axis]).astype(np.float32)
+
+
+def apply(volume, weights):
+    """float32: each axis of a volume multiplied by its matrix [n_out, n], the one that shrinks it most first."""
+    for axis in sorted(range(3), key=lambda axis: weights[axis].shape[0] / weights[axis].shape[1]):
+        if not np.array_equal(weights[axis], np.eye(volume.shape[axis])):
+            volume = np.moveaxis(np.tensordot(weights[axis], volume, (1, axis)), 0, axis)
+    return np.ascontiguousarray(volume, np.float32)
+
+
+def resampled(volume, grid, out):
+    """A volume float32 on `grid` by linear interpolation on `out`, averaged where that is coarser."""
+    return volume if out == grid else apply(volume, [linear(out, grid, axis, beyond=1.0) for axis in range(3)])
+
+
+def fraction(mask, grid, out):
+    """bool on `out`: voxels at least half inside."""
+    boxes = find_objects(mask.astype(np.uint8))
+    if out == grid or not boxes:
+        return mask if out == grid else np.zeros(out.shape, bool)
+    weights = [overlap(out, grid, axis)[:, box] for axis, box in enumerate(boxes[0])]
+    return apply(mask[boxes[0]].astype(np.float32), weights) >= 0.5 - 1e-4

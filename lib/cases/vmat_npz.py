@@ -1,0 +1,142 @@
+"""The reference study's prostate plans: a folder with one npz per case, as its preprocessing writes them.
+
+What a file holds, arrays in (y, x, z), 512 x 512 x 256 voxels of 1 x 1 x 2 mm:
+
+    ct           clip(HU, -1000, 3000) / 4000 + 0.5
+    dose         Gy / 70
+    masks        uint8 [8,y,x,z], in the order of STRUCTURES
+    masks_sdf    signed distances; not read, because they are computed here from the masks
+    constraints  the 13 numbers of the study's conditioning vector; not read, lib.cases.protocols has them
+    metadata     a pickled dict; never opened, because opening a pickle runs what it says
+
+Without the metadata three things are taken for granted: the voxel size above, y from front to back and x from the
+patient's right to his left as DICOM has them, and z growing towards the head.
+"""
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from lib.cases.case import Case
+from lib.cases.protocols import PROSTATE
+from lib.errors import UserError
+
+STRUCTURES = ("PTV70", "PTV56", "Prostate", "Rectum", "Bladder", "Femur_L", "Femur_R", "Bowel")
+SPACING_MM = (2.0, 1.0, 1.0)  # z, y, x
+DOSE_UNIT_GY = 70.0
+BODY_HU = -400.0  # between air and the least dense tissue
+MARGIN_MM = 10.0  # kept around the body, the structures and the dose
+DOSE_KEPT_GY = 7.0  # a tenth of the prescription: dose that lies outside the body is kept from here on
+MOST_VOXELS = 2**28  # a header that announces more is damaged
+DAMAGE = (ValueError, KeyError, OSError, EOFError, TypeError, ArithmeticError, RuntimeError, SyntaxError,
+          tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile)
+
+
+def find_cases(folder):
+    """Case id -> file, sorted by id."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the folder that holds the study's case_*.npz")
+    found = {path.stem: path for path in sorted(folder.glob("*.npz"))}
+    if not found:
+        raise UserError(f"{folder} holds no .npz; give the folder that holds the study's case_*.npz")
+    return found
+
+
+def read_npz(path):
+    """One file as a Case on its own grid, cropped; raises a UserError that names the file.
+
+    The dose mask is the body: the largest connected part of the CT above -400 HU (which leaves a couch out where air
+    lies between), its holes filled slice by slice. The crop keeps it, the structures and dose from 7 Gy on, with a
+    margin of 10 mm.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_headers(archive)
+            return decode(path.stem, archive)
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except DAMAGE as error:
+        raise UserError(f"{path} is damaged or not one of the study's files ({type(error).__name__}: {error})") from None
+
+
+def check_headers(archive):
+    """Shapes and types before anything large is read."""
+    headers = {name: read_header(archive, name) for name in ("ct", "dose", "masks")}
+    shape = headers["ct"][0]
+    if len(shape) != 3 or not 0 < np.prod(shape, dtype=float) <= MOST_VOXELS:
+        raise UserError(f"its CT has the shape {shape}, not y, x, z")
+    if headers["dose"][0] != shape or headers["masks"][0] != (len(STRUCTURES), *shape):
+        raise UserError(f"its CT, dose and masks have the shapes {', '.join(str(h[0]) for h in headers.values())}; "
+                        f"the masks must be {len(STRUCTURES)} of the CT's and the dose's")
+    kinds = "".join(headers[name][1].kind for name in ("ct", "dose", "masks"))
+    if kinds not in ("ffu", "ffb"):
+        raise UserError("its CT and dose must be floating-point numbers, its masks uint8 or bool")
+
+
+def read_header(archive, name):
+    """(shape, dtype) of a member."""
+    if f"{name}.npy" not in archive.namelist():
+        raise UserError(f"it has no array {name}")
+    with archive.open(f"{name}.npy") as member:
+        read = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(member) == (1, 0) \
+            else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+    return shape, dtype
+
+
+def read_values(archive, name, low, high):
+    """A member's array, with every value between `low` and `high`; NaN is not."""
+    with archive.open(f"{name}.npy") as member:
+        values = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):
+            raise UserError(f"its array {name} goes on after its end")
+    if not (low <= values.min() and values.max() <= high):
+        raise UserError(f"its {name} runs from {values.min():g} to {values.max():g}, not within {low:g} to {high:g}")
+    return values
+
+
+def decode(case_id, archive):
+    """The Case of an open file; one large array at a time is held as stored."""
+    ct_hu = np.rint((read_values(archive, "ct", 0.249, 1.251) - np.float32(0.5)) * 4000).astype(np.int16)
+    body = largest_part(ct_hu > BODY_HU)
+    dose_gy = np.maximum(read_values(archive, "dose", -0.01, 2.0) * DOSE_UNIT_GY, 0).astype(np.float32)
+    masks = read_values(archive, "masks", 0, 1).view(bool)
+    box = box_around(body | (dose_gy >= DOSE_KEPT_GY) | masks.any(axis=0))
+    ct_hu, body, dose_gy, *masks = (turned(array[box]) for array in (ct_hu, body, dose_gy, *masks))
+    masks = {name: mask for name, mask in zip(STRUCTURES, masks) if mask.any()}
+    return Case(case_id=case_id, ct_hu=ct_hu, dose_gy=dose_gy, masks=masks, dose_mask=filled(body), spacing_mm=SPACING_MM,
+                prescription_gy={name: rx for name, rx in PROSTATE.targets.items() if name in masks}, site="prostate")
+
+
+def largest_part(mask):
+    """The largest connected part of a mask."""
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        raise UserError(f"its CT is nowhere above {BODY_HU:g} HU")
+    sizes = np.bincount(labels.ravel())
+    return labels == 1 + sizes[1:].argmax()
+
+
+def filled(mask):
+    """Without the holes that are closed in an axial slice: gas in the bowel, which dose is judged in too."""
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in mask])
+
+
+def box_around(mask):
+    """Slices (y, x, z) of the mask's bounding box with the margin."""
+    margins = [round(MARGIN_MM / SPACING_MM[axis]) for axis in (1, 2, 0)]
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    return tuple(slice(max(0, b.start - m), b.stop + m) for b, m in zip(box, margins))
+
+
+def turned(volume):
+    """(y, x, z) as (z, y, x)."""
+    return np.ascontiguousarray(volume.transpose(2, 0, 1))

@@ -1,0 +1,114 @@
+"""A prediction written as RTDOSE: read back within its step, in the patient's frame, said to be a prediction."""
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom")
+pytest.importorskip("skimage")
+
+from dicom_toys import CLASSES, PRIVATE, read_case, write_patient  # noqa: E402
+from lib.cases.dicom_rt import read_patient  # noqa: E402
+from lib.cases.rtdose import write_rtdose  # noqa: E402
+from lib.errors import UserError  # noqa: E402
+from toys import toy_case  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    return write_patient(toy_case(shape=(10, 16, 16)), tmp_path_factory.mktemp("dicom") / "p1", position="FFP")
+
+
+def exported(patient, path, dose_gy=None, spacing_mm=None, **names):
+    """(the case read from the folder, the predicted dose, what was written as a Dataset)."""
+    case, _ = read_patient(patient, spacing_mm=spacing_mm)
+    dose_gy = case.dose_gy * np.float32(0.9731) if dose_gy is None else dose_gy
+    write_rtdose(path, dose_gy, case, patient, **({"description": "dose", "method": "ddpm_v"} | names))
+    return case, dose_gy, pydicom.dcmread(path)
+
+
+def test_what_is_read_back_is_within_half_a_step_of_at_most_001_gy(patient, tmp_path):
+    _, dose_gy, ds = exported(patient, tmp_path / "dose.dcm")
+    assert ds.DoseGridScaling <= 0.01
+    assert abs(ds.pixel_array * float(ds.DoseGridScaling) - dose_gy).max() <= 0.51 * float(ds.DoseGridScaling)
+
+
+def test_in_place_of_the_planned_dose_it_reads_as_the_same_patient(patient, tmp_path):
+    folder = shutil.copytree(patient, tmp_path / "p1")
+    case, dose_gy, _ = exported(patient, tmp_path / "dose.dcm")
+    next(folder.glob("rtdose*")).unlink()
+    shutil.move(tmp_path / "dose.dcm", folder)
+    got = read_case(folder)
+    assert got.spacing_mm == case.spacing_mm and got.origin_mm == case.origin_mm
+    assert abs(got.dose_gy - dose_gy).max() < 0.002
+
+
+def test_on_a_coarser_grid_it_lies_where_the_case_lies(patient, tmp_path):
+    case, _, ds = exported(patient, tmp_path / "dose.dcm", spacing_mm=(20, 20, 20))
+    assert (ds.NumberOfFrames, ds.Rows, ds.Columns) == case.shape
+    assert np.allclose(ds.ImagePositionPatient, case.origin_mm[::-1]) and np.allclose(ds.PixelSpacing, (20, 20))
+    assert np.allclose(np.diff(ds.GridFrameOffsetVector), 20)
+
+
+def test_it_refers_to_the_patients_files_and_has_uids_of_its_own(patient, tmp_path):
+    _, _, ds = exported(patient, tmp_path / "dose.dcm")
+    found = {kind: [pydicom.dcmread(p) for p in sorted(patient.glob(f"{kind.lower()}*"))] for kind in CLASSES}
+    ct, uids = found["CT"][0], {d.SOPInstanceUID for files in found.values() for d in files}
+    assert ds.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == found["RTPLAN"][0].SOPInstanceUID
+    assert ds.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == found["RTSTRUCT"][0].SOPInstanceUID
+    assert {i.ReferencedSOPInstanceUID for i in ds.ReferencedImageSequence} == {d.SOPInstanceUID for d in found["CT"]}
+    assert (ds.FrameOfReferenceUID, ds.StudyInstanceUID) == (ct.FrameOfReferenceUID, ct.StudyInstanceUID)
+    assert all(str(ds.get(keyword)) == value for keyword, value in PRIVATE.items())
+    again = exported(patient, tmp_path / "again.dcm")[2]
+    assert len({ds.SOPInstanceUID, again.SOPInstanceUID, *uids}) == len(uids) + 2
+    assert ds.SeriesInstanceUID not in {d.SeriesInstanceUID for files in found.values() for d in files}
+
+
+def test_it_says_that_it_is_a_prediction_and_by_which_method(patient, tmp_path):
+    ds = exported(patient, tmp_path / "dose.dcm", method="refine", description="spread of 8 samples")[2]
+    assert ds.SeriesDescription == ds.DoseComment == "PREDICTION by refine: spread of 8 samples"
+    assert (ds.Modality, ds.DoseType, ds.DoseSummationType, ds.DoseUnits) == ("RTDOSE", "PHYSICAL", "PLAN", "GY")
+
+
+def test_below_outputs_it_is_refused_and_nothing_is_written(patient, tmp_path):
+    with pytest.raises(UserError, match="patient's name.*outputs"):
+        exported(patient, tmp_path / "outputs" / "run" / "dose.dcm")
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda dose: dose - 100, "negative"), (lambda dose: dose * np.nan, "numbers"), (lambda dose: dose[:-1], "shape"),
+    (lambda dose: dose * 100, "not a dose of a plan")])
+def test_what_is_no_dose_is_refused_and_nothing_is_written(change, words, patient, tmp_path):
+    with pytest.raises(UserError, match=words):
+        exported(patient, tmp_path / "dose.dcm", change(read_case(patient).dose_gy))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("description", ["x" * 60, "two\nlines", "back\\slash"])
+def test_a_description_that_dicom_cannot_hold_is_refused(description, patient, tmp_path):
+    with pytest.raises(UserError, match="SeriesDescription"):
+        exported(patient, tmp_path / "dose.dcm", description=description)
+
+
+def test_a_case_of_another_patient_is_refused(patient, tmp_path):
+    with pytest.raises(UserError, match="does not lie in the CT"):
+        other = toy_case(shape=(32, 16, 16))
+        write_rtdose(tmp_path / "dose.dcm", other.dose_gy, other, patient, description="dose", method="ddpm")
+
+
+def test_a_spread_of_nothing_is_written_as_zeros(patient, tmp_path):
+    ds = exported(patient, tmp_path / "spread.dcm", np.zeros((10, 16, 16)), description="spread")[2]
+    assert ds.pixel_array.max() == 0 < float(ds.DoseGridScaling)
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy is not installed (Debian: dicom3tools)")
+@pytest.mark.parametrize("with_plan", [True, False])
+def test_dciodvfy_finds_no_error(with_plan, patient, tmp_path):
+    folder = shutil.copytree(patient, tmp_path / "p1")
+    if not with_plan:
+        next(folder.glob("rtplan*")).unlink()
+    exported(folder, tmp_path / "dose.dcm")
+    told = subprocess.run(["dciodvfy", tmp_path / "dose.dcm"], capture_output=True, text=True, timeout=60)
+    assert not [line for line in (told.stderr + told.stdout).splitlines() if line.startswith("Error")]
