@@ -29,8 +29,8 @@ def write_text(path, text):
 
 
 def write_json(path, value):
-    """Write JSON with a stable key order; a NaN or an infinity is refused, because JSON has none."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    """Write JSON in the order of the value's keys; a NaN or an infinity is refused, because JSON has none."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path):

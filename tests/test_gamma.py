@@ -104,7 +104,8 @@ def test_turning_the_axes_with_their_spacing_changes_nothing(n, seed):
     planned, predicted, spacing_mm = pair(n, seed)
     gamma = gamma_index(planned, predicted, spacing_mm, **CRITERIA)
     for order in itertools.permutations(range(n)):
-        turned = gamma_index(planned.transpose(order), predicted.transpose(order), [spacing_mm[a] for a in order], **CRITERIA)
+        doses = planned.transpose(order), predicted.transpose(order)
+        turned = gamma_index(*doses, [spacing_mm[a] for a in order], **CRITERIA)
         assert np.allclose(turned, gamma.transpose(order), atol=1e-5, equal_nan=True)
 
 
@@ -208,7 +209,8 @@ def test_the_pass_rate_of_a_region_is_that_of_its_voxels_in_the_whole_search():
     (dict(dose_pct=0), "dose_pct"), (dict(dose_pct=-3), "dose_pct"), (dict(distance_mm=0), "distance_mm"),
     (dict(distance_mm=np.nan), "distance_mm"), (dict(global_gy=None), "global_gy"), (dict(global_gy=0), "global_gy"),
     (dict(global_gy=-70), "global_gy"), (dict(max_gamma=0), "max_gamma"), (dict(max_gamma=np.inf), "max_gamma"),
-    (dict(interp_fraction=0), "interp_fraction"), (dict(cutoff_pct=-1), "cutoff_pct"), (dict(cutoff_pct=np.nan), "cutoff_pct"),
+    (dict(interp_fraction=0), "interp_fraction"), (dict(cutoff_pct=-1), "cutoff_pct"),
+    (dict(cutoff_pct=np.nan), "cutoff_pct"),
     (dict(region=np.ones((4, 5), bool)), "region"),
 ])
 def test_a_mistake_ends_in_one_sentence_that_names_it(change, says):
@@ -266,7 +268,8 @@ def theirs(planned, predicted, spacing_mm, dose_pct, distance_mm, global_gy, **o
 def test_in_one_dimension_the_index_is_that_of_pymedphys(criterion, local):
     planned, predicted, spacing_mm = pair(1, seed=5)
     expected = theirs(planned, predicted, spacing_mm, criterion, criterion, 60.0, local_gamma=local)
-    gamma = gamma_index(planned, predicted, spacing_mm, dose_pct=criterion, distance_mm=criterion, global_gy=60.0, local=local)
+    gamma = gamma_index(planned, predicted, spacing_mm, dose_pct=criterion, distance_mm=criterion, global_gy=60.0,
+                        local=local)
     assert np.allclose(gamma, expected, atol=1e-4, equal_nan=True)
 
 

@@ -51,6 +51,24 @@ def test_a_sampler_worse_than_the_control_is_called_untrained_in_the_answer():
     assert "too short" not in sentences.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}), 0.1)
 
 
+def history(*errors):
+    return [dict(epoch=i, validation_mae_gy=error) for i, error in enumerate(errors)]
+
+
+@pytest.mark.parametrize("ddpm, told", [((20.0, 31.0, 25.0), "holds"), ((20.0, 15.0, 12.0), "does not hold")])
+def test_a_validation_error_swings_only_if_it_rises(ddpm, told):
+    assert sentences.claim_swing({"ddpm": history(*ddpm), "baseline": history(4.0, 3.0, 2.0)}, 0.1)["verdict"] == told
+
+
+@pytest.mark.parametrize("held, told", [({1: 9.0, 10: 3.0}, "does not hold"), ({1: 3.0, 10: 9.0}, "holds")])
+def test_the_claim_on_the_start_follows_the_held_curves(held, told):
+    steps = {"rows": step_rows({1: 5.0, 10: 8.0}) + step_rows(held, "start held at t = 999")}
+    assert sentences.claim_start(steps, 0.1)["verdict"] == told
+    assert sentences.claim_steps(steps, 0.1)["verdict"] == "holds"
+    mixed = {"rows": steps["rows"] + step_rows({1: 3.0, 10: 9.0} if told != "holds" else {1: 9.0, 10: 3.0}, "start held at t = 900")}
+    assert sentences.claim_start(mixed, 0.1)["verdict"] == "depends on the start"
+
+
 def test_ensemble_sizes_are_in_order_of_number_after_json():
     assert sizes_of([{"mae_gy": {"1": 3.0, "10": 2.0, "3": 2.5}}]) == ["1", "3", "10"]
 

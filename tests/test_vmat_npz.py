@@ -93,7 +93,8 @@ def test_left_and_right_femur_are_where_the_patients_left_and_right_are(path):
 
 
 @pytest.mark.parametrize("absent, expected", [
-    (("PTV56",), {"PTV70": 70.0}), (("PTV70",), {"PTV56": 56.0}), (("Bowel", "Femur_L"), {"PTV70": 70.0, "PTV56": 56.0}),
+    (("PTV56",), {"PTV70": 70.0}), (("PTV70",), {"PTV56": 56.0}),
+    (("Bowel", "Femur_L"), {"PTV70": 70.0, "PTV56": 56.0}),
 ])
 def test_an_empty_structure_is_absent_and_has_no_prescription(path, absent, expected):
     case = read_npz(write(path, arrays(absent)))
@@ -195,19 +196,26 @@ FAULTS = {
     "no dose": lambda m: {k: v for k, v in m.items() if k != "dose"},
     "no masks": lambda m: {k: v for k, v in m.items() if k != "masks"},
     "nothing": lambda m: {},
-    "ct nan": changed("ct", put(np.nan)), "ct inf": changed("ct", put(np.inf)), "ct in HU": changed("ct", lambda a: (a - 0.5) * 4000),
+    "ct nan": changed("ct", put(np.nan)), "ct inf": changed("ct", put(np.inf)),
+    "ct in HU": changed("ct", lambda a: (a - 0.5) * 4000),
     "ct below its range": changed("ct", put(0.1)), "ct above its range": changed("ct", put(1.5)),
-    "ct of air": changed("ct", lambda a: np.full_like(a, 0.25)), "ct of whole numbers": changed("ct", lambda a: a.astype(np.int16)),
+    "ct of air": changed("ct", lambda a: np.full_like(a, 0.25)),
+    "ct of whole numbers": changed("ct", lambda a: a.astype(np.int16)),
     "ct of two axes": changed("ct", lambda a: a[0]), "ct in z y x": changed("ct", lambda a: a.transpose(2, 0, 1)),
     "ct of no voxels": changed("ct", lambda a: a[:0]), "ct complex": changed("ct", lambda a: a.astype(complex)),
-    "dose nan": changed("dose", put(np.nan)), "dose inf": changed("dose", put(-np.inf)), "dose below 0": changed("dose", put(-0.5)),
+    "dose nan": changed("dose", put(np.nan)), "dose inf": changed("dose", put(-np.inf)),
+    "dose below 0": changed("dose", put(-0.5)),
     "dose in Gy": changed("dose", lambda a: a * 70), "dose in cGy": changed("dose", lambda a: a * 7000),
     "dose empty": changed("dose", np.zeros_like), "dose cut": changed("dose", lambda a: a[:, :, :-1]),
-    "dose as text": changed("dose", lambda a: a.astype(str)), "dose of one number": changed("dose", lambda a: a[0, 0, 0]),
-    "masks of seven": changed("masks", lambda a: a[:7]), "masks of nine": changed("masks", lambda a: np.concatenate([a, a[:1]])),
+    "dose as text": changed("dose", lambda a: a.astype(str)),
+    "dose of one number": changed("dose", lambda a: a[0, 0, 0]),
+    "masks of seven": changed("masks", lambda a: a[:7]),
+    "masks of nine": changed("masks", lambda a: np.concatenate([a, a[:1]])),
     "masks last": changed("masks", lambda a: a.transpose(1, 2, 3, 0)), "masks not 0 or 1": changed("masks", put(2)),
-    "masks of 255": changed("masks", lambda a: a * 255), "masks as numbers": changed("masks", lambda a: a.astype(np.float32)),
-    "masks of int64": changed("masks", lambda a: a.astype(np.int64)), "masks of uint16": changed("masks", lambda a: a.astype(np.uint16)),
+    "masks of 255": changed("masks", lambda a: a * 255),
+    "masks as numbers": changed("masks", lambda a: a.astype(np.float32)),
+    "masks of int64": changed("masks", lambda a: a.astype(np.int64)),
+    "masks of uint16": changed("masks", lambda a: a.astype(np.uint16)),
     "masks of structures": changed("masks", lambda a: np.zeros(a.shape, [("a", "u1")])),
     "no target": changed("masks", lambda a: a * (np.arange(8) > 1).astype(np.uint8)[:, None, None, None]),
 }
@@ -244,15 +252,18 @@ def test_flipped_bits_are_refused_by_name_or_do_no_harm(path, seed):
 
 
 @pytest.mark.parametrize("header", [
-    b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 99999999, 9999), }", b"{'descr': '<f4'}", b"(((((", b"{'a':",
+    b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 99999999, 9999), }", b"{'descr': '<f4'}", b"(((((",
+    b"{'a':",
     b"{'descr': '<f4', 'fortran_order': False, 'shape': (-48, -56, 12), }",
-    b"{'descr': 'nonsense', 'fortran_order': False, 'shape': (48, 56, 12), }", b"__import__('os').mkdir('sprung')", b"\xff\xfe\x00",
+    b"{'descr': 'nonsense', 'fortran_order': False, 'shape': (48, 56, 12), }", b"__import__('os').mkdir('sprung')",
+    b"\xff\xfe\x00",
     b"{'descr': '|O', 'fortran_order': False, 'shape': (48, 56, 12), }",
 ])
 def test_a_forged_header_is_refused_before_anything_is_allocated(path, header):
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("ct", "dose", "masks"):
-            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + len(header + b"\n").to_bytes(2, "little") + header + b"\n" + b"0" * 99)
+            length = len(header + b"\n").to_bytes(2, "little")
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + length + header + b"\n" + b"0" * 99)
     refused(path)
 
 

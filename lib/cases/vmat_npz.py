@@ -64,7 +64,7 @@ def read_npz(path):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except DAMAGE as error:
-        raise UserError(f"{path} is damaged or not one of the study's files ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path} is damaged or none of the study's ({type(error).__name__}: {error})") from None
 
 
 def check_headers(archive):
@@ -112,8 +112,9 @@ def decode(case_id, archive):
     box = box_around(body | (dose_gy >= DOSE_KEPT_GY) | masks.any(axis=0))
     ct_hu, body, dose_gy, *masks = (turned(array[box]) for array in (ct_hu, body, dose_gy, *masks))
     masks = {name: mask for name, mask in zip(STRUCTURES, masks) if mask.any()}
-    return Case(case_id=case_id, ct_hu=ct_hu, dose_gy=dose_gy, masks=masks, dose_mask=filled(body), spacing_mm=SPACING_MM,
-                prescription_gy={name: rx for name, rx in PROSTATE.targets.items() if name in masks}, site="prostate")
+    prescription_gy = {name: rx for name, rx in PROSTATE.targets.items() if name in masks}
+    return Case(case_id=case_id, ct_hu=ct_hu, dose_gy=dose_gy, masks=masks, dose_mask=filled(body),
+                spacing_mm=SPACING_MM, prescription_gy=prescription_gy, site="prostate")
 
 
 def largest_part(mask):

@@ -39,7 +39,7 @@ class Patch(NamedTuple):
 
 def gamma_index(dose_gy, dose_hat_gy, spacing_mm, *, dose_pct, distance_mm, global_gy=None, local=False,
                 cutoff_pct=10.0, max_gamma=1.1, interp_fraction=10, device="cpu"):
-    """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, arrays of one shape in 1, 2 or 3 dimensions.
+    """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, of one shape in 1, 2 or 3 dimensions.
 
     spacing_mm       voxel size in array order
     dose_pct         dose criterion in % of `global_gy`, or if `local` in % of the voxel's planned dose

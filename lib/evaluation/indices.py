@@ -3,7 +3,7 @@ from lib.evaluation.dvh import dose_at_volume_gy
 
 
 def conformity_index(dose_gy, target, rx_gy):
-    """TV_PIV^2 / (TV PIV), from 0 to 1 where the isodose of `rx_gy` is the target (Paddick 2000, J. Neurosurg. 93 S3:219).
+    """TV_PIV^2 / (TV PIV), 1 where the isodose of `rx_gy` is the target (Paddick 2000, J. Neurosurg. 93 S3:219).
 
     TV is the target (bool, of the dose's shape), PIV where the dose is at least `rx_gy`, TV_PIV both. None without
     a target; 0 where no voxel gets the prescription.
