@@ -10,10 +10,12 @@ import torch
 
 from lib.evaluation.dose import errors_gy, openkbp_dose_error_gy, region_errors
 from lib.evaluation.dvh import goal_values, openkbp_dvh_errors_gy
+from lib.evaluation.gamma import gamma_index, pass_pct
 from lib.evaluation.uncertainty import ensemble_law, mean_of_subsets, spread_gy
 from lib.inference import Sampling, on_case_grid, predict_doses
 from lib.models.control import fit_control, predict_control
 from lib.predictions import prediction_path, save_prediction
+from lib.progress import progress
 from lib.seeds import generator_for
 
 
@@ -123,6 +125,22 @@ def method_row(case, method, dose_gy, seconds):
                 structure_mae_gy={name: e["mae_gy"] for name, e in errors.items() if name in case.masks},
                 goals={text: met for text, (_, met) in goal_values(case, dose_gy).items()},
                 planned_goals={text: met for text, (_, met) in goal_values(case, case.dose_gy).items()})
+
+
+def study_gamma(run, predictions, samples):
+    """One row per method and patient: gamma pass rates, global to the prescription, cut-off 10 %, body and targets."""
+    return [gamma_row(run.open_cohort().load(sample.case_id), method, on_case_grid(dose.mean(0, keepdim=True), sample, run.coarsen)[0])
+            for method, (doses, _) in predictions.items() for sample, dose in zip(samples, progress(doses, f"gamma of {method}"))]
+
+
+def gamma_row(case, method, dose_gy):
+    targets = np.any([case.masks[name] for name in case.prescription_gy], axis=0)
+    row = dict(method=method, case_id=case.case_id)
+    for size in (3, 2):
+        index = gamma_index(case.dose_gy, np.where(case.dose_mask, dose_gy, 0), case.spacing_mm, dose_pct=size, distance_mm=size,
+                            global_gy=case.rx_gy)
+        row |= {f"body_{size}pct_{size}mm": pass_pct(index), f"targets_{size}pct_{size}mm": pass_pct(index, targets)}
+    return row
 
 
 def keep_predictions(run, predictions, samples, case_ids):

@@ -1,6 +1,8 @@
 """A cohort: a folder of case files with a card that lists them, their split and whom the import left out.
 
     python -m lib.cases.cohort openkbp /data/open-kbp/provided-data --name openkbp
+    python -m lib.cases.cohort dicom /data/clinic --name clinic --spacing-mm 3 3 3
+    python -m lib.cases.cohort vmat /data/processed_npz --name clinic-npz
     python -m lib.cases.cohort phantom
 """
 import argparse
@@ -11,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import PROTOCOLS
@@ -95,7 +98,8 @@ def reference_split(case_ids):
 def make_cohort(folder, items, read, split, source, workers=2, report=print):
     """Read each of `items` (case id -> what `read` takes) in parallel and write the cohort to `folder`.
 
-    A patient that cannot be used is left out, listed with the reason, and the others go on.
+    `read` returns a Case, or a Case and a dict of what the card should say of its import. A patient that cannot be used
+    is left out, listed with the reason, and the others go on. Without a `split` it is the reference's rule.
     """
     folder = Path(folder)
     if not items:
@@ -112,6 +116,7 @@ def make_cohort(folder, items, read, split, source, workers=2, report=print):
                 cases[case_id] = summary
     if not cases:
         raise UserError(f"none of {len(items)} patients could be used; the first: {next(iter(left_out.values()))}")
+    split = split or (reference_split(list(cases)) if len(cases) > 2 else {"train": [], "validation": [], "test": list(cases)})
     split = {part: [i for i in ids if i in cases] for part, ids in split.items()}
     card = dict(version=VERSION, name=folder.name, source=source, site=next(iter(cases.values()))["site"],
                 cases=cases, split=split, left_out=left_out)
@@ -122,11 +127,12 @@ def make_cohort(folder, items, read, split, source, workers=2, report=print):
 def import_case(folder, read, case_id, item):
     """Read and write one case; returns (its summary, None) or (None, the reason why it is left out)."""
     try:
-        case = read(item)
+        made = read(item)
+        case, details = made if isinstance(made, tuple) else (made, None)
         save_case(case, folder / f"{case_id}.npz")
     except UserError as error:
         return None, str(error)
-    return summarise(case, folder / f"{case_id}.npz"), None
+    return summarise(case, folder / f"{case_id}.npz") | ({"import": details} if details else {}), None
 
 
 def summarise(case, path):
@@ -144,6 +150,28 @@ def make_openkbp(source, folder, workers=2):
     return make_cohort(folder, items, openkbp.read_patient, split, "OpenKBP, public CSV folders", workers)
 
 
+def make_dicom(source, folder, workers=2, **options):
+    """`options` go to lib.cases.dicom_rt.read_patient: spacing_mm, aliases, site."""
+    from lib.cases import dicom_rt
+
+    read = partial(dicom_rt.read_patient, **options)
+    return make_cohort(folder, dicom_rt.find_patients(source), read, None, "DICOM-RT folders", workers)
+
+
+def make_vmat(source, folder, workers=2):
+    from lib.cases import vmat_npz
+
+    return make_cohort(folder, vmat_npz.find_cases(source), vmat_npz.read_npz, None, "the reference study's npz files", workers)
+
+
+def read_aliases(path):
+    """Protocol name -> list of structure names, from YAML."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not readable as YAML ({' '.join(str(error).split())})") from None
+
+
 def make_phantoms(folder, workers=2):
     from lib.cases import phantom
 
@@ -156,24 +184,34 @@ def make_phantoms(folder, workers=2):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m lib.cases.cohort", description="Make a cohort of case files.")
-    parser.add_argument("source", choices=["openkbp", "phantom"])
+    parser.add_argument("source", choices=["openkbp", "dicom", "vmat", "phantom"])
     parser.add_argument("folder", nargs="?", help="the source's folder of patients (not for phantoms)")
     parser.add_argument("--name", help="name of the cohort; default: the source's")
     parser.add_argument("--workers", type=int, default=2, help="processes that read in parallel")
+    parser.add_argument("--spacing-mm", type=float, nargs=3, metavar=("DZ", "DY", "DX"), help="dicom: grid of the cases; default: the CT's")
+    parser.add_argument("--aliases", help="dicom: YAML file, structure of ours -> list of the clinic's names for it")
+    parser.add_argument("--site", choices=list(PROTOCOLS), help="dicom: default: the one whose organs are found")
     options = parser.parse_args(arguments)
-    target = FOLDER / (options.name or options.source)
     try:
-        if options.source == "phantom":
-            cohort = make_phantoms(target, options.workers)
-        elif options.folder:
-            cohort = make_openkbp(options.folder, target, options.workers)
-        else:
-            raise UserError("openkbp needs the folder that holds train-pats and validation-pats")
+        cohort = make_named(options, FOLDER / (options.name or options.source))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
     print(f"{cohort.folder}: {len(cohort.card['cases'])} cases ({parts}); {len(cohort.card['left_out'])} left out")
+
+
+def make_named(options, target):
+    """The cohort that the command line asks for."""
+    if options.source == "phantom":
+        return make_phantoms(target, options.workers)
+    if not options.folder:
+        raise UserError(f"{options.source} needs the folder of its patients")
+    if options.source in ("openkbp", "vmat"):
+        make = make_openkbp if options.source == "openkbp" else make_vmat
+        return make(options.folder, target, options.workers)
+    aliases = read_aliases(options.aliases) if options.aliases else None
+    return make_dicom(options.folder, target, options.workers, spacing_mm=options.spacing_mm, aliases=aliases, site=options.site)
 
 
 if __name__ == "__main__":

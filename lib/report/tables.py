@@ -68,6 +68,18 @@ def comparison(rows):
     return headed(sorted(frame, key=lambda row: row["order"]), "method").drop(columns="order")
 
 
+def gamma(rows):
+    """Gamma pass rates in %, mean over patients; a sampled method by the mean of its samples."""
+    names = {"body_3pct_3mm": "body, 3 % / 3 mm", "targets_3pct_3mm": "targets, 3 % / 3 mm",
+             "body_2pct_2mm": "body, 2 % / 2 mm", "targets_2pct_2mm": "targets, 2 % / 2 mm"}
+    frame = []
+    for method in by_method(rows, "case_id"):
+        own = [row for row in rows if row["method"] == method]
+        shares = {title: [row[key] for row in own if row[key] is not None] for key, title in names.items()}
+        frame.append({"gamma pass / %": method, "patients": len(own)} | {t: f"{np.mean(v):.1f}" if v else "" for t, v in shares.items()})
+    return headed(frame, "gamma pass / %")
+
+
 def structure_errors(rows):
     """MAE / Gy by structure and method, mean over the patients that have the structure."""
     names = sorted({name for row in rows for name in row["structure_mae_gy"]})
