@@ -3,7 +3,7 @@ import numpy as np
 
 from lib.evaluation.dvh import dvh_curve
 from lib.predictions import load_prediction, prediction_path
-from lib.report.slices import Overlay, body_box, central_index, colour_lut, render_slice, structure_colour
+from lib.report.slices import PLANES, Overlay, body_box, central_index, colour_lut, render_slice, structure_colour
 from lib.report.style import WIDTH_IN, panels
 
 DOSE_STEP_GY = 0.5
@@ -24,7 +24,8 @@ def primary_target(case):
 
 
 def show(ax, case, plane, index, overlay, structures):
-    ax.imshow(render_slice(case, plane, index, overlay, structures=structures, box=body_box(case), opacity=0.55, size_px=360))
+    box = slice_box(case, plane, index)
+    ax.imshow(render_slice(case, plane, index, overlay, structures=structures, box=box, opacity=0.55, size_px=360))
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
@@ -37,7 +38,7 @@ def dose_panels(run, case_id, methods, plane="axial"):
     index = central_index(case.masks[target], plane)
     shown = ["control", *methods]
     doses = {m: predicted_dose_gy(run, m, case) for m in shown}
-    figure, axes = panels(1 + len(shown), rows=2, height_in=0.9 * WIDTH_IN / (1 + len(shown)) * aspect(case, plane) + 0.2)
+    figure, axes = panels(1 + len(shown), rows=2, height_in=0.9 * WIDTH_IN / (1 + len(shown)) * aspect(case, plane, index) + 0.25)
     for ax in axes:
         ax.set_title("")
     dose_row, difference_row = axes[: 1 + len(shown)], axes[1 + len(shown) :]
@@ -53,9 +54,22 @@ def dose_panels(run, case_id, methods, plane="axial"):
     return figure
 
 
-def aspect(case, plane):
-    """Height by width of a picture of the case."""
-    height, width = render_slice(case, plane, 0, box=body_box(case), size_px=100).shape[:2]
+def slice_box(case, plane, index):
+    """Three slices around the dose mask as one slice of the plane shows it: shoulders do not make a neck small."""
+    mask = np.moveaxis(case.dose_mask, PLANES[plane], 0)[index]
+    if not mask.any():
+        return body_box(case)
+    box = []
+    for axis, spacing_mm in zip((0, 1), (s for a, s in enumerate(case.spacing_mm) if a != PLANES[plane])):
+        found, margin = np.flatnonzero(mask.any(axis=1 - axis)), round(10 / spacing_mm)
+        box.append(slice(max(0, found[0] - margin), found[-1] + 1 + margin))
+    box.insert(PLANES[plane], slice(0, case.shape[PLANES[plane]]))
+    return tuple(box)
+
+
+def aspect(case, plane, index):
+    """Height by width of a picture of the slice."""
+    height, width = render_slice(case, plane, index, box=slice_box(case, plane, index), size_px=100).shape[:2]
     return height / width
 
 
@@ -68,7 +82,7 @@ def legend_of_structures(ax, case):
     ax.axis("off")
     for name in case.masks:
         ax.plot([], [], color=structure_colour(name), label=name.replace("_", " "))
-    ax.legend(loc="center", fontsize=7, labelspacing=0.3)
+    ax.legend(loc="center", fontsize=6.5, labelspacing=0.25)
 
 
 def colour_bar(figure, axes, name, limits, label):
