@@ -196,7 +196,7 @@ def answer(rows, margin_gy):
             "equal": f"Not for accuracy: {text}, so the two are equal within {margin_gy:g} Gy."}.get(
         verdict(d, margin_gy), f"For accuracy it {CANNOT}: {text}.")
     if verdict(d, margin_gy) == "higher" and not beats_control(values, best, margin_gy):
-        told += " It is not even better than a control without a network, so this training was too short for it to say more."
+        told += " It is not even better than a control without a network, so its training is too short or wrong, and this run says no more of it."
     return told
 
 
