@@ -23,13 +23,21 @@ class TrainConfig:
     batch_size: int
     learning_rate: float
     ema_decay: float  # 0: no average
+    zero_snr: bool  # whether the schedule ends in pure noise
+    dose_shift: float  # a network's dose is (fraction of prescription - shift - prior) / scale
+    dose_scale: float
+    weighting: str  # of the noise levels: "none" | "min-snr"
+    region: str  # of the loss: "dose mask" | "whole volume"
     gradient_weight: float
     gradient_units: str  # "per mm" | "per voxel"
-    augment: bool
+    vgg_weight: float
+    vgg_file: str  # the weights of VGG16
+    augment: str  # "whole voxels" | "rotated" | "none"
     validate_every: int
     validation_steps: int
     patience: int  # epochs; 0: never stops early
     keep: str  # "last" | "best"
+    snapshots_pct: list  # shares of the training after which the averaged weights are kept as well
     seed: int
     precision: str
 

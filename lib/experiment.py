@@ -13,6 +13,7 @@ from lib.errors import UserError
 from lib.features import load_samples
 from lib.files import read_json, write_json
 from lib.inference import load_predictor
+from lib.models.methods import find_method
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUTS = Path("outputs")
@@ -49,8 +50,28 @@ class Experiment:
     def checkpoint(self, method):
         return self.folder / "checkpoints" / method
 
-    def load_predictor(self, method):
-        return load_predictor(self.checkpoint(method), self.device, self.precision)
+    def prior_checkpoint(self, method):
+        """Folder of the training that a method starts from, or None."""
+        prior = find_method(method).prior
+        return self.checkpoint(prior) if prior else None
+
+    def load_predictor(self, method, weights="weights"):
+        return load_predictor(self.checkpoint(method), self.device, self.precision, weights)
+
+    def is_plain_diffusion(self, name):
+        """Whether a training denoises the dose itself, so that it can be shown a noised one."""
+        method = find_method(name)
+        return method.timed and method.predicts != "velocity" and not method.prior
+
+    def trained(self, names):
+        """The names without those that were tried and have no result."""
+        failed = self.failures(names)
+        return [name for name in names if name not in failed]
+
+    def failures(self, methods):
+        """name -> why it was not trained, of those methods that were tried and have no result."""
+        tried = {name: self.checkpoint(name) / "failed.json" for name in methods}
+        return {name: read_json(path)["reason"] for name, path in tried.items() if path.exists()}
 
     def save_results(self, name, results):
         """Write results/<name>.json: the numbers and where they came from."""

@@ -5,7 +5,7 @@ and divided by it, +1 where absent) and, for head and neck, the dose mask. Dista
 full size; then everything is averaged over blocks of `coarsen`^3 voxels.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +47,7 @@ class Sample:
     rx_gy: float
 
     def to(self, device):
-        moved = {name: getattr(self, name).to(device) for name in ("cond", "dose", "mask", "constraints")}
-        return Sample(**{**self.__dict__, **moved})
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("cond", "dose", "mask", "constraints")})
 
 
 def signed_distance_mm(mask, spacing_mm, clip_mm=CLIP_MM):
@@ -86,18 +85,19 @@ def condition_channels(case):
     return torch.from_numpy(np.stack(channels))
 
 
-def background(site):
+def background(site, channels):
     """Value of each condition channel outside the patient: air, far from every structure, no dose."""
     protocol = PROTOCOLS[site]
     air = scale_ct(np.float32(protocol.ct_window_hu[0]), protocol)
-    return torch.tensor([float(air), *[1.0] * len(protocol.structures), *[0.0] * protocol.dose_mask_channel])
+    known = [float(air), *[1.0] * len(protocol.structures)]
+    return torch.tensor(known + [0.0] * (channels - len(known)))
 
 
-def mirror_order(site):
-    """Channel order after a left-right flip: paired organs swap."""
-    names = ["ct", *PROTOCOLS[site].structures, *["dose mask"] * PROTOCOLS[site].dose_mask_channel]
+def mirror_order(site, channels):
+    """Channel order after a left-right flip: paired organs swap, the dose mask and a prior's dose stay."""
+    names = ["ct", *PROTOCOLS[site].structures]
     swapped = {a: b for pair in PROTOCOLS[site].mirrored for a, b in (pair, pair[::-1])}
-    return [names.index(swapped.get(name, name)) for name in names]
+    return [names.index(swapped.get(name, name)) for name in names] + list(range(len(names), channels))
 
 
 def coarsened(volume, coarsen):
@@ -114,6 +114,35 @@ def refined(volume, coarsen, shape):
         return volume
     fine = F.interpolate(volume, scale_factor=coarsen, mode="trilinear", align_corners=False)
     return fine[:, :, : shape[0], : shape[1], : shape[2]]
+
+
+def refined_in_mask(volume, coarsen, mask, corrections=3):
+    """Doses of blocks [N,1,d,h,w] as doses [N,1,D,H,W] inside `mask` (bool [D,H,W]), 0 outside and never negative.
+
+    Trilinear between block centres, divided by the mask interpolated alike, so that the zeros outside do not pull down
+    the dose at the edge; then what the result's own block averages miss is added back (Irani & Peleg 1991, CVGIP 53:231).
+    """
+    if coarsen == 1:
+        return volume * mask
+    fine_mask = mask[None, None].float()
+    share = refined(coarsened(fine_mask[0], coarsen)[None], coarsen, mask.shape).clamp(min=1e-3)
+    blocks, fine = volume, None
+    for correction in range(corrections + 1):
+        fine = (refined(blocks, coarsen, mask.shape) / share * fine_mask).clamp(min=0)
+        if correction < corrections:
+            blocks = blocks + volume - coarsened(fine[:, 0], coarsen)[:, None]
+    return fine
+
+
+def dose_statistics(samples):
+    """(mean, deviation) of the dose inside the dose masks, as fractions of the prescription."""
+    doses = torch.cat([sample.dose[sample.mask > 0.5] for sample in samples]).double()
+    return float(doses.mean()), float(doses.std())
+
+
+def with_prior(sample, dose):
+    """The sample with a predicted dose [1,d,h,w] as its last condition channel."""
+    return replace(sample, cond=torch.cat([sample.cond, dose.to(sample.cond)]))
 
 
 def make_sample(case, coarsen):
@@ -208,7 +237,7 @@ def patch_start(sample, size, generator):
 def cut(sample, start, size):
     """Patch of cond, dose and mask; what reaches beyond the volume is background."""
     box = tuple(slice(a, a + s) for a, s in zip(start, size))
-    outside = background(sample.site).to(sample.cond.device)[:, None, None, None]
+    outside = background(sample.site, len(sample.cond)).to(sample.cond.device)[:, None, None, None]
 
     def padded(volume):
         volume = volume[(slice(None), *box)]
@@ -218,34 +247,46 @@ def cut(sample, start, size):
     return padded(sample.cond - outside) + outside, padded(sample.dose), padded(sample.mask)
 
 
-def augment(batch, generator):
+def augment(batch, how, generator):
     """Left-right flip, translation, rotation about the head-foot axis, noise on the CT; drawn on the CPU.
 
-    The reference's augmentation, with the flip truly left-right and its 16 voxels of translation as 16 mm.
+    "rotated" is the reference's, with the flip truly left-right and its 16 voxels of translation as 16 mm; "whole voxels"
+    rounds the translation to voxels and does not rotate: interpolating voxels of a centimetre would blur dose and masks.
     """
+    whole = how == "whole voxels"
     n, device = len(batch.cond), batch.cond.device
     draw = torch.rand(n, 5, generator=generator)
     noise = torch.randn(batch.cond[:, :1].shape, generator=generator)
     flipped = (draw[:, 0] < 0.5).to(device)
-    cond = torch.where(flipped[:, None, None, None, None], batch.cond.flip(-1)[:, mirror_order(batch.site)], batch.cond)
-    constraints = torch.where(flipped[:, None], mirrored_flags(batch), batch.constraints)
+    cond = torch.where(flipped[:, None, None, None, None], batch.cond.flip(-1)[:, mirror_order(batch.site, batch.cond.shape[1])], batch.cond)
+    constraints = torch.where(flipped[:, None], mirrored_flags(batch.site, batch.constraints), batch.constraints)
     dose, mask = (torch.where(flipped[:, None, None, None, None], v.flip(-1), v) for v in (batch.dose, batch.mask))
-    grid = motion_grid(batch, (2 * draw[:, 1:4] - 1) * SHIFT_MM, (2 * draw[:, 4] - 1) * math.radians(ROTATE_DEG))
-    outside = background(batch.site).to(device)[None, :, None, None, None]
-    moved = F.grid_sample(torch.cat([cond - outside, dose, mask], 1), grid.to(device), align_corners=False)
+    shift_mm, angle = (2 * draw[:, 1:4] - 1) * SHIFT_MM, (2 * draw[:, 4] - 1) * math.radians(ROTATE_DEG)
+    if whole:
+        shift_mm, angle = torch.round(shift_mm / batch.spacing_mm) * batch.spacing_mm, torch.zeros_like(angle)
+    grid = motion_grid(batch, shift_mm, angle)
+    outside = background(batch.site, batch.cond.shape[1]).to(device)[None, :, None, None, None]
+    moved = F.grid_sample(torch.cat([cond - outside, dose, mask], 1), grid.to(device), "nearest" if whole else "bilinear", align_corners=False)
     cond, dose, mask = moved.split([cond.shape[1], 1, 1], dim=1)
     cond = cond + outside
     cond[:, :1] += CT_NOISE * noise.to(device)
     return Batch(batch.site, cond, dose, mask, constraints, batch.spacing_mm, batch.rx_gy)
 
 
-def mirrored_flags(batch):
-    """Constraint vectors after a flip: head and neck's presence flags follow the organs they speak of."""
-    if batch.site == "prostate":
-        return batch.constraints
-    structures = len(PROTOCOLS[batch.site].structures)
-    order = [channel - 1 for channel in mirror_order(batch.site)[1 : 1 + structures]]
-    return torch.cat([batch.constraints[:, :3], batch.constraints[:, 3:][:, order]], dim=1)
+def mirrored_flags(site, constraints):
+    """Constraint vectors [...,13] after a flip: head and neck's presence flags follow the organs they speak of."""
+    if site == "prostate":
+        return constraints
+    structures = len(PROTOCOLS[site].structures)
+    order = [channel - 1 for channel in mirror_order(site, 1 + structures)[1:]]
+    return torch.cat([constraints[..., :3], constraints[..., 3:][..., order]], dim=-1)
+
+
+def mirrored(sample):
+    """The patient's mirror image, left and right exchanged."""
+    cond = sample.cond.flip(-1)[mirror_order(sample.site, len(sample.cond))]
+    return replace(sample, cond=cond, dose=sample.dose.flip(-1), mask=sample.mask.flip(-1),
+                   constraints=mirrored_flags(sample.site, sample.constraints))
 
 
 def motion_grid(batch, shift_mm, angle):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
-from lib.features import refined
+from lib.features import refined_in_mask
 from lib.files import written_whole
 
 STEP_GY = 0.01
@@ -34,8 +34,8 @@ def save_prediction(path, dose_gy, coarsen, spread_gy=None):
         np.savez_compressed(file, coarsen=np.array(coarsen), **stored)
 
 
-def load_prediction(path, shape):
-    """The prediction on the case's own grid of `shape` (D, H, W)."""
+def load_prediction(path, dose_mask):
+    """The prediction on the case's own grid, that of its `dose_mask` (bool [D,H,W]), and 0 outside it."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             coarsen = int(stored["coarsen"])
@@ -44,12 +44,11 @@ def load_prediction(path, shape):
         raise UserError(f"{path} does not exist; run 04_comparison first") from None
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}); run 04_comparison again") from None
-    fine = {}
-    if any(volume.shape != tuple(-(-n // coarsen) for n in shape) for volume in volumes.values()):
+    if any(volume.shape != tuple(-(-n // coarsen) for n in dose_mask.shape) for volume in volumes.values()):
         raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
-    for name, volume in volumes.items():
-        tensor = torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None]
-        fine[name] = refined(tensor, coarsen, shape)[0, 0].numpy()
+    mask = torch.from_numpy(dose_mask)
+    fine = {name: refined_in_mask(torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None], coarsen, mask)[0, 0].numpy()
+            for name, volume in volumes.items()}
     return Prediction(fine["dose"], fine.get("spread"))
 
 

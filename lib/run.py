@@ -20,6 +20,7 @@ import yaml
 from lib.errors import UserError
 from lib.experiment import OUTPUTS, ROOT
 from lib.files import read_json, sha256, write_text
+from lib.models.methods import METHODS, find_method, kind
 from lib.parameters import check_value, closest, load_params, read_parameters
 from lib.progress import VARIABLE, clock
 from lib.stamps import is_fresh, stage_key, write_stamp
@@ -28,6 +29,7 @@ NOTEBOOKS = ROOT / "notebooks"
 SECTIONS = {"00_cohort": "data", "01_train": "train", "02_sampling_ablation": "ablation", "03_ensemble": "ensemble",
             "04_comparison": "comparison", "05_explore": "explore"}
 COMMON = ("experiment", "cohort", "first_cases", "coarsen", "seed", "device", "precision", "methods")
+OF_A_TRAINING = ("method", "variant")  # parameters of 01_train that the list of methods sets
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
@@ -39,6 +41,7 @@ class Stage(NamedTuple):
     parameters: dict
     products: list
     needs: list
+    failure: Path | None = None  # stands for the products if the stage says in it why it has none
 
 
 def plan(params, path):
@@ -47,33 +50,69 @@ def plan(params, path):
     check_keys(params, definitions, path)
     folder = OUTPUTS / check_name(params["experiment"], path)
     methods = check_value(definitions["04_comparison"]["methods"], params["methods"], f"{path}: methods")
+    variants = check_variants(methods, params.get("variants") or {}, definitions["01_train"], path)
     stages = []
     for notebook, section in SECTIONS.items():
         given = {key: params[key] for key in COMMON if key in params} | (params.get(section) or {})
         values = {key: check_value(p, given[key], f"{path}: {key if key in COMMON else f'{section}.{key}'}")
                   for key, p in definitions[notebook].items() if key in given}
-        for method in methods if notebook == "01_train" else [None]:
-            stages.append(make_stage(notebook, folder, values, method, methods))
+        if notebook == "01_train":
+            stages += [training_stage(folder, values | variants[name], name) for name in methods]
+        else:
+            stages.append(study_stage(notebook, folder, values, methods))
     return stages
 
 
-def make_stage(notebook, folder, values, method, methods):
-    trainings = [f"01_train_{m}" for m in methods]
+def training_stage(folder, values, name):
+    """The training `name`, a method or <method>-<variant>; a method with a prior needs the prior's training."""
+    method, _, variant = name.partition("-")
+    prior = find_method(method).prior
+    checkpoint = folder / "checkpoints" / name
+    products = [checkpoint / file for file in ("weights.safetensors", "config.json", "history.csv")]
+    return Stage(f"01_train_{name}", NOTEBOOKS / "01_train.ipynb", values | {"method": method, "variant": variant}, products,
+                 [f"01_train_{prior}"] if prior else [], checkpoint / "failed.json")
+
+
+def study_stage(notebook, folder, values, methods):
+    trainings = [f"01_train_{name}" for name in methods]
     needs = {"02_sampling_ablation": trainings, "03_ensemble": trainings, "05_explore": ["04_comparison"],
              "04_comparison": [*trainings, "02_sampling_ablation", "03_ensemble"]}.get(notebook, [])
-    if method:
-        products = [folder / "checkpoints" / method / file for file in ("weights.safetensors", "config.json", "history.csv")]
-        return Stage(f"01_train_{method}", NOTEBOOKS / "01_train.ipynb", values | {"method": method}, products, needs)
     products = [] if notebook == "05_explore" else [folder / "results" / f"{notebook}.json"]
     return Stage(notebook, NOTEBOOKS / f"{notebook}.ipynb", values, products, needs)
 
 
+def check_variants(methods, variants, definitions, path):
+    """name -> what its training has otherwise than the section train, for every training of the list of methods."""
+    if not isinstance(variants, dict):
+        raise UserError(f"{path}: variants must be a section of trainings, each with what it has otherwise; not {variants!r}")
+    known = [key for key in definitions if key not in (*COMMON[:4], *OF_A_TRAINING)]
+    checked = {}
+    for name in dict.fromkeys([*methods, *variants]):
+        check_name(name, path, "methods")
+        if kind(name) not in METHODS:
+            raise UserError(f"{path}: there is no method {name!r}{closest(name, list(METHODS))}")
+        prior = METHODS[kind(name)].prior
+        if prior and prior not in methods:
+            raise UserError(f"{path}: {name} starts from {prior}, which methods does not list; add it")
+        if "-" in name and name not in variants:
+            raise UserError(f"{path}: methods lists {name}, but variants does not say what it has otherwise")
+        given = variants.get(name) or {}
+        if name in variants and (name not in methods or "-" not in name or not isinstance(given, dict)):
+            raise UserError(f"{path}: variants.{name} must be the keys of a training that methods lists as <method>-<variant>")
+        for key in given:
+            if key not in known:
+                raise UserError(f"{path}: there is no key {f'variants.{name}.{key}'!r}{closest(str(key), known)}")
+        checked[name] = {key: check_value(definitions[key], value, f"{path}: variants.{name}.{key}") for key, value in given.items()}
+    return checked
+
+
 def check_keys(params, definitions, path):
     """Refuse keys that no notebook knows, and missing ones."""
-    known = {section: [k for k in definitions[notebook] if k not in (*COMMON, "method")] for notebook, section in SECTIONS.items()}
+    known = {section: [k for k in definitions[notebook] if k not in COMMON and not (section == "train" and k in OF_A_TRAINING)]
+             for notebook, section in SECTIONS.items()}
     for key in params:
-        if key not in (*COMMON, *known):
-            raise UserError(f"{path}: there is no key {key!r}{closest(str(key), [*COMMON, *known])}")
+        if key not in (*COMMON, "variants", *known):
+            raise UserError(f"{path}: there is no key {key!r}{closest(str(key), [*COMMON, 'variants', *known])}")
     for key in ("experiment", "cohort", "methods"):
         if key not in params:
             raise UserError(f"{path}: the key {key!r} is missing")
@@ -86,9 +125,9 @@ def check_keys(params, definitions, path):
                 raise UserError(f"{path}: there is no key {f'{section}.{key}'!r}{closest(str(key), names)}")
 
 
-def check_name(name, path):
+def check_name(name, path, key="experiment"):
     if not isinstance(name, str) or not name or any(c not in "abcdefghijklmnopqrstuvwxyz0123456789-_" for c in name):
-        raise UserError(f"{path}: experiment must be a name of small letters, digits and dashes, not {name!r}")
+        raise UserError(f"{path}: {key} must be a name of small letters, digits and dashes, not {name!r}")
     return name
 
 
@@ -195,7 +234,8 @@ def run_stages(stages, folder, only, force):
             print(f"{label}  up to date", flush=True)
             continue
         seconds = execute(stage, folder, label)
-        write_stamp(stamp_path(folder, stage), key, [*stage.products, folder / f"{stage.name}.ipynb"])
+        made = [stage.failure] if stage.failure and stage.failure.exists() else stage.products
+        write_stamp(stamp_path(folder, stage), key, [*made, folder / f"{stage.name}.ipynb"])
         print(f"{label}  done in {clock(seconds)}", flush=True)
         executed = True
     return executed

@@ -1,13 +1,20 @@
 """The one training loop: every method, any device, resumed exactly where it stopped.
 
 A step draws all it needs from a stream named by (seed, step), so a checkpoint holds weights, averages,
-optimiser and history, and nothing random.
+optimiser and history, and nothing random. A finished training leaves in its folder
+
+    weights.safetensors          the averaged weights (or the best ones), weights-<p>pct.safetensors after p % of the steps,
+                                 weights-last.safetensors without averaging
+    config.json, history.csv     what decided it, and its course by epochs
+    prior/                       weights and configuration of the regression it starts from, where the method has one
+    failed.json                  instead of all these, why it could not be done or was stopped: {"reason": sentence}
 """
 import copy
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import copyfile
 
 import pandas as pd
 import torch
@@ -16,12 +23,12 @@ from safetensors.torch import save_file
 from lib.config import TrainConfig
 from lib.device import autocast, choose_device, choose_precision
 from lib.errors import UserError
-from lib.features import augment, make_batch
+from lib.features import augment, dose_statistics, make_batch
 from lib.files import sha256, write_json, write_text, written_whole
-from lib.inference import Sampling, predict_doses, ready
-from lib.models.diffusion import cosine_alpha_bar
-from lib.models.methods import diffusion_loss, find_method, regression_loss
-from lib.models.unet import UNet
+from lib.inference import predict_doses, ready, usual_sampling, with_priors
+from lib.models.diffusion import schedule
+from lib.models.methods import find_method, offset_of, training_loss
+from lib.models.vgg import WHERE, PerceptualLoss, load_vgg16
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.stamps import digest, is_fresh, modules_digest, write_stamp
@@ -29,6 +36,11 @@ from lib.state import clear_state, load_state, save_state
 
 
 FINAL_LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-6, 0.01, 1.0  # the reference's
+STAMP = "trained.json"
+
+
+class CannotTrain(Exception):
+    """A training that cannot be done or went wrong; the message is one sentence, and other methods can still be compared."""
 
 
 class Run:
@@ -40,12 +52,13 @@ class Run:
     def __init__(self, config, device):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
-            network = UNet(config.cond_channels, config.base_channels, find_method(config.method).timed)
+            network = find_method(config.method).make_network(config)
         self.network = network.to(device)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
-        self.alpha_bar = cosine_alpha_bar()
+        self.alpha_bar = schedule(config.zero_snr)
+        self.perceptual = PerceptualLoss(load_vgg16(config.vgg_file), device) if config.vgg_file else None
         self.step = 0
         self.loss_sum = torch.zeros((), device=device)
         self.seconds = self.saved_s = 0.0
@@ -62,23 +75,70 @@ class Run:
             setattr(self, name, state[name])
 
 
-def make_config(run, training, **parameters):
-    """The configuration of an experiment's training (lib.experiment.Experiment) on the samples `training`."""
-    return TrainConfig(cohort=run.open_cohort().name, cohort_sha256=sha256(run.open_cohort().folder / "card.json"),
-                       case_ids=[sample.case_id for sample in training], site=training[0].site, coarsen=run.coarsen,
-                       cond_channels=len(training[0].cond), seed=run.seed,
-                       precision=choose_precision(run.precision, choose_device(run.device)), **parameters)
+def make_config(run, training, *, method, standardise, terminal_snr, **parameters):
+    """The configuration of an experiment's training (lib.experiment.Experiment) on the samples `training`.
+
+    `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the method has it.
+    """
+    found = find_method(method)
+    zero_snr = found.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
+    if zero_snr and found.predicts == "noise":
+        raise UserError("with zero terminal signal-to-noise ratio a predicted noise says nothing of the dose; "
+                        "take terminal_snr: reference, or a method that predicts v or the dose")
+    standardised = found.standardised if standardise == "auto" else standardise == "yes"
+    config = TrainConfig(
+        method=method, cohort=run.open_cohort().name, cohort_sha256=sha256(run.open_cohort().folder / "card.json"),
+        case_ids=[sample.case_id for sample in training], site=training[0].site, coarsen=run.coarsen,
+        cond_channels=len(training[0].cond), seed=run.seed, precision=choose_precision(run.precision, choose_device(run.device)),
+        zero_snr=zero_snr, dose_shift=0.0, dose_scale=1.0, **parameters)
+    return with_units(config, training) if standardised else config
 
 
-def train(config, train_samples, validation_samples, folder, device="auto", save_every_s=60.0, report=print):
+def with_units(config, training):
+    """The configuration in which what the network predicts has mean 0 and deviation 1 inside the training dose masks."""
+    left = [replace(sample, dose=sample.dose - offset_of(config, sample.cond[None])[0]) if find_method(config.method).prior else sample
+            for sample in training]
+    shift, scale = dose_statistics(left)
+    return replace(config, dose_shift=shift, dose_scale=scale)
+
+
+def start_from_prior(run, method, *parts):
+    """The samples as a method with a prior needs them: its dose as a condition channel. Others come back as they are."""
+    prior = find_method(method).prior
+    if not prior:
+        return parts
+    predictor = run.load_predictor(prior)
+    return tuple(with_priors(predictor, part) if part else part for part in parts)
+
+
+def train_or_say(config, train_samples, validation_samples, folder, device="auto", prior=None, report=print):
+    """`train`; if it cannot be done, why is kept as failed.json and said, and the history is None."""
+    try:
+        check_perceptual(config)
+        history = train(config, train_samples, validation_samples, folder, device, prior, report=report)
+    except CannotTrain as error:
+        write_json(Path(folder) / "failed.json", {"reason": str(error)})
+        report(f"not trained: {error}")
+        return None
+    (Path(folder) / "failed.json").unlink(missing_ok=True)
+    return history
+
+
+def check_perceptual(config):
+    if "vgg" in find_method(config.method).extra and not config.vgg_file:
+        raise CannotTrain(f"{config.method} needs the weights of VGG16 as train.vgg_file; {WHERE}")
+
+
+def train(config, train_samples, validation_samples, folder, device="auto", prior=None, save_every_s=60.0, report=print):
     """Train to the end, or until patience runs out; write weights, configuration and history to `folder`.
 
     The same training (configuration, patients, code) goes on where it was stopped, and is not repeated once
-    it is finished. Returns the history: one dict per epoch. A loss that is not finite ends it with a UserError.
+    it is finished. `prior` is the folder of the regression whose dose the samples carry. Returns the history: one dict
+    per epoch. A loss that is not finite ends it with CannotTrain; the checkpoint before it stays.
     """
-    folder, device, key = Path(folder), choose_device(device), training_key(config)
+    folder, device, key = Path(folder), choose_device(device), training_key(config, prior)
     folder.mkdir(parents=True, exist_ok=True)
-    if is_fresh(folder / "trained.json", key):
+    if is_fresh(folder / STAMP, key):
         report("this training is finished already; its history is read back")
         return read_history(folder / "history.csv")
     run = Run(config, device)
@@ -93,6 +153,7 @@ def train(config, train_samples, validation_samples, folder, device="auto", save
                 report(f"stopped after epoch {run.history[-1]['epoch']}: no better for {config.patience} epochs")
                 break
             timed_step(run, config, train_samples, device)
+            keep_snapshots(run, config, folder)
             if run.step % config.steps_per_epoch == 0:
                 close_epoch(run, config, validation_samples, device, report)
             if run.seconds - run.saved_s > save_every_s:
@@ -100,13 +161,14 @@ def train(config, train_samples, validation_samples, folder, device="auto", save
     except KeyboardInterrupt:
         checkpoint(run, config, folder, key)
         raise UserError(f"stopped by hand at step {run.step} of {config.n_steps}; the same command goes on from there") from None
-    finish(run, config, folder, key)
+    finish(run, config, folder, prior, key)
     return run.history
 
 
-def training_key(config):
-    """What a training depends on: its configuration, which names its cohort's card, and the code."""
-    return digest([asdict(config), modules_digest("import lib.training")])
+def training_key(config, prior):
+    """What a training depends on: its configuration, which names its cohort's card, its prior's weights, and the code."""
+    started_from = sha256(Path(prior) / "weights.safetensors") if prior else None
+    return digest([asdict(config), started_from, modules_digest("import lib.training")])
 
 
 def checkpoint(run, config, folder, key):
@@ -129,7 +191,7 @@ def one_step(run, config, samples, device):
         group["lr"] = learning_rate(config, run.step)
     run.optimizer.zero_grad(set_to_none=True)
     with autocast(device, config.precision):
-        loss = loss_of(run, config, batch, generator)
+        loss = training_loss(run.network, batch, config, run.alpha_bar, generator, run.perceptual)
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)
     torch.nn.utils.clip_grad_norm_(run.network.parameters(), CLIP_NORM)
@@ -138,6 +200,8 @@ def one_step(run, config, samples, device):
     average_weights(run, config.ema_decay)
     run.loss_sum += loss.detach()
     run.step += 1
+    if device.type == "cpu":  # on a GPU each look at the loss would make it wait
+        check_finite(run, config)
 
 
 def draw_batch(config, samples, step, generator):
@@ -148,14 +212,7 @@ def draw_batch(config, samples, step, generator):
     chosen = order[within * config.batch_size : (within + 1) * config.batch_size] % len(samples)
     patch = tuple(config.patch_voxels) if any(config.patch_voxels) else None
     batch = make_batch([samples[i] for i in chosen.tolist()], patch, generator)
-    return augment(batch, generator) if config.augment else batch
-
-
-def loss_of(run, config, batch, generator):
-    if find_method(config.method).timed:
-        return diffusion_loss(run.network, batch, run.alpha_bar, generator)
-    spacing_mm = batch.spacing_mm if config.gradient_units == "per mm" else torch.ones_like(batch.spacing_mm)
-    return regression_loss(run.network, batch, config.gradient_weight if config.method == "gradient" else 0.0, spacing_mm)
+    return batch if config.augment == "none" else augment(batch, config.augment, generator)
 
 
 def learning_rate(config, step):
@@ -191,7 +248,7 @@ def close_epoch(run, config, validation_samples, device, report):
 def validate(run, config, samples, device):
     """Mean absolute error in Gy inside the dose masks, on the training grid, by the averaged weights."""
     predictor = ready(copy.deepcopy(run.averaged), config, device, config.precision)
-    sampling = Sampling(n_steps=config.validation_steps, seed=config.seed)
+    sampling = usual_sampling(config, config.validation_steps)
     doses = predict_doses(predictor, samples, sampling, label=f"validating {config.method}")
     errors_gy = [float(((dose[0].cpu() - s.dose.cpu()).abs() * s.mask.cpu()).sum() / s.mask.sum().cpu()) * s.rx_gy
                  for dose, s in zip(doses, samples)]
@@ -209,18 +266,35 @@ def out_of_patience(history, patience):
 
 def check_finite(run, config):
     if not math.isfinite(float(run.loss_sum)):
-        raise UserError(f"the training of {config.method} diverged before step {run.step}: its loss is not finite; "
-                        "lower train.learning_rate")
+        raise CannotTrain(f"the training of {config.method} diverged at step {run.step}: its loss is not finite; "
+                          "lower train.learning_rate")
 
 
-def finish(run, config, folder, key):
-    """Write the result: averaged weights (or the best), configuration, history; the running state is then gone."""
-    weights = run.best_weights if config.keep == "best" and run.best_weights else run.averaged.state_dict()
-    with written_whole(folder / "weights.safetensors") as temporary:
+def keep_snapshots(run, config, folder):
+    """The averaged weights as they stand when a share of the steps is done."""
+    for share in config.snapshots_pct:
+        if run.step == round(share / 100 * config.n_steps):
+            write_weights(folder / f"weights-{share}pct.safetensors", run.averaged.state_dict())
+
+
+def write_weights(path, weights):
+    with written_whole(path) as temporary:
         save_file({name: w.contiguous().cpu() for name, w in weights.items()}, temporary)
+
+
+def finish(run, config, folder, prior, key):
+    """Write the result: averaged weights (or the best) and the last, configuration, history; the running state is then gone."""
+    write_weights(folder / "weights.safetensors", run.best_weights if config.keep == "best" and run.best_weights else run.averaged.state_dict())
+    write_weights(folder / "weights-last.safetensors", run.network.state_dict())
     write_json(folder / "config.json", asdict(config))
     write_text(folder / "history.csv", pd.DataFrame(run.history).to_csv(index=False))
-    write_stamp(folder / "trained.json", key, [folder / name for name in ("weights.safetensors", "config.json", "history.csv")])
+    products = [folder / "config.json", folder / "history.csv", *sorted(folder.glob("weights*.safetensors"))]
+    if prior:
+        (folder / "prior").mkdir(exist_ok=True)
+        for name in ("weights.safetensors", "config.json"):
+            copyfile(Path(prior) / name, folder / "prior" / name)
+            products.append(folder / "prior" / name)
+    write_stamp(folder / STAMP, key, products)
     clear_state(folder)
 
 

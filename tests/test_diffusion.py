@@ -3,18 +3,23 @@ import pytest
 import torch
 
 from lib.errors import UserError
-from lib.models.diffusion import (T, add_noise, at_level, cosine_alpha_bar, ddim, dose_from_noise, held_grid, leading_grid,
-                                  noise_from_dose, noise_gain)
+from lib.models.diffusion import (T, add_noise, at_level, corrected_grid, cosine_alpha_bar, dose_from_noise, dose_from_v, estimates,
+                                  held_grid, leading_grid, noise_from_dose, noise_from_v, noise_gain, schedule, target_of, v_from)
+from lib.models.samplers import ddim, dpm_solver, half_log_snr
 
 ALPHA_BAR = cosine_alpha_bar()
 MU, S = 0.7, 0.3
 
 
-def gaussian_denoiser(mu=MU, s=S):
+ZERO = schedule(zero_snr=True)
+FINE = torch.cos(torch.arange(1, 100_001, dtype=torch.float64) / 100_001 * torch.pi / 2) ** 2  # so many levels that rounding a time does not matter
+
+
+def gaussian_denoiser(mu=MU, s=S, alpha_bar=ALPHA_BAR):
     """Exact E[noise | x_t] for voxels that are N(mu, s^2)."""
 
     def denoise(x_t, t):
-        a = at_level(ALPHA_BAR, t, x_t)
+        a = at_level(alpha_bar, t, x_t)
         noise_hat = (1 - a).sqrt() * (x_t - a.sqrt() * mu) / (a * s**2 + 1 - a)
         return dose_from_noise(x_t, noise_hat, a), noise_hat
 
@@ -41,10 +46,35 @@ def test_noise_and_dose_are_each_others_inverse():
     assert torch.allclose(noise_from_dose(x_t, dose, a), noise, atol=1e-12)
 
 
+@pytest.mark.parametrize("predicts", ["noise", "v", "dose"])
+def test_from_the_true_target_come_back_the_true_dose_and_noise(predicts):
+    torch.manual_seed(0)
+    dose, noise = torch.rand(3, 1, 2, 2, 2, dtype=torch.float64), torch.randn(3, 1, 2, 2, 2, dtype=torch.float64)
+    a = at_level(ALPHA_BAR, torch.tensor([1, 500, 998]), dose)
+    dose_hat, noise_hat = estimates(predicts, target_of(predicts, dose, noise, a), add_noise(dose, noise, a), a)
+    assert torch.allclose(dose_hat, dose, atol=1e-9) and torch.allclose(noise_hat, noise, atol=1e-9)
+
+
+def test_at_zero_terminal_snr_v_is_minus_the_dose_and_the_state_is_noise():
+    """Lin et al. 2024, section 3.2; the first level is left as it was (their Algorithm 1)."""
+    assert float(ZERO[-1]) == 0 and float(ZERO[0]) == pytest.approx(float(ALPHA_BAR[0])) and (ZERO[1:] < ZERO[:-1]).all()
+    dose, noise = torch.rand(1, 1, 2, 2, 2), torch.randn(1, 1, 2, 2, 2)
+    a = at_level(ZERO, torch.tensor([999]), dose)
+    assert torch.equal(add_noise(dose, noise, a), noise) and torch.equal(v_from(dose, noise, a), -dose)
+    assert torch.equal(dose_from_v(noise, -dose, a), dose) and torch.equal(noise_from_v(noise, -dose, a), noise)
+
+
 @pytest.mark.parametrize("asked, run", [(1, 1), (3, 4), (50, 50), (300, 334), (1000, 1000)])
 def test_the_references_grid_runs_more_steps_than_asked_where_they_do_not_divide(asked, run):
     grid = leading_grid(asked)
     assert len(grid) == run and grid[-1] == 0 and grid == sorted(set(grid), reverse=True)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 50, 300, 1000])
+def test_the_corrected_leading_grid_has_as_many_steps_as_asked(n):
+    grid = corrected_grid(n)
+    assert len(set(grid)) == n and grid[-1] == 0 and grid == sorted(grid, reverse=True)
+    assert 1000 % n or grid == leading_grid(n)
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 50, 300, 1000])
@@ -70,11 +100,61 @@ def test_with_an_exact_denoiser_more_steps_are_never_worse():
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01
 
 
+@pytest.mark.parametrize("sampler", [ddim, dpm_solver])
 @pytest.mark.parametrize("n", [1, 3, 7, 300])
-def test_a_point_mass_is_returned_whatever_the_steps(n):
-    for grid in (leading_grid(n), held_grid(n, 999)):
-        point = ddim(gaussian_denoiser(s=0.0), quantiles(), grid, ALPHA_BAR, clamp=None)
+def test_a_point_mass_is_returned_whatever_the_steps(n, sampler):
+    for grid in (leading_grid(n), corrected_grid(n), held_grid(n, 999), held_grid(n, 960)):
+        point = sampler(gaussian_denoiser(s=0.0), quantiles(), grid, ALPHA_BAR, clamp=None)
         assert float((point - MU).abs().max()) < 1e-10
+
+
+def even_in_lambda(n, start, end=30):
+    """Times evenly spaced in half the log-SNR, in which the solver's order is stated (Lu et al. 2022, section 4)."""
+    half = half_log_snr(FINE)
+    return [int((half - target).abs().argmin()) for target in torch.linspace(half[start], half[end], n)]
+
+
+def gaussian_error(sampler, n):
+    """From a start well below pure noise, where the exact end of each path is known as well."""
+    start, x_t = 90_000, quantiles()
+    a = FINE[start]
+    exact = MU + S * (x_t - a.sqrt() * MU) / (a * S**2 + 1 - a).sqrt()
+    sampled = sampler(gaussian_denoiser(alpha_bar=FINE), x_t, even_in_lambda(n, start), FINE, clamp=None)
+    return float((sampled - exact).abs().max())
+
+
+def test_ddim_is_of_first_order_and_the_dpm_solver_of_second():
+    first, second = ([gaussian_error(sampler, n) for n in (20, 40, 80, 160)] for sampler in (ddim, dpm_solver))
+    assert all(1.8 < a / b < 2.2 for a, b in zip(first, first[1:]))
+    assert all(a / b > 3.5 for a, b in zip(second, second[1:])) and second[-1] < first[-1] / 20
+
+
+def two_points(x_t, t):
+    """Exact E[dose | x_t] for voxels that are 0.2 or 0.9 with equal chance."""
+    a = at_level(ALPHA_BAR, t, x_t)
+    logit = [-((x_t - a.sqrt() * p) ** 2) / (2 * (1 - a)) for p in (0.2, 0.9)]
+    share = torch.softmax(torch.stack(logit), dim=0)[1]
+    dose_hat = 0.2 + 0.7 * share
+    return dose_hat, noise_from_dose(x_t, dose_hat, a)
+
+
+@pytest.mark.parametrize("sample", [ddim, dpm_solver, lambda *a, **k: ddim(*a, eta=1.0, generator=torch.Generator().manual_seed(1), **k)])
+def test_data_of_two_points_comes_back_as_two_points_of_equal_share(sample):
+    noise = torch.randn(4000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sampled = sample(two_points, noise, held_grid(200, 999), ALPHA_BAR, clamp=None).ravel()
+    nearest = torch.where(sampled > 0.55, 0.9, 0.2)
+    assert float((sampled - nearest).abs().quantile(0.95)) < 0.02
+    assert abs(float((nearest > 0.5).double().mean()) - 0.5) < 4 * 0.5 / 4000**0.5
+
+
+def test_one_step_from_no_signal_is_the_mean_of_the_data():
+    """The regression's answer: with zero terminal SNR the first estimate can depend on the patient alone."""
+    def denoise(x_t, t):
+        a = at_level(ZERO, t, x_t)
+        dose_hat = MU + a.sqrt() * S**2 * (x_t - a.sqrt() * MU) / (a * S**2 + 1 - a)
+        return dose_hat, noise_from_dose(x_t, dose_hat, a)
+
+    assert torch.allclose(ddim(denoise, quantiles(), held_grid(1, 999), ZERO, clamp=None), torch.full_like(quantiles(), MU))
 
 
 def test_the_network_is_called_once_a_step():

@@ -453,7 +453,7 @@ def volume():
 def test_a_stored_prediction_is_within_half_a_step(volume, tmp_path):
     path = prediction_path(tmp_path, "flow", "toy_1")
     save_prediction(path, volume, 1, spread_gy=volume / 10)
-    back = load_prediction(path, volume.shape)
+    back = load_prediction(path, np.ones(volume.shape, bool))
     # half of 0.01 Gy, and the rounding of float32
     for found, stored in ((back.dose_gy, volume), (back.spread_gy, volume / 10)):
         assert np.abs(found - stored).max() <= 0.005 + 1e-5
@@ -462,18 +462,18 @@ def test_a_stored_prediction_is_within_half_a_step(volume, tmp_path):
 
 def test_a_prediction_without_samples_has_no_spread(volume, tmp_path):
     save_prediction(tmp_path / "a.npz", volume, 1)
-    assert load_prediction(tmp_path / "a.npz", volume.shape).spread_gy is None
+    assert load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).spread_gy is None
 
 
 def test_a_coarser_prediction_comes_back_on_the_cases_grid(tmp_path):
     save_prediction(tmp_path / "a.npz", np.full((3, 4, 5), 42.0), 2)
-    back = load_prediction(tmp_path / "a.npz", (6, 7, 9))
+    back = load_prediction(tmp_path / "a.npz", np.ones((6, 7, 9), bool))
     assert back.dose_gy.shape == (6, 7, 9) and np.allclose(back.dose_gy, 42, atol=1e-4)
 
 
 def test_a_torch_tensor_can_be_stored_as_well(volume, tmp_path):
     save_prediction(tmp_path / "a.npz", torch.from_numpy(volume), 1)
-    assert np.allclose(load_prediction(tmp_path / "a.npz", volume.shape).dose_gy, volume, atol=0.00501)
+    assert np.allclose(load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).dose_gy, volume, atol=0.00501)
 
 
 @pytest.mark.parametrize("value", [-0.3, -0.004, 700.0])
@@ -481,7 +481,7 @@ def test_a_dose_that_no_step_can_hold_is_not_turned_into_another(value, volume, 
     volume[0, 0, 0] = value
     save_prediction(tmp_path / "a.npz", volume, 1)
     nearest = min(max(value, 0), 655.35)
-    assert load_prediction(tmp_path / "a.npz", volume.shape).dose_gy[0, 0, 0] == pytest.approx(nearest, abs=0.0051)
+    assert load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).dose_gy[0, 0, 0] == pytest.approx(nearest, abs=0.0051)
 
 
 DAMAGES = {
@@ -504,12 +504,12 @@ def test_a_damaged_prediction_ends_in_a_sentence_that_names_it(damage, volume, t
     save_prediction(path, volume, 1)
     DAMAGES[damage](path)
     with pytest.raises(UserError, match=re.escape(str(path))):
-        load_prediction(path, volume.shape)
+        load_prediction(path, np.ones(volume.shape, bool))
 
 
 def test_a_missing_prediction_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match="toy_1.npz does not exist; run 04_comparison first"):
-        load_prediction(tmp_path / "toy_1.npz", SHAPE)
+        load_prediction(tmp_path / "toy_1.npz", np.ones(SHAPE, bool))
 
 
 def test_predicted_methods_and_cases_are_those_with_a_file(volume, tmp_path):

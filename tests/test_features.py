@@ -16,13 +16,15 @@ from lib.cases.case import load_case, save_case
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
 from lib.features import (Batch, Sample, augment, background, coarsened, condition_channels, cut, load_samples,
-                          make_batch, make_sample, mirror_order, motion_grid, patch_start, refined, scale_ct,
+                          make_batch, make_sample, mirror_order, mirrored, motion_grid, patch_start, refined, refined_in_mask, scale_ct,
+                          dose_statistics, with_prior,
                           signed_distance_mm)
 from lib.seeds import generator_for
 from toys import toy_case, toy_cohort
 
 SPACING_MM = (3.0, 2.0, 1.0)
 SITES = list(PROTOCOLS)
+CHANNELS = {"prostate": 9, "head-and-neck": 12}
 
 
 def coordinates_mm(shape, spacing_mm=SPACING_MM):
@@ -43,7 +45,7 @@ def plain_distance_mm(mask, spacing_mm, clip_mm=50.0):
 def sample_of(dose, site="prostate", cond=None, mask=None, spacing_mm=(1.0, 1.0, 1.0), constraints=None):
     """A sample around the given dose [d,h,w]; the rest is background unless given."""
     dose = torch.as_tensor(dose, dtype=torch.float32)[None]
-    cond = background(site)[:, None, None, None].expand(-1, *dose.shape[1:]).clone() if cond is None else cond
+    cond = background(site, CHANNELS[site])[:, None, None, None].expand(-1, *dose.shape[1:]).clone() if cond is None else cond
     mask = torch.ones_like(dose) if mask is None else mask
     constraints = torch.zeros(13) if constraints is None else constraints
     return Sample("a", site, cond, dose, mask, constraints, spacing_mm, tuple(dose.shape[1:]), 70.0)
@@ -123,7 +125,7 @@ def test_the_network_gets_the_channels_of_the_protocol(site, channels):
         assert np.allclose(found[k] * 50, plain_distance_mm(case.masks[name], case.spacing_mm), atol=1e-4)
     if site == "head-and-neck":
         assert np.array_equal(found[-1], case.dose_mask)
-    assert len(background(site)) == channels
+    assert len(background(site, channels)) == channels == CHANNELS[site]
 
 
 def test_an_absent_structure_is_a_channel_of_one():
@@ -147,7 +149,7 @@ def test_background_is_what_a_voxel_of_air_far_from_everything_gets(site):
     masks = {name: far for name in case.masks}
     air = dataclasses.replace(case, ct_hu=np.full(shape, -3000, np.int16), dose_gy=np.ones(shape, np.float32),
                               masks=masks, dose_mask=far, spacing_mm=(5.0, 5.0, 5.0))
-    assert torch.equal(condition_channels(air)[:, 1, 1, -1], background(site))
+    assert torch.equal(condition_channels(air)[:, 1, 1, -1], background(site, CHANNELS[site]))
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -216,7 +218,7 @@ def test_whole_volumes_are_padded_at_the_far_ends_with_background():
     small, large = sample_of(torch.ones(4, 5, 6)), sample_of(torch.ones(6, 5, 7))
     batch = make_batch([small, large])
     assert batch.cond.shape == (2, 9, 6, 5, 7) and batch.dose.shape == batch.mask.shape == (2, 1, 6, 5, 7)
-    assert torch.equal(batch.cond[0, :, -1, -1, -1], background("prostate"))
+    assert torch.equal(batch.cond[0, :, -1, -1, -1], background("prostate", 9))
     for volume in (batch.dose[0, 0], batch.mask[0, 0]):
         assert (volume[4:] == 0).all() and (volume[:, :, 6:] == 0).all()
     assert (batch.dose[0, 0, :4, :, :6] == 1).all()
@@ -227,9 +229,24 @@ def test_a_patch_larger_than_the_volume_is_the_volume_and_background(site):
     sample = make_sample(toy_case(site=site, shape=(8, 12, 12)), 1)
     cond, dose, mask = cut(sample, (0, 0, 0), (16, 12, 20))
     assert torch.allclose(cond[:, :8, :, :12], sample.cond, atol=1e-6)
-    assert torch.allclose(cond[:, 8:], background(site)[:, None, None, None].expand(-1, 8, 12, 20))
+    assert torch.allclose(cond[:, 8:], background(site, CHANNELS[site])[:, None, None, None].expand(-1, 8, 12, 20))
     assert dose[:, 8:].sum() == 0 and mask[:, :, :, 12:].sum() == 0
     assert patch_start(sample, (16, 12, 20), torch.Generator()) == (0, 0, 0)
+
+
+def test_a_prior_is_one_more_channel_that_stays_in_place_when_flipped_and_is_0_outside():
+    sample = make_sample(toy_case(site="head-and-neck"), 1)
+    primed = with_prior(sample, sample.dose)
+    assert mirror_order("head-and-neck", 13) == [*mirror_order("head-and-neck", 12), 12] and float(background("head-and-neck", 13)[-1]) == 0
+    assert torch.equal(mirrored(primed).cond[-1], sample.dose[0].flip(-1))
+
+
+@pytest.mark.parametrize("site", ["prostate", "head-and-neck"])
+def test_a_mirror_image_of_a_mirror_image_is_the_patient(site):
+    sample = make_sample(toy_case(site=site), 1)
+    twice = mirrored(mirrored(sample))
+    assert all(torch.equal(getattr(twice, name), getattr(sample, name)) for name in ("cond", "dose", "mask", "constraints"))
+    assert not torch.equal(mirrored(sample).cond, sample.cond)
 
 
 def test_half_of_the_patches_are_centred_on_dose():
@@ -276,7 +293,7 @@ def test_one_batch_does_not_mix_sites():
 
 @pytest.mark.parametrize("site", SITES)
 def test_flipping_twice_is_the_identity_on_channels(site):
-    order = mirror_order(site)
+    order = mirror_order(site, CHANNELS[site])
     assert [order[k] for k in order] == list(range(len(order))) and order != list(range(len(order)))
 
 
@@ -284,7 +301,7 @@ def test_flipping_twice_is_the_identity_on_channels(site):
 def test_flipping_swaps_the_paired_organs_and_nothing_else(site):
     names = ["ct", *PROTOCOLS[site].structures, *["dose mask"] * PROTOCOLS[site].dose_mask_channel]
     (left, right), = PROTOCOLS[site].mirrored
-    moved = {names[k]: names[j] for k, j in enumerate(mirror_order(site)) if j != k}
+    moved = {names[k]: names[j] for k, j in enumerate(mirror_order(site, CHANNELS[site])) if j != k}
     assert moved == {left: right, right: left}
 
 
@@ -295,7 +312,7 @@ def test_left_organs_stay_left_after_augmentation(site):
     left, right = (1 + structures.index(name) for name in PROTOCOLS[site].mirrored[0])
     generator, doses = torch.Generator().manual_seed(5), set()
     for _ in range(30):
-        batch = augment(make_batch([sample]), generator)
+        batch = augment(make_batch([sample]), "rotated", generator)
         x_left, x_right = (float(torch.nonzero(batch.cond[0, k] < 0)[:, 2].float().mean()) for k in (left, right))
         assert x_left > x_right
         doses.add(round(float(batch.dose.sum()), 3))
@@ -314,11 +331,11 @@ def test_without_motion_and_noise_a_sample_comes_back_flipped_or_as_it_was(site,
     batch = make_batch([make_sample(toy_case(site=site), 1)])
     generator, seen = torch.Generator().manual_seed(0), set()
     for _ in range(12):
-        moved = augment(batch, generator)
+        moved = augment(batch, "rotated", generator)
         flipped = not torch.allclose(moved.dose, batch.dose, atol=1e-4)
         cond, dose, mask = (batch.cond, batch.dose, batch.mask)
         if flipped:
-            cond, dose, mask = cond.flip(-1)[:, mirror_order(site)], dose.flip(-1), mask.flip(-1)
+            cond, dose, mask = cond.flip(-1)[:, mirror_order(site, CHANNELS[site])], dose.flip(-1), mask.flip(-1)
         assert torch.allclose(moved.cond, cond, atol=1e-4) and torch.allclose(moved.mask, mask, atol=1e-4)
         assert torch.allclose(moved.dose, dose, atol=1e-4)
         seen.add(flipped)
@@ -331,10 +348,45 @@ def test_presence_flags_follow_the_organs_they_speak_of(only_flips):
     structures = PROTOCOLS["head-and-neck"].structures
     batch, generator = make_batch([make_sample(case, 1)]), torch.Generator().manual_seed(0)
     for _ in range(10):
-        moved = augment(batch, generator)
+        moved = augment(batch, "rotated", generator)
         for k, flag in enumerate(moved.constraints[0, 3:].tolist()):
             assert flag == float((moved.cond[0, 1 + k] < 0.999).any()), structures[k]
         assert torch.equal(moved.constraints[0, :3], batch.constraints[0, :3])
+
+
+def test_moved_by_whole_voxels_every_value_stays_what_it_was():
+    """No interpolation: the doses of a moved patient are doses of the patient, and those that left were at a border."""
+    sample = make_sample(toy_case(), 1)
+    inside = sample.dose[0, 3:-3, 3:-3, 3:-3]
+    assert float(sample.dose.max()) == float(inside.max())
+    for seed in range(6):
+        moved = augment(make_batch([sample]), "whole voxels", torch.Generator().manual_seed(seed))
+        values = set(sample.dose.ravel().tolist()) | {0.0}
+        assert set(moved.dose.ravel().tolist()) <= values and set(moved.mask.unique().tolist()) <= {0.0, 1.0}
+        assert float(moved.dose.max()) == float(sample.dose.max())
+
+
+@pytest.mark.parametrize("coarsen", [2, 3, 4])
+def test_refined_inside_the_mask_a_dose_keeps_its_block_averages_and_its_edge(coarsen):
+    """A dose that is uniform inside the mask comes back so up to the mask's edge, where plain interpolation would halve it."""
+    case = toy_case()
+    mask = torch.from_numpy(case.dose_mask)
+    uniform = 0.8 * mask.float()[None]
+    fine = refined_in_mask(coarsened(uniform, coarsen)[None], coarsen, mask)[0]
+    assert torch.allclose(fine, uniform, atol=2e-3) and not fine[0][~mask].any()
+    dose = torch.from_numpy(case.dose_gy * case.dose_mask)[None]
+    plain = refined(coarsened(dose, coarsen)[None], coarsen, case.shape)[0]
+    better = refined_in_mask(coarsened(dose, coarsen)[None], coarsen, mask)[0]
+    error = [float((found - dose).abs()[0][mask].mean()) for found in (plain, better)]
+    assert error[1] < 0.7 * error[0]
+    missed = [float((coarsened(found, coarsen) - coarsened(dose, coarsen)).abs().mean()) for found in (plain, better)]
+    assert missed[1] < 0.3 * missed[0]
+
+
+def test_the_statistics_of_a_dose_are_those_inside_the_mask():
+    sample = make_sample(toy_case(), 1)
+    inside = sample.dose[sample.mask > 0.5]
+    assert dose_statistics([sample, sample]) == pytest.approx((float(inside.mean()), float(inside.std())), rel=1e-3)
 
 
 def test_augmentation_moves_no_more_than_it_says():
@@ -345,7 +397,7 @@ def test_augmentation_moves_no_more_than_it_says():
     batch, generator = make_batch([sample_of(dose, spacing_mm=spacing_mm)]), torch.Generator().manual_seed(3)
     found = []
     for _ in range(40):
-        moved = augment(batch, generator).dose[0, 0].numpy()
+        moved = augment(batch, "rotated", generator).dose[0, 0].numpy()
         found.append([(moved * g).sum() / moved.sum() for g in grid_mm])
     reach = np.abs(found).max(axis=0)
     # 0.5 mm: the blob's tail, cut off at the border

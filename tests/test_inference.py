@@ -1,11 +1,14 @@
 """Predictions do not depend on how patients are batched, and mistakes end in a sentence."""
+import numpy as np
 import pytest
 import torch
 
 from lib.errors import UserError
 from lib.features import make_sample
-from lib.inference import Sampling, load_predictor, on_case_grid, predict_doses, ready, start_noise
-from lib.models.unet import UNet
+from lib import training
+from lib.inference import Sampling, load_predictor, on_case_grid, predict_doses, ready, start_noise, with_priors
+from lib.models.diffusion import cosine_alpha_bar
+from lib.models.methods import find_method
 from test_training import config_for, train
 from toys import toy_case
 
@@ -18,10 +21,10 @@ def samples():
 def predictor_for(method, samples):
     torch.manual_seed(0)
     config = config_for(samples, method=method)
-    return ready(UNet(9, 8, method == "ddpm"), config, torch.device("cpu"), "32")
+    return ready(find_method(method).make_network(config), config, torch.device("cpu"), "32")
 
 
-@pytest.mark.parametrize("method", ["baseline", "ddpm"])
+@pytest.mark.parametrize("method", ["baseline", "gaussian", "ddpm", "ddpm_v", "flow"])
 def test_a_batch_equals_its_members(samples, method):
     predictor = predictor_for(method, samples)
     together = predict_doses(predictor, samples, Sampling(n_steps=4), members=(0, 1), batch_size=4)
@@ -51,8 +54,66 @@ def test_volumes_of_different_shapes_can_be_predicted_together(samples):
 def test_doses_come_back_in_gy_on_the_cases_own_grid():
     case = toy_case("toy_1", shape=(17, 24, 23))
     sample = make_sample(case, 2)
-    dose_gy = on_case_grid(sample.dose[None], sample, 2)
-    assert dose_gy.shape == (1, 17, 24, 23) and abs(dose_gy.max() - case.dose_gy.max()) < 0.2 * case.dose_gy.max()
+    dose_gy = on_case_grid(sample.dose[None], case, 2)
+    assert dose_gy.shape == (1, 17, 24, 23) and not dose_gy[0][~case.dose_mask].any()
+    assert np.abs(dose_gy[0] - case.dose_gy)[case.dose_mask].mean() < 0.03 * case.rx_gy
+
+
+def test_a_volume_in_one_window_is_the_volume(samples):
+    for method in ("baseline", "ddpm_v", "flow"):
+        whole, window = (predict_doses(predictor_for(method, samples), samples[:1], Sampling(n_steps=3, grid="held", window=w))[0] for w in (0, 24))
+        assert torch.allclose(whole, window, atol=1e-4)
+
+
+def test_windows_of_their_own_noise_are_another_sample_than_one_noise_field(samples):
+    predictor = predictor_for("ddpm_v", samples)
+    shared, own = (predict_doses(predictor, samples[:1], Sampling(n_steps=2, grid="held", window=16, window_noise=noise))[0]
+                   for noise in ("shared", "own"))
+    assert shared.shape == own.shape and not torch.allclose(shared, own, atol=1e-3)
+
+
+def test_outside_the_dose_mask_there_is_no_dose_and_the_state_is_what_training_saw(samples):
+    """Where the dose is known to be 0, x_t at every step is the start noise and a dose of 0, scaled as in training."""
+    predictor = predictor_for("ddpm", samples)
+    sample = samples[0]
+    outside = sample.mask == 0
+    states = []
+    network = predictor.network.forward
+    predictor.network.forward = lambda cond, constraints, x_t, t: (states.append((int(t[0]), x_t)), network(cond, constraints, x_t, t))[1]
+    sampling = Sampling(n_steps=4, seed=7)
+    dose = predict_doses(predictor, [sample], sampling)[0]
+    noise = start_noise(sample, 0, 7)
+    assert not dose[0][outside].any() and len(states) == 4
+    first = float((1 - cosine_alpha_bar()[states[0][0]]).sqrt())
+    for t, x_t in states[1:]:
+        assert torch.allclose(x_t[0][outside], noise[outside] * float((1 - cosine_alpha_bar()[t]).sqrt()) / first, atol=1e-4)
+
+
+def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added(samples, tmp_path):
+    train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
+    prior = load_predictor(tmp_path / "baseline", "cpu", "32")
+    primed = with_priors(prior, samples)
+    config = training.with_units(config_for(primed, method="refine", cond_channels=10, epochs=1), primed)
+    training.train(config, primed, primed[:1], tmp_path / "refine", "cpu", tmp_path / "baseline", report=lambda line: None)
+    refine = load_predictor(tmp_path / "refine", "cpu", "32")
+    with torch.no_grad():
+        for weight in refine.network.out.parameters():
+            weight.zero_()  # v = 0 at t = T - 1, where x_t is noise: no residual but its mean
+    dose = predict_doses(refine, samples[:1], Sampling(n_steps=1, grid="held"))[0][0]
+    expected = (primed[0].cond[-1:] + config.dose_shift) * (primed[0].mask > 0)
+    assert torch.allclose(dose, expected.clamp(0, 1.5), atol=1e-5)
+
+
+def test_a_predicted_deviation_is_the_spread_of_the_samples_and_temperature_0_its_mean(samples):
+    predictor = predictor_for("gaussian", samples)
+    with torch.no_grad():
+        predictor.network.out.weight.zero_()
+        predictor.network.out.bias.copy_(torch.tensor([0.6, 2 * np.log(0.05)]))
+    inside = samples[0].mask > 0
+    doses = predict_doses(predictor, samples[:1], members=tuple(range(40)))[0]
+    assert float(doses[:, inside].std(dim=0).mean()) == pytest.approx(0.05, rel=0.05)
+    mean = predict_doses(predictor, samples[:1], Sampling(temperature=0.0))[0][0]
+    assert torch.allclose(mean[inside], torch.full_like(mean[inside], 0.6))
 
 
 def test_a_watcher_sees_every_network_call_of_every_patient(samples):
@@ -86,6 +147,15 @@ def test_a_patient_of_another_site_is_refused(samples):
         predict_doses(predictor_for("baseline", samples), [other])
 
 
-def test_an_unknown_grid_is_named():
-    with pytest.raises(UserError, match="no step grid"):
-        Sampling(grid="spiral").times()
+@pytest.mark.parametrize("change, words", [(dict(grid="spiral"), "no step grid"), (dict(solver="rk9"), "no solver"),
+                                           (dict(clamp="hard"), "no clamp"), (dict(window_noise="pink"), "no noise of windows")])
+def test_an_unknown_way_to_sample_is_named(change, words, samples):
+    with pytest.raises(UserError, match=words):
+        predict_doses(predictor_for("ddpm", samples), samples[:1], Sampling(**change))
+
+
+@pytest.mark.parametrize("method, sampling, calls", [("ddpm", Sampling(300), 334), ("ddpm", Sampling(300, grid="corrected"), 300),
+                                                     ("ddpm_v", Sampling(7, grid="held"), 7), ("flow", Sampling(7), 7),
+                                                     ("flow", Sampling(7, solver="midpoint"), 14), ("baseline", Sampling(50), 1)])
+def test_the_network_calls_are_counted(method, sampling, calls):
+    assert sampling.nfe(find_method(method)) == calls

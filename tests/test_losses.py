@@ -1,9 +1,11 @@
 """Losses against their formulas, and the gradient of a ramp against its slope."""
+import math
+
 import pytest
 import torch
 
-from lib.models.diffusion import add_noise, at_level, cosine_alpha_bar
-from lib.models.losses import dose_loss, gradient_loss, noise_loss, sobel_gradient
+from lib.models.diffusion import add_noise, noise_from_dose, target_of
+from lib.models.losses import dose_loss, gaussian_loss, gradient_loss, mean_inside, min_snr_weight, negative_dose_penalty, sobel_gradient
 
 SPACING_MM = torch.tensor([[2.0, 1.0, 4.0]])
 
@@ -24,14 +26,51 @@ def test_adding_a_constant_changes_no_gradient():
     assert float(gradient_loss(dose + 0.5, dose, SPACING_MM.expand(2, 3))) < 1e-6
 
 
+EVERYWHERE = torch.ones(1, 1, 2, 2, 2, dtype=torch.bool)
+
+
 def test_dose_loss_is_squared_error_and_a_penalty_of_negative_dose():
     dose = torch.full((1, 1, 2, 2, 2), 0.5)
-    assert float(dose_loss(dose + 0.1, dose)) == pytest.approx(0.01)
-    assert float(dose_loss(dose - 0.7, dose)) == pytest.approx(0.49 + 0.1 * 0.2)
+    assert float(dose_loss(dose + 0.1, dose, EVERYWHERE)) == pytest.approx(0.01)
+    assert float(dose_loss(dose - 0.7, dose, EVERYWHERE)) == pytest.approx(0.49 + 0.1 * 0.2)
 
 
-def test_noise_loss_of_the_true_noise_is_zero_for_a_dose_that_is_not_negative():
-    torch.manual_seed(0)
-    dose, noise = torch.rand(2, 1, 4, 4, 4).double(), torch.randn(2, 1, 4, 4, 4).double()
-    a = at_level(cosine_alpha_bar(), torch.tensor([100, 700]), dose)
-    assert float(noise_loss(noise, noise, add_noise(dose, noise, a), a)) == pytest.approx(0, abs=1e-12)
+def test_what_lies_outside_the_region_does_not_count():
+    dose, inside = torch.zeros(1, 1, 2, 2, 2), EVERYWHERE.clone()
+    inside[..., 0] = False
+    wrong_outside = torch.where(inside, dose + 0.1, torch.full_like(dose, 9.0))
+    assert float(dose_loss(wrong_outside, dose, inside)) == pytest.approx(0.01)
+    assert float(mean_inside(wrong_outside, torch.zeros_like(inside))) == 0
+
+
+def test_the_gaussian_loss_is_least_at_the_true_mean_and_deviation():
+    dose = 0.4 + 0.1 * torch.randn(1, 1, 40, 40, 40, generator=torch.Generator().manual_seed(0))
+    inside = torch.ones_like(dose, dtype=torch.bool)
+    values = {}
+    for mean in (0.3, 0.4, 0.5):
+        mean_, log_variance = torch.full_like(dose, mean, requires_grad=True), torch.full_like(dose, -4.6, requires_grad=True)
+        values[mean] = float(gaussian_loss(mean_, log_variance, dose, inside).detach())
+    assert min(values, key=values.get) == 0.4
+    for deviation, sign in ((0.05, -1), (0.2, 1)):  # the gradient pushes the deviation towards 0.1
+        log_variance = torch.full_like(dose, 2 * math.log(deviation), requires_grad=True)
+        gaussian_loss(torch.full_like(dose, 0.4), log_variance, dose, inside).backward()
+        assert float(log_variance.grad.sum()) * sign > 0
+
+
+@pytest.mark.parametrize("predicts", ["noise", "v", "dose"])
+def test_min_snr_weights_are_min_snr_on_the_error_of_the_dose(predicts):
+    """An error of 0.1 of the dose costs min(SNR, 5) 0.01, whatever the network predicts."""
+    alpha_bar_t = torch.tensor([0.9, 0.5, 0.01], dtype=torch.float64).view(3, 1, 1, 1, 1)
+    dose, noise = torch.zeros(3, 1, 1, 1, 1, dtype=torch.float64), torch.ones(3, 1, 1, 1, 1, dtype=torch.float64)
+    x_t = add_noise(dose, noise, alpha_bar_t)
+    wrong = target_of(predicts, dose + 0.1, noise_from_dose(x_t, dose + 0.1, alpha_bar_t), alpha_bar_t)
+    cost = min_snr_weight(predicts, alpha_bar_t) * (wrong - target_of(predicts, dose, noise, alpha_bar_t)) ** 2
+    snr = alpha_bar_t / (1 - alpha_bar_t)
+    assert torch.allclose(cost, snr.clamp(max=5) * 0.01)
+
+
+def test_a_dose_estimate_that_is_not_negative_is_not_punished():
+    dose = torch.rand(2, 1, 4, 4, 4)
+    inside = torch.ones_like(dose, dtype=torch.bool)
+    assert float(negative_dose_penalty(dose, inside)) == 0
+    assert float(negative_dose_penalty(dose - 2, inside)) == pytest.approx(0.1 * float((2 - dose).mean()))

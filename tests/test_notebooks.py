@@ -30,7 +30,7 @@ def test_a_notebook_has_no_outputs_no_definitions_and_short_cells(path):
         tree = ast.parse(cell.source)
         assert not cell.outputs and cell.execution_count is None
         assert not any(isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While)) for node in ast.walk(tree))
-        assert len(cell.source.splitlines()) <= (25 if "parameters" in cell.metadata.get("tags", []) else 12)
+        assert len(cell.source.splitlines()) <= (30 if "parameters" in cell.metadata.get("tags", []) else 12)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -44,7 +44,7 @@ def test_every_parameter_is_explained_and_within_its_own_limits(path):
     parameters = read_parameters(path)
     assert list(parameters)[:7] == list(COMMON[:7])
     for parameter in parameters.values():
-        first = parameter.default[0] if isinstance(parameter.default, list) else parameter.default
+        first = (parameter.default or [""])[0] if isinstance(parameter.default, list) else parameter.default
         limited = parameter.low is not None or parameter.choices
         assert parameter.help and (limited or isinstance(first, (bool, str)))
         assert check_value(parameter, parameter.default, parameter.name) == parameter.default
@@ -79,12 +79,18 @@ def refused(changes, tmp_path):
     ({"train": {"epochs": 0}}, "train.epochs is 0; it must be from 1"),
     ({"train": {"epochs": "many"}}, "train.epochs must be a whole number"),
     ({"train": {"epochs": 1.5}}, "train.epochs must be a whole number"),
-    ({"train": {"augment": 1}}, "train.augment must be true or false"),
+    ({"train": {"augment": 1}}, "train.augment must be a word"),
     ({"train": 7}, "train must be a section"),
     ({"ablation": {"n_steps": 50}}, "ablation.n_steps must be a list"),
     ({"ablation": {"n_steps": [0]}}, "ablation.n_steps is 0; it must be from 1 to 1000"),
     ({"ablation": {"n_steps": [1001]}}, "ablation.n_steps is 1001"),
-    ({"methods": ["unet"]}, "methods is 'unet'; it must be one of"),
+    ({"methods": ["unet"]}, "there is no method 'unet'"),
+    ({"methods": ["baseline", "baseline-seed43"]}, "methods lists baseline-seed43, but variants does not say"),
+    ({"methods": ["refine"]}, "refine starts from baseline, which methods does not list"),
+    ({"variants": {"ddpm-seed43": {"seed": 43}}}, "variants.ddpm-seed43 must be the keys of a training that methods lists"),
+    ({"methods": ["baseline-x"], "variants": {"baseline-x": {"epoch": 4}}}, "did you mean epochs?"),
+    ({"methods": ["baseline-x"], "variants": {"baseline-x": {"epochs": 0}}}, "variants.baseline-x.epochs is 0"),
+    ({"train": {"method": "ddpm"}}, "there is no key 'train.method'"),
     ({"device": "gpu"}, "device is 'gpu'; it must be one of"),
     ({"seed": -1}, "seed is -1"),
     ({"experiment": "../elsewhere"}, "experiment must be a name"),

@@ -5,22 +5,40 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib.files import write_json
-from lib.report import html, published, sentences, tables
-from lib.studies import sizes_of
+from lib.report import claims, html, published, tables, verdicts
+from lib.studies.ablation import REFERENCE_GRID
+from lib.studies.rows import sizes_of
 
 
-def step_rows(errors, setting="reference's grid", patients=8):
+def step_rows(errors, setting=REFERENCE_GRID, patients=8, group="start", wobble=0.3):
     """Rows of an ablation in which each number of steps has a mean error."""
-    wobble = np.linspace(-0.3, 0.3, patients)
-    return [dict(setting=setting, grid="leading", start=999, n_steps=n, case_id=f"p{i}", mae_gy=error + wobble[i],
-                 rmse_gy=1.3 * error, seconds=0.1 * n) for n, error in errors.items() for i in range(patients)]
+    offsets = np.linspace(-wobble, wobble, patients)
+    return [dict(setting=setting, group=group, training="ddpm", weights="weights", n_steps=n, nfe=n, case_id=f"p{i}",
+                 mae_gy=error + offsets[i], rmse_gy=1.3 * error, seconds=0.1 * n, sampling=dict(n_steps=n))
+            for n, error in errors.items() for i in range(patients)]
+
+
+def steps_found(*rows, regression=3.0, levels=(), decomposition=()):
+    return dict(rows=[row for part in rows for row in part], regression_rows=step_rows({1: regression}), method="ddpm",
+                level_rows=list(levels), decomposition=list(decomposition))
+
+
+def told_of_steps(*rows, **parts):
+    return verdicts.steps_verdict(steps_found(*rows, **parts), 0.1)
 
 
 def method_rows(means, patients=10):
     wobble = np.linspace(-0.3, 0.3, patients)
+    goal = dict(predicted=1.0, planned=2.0, predicted_met=True, planned_met=False)
+    index = dict(predicted=0.9, planned=0.8)
     return [dict(method=m, case_id=f"p{i}", mae_gy=mean + wobble[i] * (1 + 0.1 * k), rmse_gy=2.0, bias_gy=0.0, whole_volume_mae_gy=1.0,
-                 dose_score_gy=3.0, dvh_errors_gy=[1.0], seconds=1.0, structure_mae_gy={"Rectum": mean} if i else {}, goals={"g": True}, planned_goals={"g": True})
+                 dose_score_gy=3.0, own_grid_dose_score_gy=2.5, dvh_errors_gy=[1.0], seconds=1.0, structure_mae_gy={"Rectum": mean} if i else {},
+                 goals={"g": goal}, conformity=index, homogeneity=index, isodose_dice={"95": 0.7})
             for k, (m, mean) in enumerate(means.items()) for i in range(patients)]
+
+
+def told_of_methods(rows, failures=None):
+    return verdicts.comparison_verdict(dict(rows=rows, failures=failures or {}), 0.1)
 
 
 @pytest.mark.parametrize("errors, told", [
@@ -29,26 +47,65 @@ def method_rows(means, patients=10):
     ({10: 6.0, 100: 3.0}, "more steps do not hurt"),
 ])
 def test_the_verdict_on_steps_follows_the_numbers(errors, told):
-    rows = step_rows(errors)
-    assert told in sentences.steps_verdict(rows, step_rows({1: 3.0}), "ddpm", "baseline", 0.1)
+    assert told in told_of_steps(step_rows(errors))
+
+
+def test_a_switch_that_cures_is_told_from_one_that_does_not():
+    text = told_of_steps(step_rows({10: 3.0, 100: 6.0}), step_rows({10: 3.0, 100: 3.0}, "start held at t = 900"),
+                         step_rows({10: 5.0, 100: 9.0}, "no clamp", group="sampler"), step_rows({10: 5.0, 100: 4.0}, "flow", group="prediction"))
+    assert "flat: start held at t = 900" in text and "still rising: no clamp" in text and "falling: flow" in text
+    assert "there is no rise to be cured" in told_of_steps(step_rows({10: 6.0, 100: 3.0}), step_rows({10: 3.0, 100: 3.0}, "no clamp", group="sampler"))
+
+
+@pytest.mark.parametrize("worst, told", [(4.0, "no more than theory allows"), (5.0, "more than sampling alone explains")])
+def test_a_cure_is_held_against_what_theory_allows(worst, told):
+    """RMSE 1.3 times the MAE for sampler and regression alike: the ratio of the MAEs against 1.41."""
+    assert told in told_of_steps(step_rows({1: 3.0, 10: worst}), step_rows({1: 3.0, 10: worst}, "ddpm_v", group="prediction"))
 
 
 @pytest.mark.parametrize("ddpm, told", [(5.0, "Not for accuracy"), (3.0, "Yes, for accuracy"), (4.0, "Not for accuracy")])
 def test_the_answer_follows_the_numbers(ddpm, told):
     rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": ddpm})
-    assert sentences.answer(rows, 0.1).startswith(told)
+    assert verdicts.answer(rows, 0.1).startswith(told)
 
 
 def test_with_two_patients_nothing_is_concluded():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}, patients=2)
-    assert "cannot be said" in sentences.answer(rows, 0.1)
-    assert "no interval with n = 2" in sentences.comparison_verdict(rows, 0.1)
-    assert "cannot be said" in sentences.steps_verdict(step_rows({1: 3.0, 9: 6.0}, patients=2), step_rows({1: 3.0}), "ddpm", "baseline", 0.1)
+    assert "cannot be said" in verdicts.answer(rows, 0.1)
+    assert "no interval with n = 2" in told_of_methods(rows)
+    assert "cannot be said" in told_of_steps(step_rows({1: 3.0, 9: 6.0}, patients=2))
 
 
 def test_a_sampler_worse_than_the_control_is_called_untrained_in_the_answer():
-    assert "too short" in sentences.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 9.0}), 0.1)
-    assert "too short" not in sentences.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}), 0.1)
+    assert "too short" in verdicts.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 9.0}), 0.1)
+    assert "too short" not in verdicts.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}), 0.1)
+
+
+def test_seeds_of_a_method_count_together_and_their_difference_is_told():
+    rows = method_rows({"control": 8.0, "baseline": 4.0, "baseline-seed43": 5.0, "ddpm": 4.6, "ddpm-standardised": 3.0})
+    text = told_of_methods(rows)
+    assert "`ddpm`: +0.10" in text and "(1 seed and 2 seeds)" in text
+    assert "Two seeds of `baseline` differ by +1.0" in text
+
+
+def test_a_method_that_could_not_be_trained_is_listed_with_its_reason():
+    text = told_of_methods(method_rows({"control": 8.0, "baseline": 4.0}), {"gradient_vgg": "it needs weights"})
+    assert "`gradient_vgg` was not trained: it needs weights" in text
+
+
+def ensemble_row(source, spread_gy, error_gy, case_id="p0"):
+    calibrated = dict(crps_gy=1.0, coverage_pct={"50": 40.0, "95": 80.0}, spread_skill=dict(voxels=[1.0], spread_gy2=[spread_gy**2], error_gy2=[error_gy**2]))
+    return dict(source=source, case_id=case_id, members=4, nfe_per_member=10, floor_gy2=4.0, b_gy2=2.0, mae_gy={"1": 3.0, "4": 2.0},
+                spread_dose_mask_gy=spread_gy, **calibrated, recalibrated=calibrated | dict(coverage_pct={"50": 51.0, "95": 94.0}))
+
+
+@pytest.mark.parametrize("spread_gy, told", [(0.5, "a regression in disguise"), (2.0, "too sure of itself"), (3.0, "about calibrated"), (6.0, "more cautious")])
+def test_what_is_said_of_a_spread_follows_its_ratio_to_the_error(spread_gy, told):
+    rows = [ensemble_row("ddpm_v", spread_gy, 3.0, f"p{i}") for i in range(4)]
+    found = dict(rows=rows, regression_rows=step_rows({1: 2.0}), factors={"ddpm_v": 1.5})
+    text = verdicts.ensemble_verdict(found, 0.1)
+    assert told in text and "averaging helps" in text and "floor / b 2.00" in text and "40 calls" in text
+    assert "50 %: 40 to 51 %, 95 %: 80 to 94 %" in text and "calibrated after it" in text
 
 
 def history(*errors):
@@ -57,16 +114,16 @@ def history(*errors):
 
 @pytest.mark.parametrize("ddpm, told", [((20.0, 31.0, 25.0), "holds"), ((20.0, 15.0, 12.0), "does not hold")])
 def test_a_validation_error_swings_only_if_it_rises(ddpm, told):
-    assert sentences.claim_swing({"ddpm": history(*ddpm), "baseline": history(4.0, 3.0, 2.0)}, 0.1)["verdict"] == told
+    assert claims.claim_swing({"ddpm": history(*ddpm), "baseline": history(4.0, 3.0, 2.0)}, 0.1)["verdict"] == told
 
 
 @pytest.mark.parametrize("held, told", [({1: 9.0, 10: 3.0}, "does not hold"), ({1: 3.0, 10: 9.0}, "holds")])
 def test_the_claim_on_the_start_follows_the_held_curves(held, told):
     steps = {"rows": step_rows({1: 5.0, 10: 8.0}) + step_rows(held, "start held at t = 999")}
-    assert sentences.claim_start(steps, 0.1)["verdict"] == told
-    assert sentences.claim_steps(steps, 0.1)["verdict"] == "holds"
+    assert claims.claim_start(steps, 0.1)["verdict"] == told
+    assert claims.claim_steps(steps, 0.1)["verdict"] == "holds"
     mixed = {"rows": steps["rows"] + step_rows({1: 3.0, 10: 9.0} if told != "holds" else {1: 9.0, 10: 3.0}, "start held at t = 900")}
-    assert sentences.claim_start(mixed, 0.1)["verdict"] == "depends on the start"
+    assert claims.claim_start(mixed, 0.1)["verdict"] == "depends on the start"
 
 
 def test_ensemble_sizes_are_in_order_of_number_after_json():
@@ -75,7 +132,7 @@ def test_ensemble_sizes_are_in_order_of_number_after_json():
 
 def test_a_network_that_does_not_beat_the_control_is_called_untrained():
     rows = method_rows({"control": 4.0, "baseline": 4.0})
-    assert "too short or wrong" in sentences.comparison_verdict(rows, 0.1)
+    assert "too short or wrong" in told_of_methods(rows)
 
 
 def test_tables_sort_methods_by_error():

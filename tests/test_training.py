@@ -9,6 +9,7 @@ from lib import training
 from lib.config import TrainConfig
 from lib.errors import UserError
 from lib.features import make_sample
+from lib.models.methods import find_method
 from lib.state import CURRENT, load_state, save_state
 from toys import toy_case
 
@@ -22,9 +23,10 @@ def config_for(samples, **changes):
     settings = dict(
         method="baseline", cohort="toys", cohort_sha256="", case_ids=[s.case_id for s in samples], site="prostate",
         cond_channels=9, coarsen=1, base_channels=8, epochs=3, patches_per_case=1, patch_voxels=[0, 0, 0], batch_size=2,
-        learning_rate=1e-3, ema_decay=0.9, gradient_weight=0.1, gradient_units="per mm", augment=True, validate_every=1,
-        validation_steps=2, patience=0, keep="last", seed=1, precision="32")
-    return TrainConfig(**settings | changes)
+        learning_rate=1e-3, ema_decay=0.9, zero_snr=False, dose_shift=0.0, dose_scale=1.0, weighting="none", region="dose mask",
+        gradient_weight=0.1, gradient_units="per mm", vgg_weight=0.01, vgg_file="", augment="whole voxels", validate_every=1,
+        validation_steps=2, patience=0, keep="last", snapshots_pct=[50], seed=1, precision="32")
+    return TrainConfig(**settings | dict(zero_snr=find_method(changes.get("method", "baseline")).zero_snr) | changes)
 
 
 def train(config, samples, folder, **options):
@@ -40,7 +42,7 @@ def without_time(history):
 
 
 def test_a_network_learns_one_patient_by_heart(samples, tmp_path):
-    config = config_for(samples[:1], epochs=60, batch_size=1, augment=False, learning_rate=3e-3, validate_every=60)
+    config = config_for(samples[:1], epochs=60, batch_size=1, augment="none", learning_rate=3e-3, validate_every=60)
     assert train(config, samples[:1], tmp_path)[-1]["validation_mae_gy"] < 3.0
 
 
@@ -48,7 +50,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the loop may catch it."""
 
 
-@pytest.mark.parametrize("method", ["baseline", "gradient", "ddpm"])
+@pytest.mark.parametrize("method", ["gradient", "ddpm", "ddpm_v", "flow"])
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_killed_training_ends_as_an_undisturbed_one(samples, tmp_path, monkeypatch, method, at):
     config = config_for(samples, method=method, keep="best")
@@ -101,7 +103,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(samples, tmp_path, monkeypatch):
 
 def test_a_diverged_training_stops_with_a_sentence(samples, tmp_path):
     broken = [dataclasses.replace(s, dose=s.dose * float("nan")) for s in samples]
-    with pytest.raises(UserError, match="diverged"):
+    with pytest.raises(training.CannotTrain, match="diverged at step 1"):
         train(config_for(samples), broken, tmp_path)
     assert not (tmp_path / "weights.safetensors").exists()
 
@@ -122,7 +124,7 @@ def test_the_learning_rate_falls_along_a_cosine(samples):
 def test_every_patient_is_seen_once_an_epoch(samples, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "make_batch", lambda chosen, *a: seen.extend(s.case_id for s in chosen))
-    config = config_for(samples, augment=False)
+    config = config_for(samples, augment="none")
     for step in range(config.steps_per_epoch):
         training.draw_batch(config, samples, step, None)
     assert sorted(seen) == sorted(s.case_id for s in samples)

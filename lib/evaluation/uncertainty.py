@@ -6,6 +6,7 @@ for any members: b is their variance (ddof 1) and floor = |m - x|^2 - b / N. For
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import t as student_t
 
 
 class EnsembleLaw(NamedTuple):
@@ -41,3 +42,46 @@ def mean_of_subsets(members_gy, dose_gy, n, draws, generator):
 def spread_gy(members_gy):
     """Standard deviation over members [N,...] per voxel (ddof 1), in Gy; N at least 2."""
     return members_gy.std(axis=0, ddof=1)
+
+
+def crps_gy(members_gy, dose_gy):
+    """Continuous ranked probability score of members [N,V], mean over voxels, in Gy: |error| if there is one member.
+
+    E|X - x| - E|X - X'| / 2 with the second mean over pairs of different members (Ferro 2014, Q. J. R. Meteorol. Soc.
+    140:1917, "fair"), so that ensembles of different size can be compared.
+    """
+    n = len(members_gy)
+    error_gy = np.abs(members_gy - dose_gy).mean(dtype=np.float64)
+    if n == 1:
+        return float(error_gy)
+    ranks = (2 * np.arange(1, n + 1) - n - 1)[:, None]
+    return float(error_gy - (ranks * np.sort(members_gy, axis=0)).sum(axis=0).mean(dtype=np.float64) / (n * (n - 1)))
+
+
+def coverage_pct(members_gy, dose_gy, level_pct):
+    """Share in % of voxels whose planned dose lies in the central interval that the members [N,V] predict.
+
+    If members and planned dose are N + 1 draws from one Gaussian, (x - mean) / (spread sqrt(1 + 1/N)) is Student's t of
+    N - 1 degrees of freedom; the interval is its central `level_pct` %.
+    """
+    n = len(members_gy)
+    half_gy = student_t.ppf(0.5 + level_pct / 200, n - 1) * np.sqrt(1 + 1 / n) * spread_gy(members_gy)
+    return float(100 * (np.abs(dose_gy - members_gy.mean(axis=0)) <= half_gy).mean())
+
+
+def spread_skill(members_gy, dose_gy, edges_gy):
+    """Sums over the voxels of each bin of the spread: voxels, (1 + 1/N) spread^2 and squared error of the mean, lists in Gy^2.
+
+    The two agree for members exchangeable with the planned dose. Bin i is edges_gy[i] to [i+1], the last one is open.
+    """
+    n, spread = len(members_gy), spread_gy(members_gy)
+    bins = np.clip(np.digitize(spread, edges_gy) - 1, 0, len(edges_gy) - 1)
+    sums = (np.bincount(bins, weights, len(edges_gy)) for weights in
+            (None, (1 + 1 / n) * spread**2, (members_gy.mean(axis=0) - dose_gy) ** 2))
+    return dict(zip(("voxels", "spread_gy2", "error_gy2"), ([float(v) for v in s] for s in sums)))
+
+
+def spread_skill_ratio(tables):
+    """Spread over error, root of the pooled sums of `spread_skill` tables; 1 is calibrated, less too sure of itself."""
+    spread_gy2, error_gy2 = (sum(sum(table[key]) for table in tables) for key in ("spread_gy2", "error_gy2"))
+    return float(np.sqrt(spread_gy2 / error_gy2)) if error_gy2 else None

@@ -1,12 +1,13 @@
-"""Gaussian diffusion of a dose: schedule, conversions, step grids, DDIM.
+"""Gaussian diffusion of a dose: schedules, what a network may predict, step grids.
 
-Papers: DDPM, Ho et al. 2020 (arXiv 2006.11239); cosine schedule, Nichol & Dhariwal 2021 (2102.09672);
-DDIM, Song et al. 2021 (2010.02502). Time t is an integer 0 .. T-1 and noise grows with it:
+Papers: DDPM, Ho et al. 2020 (arXiv 2006.11239); cosine schedule, Nichol & Dhariwal 2021 (2102.09672); DDIM, Song et al.
+2021 (2010.02502); v, Salimans & Ho 2022 (2202.00512); zero terminal SNR, Lin et al. 2024 (2305.08891).
+Time t is an integer 0 .. T-1 and noise grows with it:
 
     x_t = sqrt(alpha_bar_t) dose + sqrt(1 - alpha_bar_t) noise          (DDPM Eq. 4)
 
     alpha_bar   cumulative product, float64 [T]; DDIM's papers call it alpha
-    dose, noise, x_t   [B,1,D,H,W]; dose as a fraction of the prescription
+    dose, noise, v, x_t   [B,1,D,H,W]; dose in the network's units (lib.features.Scale)
     *_hat       an estimate by the network
 """
 import math
@@ -24,6 +25,17 @@ def cosine_alpha_bar(n_levels=T, s=0.008):
     f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     beta = (1 - f[1:] / f[:-1]).clamp(1e-4, 0.9999)
     return torch.cumprod(1 - beta, dim=0)
+
+
+def zero_terminal(alpha_bar):
+    """The schedule shifted and scaled so that x_T-1 is pure noise (Lin et al. Algorithm 1)."""
+    root = alpha_bar.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+def schedule(zero_snr):
+    """The reference's alpha_bar, or the same with zero terminal signal-to-noise ratio."""
+    return zero_terminal(cosine_alpha_bar()) if zero_snr else cosine_alpha_bar()
 
 
 def at_level(alpha_bar, t, like):
@@ -49,6 +61,35 @@ def noise_from_dose(x_t, dose_hat, alpha_bar_t):
     return ((x_t - alpha_bar_t.sqrt() * dose_hat) / (1 - alpha_bar_t).sqrt()).to(x_t.dtype)
 
 
+def v_from(dose, noise, alpha_bar_t):
+    """v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) dose (Salimans & Ho, section 4)."""
+    return (alpha_bar_t.sqrt() * noise - (1 - alpha_bar_t).sqrt() * dose).to(dose.dtype)
+
+
+def dose_from_v(x_t, v_hat, alpha_bar_t):
+    """The dose that x_t and a predicted v imply; no factor exceeds 1, at any t."""
+    return (alpha_bar_t.sqrt() * x_t - (1 - alpha_bar_t).sqrt() * v_hat).to(x_t.dtype)
+
+
+def noise_from_v(x_t, v_hat, alpha_bar_t):
+    """The noise that x_t and a predicted v imply."""
+    return ((1 - alpha_bar_t).sqrt() * x_t + alpha_bar_t.sqrt() * v_hat).to(x_t.dtype)
+
+
+def estimates(predicts, output, x_t, alpha_bar_t):
+    """(dose_hat, noise_hat) from the output of a network that predicts "noise", "v" or "dose"."""
+    if predicts == "noise":
+        return dose_from_noise(x_t, output, alpha_bar_t), output
+    if predicts == "v":
+        return dose_from_v(x_t, output, alpha_bar_t), noise_from_v(x_t, output, alpha_bar_t)
+    return output, noise_from_dose(x_t, output, alpha_bar_t)
+
+
+def target_of(predicts, dose, noise, alpha_bar_t):
+    """What the network's output is compared with."""
+    return {"noise": lambda: noise, "v": lambda: v_from(dose, noise, alpha_bar_t), "dose": lambda: dose}[predicts]()
+
+
 def noise_gain(alpha_bar):
     """By how much an error of the predicted noise is multiplied in the dose estimate, float64 [T]."""
     return ((1 - alpha_bar) / alpha_bar).sqrt()
@@ -60,8 +101,14 @@ def leading_grid(n_steps, n_levels=T):
     return list(range(0, n_levels, n_levels // n_steps))[::-1]
 
 
+def corrected_grid(n_steps, n_levels=T):
+    """Leading times, exactly n of them: i T / n rounded down, descending. Its start still depends on n."""
+    check_steps(n_steps, n_levels)
+    return [i * n_levels // n_steps for i in range(n_steps)][::-1]
+
+
 def held_grid(n_steps, start):
-    """Exactly n times, evenly spaced, the first always `start`: Lin et al. 2024 (2305.08891) "trailing" at T - 1."""
+    """Exactly n times, evenly spaced, the first always `start`; at T - 1 this is Lin et al.'s "trailing" (their Table 2)."""
     check_steps(n_steps, start + 1)
     return [round((start + 1) * (1 - i / n_steps)) - 1 for i in range(n_steps)]
 
@@ -69,38 +116,3 @@ def held_grid(n_steps, start):
 def check_steps(n_steps, n_levels):
     if not 1 <= n_steps <= n_levels:
         raise UserError(f"{n_steps} sampling steps are not between 1 and the {n_levels} noise levels there are")
-
-
-def ddim(denoise, noise, grid, alpha_bar, *, clamp=(-1.0, 2.0), rederive_noise=False, eta=0.0, generator=None, watch=None):
-    """Sample a dose from `noise` along the descending times of `grid` (DDIM Eq. 12 and 16).
-
-    denoise          (x_t, t [B] int64) -> (dose_hat, noise_hat), both [B,1,D,H,W]
-    clamp            bounds of dose_hat, or None
-    rederive_noise   whether noise_hat is then made to agree with the clamped dose_hat; the reference keeps it
-    eta              0 deterministic, 1 ancestral (DDPM's posterior variance on the full grid)
-    watch            called with (step, t, dose_hat) after each network call
-    Returns the dose [B,1,D,H,W]; the network is called len(grid) times.
-    """
-    x_t = noise
-    for step, t in enumerate(grid):
-        alpha_bar_t = alpha_bar[t]
-        alpha_bar_s = alpha_bar[grid[step + 1]] if step + 1 < len(grid) else torch.ones((), dtype=torch.float64)
-        dose_hat, noise_hat = denoise(x_t, torch.full((len(x_t),), t, device=x_t.device))
-        if clamp is not None:
-            dose_hat = dose_hat.clamp(*clamp)
-            if rederive_noise:
-                noise_hat = noise_from_dose(x_t, dose_hat, alpha_bar_t)
-        if watch is not None:
-            watch(step, t, dose_hat)
-        x_t = ddim_step(dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, eta, generator)
-    return x_t
-
-
-def ddim_step(dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, eta, generator):
-    """x_s at the lower level s from the estimates at t (DDIM Eq. 12), with the noise of Eq. 16 for eta > 0."""
-    sigma_eta = eta * ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)).sqrt()
-    x_s = alpha_bar_s.sqrt() * dose_hat + (1 - alpha_bar_s - sigma_eta**2).clamp(min=0).sqrt() * noise_hat
-    if eta > 0:
-        fresh = torch.randn(x_s.shape, generator=generator, dtype=x_s.dtype).to(x_s.device)
-        x_s = x_s + sigma_eta * fresh
-    return x_s.to(dose_hat.dtype)

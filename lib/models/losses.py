@@ -1,25 +1,45 @@
-"""Training losses, on doses as fractions of the prescription, [B,1,D,H,W]."""
+"""Training losses, on doses as fractions of the prescription, [B,1,D,H,W], and the region they are averaged over."""
 import torch
 import torch.nn.functional as F
 
-from lib.models.diffusion import dose_from_noise
-
 NEGATIVE_WEIGHT = 0.1
+LOG_VARIANCE_LIMITS = (-14.0, 2.0)  # a deviation of 0.06 Gy to 190 Gy at 70 Gy
 
 
-def dose_loss(dose_hat, dose):
-    """Mean squared error + 0.1 x mean(relu(-dose)): the reference's loss of its regression."""
-    return F.mse_loss(dose_hat, dose) + NEGATIVE_WEIGHT * F.relu(-dose_hat).mean()
+def mean_inside(values, inside):
+    """Mean of [B,1,D,H,W] over the voxels of `inside` (bool, same shape)."""
+    return (values * inside).sum() / inside.sum().clamp(min=1)
 
 
-def noise_loss(noise_hat, noise, x_t, alpha_bar_t):
-    """Mean squared error of the noise + 0.1 x mean(relu(-dose estimate)): the reference's loss of its DDPM.
+def dose_loss(dose_hat, dose, inside):
+    """Mean squared error + 0.1 x mean(relu(-dose)): the reference's loss of its regression, over its `inside`."""
+    return mean_inside((dose_hat - dose) ** 2 + NEGATIVE_WEIGHT * F.relu(-dose_hat), inside)
+
+
+def gaussian_loss(dose_hat, log_variance, dose, inside):
+    """Negative log-likelihood of a Gaussian per voxel, weighted by its deviation (beta-NLL, Seitzer et al. 2022, arXiv 2203.09168).
+
+    With beta 0.5 the mean is still learnt where the deviation is large.
+    """
+    log_variance = log_variance.clamp(*LOG_VARIANCE_LIMITS)
+    likelihood = ((dose_hat - dose) ** 2 * torch.exp(-log_variance) + log_variance) / 2
+    return mean_inside(likelihood * torch.exp(log_variance.detach() / 2), inside)
+
+
+def negative_dose_penalty(dose_hat, inside):
+    """0.1 x mean(relu(-dose estimate)): what the reference adds to the noise loss of its DDPM.
 
     The estimate is not clamped, so the penalty's weight grows without bound towards t = T - 1; kept, because
     it is what the reference trained with.
     """
-    dose_hat = dose_from_noise(x_t, noise_hat, alpha_bar_t)
-    return F.mse_loss(noise_hat, noise) + NEGATIVE_WEIGHT * F.relu(-dose_hat).mean()
+    return NEGATIVE_WEIGHT * mean_inside(F.relu(-dose_hat), inside)
+
+
+def min_snr_weight(predicts, alpha_bar_t, gamma=5.0):
+    """Min-SNR weights (Hang et al. 2023, arXiv 2303.09556, section 3.4): min(SNR, gamma) on the squared error of the dose."""
+    snr = alpha_bar_t / (1 - alpha_bar_t)
+    share = {"dose": 1.0, "noise": snr, "v": snr + 1}[predicts]
+    return snr.clamp(max=gamma) / share
 
 
 def sobel_kernels(device):

@@ -13,6 +13,7 @@ from torch import nn
 
 EMBEDDING_WIDTH = 256
 CONSTRAINTS = 13
+KERNEL = 3
 STRIDE = 16  # four halvings: sizes are padded to a multiple of it and cropped back
 
 
@@ -32,14 +33,21 @@ class Block(nn.Module):
 
     def __init__(self, channels_in, channels_out):
         super().__init__()
-        self.conv1 = nn.Conv3d(channels_in, channels_out, 3, padding=1)
+        self.conv1 = nn.Conv3d(channels_in, channels_out, KERNEL, padding=1)
         self.norm1 = nn.GroupNorm(8, channels_out)
         self.film = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING_WIDTH, 2 * channels_out))
-        self.conv2 = nn.Conv3d(channels_out, channels_out, 3, padding=1)
+        self.conv2 = nn.Conv3d(channels_out, channels_out, KERNEL, padding=1)
         self.norm2 = nn.GroupNorm(8, channels_out)
         self.residual = nn.Conv3d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
     def forward(self, x, embedding):
+        if x.device.type == "cpu" and min(x.shape[2:]) < KERNEL:
+            # oneDNN's bfloat16 weight gradient of a 3^3 convolution over two voxels reads memory it never wrote (torch 2.13)
+            with torch.autocast("cpu", enabled=False):
+                return self.compute(x.float(), embedding.float())
+        return self.compute(x, embedding)
+
+    def compute(self, x, embedding):
         scale, shift = self.film(embedding)[:, :, None, None, None].chunk(2, dim=1)
         h = F.silu(self.norm1(self.conv1(x)))
         h = h * (1 + scale) + shift
@@ -50,7 +58,7 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Dose network; with `timed` also the denoiser, whose first input channel is then x_t."""
 
-    def __init__(self, cond_channels, base_channels, timed):
+    def __init__(self, cond_channels, base_channels, timed, outputs=1):
         super().__init__()
         b = base_channels
         self.base_channels = b
@@ -62,7 +70,7 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(Block(i, o) for i, o in zip(widths, widths[1:]))
         self.bottleneck = Block(8 * b, 8 * b)
         self.decoder = nn.ModuleList([Block(16 * b, 4 * b), Block(8 * b, 2 * b), Block(4 * b, b), Block(2 * b, b)])
-        self.out = nn.Conv3d(b, 1, 1)
+        self.out = nn.Conv3d(b, outputs, 1)
 
     def embed(self, constraints, t):
         embedding = self.embed_constraints(constraints)
@@ -71,7 +79,7 @@ class UNet(nn.Module):
         return embedding
 
     def forward(self, cond, constraints, x_t=None, t=None):
-        """cond [B,C,D,H,W], constraints [B,13], x_t [B,1,D,H,W] and t [B] when timed -> [B,1,D,H,W]."""
+        """cond [B,C,D,H,W], constraints [B,13], x_t [B,1,D,H,W] and t [B] when timed -> [B,outputs,D,H,W]."""
         h = torch.cat([x_t, cond], dim=1) if self.timed else cond
         size = h.shape[2:]
         h = pad_to_stride(h)

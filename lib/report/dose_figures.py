@@ -75,7 +75,7 @@ def aspect(case, plane, index):
 
 def predicted_dose_gy(run, method, case):
     """A kept prediction, 0 outside the dose mask, where no dose is judged."""
-    return np.where(case.dose_mask, load_prediction(prediction_path(run.folder, method, case.case_id), case.shape).dose_gy, 0)
+    return load_prediction(prediction_path(run.folder, method, case.case_id), case.dose_mask).dose_gy
 
 
 def legend_of_structures(ax, case):

@@ -81,7 +81,7 @@ def read_prediction(path, run, case_id, written_ns):
     """What a prediction adds to a view; `written_ns` makes a newer file be read."""
     case, _ = read_case(run, case_id)
     try:
-        prediction = load_prediction(path, case.shape)
+        prediction = load_prediction(path, case.dose_mask)
     except UserError as error:
         return dict(missing=f"This is the plan alone: {error}.")
     error_gy = np.where(case.dose_mask, prediction.dose_gy - case.dose_gy, 0)

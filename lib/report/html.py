@@ -9,15 +9,16 @@ from markupsafe import Markup, escape
 from nbconvert import HTMLExporter
 
 from lib.files import read_json, write_text
-from lib.report import sentences, tables
+from lib.report import tables
+from lib.report.verdicts import answer, answer_on_spread, comparison_verdict, ensemble_verdict, steps_verdict
 
 HERE = Path(__file__).parent
 CAPTIONS = {
-    "fig2_sampling_steps_ablation": "Figure 2. A, error against the number of sampling steps on the reference's grid and with the first "
-    "noise level held; bands are 95 % intervals over patients; dashed, the regression on the same patients. B, time per patient.",
-    "fig3_ensemble_averaging": "Figure 3. A, error of a mean of n samples; ticks at n = 1 are single members. B, squared error "
-    "against 1 / n: the intercept is the floor that no averaging removes.",
-    "fig1_ddpm_training_curves": "Figure 1. A, training loss. B, error on validation patients during training, averaged weights.",
+    "fig1_ddpm_training_curves": "Figure 1. A, training loss of each method's own kind. B, error on validation patients during training, averaged weights.",
+    "fig2_sampling_steps_ablation": "Figure 2. Error against the number of sampling steps, the start noise the same everywhere. A, by where "
+    "sampling starts, the network that predicts noise. B, by what the network predicts. Bands are 95 % intervals over patients; dashed, the regression.",
+    "fig3_ensemble_averaging": "Figure 3. A, error of a mean of n members; ticks at n = 1 are single members. B, squared error "
+    "against 1 / n: the intercept is the floor that no averaging removes. Dashed, the regression on the same patients.",
     "fig4_model_comparison": "Figure 4. Error of every method on the test patients, a dot per patient, the mean with its 95 % interval. "
     "A, in the dose mask. B, over the whole volume, air included.",
     "fig5_key_finding": "Figure 5. Paired difference of every method to the baseline with its 95 % interval. The grey band is the margin "
@@ -25,6 +26,15 @@ CAPTIONS = {
     "fig6_dose_panels": "Figure 6. Planned and predicted doses of one test patient through the middle of the target, with the 95 % and "
     "50 % isodoses, and below the difference predicted - planned where it exceeds 1 Gy. Of a sampled method the mean of its samples.",
     "fig7_dvhs": "Figure 7. Dose-volume histograms of the same patient: planned as lines, predicted dashed.",
+    "fig8_switches": "Figure 8. One switch at a time from the reference's setting: by how much more sampling steps change the error, with 95 % "
+    "intervals over patients. Right of the grey band, more steps hurt; inside it, they change nothing.",
+    "fig9_noise_levels": "Figure 9. Each network is shown the planned dose with noise of level t and asked once: error of the dose it then sees. "
+    "Dashed, the regression, which sees no dose.",
+    "fig10_bias_and_spread": "Figure 10. Expected squared error of one sample, split into what no averaging removes and the samples' variance.",
+    "fig11_trajectories": "Figure 11. The dose estimate after so many network calls, one slice of one validation patient, from one start noise; at the right as planned.",
+    "fig12_calibration": "Figure 12. A, error against spread, voxels of all test patients in bins of their spread; on the line the spread tells the error. "
+    "B, share of voxels whose planned dose lies in the central interval: as sampled (filled), and with one factor chosen on validation patients (open).",
+    "fig13_accuracy_and_cost": "Figure 13. Error against network calls per patient; diamonds are means of several samples.",
     "fig0_planned_dvhs": "Planned dose-volume histograms of the cohort by structure.",
     "fig0_patients": "Patients of the cohort, those with findings first: planned dose on CT, axial and coronal.",
 }
@@ -53,22 +63,16 @@ def contents(folder):
         name=folder.name, css=Markup((HERE / "report.css").read_text(encoding="utf-8")), data=data, steps=steps, ensemble=ensemble,
         comparison=comparison, published=read_json(published) if published.exists() else None,
         figure=lambda name: figure(folder, name), table=table, tables=tables, markdown=bullets,
-        answer=inline(sentences.answer(comparison["rows"], comparison["margin_gy"])) if comparison else "",
-        verdicts=verdicts(steps, ensemble, comparison), pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
+        answer=inline(" ".join([answer(comparison["rows"], comparison["margin_gy"]), answer_on_spread(ensemble)])) if comparison else "",
+        verdicts=written_verdicts(steps, ensemble, comparison), pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )
 
 
-def verdicts(steps, ensemble, comparison):
+def written_verdicts(steps, ensemble, comparison):
     """Section -> its verdict, written from the numbers."""
-    found = {}
-    if steps:
-        found["steps"] = sentences.steps_verdict(steps["rows"], steps["regression_rows"], steps["method"], steps["regression"], steps["margin_gy"])
-    if ensemble:
-        found["ensemble"] = sentences.ensemble_verdict(ensemble["rows"], ensemble["regression_rows"], ensemble["method"],
-                                                       ensemble["regression"], ensemble["margin_gy"])
-    if comparison:
-        found["comparison"] = sentences.comparison_verdict(comparison["rows"], comparison["margin_gy"])
-    return found
+    written = {"steps": steps_verdict, "ensemble": ensemble_verdict, "comparison": comparison_verdict}
+    found = {"steps": steps, "ensemble": ensemble, "comparison": comparison}
+    return {name: write(found[name], found[name]["margin_gy"]) for name, write in written.items() if found[name]}
 
 
 def figure(folder, name):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lib.experiment import commit
 from lib.files import read_json, write_json, written_whole
-from lib.studies import by_method
+from lib.studies.rows import by_method
 
 TOLERANCE_GY = 0.05
 

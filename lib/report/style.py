@@ -4,10 +4,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import seaborn as sns
 
+from lib.models.methods import kind
+
 # Okabe & Ito's colour-blind-safe palette; a method keeps its colour everywhere
 COLOURS = {
     "baseline": "#0072B2", "gradient": "#009E73", "ddpm": "#D55E00", "control": "#777777",
-    "ddpm_v": "#CC79A7", "ddpm_dose": "#E69F00", "flow": "#56B4E9", "refine": "#8C6D31", "gradient_vgg": "#004D40",
+    "ddpm_v": "#CC79A7", "ddpm_dose": "#E69F00", "flow": "#56B4E9", "refine": "#8C6D31", "gradient_vgg": "#004D40", "gaussian": "#5B4B8A",
 }
 RAMP = "crest"  # for ordered quantities in one panel
 SPREAD_MAP, ERROR_MAP = "viridis", "RdBu_r"
@@ -26,7 +28,7 @@ def use_style():
 
 
 def colour(method):
-    return COLOURS.get(method, "#333333")
+    return COLOURS.get(kind(method), "#333333")
 
 
 def save_figure(figure, folder, name):

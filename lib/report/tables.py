@@ -3,8 +3,9 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluation.compare import holm, interval, paired_difference, verdict
+from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
-from lib.studies import by_method, sizes_of
+from lib.studies.rows import by_method, grouped, sizes_of
 
 
 def headed(rows, first):
@@ -28,29 +29,59 @@ def step_grids(n_steps):
     return headed(rows, "steps asked")
 
 
-def step_curves(rows):
-    """MAE in the dose mask / Gy by setting and number of steps, mean over patients with its 95 % interval."""
-    table = {}
-    for row in rows:
-        table.setdefault((row["setting"], row["n_steps"]), []).append(row["mae_gy"])
-    frame = pd.Series({key: with_interval(values) for key, values in table.items()}).unstack(0, sort=False)
-    frame = frame[list(dict.fromkeys(row["setting"] for row in rows))]
+def step_curves(rows, group):
+    """MAE in the dose mask / Gy by setting of a group and number of steps, mean over patients with its 95 % interval."""
+    own = [row for row in rows if row["group"] == group]
+    cells = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in own], "key")
+    frame = pd.Series({key: with_interval(values) for key, values in cells.items()}).unstack(0, sort=False)
+    frame = frame.sort_index()[list(dict.fromkeys(row["setting"] for row in own))]
     return frame.fillna("").rename_axis(index=None, columns="steps (MAE / Gy)")
 
 
+def step_costs(rows):
+    """Network calls and seconds per patient beside the error, for the curves that differ in what a step costs."""
+    cells = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in rows], "key", "seconds")
+    nfe = {(row["setting"], row["n_steps"]): row["nfe"] for row in rows}
+    errors = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in rows], "key")
+    most = {}
+    for setting, n in cells:
+        most[setting] = max(n, most.get(setting, 0))
+    frame = [{"setting": s, "steps": n, "network calls": nfe[s, n], "s per patient": f"{np.mean(cells[s, n]):.2f}", "MAE / Gy": f"{np.mean(errors[s, n]):.2f}"}
+             for s, n in most.items()]
+    return headed(frame, "setting")
+
+
 def ensemble(rows, regression_rows, rx_gy):
-    """Expected errors by ensemble size, the law of averages, the spread."""
-    sizes = sizes_of(rows)
-    mse = [row["rmse_gy"] ** 2 for row in regression_rows]
-    lines = {f"MAE of a mean of {n} / Gy": [row["mae_gy"][n] for row in rows] for n in sizes}
-    lines |= {"floor / Gy²": [row["floor_gy2"] for row in rows], "b / Gy²": [row["b_gy2"] for row in rows],
-              "squared error of the regression / Gy²": mse,
-              "spread in the dose mask / Gy": [row["spread_dose_mask_gy"] for row in rows],
-              "spread over the whole volume / Gy": [row["spread_whole_volume_gy"] for row in rows]}
-    frame = pd.DataFrame({"mean over patients [95 % interval]": {name: with_interval(v) for name, v in lines.items()}})
-    share = np.mean([row["spread_whole_volume_gy"] for row in rows]) / rx_gy
-    frame.loc["the same as a fraction of the prescription"] = f"{share:.4f}"
-    return frame.rename_axis(columns="quantity")
+    """Expected errors by ensemble size, the law of averages and the spread, a column per source of members."""
+    columns = {}
+    for source in dict.fromkeys(row["source"] for row in rows):
+        own = [row for row in rows if row["source"] == source]
+        floor, b = np.mean([r["floor_gy2"] for r in own]), np.mean([r["b_gy2"] for r in own])
+        share = np.mean([row["spread_whole_volume_gy"] for row in own]) / rx_gy
+        columns[source] = {f"MAE of a mean of {n} / Gy": with_interval([r["mae_gy"][n] for r in own]) for n in sizes_of(own)} | {
+            "MAE of the members' median / Gy": with_interval([r["median_mae_gy"] for r in own]), "floor / Gy²": f"{floor:.1f}",
+            "b / Gy²": f"{b:.1f}", "floor / b (exact posterior: 1)": f"{floor / b:.2f}",
+            "floor / regression's squared error": f"{floor / np.mean([r['rmse_gy'] ** 2 for r in regression_rows]):.2f}",
+            "spread in the dose mask / Gy": f"{np.mean([r['spread_dose_mask_gy'] for r in own]):.2f}",
+            "spread, whole volume / prescription": f"{share:.4f}"}
+    order = sorted({name for column in columns.values() for name in column if name.startswith("MAE of a mean")}, key=lambda n: int(n.split()[5]))
+    rest = [name for name in next(iter(columns.values())) if name not in order]
+    return pd.DataFrame(columns).reindex([*order, *rest]).fillna("").rename_axis(columns="quantity")
+
+
+def calibration(found):
+    """Whether the spread tells the error, before and after one factor chosen on validation patients; a row per source."""
+    frame = []
+    for source, factor in found["factors"].items():
+        before = [r for r in found["rows"] if r["source"] == source]
+        after = [r["recalibrated"] for r in before]
+        covered = {f"{level} % interval holds / %": f"{np.mean([r['coverage_pct'][level] for r in before]):.0f} → "
+                   f"{np.mean([r['coverage_pct'][level] for r in after]):.0f}" for level in before[0]["coverage_pct"]}
+        frame.append({"source": source, "members": before[0]["members"], "network calls": before[0]["members"] * before[0]["nfe_per_member"],
+                      "spread / error": f"{spread_skill_ratio([r['spread_skill'] for r in before]):.2f}", "factor": f"{factor:.2f}", **covered,
+                      "CRPS / Gy": f"{np.mean([r['crps_gy'] for r in before]):.2f} → {np.mean([r['crps_gy'] for r in after]):.2f}",
+                      "DVH points in the members' range / %": f"{np.mean([r['dvh_band_pct'] for r in before if r['dvh_band_pct'] is not None]):.0f}"})
+    return headed(frame, "source")
 
 
 def comparison(rows):
@@ -62,6 +93,7 @@ def comparison(rows):
                       "RMSE / Gy": with_interval([r["rmse_gy"] for r in own]), "bias / Gy": f"{np.mean([r['bias_gy'] for r in own]):+.2f}",
                       "MAE, whole volume / Gy": f"{np.mean([r['whole_volume_mae_gy'] for r in own]):.2f}",
                       "dose score / Gy": f"{np.mean([r['dose_score_gy'] for r in own]):.2f}",
+                      "dose score on the network's grid / Gy": f"{np.mean([r['own_grid_dose_score_gy'] for r in own]):.2f}",
                       "DVH score / Gy": f"{np.mean([e for r in own for e in r['dvh_errors_gy']]):.2f}",
                       "goals as planned / %": f"{goals_agree_pct(own):.0f}", "s per patient": f"{np.mean([r['seconds'] for r in own]):.2f}",
                       "order": np.mean(maes)})
@@ -92,9 +124,51 @@ def structure_errors(rows):
 
 def goals_agree_pct(rows):
     """Share of clinical goals on which prediction and plan agree (both met or both missed), in %."""
-    pairs = [(met, row["planned_goals"][text]) for row in rows for text, met in row["goals"].items()]
-    judged = [a == b for a, b in pairs if a is not None and b is not None]
+    judged = [goal["predicted_met"] == goal["planned_met"] for row in rows for goal in row["goals"].values()
+              if goal["predicted_met"] is not None and goal["planned_met"] is not None]
     return 100 * np.mean(judged) if judged else float("nan")
+
+
+def goals_predicted(rows):
+    """Clinical goals, planned against predicted: how many plans meet each, by method, and how far off the value is."""
+    frame = []
+    for text in rows[0]["goals"]:
+        line = {"goal": text}
+        for method in dict.fromkeys(row["method"] for row in rows):
+            pairs = [row["goals"][text] for row in rows if row["method"] == method]
+            pairs = [p for p in pairs if p["planned"] is not None and p["predicted"] is not None]
+            line |= {"plans": len(pairs), "planned": f"{sum(p['planned_met'] for p in pairs)}"}
+            off = np.mean([abs(p["predicted"] - p["planned"]) for p in pairs]) if pairs else None
+            line[method] = f"{sum(p['predicted_met'] for p in pairs)} ({optional(off, '.1f')})" if pairs else ""
+        frame.append(line)
+    return headed(frame, "goal")
+
+
+def indices(rows):
+    """Conformity and homogeneity of the primary target, planned and predicted, and the Dice of isodose volumes."""
+    frame = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        line = {"method": method}
+        for key, title in (("conformity", "conformity, 95 % isodose"), ("homogeneity", "homogeneity")):
+            pairs = [(r[key]["planned"], r[key]["predicted"]) for r in own if None not in r[key].values()]
+            line[f"{title}: planned → predicted"] = "{:.2f} → {:.2f}".format(*np.mean(pairs, axis=0)) if pairs else ""
+        for pct in own[0]["isodose_dice"]:
+            line[f"Dice of {pct} %"] = f"{np.mean([r['isodose_dice'][pct] for r in own if r['isodose_dice'][pct] is not None]):.2f}"
+        frame.append(line)
+    return headed(frame, "method")
+
+
+def costs(rows, samplings, histories):
+    """What each method costs: minutes of training, network calls and seconds per patient."""
+    frame = []
+    for name, history in histories.items():
+        sampling = samplings[name]
+        own = [row for row in rows if row["method"] == name]
+        frame.append({"method": name, "training / min": f"{history[-1]['seconds'] / 60:.1f}", "network calls": sampling["nfe"],
+                      "sampled": sampling["text"], "s per patient": f"{np.mean([r['seconds'] for r in own]):.2f}",
+                      "MAE / Gy": f"{np.mean([r['mae_gy'] for r in own]):.2f}"})
+    return headed(frame, "method")
 
 
 def differences(rows, margin_gy):
@@ -150,3 +224,13 @@ def findings(rows):
     found = [{"case": row["case_id"], "part": row["part"], "finding": text} for row in rows for text in row["findings"]]
     found = found or [{"case": "all", "part": "", "finding": "nothing looks wrong"}]
     return headed(found, "case")
+
+
+def imports(cohort):
+    """What the import took from each patient's files, or None if the source has nothing to say."""
+    told = {case_id: summary["import"] for case_id, summary in cohort.card["cases"].items() if summary.get("import")}
+    frame = [{"case": case_id, "warnings": "; ".join(d.get("warnings", [])), "structures missing": ", ".join(d.get("missing", [])),
+              "taken as": ", ".join(f"{ours} ← {theirs}" for ours, theirs in d.get("structures", {}).items() if ours != theirs),
+              "ignored": ", ".join(d.get("ignored", [])), "prescription from": d.get("prescription_from", ""), "dose mask from": d.get("dose_mask_from", "")}
+             for case_id, d in told.items()]
+    return headed(frame, "case") if frame else None

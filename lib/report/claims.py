@@ -1,0 +1,112 @@
+"""The reference study's claims, each with its number, ours and whether it holds here.
+
+Its own numbers (REFERENCE) are quoted from its notebook.
+"""
+import numpy as np
+
+from lib.evaluation.compare import paired_difference, verdict
+from lib.report.sentences import CANNOT, span, validation_errors
+from lib.report.verdicts import over_seeds, rise, settings_of
+from lib.studies.ablation import REFERENCE_GRID
+from lib.studies.rows import sizes_of
+
+REFERENCE = dict(baseline_mae_gy=3.73, ddpm_mae_gy=3.78, gradient_mae_gy=3.67, mae_50_steps_gy=3.80, mae_1000_steps_gy=6.73,
+                 single_mae_gy=3.775, mean_of_10_mae_gy=3.835, spread_fraction=0.03, swing_low_gy=12.0, swing_high_gy=64.0)
+
+
+def claim(text, reference, ours, told, why):
+    return dict(claim=text, reference=reference, ours=ours, verdict=told, why=why)
+
+
+def holds(difference, margin, if_true):
+    """"holds", "does not hold" or "cannot be said" of a claim that is true when the verdict is in `if_true`."""
+    found = verdict(difference, margin)
+    return CANNOT if found == CANNOT else "holds" if found in if_true else "does not hold"
+
+
+def claims(rows, steps, ensemble, histories, margin_gy):
+    """Every claim of the reference as a row."""
+    own = [row for row in ensemble["rows"] if row["source"] == steps["method"]]
+    return [claim_equal(rows, margin_gy), claim_steps(steps, margin_gy), claim_start(steps, margin_gy), claim_single(own, margin_gy),
+            claim_spread(own), claim_gradient(rows, margin_gy), claim_swing(histories, margin_gy)]
+
+
+def claim_equal(rows, margin_gy):
+    seeds = over_seeds(rows)
+    if "ddpm" not in seeds:
+        return claim("DDPM is as accurate as the U-Net", "", "not trained here", CANNOT, "the method ddpm is not in this experiment")
+    d = paired_difference(seeds["ddpm"][0], seeds["baseline"][0])
+    return claim("DDPM is as accurate as the U-Net", f"{REFERENCE['ddpm_mae_gy']} against {REFERENCE['baseline_mae_gy']} Gy", span(d),
+                 holds(d, margin_gy, ("equal",)),
+                 "the reference compared whole volumes with patches centred on dose; here all have the same patients and region")
+
+
+def claim_steps(steps, margin_gy):
+    theirs = f"{REFERENCE['mae_50_steps_gy']} Gy at 50, {REFERENCE['mae_1000_steps_gy']} Gy at 1000 steps"
+    return claim("More sampling steps make it worse", theirs, *rise_of(steps["rows"], REFERENCE_GRID, margin_gy),
+                 "on the reference's own step grid, whose first noise level rises with the number of steps")
+
+
+def rise_of(rows, setting, margin_gy):
+    """(what was found, verdict) on whether the error of a setting rises with the number of steps."""
+    best, most, d = rise(rows, setting)
+    if best == most:
+        return f"lowest at the most steps tried, {most} ({setting})", "does not hold"
+    return f"{span(d)} from {best} to {most} steps ({setting})", holds(d, margin_gy, ("higher",))
+
+
+def claim_start(steps, margin_gy):
+    held = [setting for setting in settings_of(steps["rows"], "start") if setting.startswith("start held")]
+    if not held:
+        return claim("It is the number of steps that does it", "not tested", "not tested here", CANNOT, "ablation.held_at is empty")
+    found = [rise_of(steps["rows"], setting, margin_gy) for setting in held]
+    verdicts = {told for _, told in found}
+    told = verdicts.pop() if len(verdicts) == 1 else "depends on the start"
+    return claim("It is the number of steps that does it", "not tested", "; ".join(text for text, _ in found), told,
+                 "the first noise level is held, so that only the number of steps changes")
+
+
+def claim_single(rows, margin_gy):
+    text, theirs = "One sample is best", f"{REFERENCE['single_mae_gy']} Gy, mean of 10: {REFERENCE['mean_of_10_mae_gy']} Gy"
+    if not rows:
+        return claim(text, theirs, "not sampled here", CANNOT, "the method is not among ensemble.sampled")
+    sizes = sizes_of(rows)
+    d = paired_difference([r["mae_gy"][sizes[-1]] for r in rows], [r["mae_gy"][sizes[0]] for r in rows])
+    return claim(text, theirs, f"{span(d)} from n = {sizes[0]} to n = {sizes[-1]}", holds(d, margin_gy, ("higher", "equal")),
+                 "the reference's n = 1 was one seed; here it is the mean over members, and by convexity a mean cannot be worse")
+
+
+def claim_spread(rows):
+    text, theirs = "Samples hardly vary", f"{REFERENCE['spread_fraction']} (taken for Gy)"
+    if not rows:
+        return claim(text, theirs, "not sampled here", CANNOT, "the method is not among ensemble.sampled")
+    spread = np.mean([r["spread_dose_mask_gy"] for r in rows])
+    mae = np.mean([r["mae_gy"][sizes_of(rows)[0]] for r in rows])
+    told = "does not hold" if spread > 0.1 * mae else "holds"
+    return claim(text, theirs, f"{spread:.2f} Gy, {100 * spread / mae:.0f} % of the error", told,
+                 "its number is a fraction of the prescription, averaged over air; called near zero here below 10 % of the error")
+
+
+def claim_gradient(rows, margin_gy):
+    seeds = over_seeds(rows)
+    if "gradient" not in seeds:
+        return claim("The gradient loss is best", f"{REFERENCE['gradient_mae_gy']} Gy", "not trained here", CANNOT, "not in this experiment")
+    d = paired_difference(seeds["gradient"][0], seeds["baseline"][0])
+    return claim("The gradient loss is best", f"{REFERENCE['gradient_mae_gy']} against {REFERENCE['baseline_mae_gy']} Gy", f"{span(d)} against the baseline",
+                 holds(d, margin_gy, ("lower",)), "same steps, patients and region")
+
+
+def claim_swing(histories, margin_gy):
+    text, theirs = "DDPM's validation error swings while its loss falls", f"{REFERENCE['swing_low_gy']:g} to {REFERENCE['swing_high_gy']:g} Gy"
+    if "ddpm" not in histories:
+        return claim(text, theirs, "not trained here", CANNOT, "not in this experiment")
+    up, base_up = largest_rise(histories["ddpm"]), largest_rise(histories["baseline"])
+    told = "holds" if up > margin_gy and up > 2 * base_up else "does not hold"
+    return claim(text, theirs, f"largest rise from one validation to a later one {up:.2f} Gy; baseline {base_up:.2f} Gy", told,
+                 "here weights are averaged (EMA), which calms it; a noise loss hardly sees the dose where sampling starts")
+
+
+def largest_rise(history):
+    """By how much the validation error in Gy rose at most from one validation to a later one, 0 if it only fell."""
+    errors = validation_errors(history)
+    return max((later - earlier for i, earlier in enumerate(errors) for later in errors[i:]), default=0.0)

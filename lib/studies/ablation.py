@@ -1,0 +1,158 @@
+"""The ablation of sampling: from the reference's setting one switch at a time, noise paired by patient.
+
+A row is one patient at one setting and number of steps; the settings of a curve share a name.
+"""
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lib.evaluation.dose import errors_gy
+from lib.evaluation.uncertainty import ensemble_law
+from lib.features import make_batch
+from lib.inference import CLAMP, Sampling, denoiser, on_case_grid, predict_doses, start_noise, to_dose, to_units, usual_sampling
+from lib.models.diffusion import add_noise, at_level, schedule
+from lib.models.methods import kind
+from lib.progress import progress
+
+REFERENCE_GRID = "reference's grid"
+
+
+class Setting(NamedTuple):
+    """A curve of the ablation.
+
+    group   "start", "sampler", "windows", "training" or "prediction": what the switch is about
+    weights  which of the training's weights: "weights", "weights-<p>pct" or "weights-last"
+    """
+
+    name: str
+    group: str
+    training: str
+    weights: str
+    sampling: Sampling
+
+    def allows(self, n_steps):
+        """From a start at t there are t + 1 levels, so that a held curve ends where more steps are asked."""
+        return self.sampling.grid != "held" or n_steps <= self.sampling.start + 1
+
+
+def start_settings(method, held_at, seed):
+    """The reference's grid, the same with as many steps as asked, and the start held."""
+    base = Sampling(seed=seed)
+    named = {REFERENCE_GRID: base, "as many steps as asked": base._replace(grid="corrected")}
+    named |= {f"start held at t = {t}": base._replace(grid="held", start=t) for t in held_at}
+    return [Setting(name, "start", method, "weights", sampling) for name, sampling in named.items()]
+
+
+def sampler_settings(method, window, seed):
+    """What else the sampler does at the reference's grid: clamp, noise, order, windows."""
+    base = Sampling(seed=seed)
+    named = {"noise re-derived after the clamp": base._replace(clamp="rederive noise"), "no clamp": base._replace(clamp="none"),
+             "ancestral, eta 1": base._replace(eta=1.0), "second order (DPM-Solver++)": base._replace(solver="dpm_solver")}
+    settings = [Setting(name, "sampler", method, "weights", sampling) for name, sampling in named.items()]
+    windows = {f"windows of {window}, each its own noise": "own", f"windows of {window}, one noise field": "shared"} if window else {}
+    return settings + [Setting(name, "windows", method, "weights", base._replace(window=window, window_noise=noise))
+                       for name, noise in windows.items()]
+
+
+def training_settings(run, method, names, seed):
+    """Other weights at the reference's grid: less training, no average, and the method's variants among `names`."""
+    weights = {path.stem: path.stem for path in sorted(run.checkpoint(method).glob("weights-*.safetensors"))}
+    titles = {stem: "weights not averaged" if stem == "weights-last" else f"after {stem[8:-3]} % of the training" for stem in weights}
+    settings = [Setting(titles[stem], "training", method, stem, Sampling(seed=seed)) for stem in weights]
+    variants = [name for name in names if kind(name) == method and name != method]
+    return settings + [Setting(name, "training", name, "weights", Sampling(seed=seed)) for name in variants]
+
+
+def prediction_settings(run, names):
+    """Other methods, each as it is usually sampled."""
+    configs = {name: run.load_predictor(name).config for name in names}
+    return [Setting(name, "prediction", name, "weights", usual_sampling(config, 50)) for name, config in configs.items()]
+
+
+def ablate(run, samples, settings, steps_of):
+    """Rows of every setting at its numbers of steps, `steps_of`: group -> list."""
+    rows = []
+    for setting in settings:
+        predictor = run.load_predictor(setting.training, setting.weights)
+        for n_steps in filter(setting.allows, steps_of[setting.group]):
+            rows += step_rows(run, predictor, samples, setting.sampling._replace(n_steps=n_steps), setting)
+    return rows
+
+
+def step_rows(run, predictor, samples, sampling, setting):
+    """One row per patient of one setting and number of steps."""
+    started = time.monotonic()
+    doses = predict_doses(predictor, samples, sampling, label=f"{setting.name}, {sampling.n_steps} steps")
+    seconds = (time.monotonic() - started) / len(samples)
+    rows = []
+    for sample, dose in zip(samples, doses):
+        case = run.open_cohort().load(sample.case_id)
+        errors = errors_gy(on_case_grid(dose, case, run.coarsen)[0], case.dose_gy, case.dose_mask)
+        rows.append(dict(setting=setting.name, group=setting.group, training=setting.training, weights=setting.weights,
+                         sampling=sampling._asdict(), n_steps=sampling.n_steps, nfe=sampling.nfe(predictor.method),
+                         case_id=sample.case_id, seconds=seconds, **errors))
+    return rows
+
+
+def regress(run, name, samples):
+    """Errors of a regression on the same patients: one row per patient."""
+    return step_rows(run, run.load_predictor(name), samples, Sampling(n_steps=1), Setting(name, "regression", name, "weights", Sampling()))
+
+
+def decompose(run, samples, settings, n_steps, members):
+    """Squared error as floor + b (lib.evaluation.uncertainty) by number of steps: is it bias, or spread?"""
+    rows = []
+    for setting in settings:
+        predictor = run.load_predictor(setting.training, setting.weights)
+        for n in filter(setting.allows, n_steps):
+            doses = predict_doses(predictor, samples, setting.sampling._replace(n_steps=n), tuple(range(members)),
+                                  label=f"{setting.name}, {n} steps, {members} samples")
+            rows += [dict(setting=setting.name, n_steps=n, case_id=sample.case_id) | law_of(run, sample, dose)
+                     for sample, dose in zip(samples, doses)]
+    return rows
+
+
+def law_of(run, sample, dose):
+    case = run.open_cohort().load(sample.case_id)
+    members_gy = on_case_grid(dose, case, run.coarsen)[:, case.dose_mask].astype(np.float64)
+    law = ensemble_law(members_gy, case.dose_gy[case.dose_mask].astype(np.float64))
+    return dict(floor_gy2=law.floor_gy2, b_gy2=law.b_gy2)
+
+
+@torch.no_grad()
+def level_errors(run, samples, names, levels):
+    """Error of the dose that the network sees in a truly noised dose x_t, level by level: one call each, no sampling.
+
+    For diffusions without a prior; on the training grid inside the dose mask, the estimate clamped as the reference clamps it.
+    """
+    rows = []
+    for name in names:
+        predictor = run.load_predictor(name)
+        for sample in progress(samples, f"noise levels, {name}"):
+            for t in levels:
+                error = (denoised(predictor, sample, t, run.seed).clamp(*CLAMP) - sample.dose).abs() * sample.mask
+                rows.append(dict(training=name, t=t, case_id=sample.case_id, mae_gy=float(error.sum() / sample.mask.sum()) * sample.rx_gy))
+    return rows
+
+
+def denoised(predictor, sample, t, seed):
+    """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose with noise of level t."""
+    batch, alpha_bar = make_batch([sample.to(predictor.device)]), schedule(predictor.config.zero_snr)
+    t = torch.full((1,), t, device=predictor.device)
+    noise = start_noise(sample, 0, seed)[None].to(predictor.device)
+    x_t = add_noise(to_units(predictor, batch, batch.dose), noise, at_level(alpha_bar, t, noise))
+    return to_dose(predictor, batch, denoiser(predictor, batch, alpha_bar, 0)(x_t, t)[0])[0].cpu()
+
+
+def trajectory(run, name, sample, sampling, shown):
+    """The dose estimates [1,d,h,w] of one sample after the network calls `shown` (counted from 1): call -> (t, dose)."""
+    found = {}
+
+    def watch(case_id, member, step, t, dose_hat):
+        if step + 1 in shown:
+            found[step + 1] = (t, dose_hat.cpu())
+
+    predict_doses(run.load_predictor(name), [sample], sampling, watch=watch)
+    return found

@@ -1,0 +1,148 @@
+"""The comparison of methods on the patients held out: every method at its setting chosen on validation patients."""
+import time
+
+import numpy as np
+import torch
+
+from lib.evaluation.dose import openkbp_dose_error_gy, region_errors
+from lib.evaluation.dvh import goal_values, openkbp_dvh_errors_gy
+from lib.evaluation.gamma import gamma_index, pass_pct
+from lib.evaluation.indices import conformity_index, homogeneity_index, isodose_dice
+from lib.evaluation.uncertainty import spread_gy
+from lib.inference import Sampling, on_case_grid, predict_doses, usual_sampling
+from lib.models.control import fit_control, predict_control
+from lib.models.methods import find_method
+from lib.predictions import prediction_path, save_prediction
+from lib.progress import progress
+from lib.studies.rows import grouped
+
+ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
+
+
+def best_sampling(rows, training, seed):
+    """The setting of the lowest mean error over validation patients among a training's own rows of the ablation, or None."""
+    own = [row for row in rows if row["training"] == training and row["weights"] == "weights"]
+    if not own:
+        return None
+    errors = grouped([row | {"key": repr(row["sampling"])} for row in own], "key")
+    best = min(errors, key=lambda key: np.mean(errors[key]))
+    chosen = next(row["sampling"] for row in own if repr(row["sampling"]) == best)
+    return Sampling(**chosen)._replace(seed=seed)
+
+
+def choose_samplings(run, rows, methods, n_steps):
+    """name -> Sampling: what was best on validation patients; for a training that the ablation did not sample the usual one."""
+    return {name: best_sampling(rows, name, run.seed) or usual_sampling(run.load_predictor(name).config, n_steps)._replace(seed=run.seed)
+            for name in methods}
+
+
+def describe_samplings(samplings):
+    """name -> how it is sampled: plain values, network calls and words."""
+    found = {}
+    for name, sampling in samplings.items():
+        method = find_method(name)
+        found[name] = sampling._asdict() | dict(nfe=sampling.nfe(method), text=sampling_text(method, sampling))
+    return found
+
+
+def sampling_text(method, sampling):
+    if not method.timed:
+        return "one pass"
+    steps = f"{sampling.n_steps} step{'' if sampling.n_steps == 1 else 's'}"
+    if method.predicts == "velocity":
+        return f"{steps} of Euler" if sampling.solver != "midpoint" else f"{steps} of the midpoint rule"
+    start = {"leading": "the reference's grid", "corrected": "the reference's grid, as many as asked"}.get(sampling.grid, f"from t = {sampling.start}")
+    extra = [f"clamp: {sampling.clamp}"] + [f"eta {sampling.eta:g}"] * (sampling.eta > 0) + ["second order"] * (sampling.solver == "dpm_solver")
+    return f"{steps}, {start}, {', '.join(extra)}"
+
+
+def predict_all(run, samplings, samples, members):
+    """Predict every patient by every method; name -> (doses [N,1,d,h,w] per patient, seconds per patient)."""
+    found = {}
+    for name, sampling in samplings.items():
+        predictor = run.load_predictor(name)
+        started = time.monotonic()
+        doses = predict_doses(predictor, samples, sampling, members=tuple(range(members if predictor.method.timed else 1)))
+        found[name] = doses, (time.monotonic() - started) / len(samples)
+    return found
+
+
+def predict_naive(run, training, samples):
+    """The control's doses in the shape of `predict_all`'s."""
+    table = fit_control(training)
+    started = time.monotonic()
+    doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
+    return {"control": (doses, (time.monotonic() - started) / len(samples))}
+
+
+def compare_methods(run, predictions, samples):
+    """One row per method and patient; a sampled method also counts as "<method>, mean of N"."""
+    rows = []
+    for method, (doses, seconds) in predictions.items():
+        for sample, dose in zip(samples, progress(doses, f"judging {method}")):
+            case = run.open_cohort().load(sample.case_id)
+            dose_gy, own_grid = on_case_grid(dose, case, run.coarsen), own_grid_score_gy(sample, dose)
+            n = len(dose_gy)
+            rows.append(method_row(case, method, dose_gy[0], seconds / n, own_grid_score_gy(sample, dose[:1])))
+            if n > 1:
+                rows.append(method_row(case, f"{method}, mean of {n}", dose_gy.mean(axis=0), seconds, own_grid))
+    return rows
+
+
+def own_grid_score_gy(sample, dose):
+    """OpenKBP's dose score of the members' mean on the training grid: what the network itself is responsible for."""
+    difference = (dose.mean(dim=0) * (sample.mask > 0) - sample.dose).abs()
+    return float(difference.sum() / sample.mask.sum()) * sample.rx_gy
+
+
+def method_row(case, method, dose_gy, seconds, own_grid_gy):
+    errors = region_errors(case, dose_gy)
+    predicted, planned = goal_values(case, dose_gy), goal_values(case, case.dose_gy)
+    return dict(method=method, case_id=case.case_id, seconds=seconds, **errors["dose mask"],
+                whole_volume_mae_gy=errors["whole volume"]["mae_gy"], dose_score_gy=openkbp_dose_error_gy(case, dose_gy),
+                own_grid_dose_score_gy=own_grid_gy,
+                dvh_errors_gy=[round(e, 4) for e in openkbp_dvh_errors_gy(case, dose_gy).values()],
+                structure_mae_gy={name: round(e["mae_gy"], 4) for name, e in errors.items() if name in case.masks},
+                goals={text: goal_row(predicted[text], planned[text]) for text in planned}, **index_row(case, dose_gy))
+
+
+def goal_row(predicted, planned):
+    """A goal's value and whether it is met, predicted and planned; None where the structure is missing or too small."""
+    return dict(predicted=predicted[0], planned=planned[0], predicted_met=predicted[1], planned_met=planned[1])
+
+
+def index_row(case, dose_gy):
+    """Conformity and homogeneity of the primary target, predicted and planned, and the overlap of the isodose volumes."""
+    primary = case.masks[max(case.prescription_gy, key=case.prescription_gy.get)]
+    dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])
+    level_gy = 0.95 * case.rx_gy
+    return dict(
+        conformity=dict(predicted=conformity_index(dose_gy, primary, level_gy), planned=conformity_index(case.dose_gy, primary, level_gy)),
+        homogeneity=dict(predicted=homogeneity_index(dose_gy, primary), planned=homogeneity_index(case.dose_gy, primary)),
+        isodose_dice={str(pct): value for pct, value in zip(ISODOSES_PCT, dice.values())})
+
+
+def study_gamma(run, predictions, samples):
+    """One row per method and patient: gamma pass rates, global to the prescription, cut-off 10 %, body and targets."""
+    return [gamma_row(run.open_cohort().load(sample.case_id), method, dose.mean(0, keepdim=True), run.coarsen)
+            for method, (doses, _) in predictions.items() for sample, dose in zip(samples, progress(doses, f"gamma of {method}"))]
+
+
+def gamma_row(case, method, dose, coarsen):
+    dose_gy = on_case_grid(dose, case, coarsen)[0]
+    targets = np.any([case.masks[name] for name in case.prescription_gy], axis=0)
+    row = dict(method=method, case_id=case.case_id)
+    for size in (3, 2):
+        index = gamma_index(case.dose_gy, dose_gy, case.spacing_mm, dose_pct=size, distance_mm=size, global_gy=case.rx_gy)
+        row |= {f"body_{size}pct_{size}mm": pass_pct(index), f"targets_{size}pct_{size}mm": pass_pct(index, targets)}
+    return row
+
+
+def keep_predictions(run, predictions, samples, case_ids):
+    """Write the predictions of `case_ids` for the explorer: the mean of a sampled method's members, with its spread."""
+    for method, (doses, _) in predictions.items():
+        for sample, dose in zip(samples, doses):
+            if sample.case_id in case_ids:
+                members_gy = dose[:, 0].numpy() * sample.rx_gy
+                spread = spread_gy(members_gy) if len(members_gy) > 1 else None
+                save_prediction(prediction_path(run.folder, method, sample.case_id), members_gy.mean(axis=0), run.coarsen, spread)
