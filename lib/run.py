@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import yaml
 
+from lib.cases.cohort import check_import
 from lib.errors import UserError
 from lib.experiment import OUTPUTS, ROOT
 from lib.files import read_json, sha256, write_text
@@ -29,6 +30,7 @@ NOTEBOOKS = ROOT / "notebooks"
 SECTIONS = {"00_cohort": "data", "01_train": "train", "02_sampling_ablation": "ablation", "03_ensemble": "ensemble",
             "04_comparison": "comparison", "05_explore": "explore"}
 COMMON = ("experiment", "cohort", "first_cases", "coarsen", "seed", "device", "precision", "methods")
+BESIDE = ("variants", "import")  # what else a params file may hold: trainings that differ, and how DICOM is imported
 OF_A_TRAINING = ("method", "variant")  # parameters of 01_train that the list of methods sets
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
@@ -111,8 +113,10 @@ def check_keys(params, definitions, path):
     known = {section: [k for k in definitions[notebook] if k not in COMMON and not (section == "train" and k in OF_A_TRAINING)]
              for notebook, section in SECTIONS.items()}
     for key in params:
-        if key not in (*COMMON, "variants", *known):
-            raise UserError(f"{path}: there is no key {key!r}{closest(str(key), [*COMMON, 'variants', *known])}")
+        if key not in (*COMMON, *BESIDE, *known):
+            raise UserError(f"{path}: there is no key {key!r}{closest(str(key), [*COMMON, *BESIDE, *known])}")
+    if "import" in params:
+        check_import(params["import"], path)
     for key in ("experiment", "cohort", "methods"):
         if key not in params:
             raise UserError(f"{path}: the key {key!r} is missing")

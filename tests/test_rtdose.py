@@ -1,6 +1,8 @@
 """A prediction written as RTDOSE: read back within its step, in the patient's frame, said to be a prediction."""
+import contextlib
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +11,13 @@ pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("skimage")
 
 from dicom_toys import CLASSES, PRIVATE, read_case, write_patient  # noqa: E402
+from lib import export  # noqa: E402
+from lib.cases import cohort as cohorts  # noqa: E402
 from lib.cases.dicom_rt import read_patient  # noqa: E402
 from lib.cases.rtdose import write_rtdose  # noqa: E402
 from lib.errors import UserError  # noqa: E402
+from lib.files import write_text  # noqa: E402
+from lib.predictions import prediction_path, save_prediction  # noqa: E402
 from toys import toy_case  # noqa: E402
 
 
@@ -112,3 +118,38 @@ def test_dciodvfy_finds_no_error(with_plan, patient, tmp_path):
     exported(folder, tmp_path / "dose.dcm")
     told = subprocess.run(["dciodvfy", tmp_path / "dose.dcm"], capture_output=True, text=True, timeout=60)
     assert not [line for line in (told.stderr + told.stdout).splitlines() if line.startswith("Error")]
+
+
+@pytest.fixture(scope="module")
+def clinic(patient, tmp_path_factory):
+    """A folder with a cohort of the patient, imported by the command, and an experiment that keeps a prediction of him."""
+    folder = tmp_path_factory.mktemp("clinic")
+    with contextlib.chdir(folder):
+        cohorts.main(["dicom", str(patient.parent), "--name", "clinic", "--workers", "1"])
+        case = cohorts.open_cohort("outputs/cohorts/clinic").load("p1")
+        write_text(Path("outputs/clinic/experiment.yaml"), "experiment: clinic\ncohort: outputs/cohorts/clinic\n")
+        save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, 1)
+        save_prediction(prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, 1, case.dose_gy / 10)
+    return folder
+
+
+def command(clinic, patient, monkeypatch, *arguments):
+    monkeypatch.chdir(clinic)
+    export.main(["outputs/clinic", *arguments, "--dicom", str(patient)])
+
+
+@pytest.mark.parametrize("method, flags, share", [("baseline", [], 1.0), ("flow", ["--spread"], 0.1)])
+def test_the_command_writes_a_kept_prediction(method, flags, share, clinic, patient, tmp_path, monkeypatch):
+    command(clinic, patient, monkeypatch, method, "p1", "--to", str(tmp_path / "out.dcm"), *flags)
+    ds, (case, _) = pydicom.dcmread(tmp_path / "out.dcm"), read_patient(patient)
+    expected = share * np.where(case.dose_mask, case.dose_gy, 0)
+    assert abs(ds.pixel_array * float(ds.DoseGridScaling) - expected).max() < 0.02 and method in ds.SeriesDescription
+
+
+@pytest.mark.parametrize("arguments, words", [(("refine", "p1"), "no predictions by refine; there are baseline, flow"),
+                                              (("flow", "p2"), "no prediction by flow for p2; there are those for p1"),
+                                              (("baseline", "p1", "--spread"), "baseline has no spread")])
+def test_the_command_says_what_there_is(arguments, words, clinic, patient, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command(clinic, patient, monkeypatch, *arguments, "--to", str(tmp_path / "out.dcm"))
+    assert words in capsys.readouterr().err and not (tmp_path / "out.dcm").exists()

@@ -1,7 +1,8 @@
 """A cohort: a folder of case files with a card that lists them, their split and whom the import left out.
 
     python -m lib.cases.cohort openkbp /data/open-kbp/provided-data --name openkbp
-    python -m lib.cases.cohort dicom /data/clinic --name clinic --spacing-mm 3 3 3
+    python -m lib.cases.cohort dicom /data/clinic --name clinic --spacing-mm 3 3 3 --prescription-gy PTV70=70 PTV56=56
+    python -m lib.cases.cohort dicom /data/clinic --name clinic --params clinic.yaml
     python -m lib.cases.cohort vmat /data/processed_npz --name clinic-npz
     python -m lib.cases.cohort phantom
 """
@@ -22,6 +23,7 @@ from lib.files import read_json, sha256, write_json
 
 VERSION = 1
 FOLDER = Path("outputs/cohorts")
+IMPORT_KEYS = ("spacing_mm", "aliases", "prescription_gy", "site")  # of DICOM, in a params file's section import
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def make_openkbp(source, folder, workers=2):
 
 
 def make_dicom(source, folder, workers=2, **options):
-    """`options` go to lib.cases.dicom_rt.read_patient: spacing_mm, aliases, site."""
+    """`options` go to lib.cases.dicom_rt.read_patient: IMPORT_KEYS."""
     from lib.cases import dicom_rt
 
     read = partial(dicom_rt.read_patient, **options)
@@ -164,12 +166,44 @@ def make_vmat(source, folder, workers=2):
     return make_cohort(folder, vmat_npz.find_cases(source), vmat_npz.read_npz, None, "the reference study's npz files", workers)
 
 
-def read_aliases(path):
-    """Protocol name -> list of structure names, from YAML."""
+def read_import(path):
+    """The section `import` of a params file as keyword arguments for lib.cases.dicom_rt.read_patient."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        params = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not readable as YAML ({' '.join(str(error).split())})") from None
+    return check_import(params.get("import") if isinstance(params, dict) else None, path)
+
+
+def check_import(section, path):
+    """The section, if it is one; what it may hold is IMPORT_KEYS."""
+    if not isinstance(section, dict) or not section:
+        raise UserError(f"{path} has no section import with some of {', '.join(IMPORT_KEYS)}")
+    for key in section:
+        if key not in IMPORT_KEYS:
+            raise UserError(f"{path}: there is no key {f'import.{key}'!r}; there are {', '.join(IMPORT_KEYS)}")
+    for key in ("aliases", "prescription_gy"):
+        if not isinstance(section.get(key, {}), dict):
+            raise UserError(f"{path}: import.{key} must be keys and values, not {section[key]!r}")
+    for name, gy in section.get("prescription_gy", {}).items():
+        check_prescription(name, gy, f"{path}: import.prescription_gy.{name}")
+    return section
+
+
+def check_prescription(name, gy, where):
+    """A dose in Gy as a float; raises a UserError that says `where`."""
+    try:
+        value = float(gy)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not 0 < value < 200:
+        raise UserError(f"{where} must be a dose in Gy such as {name or 'PTV70'}=70, not {gy!r}")
+    return value
+
+
+def given_prescriptions(texts):
+    """["PTV70=70", ...] as {"PTV70": 70.0}."""
+    return {name: check_prescription(name, gy, "--prescription-gy") for name, _, gy in (text.partition("=") for text in texts)}
 
 
 def make_phantoms(folder, workers=2):
@@ -189,7 +223,8 @@ def main(arguments=None):
     parser.add_argument("--name", help="name of the cohort; default: the source's")
     parser.add_argument("--workers", type=int, default=2, help="processes that read in parallel")
     parser.add_argument("--spacing-mm", type=float, nargs=3, metavar=("DZ", "DY", "DX"), help="dicom: grid of the cases; default: the CT's")
-    parser.add_argument("--aliases", help="dicom: YAML file, structure of ours -> list of the clinic's names for it")
+    parser.add_argument("--params", help="dicom: params file whose section import holds spacing_mm, aliases, prescription_gy, site")
+    parser.add_argument("--prescription-gy", nargs="+", default=[], metavar="PTV70=70", help="dicom: for targets to which no plan prescribes a dose")
     parser.add_argument("--site", choices=list(PROTOCOLS), help="dicom: default: the one whose organs are found")
     options = parser.parse_args(arguments)
     try:
@@ -210,8 +245,9 @@ def make_named(options, target):
     if options.source in ("openkbp", "vmat"):
         make = make_openkbp if options.source == "openkbp" else make_vmat
         return make(options.folder, target, options.workers)
-    aliases = read_aliases(options.aliases) if options.aliases else None
-    return make_dicom(options.folder, target, options.workers, spacing_mm=options.spacing_mm, aliases=aliases, site=options.site)
+    given = dict(spacing_mm=options.spacing_mm, site=options.site, prescription_gy=given_prescriptions(options.prescription_gy))
+    stored = read_import(options.params) if options.params else {}
+    return make_dicom(options.folder, target, options.workers, **stored | {key: value for key, value in given.items() if value})
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def prescription(name, roi, planned, given, n_targets):
         return float(given[name]), "parameter"
     if doubtful or len(set(of_plan)) > 1 or not named:
         raise UserError(f"the prescription of {roi.name} is not clear (the plan says {of_plan or 'nothing'}, the name "
-                        f"{named or 'nothing'}); give prescription_gy={{'{name}': Gy}}")
+                        f"{named or 'nothing'}); give --prescription-gy {name}=Gy")
     return named, "name"
 
 

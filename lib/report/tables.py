@@ -231,6 +231,6 @@ def imports(cohort):
     told = {case_id: summary["import"] for case_id, summary in cohort.card["cases"].items() if summary.get("import")}
     frame = [{"case": case_id, "warnings": "; ".join(d.get("warnings", [])), "structures missing": ", ".join(d.get("missing", [])),
               "taken as": ", ".join(f"{ours} ← {theirs}" for ours, theirs in d.get("structures", {}).items() if ours != theirs),
-              "ignored": ", ".join(d.get("ignored", [])), "prescription from": d.get("prescription_from", ""), "dose mask from": d.get("dose_mask_from", "")}
+              "ignored": ", ".join(d.get("ignored", [])), "prescription from": ", ".join(sorted(set(d.get("prescription_from", {}).values()))), "dose mask from": d.get("dose_mask_from", "")}
              for case_id, d in told.items()]
     return headed(frame, "case") if frame else None
