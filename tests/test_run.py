@@ -10,9 +10,10 @@ import nbformat
 import pytest
 
 from lib.experiment import ROOT
+from lib.report.html import CAPTIONS
 from lib.stamps import code_digest, modules_used
 
-STAGES = 8
+STAGES = 13
 
 
 def run(folder, *arguments):
@@ -47,9 +48,14 @@ def test_every_notebook_is_executed_and_the_report_lies_where_it_says(smoke):
 
 def test_the_figures_are_there_as_png_and_pdf(smoke):
     names = {path.name for path in (outputs(smoke[0]) / "figures").iterdir()}
-    for figure in ("fig1_ddpm_training_curves", "fig2_sampling_steps_ablation", "fig3_ensemble_averaging",
-                   "fig4_model_comparison", "fig5_key_finding", "fig6_dose_panels", "fig7_dvhs"):
+    for figure in (name for name in CAPTIONS):
         assert {f"{figure}.png", f"{figure}.pdf"} <= names
+
+
+def test_a_method_that_cannot_be_trained_is_listed_with_the_reason_and_stops_nothing(smoke):
+    report = (outputs(smoke[0]) / "report.html").read_text()
+    assert "<code>gradient_vgg</code> was not trained: gradient_vgg needs the weights of VGG16" in report
+    assert not (outputs(smoke[0]) / "checkpoints" / "gradient_vgg" / "weights.safetensors").exists()
 
 
 def test_executed_notebooks_are_small_and_hold_no_path_of_this_machine(smoke):
@@ -88,7 +94,7 @@ def test_a_changed_parameter_redoes_what_depends_on_it_and_nothing_else(smoke):
 def test_a_notebook_without_its_network_fails_in_one_sentence_with_the_place_to_look(tmp_path):
     failed = run(tmp_path, "--only", "02")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert "01_train for the method ddpm first" in failed.stderr and "outputs/smoke/02_sampling_ablation.ipynb" in failed.stderr
+    assert "run 01_train for the method" in failed.stderr and "outputs/smoke/02_sampling_ablation.ipynb" in failed.stderr
     assert (outputs(tmp_path) / "02_sampling_ablation.ipynb").exists()
 
 

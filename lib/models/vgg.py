@@ -42,7 +42,8 @@ def load_vgg16(path):
         network = vgg16_features()
         network.load_state_dict(own)
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError) as error:
-        raise UserError(f"{path} does not hold the weights of VGG16 ({str(error).splitlines()[0]}); {WHERE}") from None
+        reason = (str(error) or "it is empty").splitlines()[0]
+        raise UserError(f"{path} does not hold the weights of VGG16 ({reason}); {WHERE}") from None
     return network.eval().requires_grad_(False)
 
 

@@ -28,11 +28,12 @@ def settings_of(rows, group=None):
 
 
 def compared_steps(rows):
-    """The two numbers of steps between which every curve's change is judged: the reference curve's best, and the most that all have."""
+    """The two numbers of steps between which every curve's change is judged: of those that all have the most, and the one
+    nearest to where the reference's own curve is lowest."""
     errors = curve(rows, REFERENCE_GRID)
     common = sorted(set.intersection(*(set(curve(rows, setting)) for setting in settings_of(rows))))
-    low = min(errors, key=lambda n: np.mean(errors[n]))
-    return (low if low in common and low < common[-1] else common[len(common) // 2]), common[-1]
+    best = min(errors, key=lambda n: np.mean(errors[n]))
+    return min(common[:-1] or common, key=lambda n: abs(math.log(n / best))), common[-1]
 
 
 def change(rows, setting, low, high):

@@ -38,17 +38,16 @@ class Setting(NamedTuple):
 
 
 def start_settings(method, held_at, seed):
-    """The reference's grid, the same with as many steps as asked, and the start held."""
+    """The reference's grid, and the start held."""
     base = Sampling(seed=seed)
-    named = {REFERENCE_GRID: base, "as many steps as asked": base._replace(grid="corrected")}
-    named |= {f"start held at t = {t}": base._replace(grid="held", start=t) for t in held_at}
+    named = {REFERENCE_GRID: base} | {f"start held at t = {t}": base._replace(grid="held", start=t) for t in held_at}
     return [Setting(name, "start", method, "weights", sampling) for name, sampling in named.items()]
 
 
 def sampler_settings(method, window, seed):
-    """What else the sampler does at the reference's grid: clamp, noise, order, windows."""
+    """What else the sampler does from the reference's start: number of steps, clamp, noise, order, windows."""
     base = Sampling(seed=seed)
-    named = {"noise re-derived after the clamp": base._replace(clamp="rederive noise"), "no clamp": base._replace(clamp="none"),
+    named = {"as many steps as asked": base._replace(grid="corrected"), "noise re-derived after the clamp": base._replace(clamp="rederive noise"), "no clamp": base._replace(clamp="none"),
              "ancestral, eta 1": base._replace(eta=1.0), "second order (DPM-Solver++)": base._replace(solver="dpm_solver")}
     settings = [Setting(name, "sampler", method, "weights", sampling) for name, sampling in named.items()]
     windows = {f"windows of {window}, each its own noise": "own", f"windows of {window}, one noise field": "shared"} if window else {}

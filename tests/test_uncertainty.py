@@ -1,0 +1,70 @@
+"""Measures of an ensemble on draws whose truth is known, and the choice of a setting on validation patients."""
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from lib.evaluation.uncertainty import coverage_pct, crps_gy, spread_skill, spread_skill_ratio
+from lib.inference import Sampling
+from lib.studies.comparison import best_sampling
+from lib.studies.ensembles import recalibrations
+
+EDGES_GY = (0.0, 1.0, 2.0, 4.0)
+
+
+def draws(members=8, voxels=40_000, factor=1.0, bias=0.0, seed=0):
+    """Members [N,V] and a planned dose [V]: draws from one Gaussian per voxel, the members' deviation times `factor`."""
+    rng = np.random.default_rng(seed)
+    mean, deviation = rng.uniform(0, 60, voxels), rng.uniform(0.5, 4, voxels)
+    return mean + bias + factor * deviation * rng.normal(size=(members, voxels)), mean + deviation * rng.normal(size=voxels)
+
+
+def test_the_crps_of_one_member_is_its_error_and_of_many_the_closed_form_of_a_gaussian():
+    one = np.array([[1.0, 5.0]])
+    assert crps_gy(one, np.array([2.0, 2.0])) == pytest.approx(2.0)
+    members = norm(3, 2).ppf((np.arange(4000) + 0.5) / 4000)[:, None]
+    z = (4.0 - 3) / 2
+    closed = 2 * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))  # Gneiting & Raftery 2007, Eq. 21
+    assert crps_gy(members, np.array([4.0])) == pytest.approx(closed, rel=2e-3)
+
+
+def test_the_crps_does_not_depend_on_the_number_of_members_and_is_least_for_the_true_spread():
+    few, many = (crps_gy(*draws(members=n)) for n in (3, 30))
+    assert few == pytest.approx(many, rel=0.02)
+    honest = crps_gy(*draws())
+    assert honest < crps_gy(*draws(factor=0.3)) and honest < crps_gy(*draws(factor=3))
+
+
+@pytest.mark.parametrize("level", [50, 80, 95])
+@pytest.mark.parametrize("members", [2, 5, 20])
+def test_intervals_of_exchangeable_members_hold_their_share(level, members):
+    assert coverage_pct(*draws(members), level) == pytest.approx(level, abs=1.0)
+    assert coverage_pct(*draws(members, factor=0.3), level) < level - 5
+
+
+def test_of_exchangeable_members_the_error_grows_with_the_spread_and_the_ratio_is_1():
+    table = spread_skill(*draws(members=20, voxels=200_000), EDGES_GY)
+    assert sum(table["voxels"]) == 200_000
+    error_gy2 = np.array(table["error_gy2"]) / table["voxels"]
+    assert (np.diff(error_gy2) > 0).all()
+    assert spread_skill_ratio([table]) == pytest.approx(1, abs=0.02)
+    assert spread_skill_ratio([spread_skill(*draws(factor=0.4), EDGES_GY)]) == pytest.approx(0.4, abs=0.02)
+
+
+def test_one_factor_mends_a_spread_that_is_too_narrow_everywhere():
+    members, dose = draws(factor=0.4)
+    rows = [dict(source="flow", spread_skill=spread_skill(members, dose, EDGES_GY))]
+    factor = recalibrations(rows)["flow"]
+    mean = members.mean(axis=0)
+    mended = mean + factor * (members - mean)
+    assert factor == pytest.approx(2.5, rel=0.15)
+    assert coverage_pct(mended, dose, 80) == pytest.approx(80, abs=3) and crps_gy(mended, dose) < crps_gy(members, dose)
+
+
+def test_the_setting_is_the_best_of_the_trainings_own_and_of_its_final_weights():
+    def rows(training, weights, n_steps, error):
+        sampling = Sampling(n_steps=n_steps)._asdict()
+        return [dict(training=training, weights=weights, sampling=sampling, mae_gy=error + i) for i in range(3)]
+
+    found = rows("ddpm", "weights", 10, 5.0) + rows("ddpm", "weights", 25, 4.0) + rows("ddpm", "weights-50pct", 1, 1.0) + rows("flow", "weights", 2, 0.5)
+    assert best_sampling(found, "ddpm", 7) == Sampling(n_steps=25, seed=7)
+    assert best_sampling(found, "refine", 7) is None
