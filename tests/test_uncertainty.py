@@ -47,7 +47,7 @@ def test_of_exchangeable_members_the_error_grows_with_the_spread_and_the_ratio_i
     error_gy2 = np.array(table["error_gy2"]) / table["voxels"]
     assert (np.diff(error_gy2) > 0).all()
     assert spread_skill_ratio([table]) == pytest.approx(1, abs=0.02)
-    assert spread_skill_ratio([spread_skill(*draws(factor=0.4), EDGES_GY)]) == pytest.approx(0.4, abs=0.02)
+    assert spread_skill_ratio([spread_skill(*draws(factor=0.4), EDGES_GY)]) == pytest.approx(0.4, abs=0.03)
 
 
 def test_one_factor_mends_a_spread_that_is_too_narrow_everywhere():
