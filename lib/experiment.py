@@ -13,7 +13,7 @@ from lib.errors import UserError
 from lib.features import load_samples
 from lib.files import read_json, write_json
 from lib.inference import load_predictor
-from lib.models.methods import find_method
+from lib.models.methods import find_method, kind
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUTS = Path("outputs")
@@ -42,9 +42,14 @@ class Experiment:
     def open_cohort(self):
         return open_cohort(self.cohort, self.first_cases)
 
-    def load_samples(self, part, first=None):
-        """The samples of "train", "validation" or "test", on the training grid; only the `first` so many if given."""
+    def load_samples(self, part, first=None, optional=False):
+        """The samples of "train", "validation" or "test", on the training grid; only the `first` so many if given.
+
+        A part without patients raises a UserError unless it is `optional`.
+        """
         cohort = self.open_cohort()
+        if not cohort.split[part] and not optional:
+            raise UserError(f"the cohort {cohort.folder} has no {part} patients, which this needs; its card's split says who is who")
         return load_samples(cohort, cohort.split[part][:first], self.coarsen)
 
     def checkpoint(self, method):
@@ -56,7 +61,10 @@ class Experiment:
         return self.checkpoint(prior) if prior else None
 
     def load_predictor(self, method, weights="weights"):
-        return load_predictor(self.checkpoint(method), self.device, self.precision, weights)
+        predictor = load_predictor(self.checkpoint(method), self.device, self.precision, weights)
+        if predictor.config.method != kind(method):
+            raise UserError(f"{self.checkpoint(method)} holds a training of {predictor.config.method}, not of {kind(method)}; train {method} again")
+        return predictor
 
     def is_plain_diffusion(self, name):
         """Whether a training denoises the dose itself, so that it can be shown a noised one."""

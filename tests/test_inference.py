@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from lib.errors import UserError
+from lib.experiment import Experiment
 from lib.features import make_sample
 from lib import training
 from lib.inference import Sampling, load_predictor, on_case_grid, predict_doses, ready, start_noise, with_priors
 from lib.models.diffusion import cosine_alpha_bar
 from lib.models.methods import find_method
 from test_training import config_for, train
-from toys import toy_case
+from toys import toy_case, toy_cohort
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +160,15 @@ def test_an_unknown_way_to_sample_is_named(change, words, samples):
                                                      ("flow", Sampling(7, solver="midpoint"), 14), ("baseline", Sampling(50), 1)])
 def test_the_network_calls_are_counted(method, sampling, calls):
     assert sampling.nfe(find_method(method)) == calls
+
+
+def test_a_checkpoint_of_another_method_and_a_part_without_patients_are_refused(samples, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    toy_cohort(tmp_path / "toys", n=2, split={"train": ["toy_1"], "validation": ["toy_2"], "test": []})
+    run = Experiment("x", str(tmp_path / "toys"), 0, 1, 42, "cpu", "32")
+    train(config_for(samples, epochs=1), samples, run.checkpoint("ddpm"))
+    with pytest.raises(UserError, match="holds a training of baseline, not of ddpm"):
+        run.load_predictor("ddpm")
+    with pytest.raises(UserError, match="has no test patients"):
+        run.load_samples("test")
+    assert run.load_samples("test", optional=True) == []

@@ -3,13 +3,15 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lib import training
 from lib.config import TrainConfig
 from lib.errors import UserError
-from lib.features import make_sample
+from lib.features import dose_statistics, make_sample
+from lib.files import read_json, write_json
 from lib.models.methods import find_method
+from lib.models.vgg import vgg16_features
 from lib.state import CURRENT, load_state, save_state
 from toys import toy_case
 
@@ -106,6 +108,77 @@ def test_a_diverged_training_stops_with_a_sentence(samples, tmp_path):
     with pytest.raises(training.CannotTrain, match="diverged at step 1"):
         train(config_for(samples), broken, tmp_path)
     assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_why_a_training_failed_is_kept_and_forgotten_when_it_succeeds(samples, tmp_path):
+    broken = [dataclasses.replace(s, dose=s.dose * float("nan")) for s in samples]
+    said = []
+    assert training.train_or_say(config_for(samples, epochs=1), broken, [], tmp_path, "cpu", report=said.append) is None
+    assert "diverged" in read_json(tmp_path / "failed.json")["reason"] and "diverged" in said[-1]
+    assert training.train_or_say(config_for(samples, epochs=1), samples, [], tmp_path, "cpu", report=said.append)
+    assert not (tmp_path / "failed.json").exists()
+
+
+def test_without_its_weights_the_vgg_loss_says_where_there_are_some(samples, tmp_path):
+    said = []
+    assert training.train_or_say(config_for(samples, method="gradient_vgg"), samples, [], tmp_path, "cpu", report=said.append) is None
+    assert "download.pytorch.org/models/vgg16" in said[-1]
+
+
+def test_with_made_up_weights_the_vgg_loss_trains(samples, tmp_path):
+    weights = {f"features.{name}": w for name, w in vgg16_features().state_dict().items()}
+    save_file(weights, tmp_path / "vgg.safetensors")
+    config = config_for(samples, method="gradient_vgg", vgg_file=str(tmp_path / "vgg.safetensors"), epochs=1)
+    plain = train(config_for(samples, method="gradient", epochs=1), samples, tmp_path / "a")
+    assert train(config, samples, tmp_path / "b")[-1]["loss"] > plain[-1]["loss"]
+
+
+def test_what_is_kept_on_the_way_are_the_averaged_weights_of_that_step(samples, tmp_path):
+    """Half of four steps: the weights of a training that is killed after two."""
+    config = config_for(samples, epochs=2, snapshots_pct=[50])
+    train(config, samples, tmp_path)
+    half, end, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("weights-50pct", "weights", "weights-last"))
+    run = training.Run(config, torch.device("cpu"))
+    for _ in range(2):
+        training.one_step(run, config, samples, torch.device("cpu"))
+    assert all(torch.equal(half[name], w) for name, w in run.averaged.state_dict().items())
+    assert not all(torch.equal(end[name], last[name]) for name in end)
+
+
+class FakeRun:
+    """What make_config asks of an experiment."""
+
+    coarsen, seed, precision, device = 1, 1, "32", "cpu"
+
+    def __init__(self, folder):
+        self.folder = folder
+        write_json(folder / "card.json", {})
+        self.name = "toys"
+
+    def open_cohort(self):
+        return self
+
+
+def made(samples, tmp_path, **changes):
+    settings = dataclasses.asdict(config_for(samples))
+    kept = ("base_channels", "epochs", "patches_per_case", "patch_voxels", "batch_size", "learning_rate", "ema_decay", "weighting", "region",
+            "gradient_weight", "gradient_units", "vgg_weight", "vgg_file", "augment", "validate_every", "validation_steps", "patience", "keep",
+            "snapshots_pct")
+    given = {key: settings[key] for key in kept} | dict(standardise="auto", terminal_snr="auto")
+    return training.make_config(FakeRun(tmp_path), samples, **given | changes)
+
+
+def test_a_method_brings_its_own_units_and_schedule_unless_told_otherwise(samples, tmp_path):
+    assert (made(samples, tmp_path, method="ddpm").zero_snr, made(samples, tmp_path, method="ddpm").dose_scale) == (False, 1.0)
+    config = made(samples, tmp_path, method="ddpm_v")
+    assert config.zero_snr and (config.dose_shift, config.dose_scale) == dose_statistics(samples)
+    other = made(samples, tmp_path, method="ddpm_v", standardise="no", terminal_snr="reference")
+    assert not other.zero_snr and other.dose_scale == 1.0
+
+
+def test_noise_cannot_be_predicted_where_there_is_nothing_else(samples, tmp_path):
+    with pytest.raises(UserError, match="says nothing of the dose"):
+        made(samples, tmp_path, method="ddpm", terminal_snr="zero")
 
 
 def test_patience_ends_a_training_that_does_not_improve():
