@@ -11,7 +11,7 @@ from lib.cases.cohort import open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
 from lib.features import load_samples
-from lib.files import read_json, write_json
+from lib.files import read_json, write_results
 from lib.inference import load_predictor
 from lib.models.methods import find_method, kind
 
@@ -83,7 +83,7 @@ class Experiment:
 
     def save_results(self, name, results):
         """Write results/<name>.json: the numbers and where they came from."""
-        write_json(self.folder / "results" / f"{name}.json", {"made": self.provenance(), **results})
+        write_results(self.folder / "results" / f"{name}.json", {"made": self.provenance(), **results})
 
     def load_results(self, name):
         return read_json(self.folder / "results" / f"{name}.json")

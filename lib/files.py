@@ -33,6 +33,29 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def write_results(path, results):
+    """Write a dict as JSON with one line a key, and one a row where its value is a list of rows; numbers to six digits."""
+    def text(value):
+        return json.dumps(rounded(value), allow_nan=False)
+
+    lines = [f"{json.dumps(key)}: " + ("[\n" + ",\n".join(map(text, value)) + "\n]" if rows(value) else text(value))
+             for key, value in results.items()]
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def rows(value):
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def rounded(value):
+    """Floats to six significant digits, in lists and dicts as well."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def read_json(path):
     path = Path(path)
     try:

@@ -2,10 +2,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lib.files import write_json
-from lib.report import claims, html, published, tables, verdicts
+from lib.files import read_json, write_json, write_results
+from lib.report import claims, html, published, style, tables, verdicts
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import sizes_of
 
@@ -180,3 +181,25 @@ def test_published_weights_are_bf16_with_their_configuration(tmp_path):
     stored = load_file(tmp_path / "weights" / "baseline" / "weights.safetensors")["w"]
     assert stored.dtype == torch.bfloat16 and torch.allclose(stored.float(), torch.tensor(1.2345), atol=0.005)
     assert (tmp_path / "weights" / "baseline" / "config.json").exists()
+
+
+def test_results_are_written_a_line_a_row_and_come_back_to_six_digits(tmp_path):
+    results = {"margin_gy": 0.1, "rows": [{"case_id": "a", "mae_gy": 1.23456789, "deep": {"b": [0.333333333]}}, {"case_id": "<b>"}], "none": [], "n": 3}
+    write_results(tmp_path / "r.json", results)
+    assert len((tmp_path / "r.json").read_text().splitlines()) == 9
+    back = read_json(tmp_path / "r.json")
+    assert back["rows"][0] == {"case_id": "a", "mae_gy": 1.23457, "deep": {"b": [0.333333]}} and back["n"] == 3 and back["none"] == []
+    with pytest.raises(ValueError):
+        write_results(tmp_path / "r.json", {"x": float("nan")})
+    assert read_json(tmp_path / "r.json") == back
+
+
+def test_a_figure_of_lines_is_written_with_few_colours_and_one_of_pictures_with_all(tmp_path):
+    for name, picture in (("lines", False), ("picture", True)):
+        figure, (ax,) = style.panels(1)
+        ax.plot([0, 1], [0, 1])
+        if picture:
+            ax.imshow(np.random.default_rng(0).random((40, 40, 3)))
+        style.save_figure(figure, tmp_path, name)
+        drawn = Image.open(tmp_path / "figures" / f"{name}.png")
+        assert (drawn.mode == "P") == (not picture) and (tmp_path / "figures" / f"{name}.pdf").stat().st_size > 1000
