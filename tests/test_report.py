@@ -82,6 +82,13 @@ def test_a_sampler_worse_than_the_control_is_called_untrained_in_the_answer():
     assert "too short" not in verdicts.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}), 0.1)
 
 
+def test_the_answer_on_the_anomaly_follows_the_numbers():
+    curves = step_rows({10: 3.0, 100: 6.0}), step_rows({10: 5.0, 100: 5.0}, "ddpm_v", group="prediction"), step_rows({10: 5.0, 100: 7.0}, "flow", group="prediction")
+    text = verdicts.answer_on_steps(steps_found(*curves), 0.1)
+    assert "is real for the reference's method (+3.00 Gy" in text and "it is gone with `ddpm_v`." in text
+    assert "does not show here" in verdicts.answer_on_steps(steps_found(step_rows({10: 6.0, 100: 3.0})), 0.1)
+
+
 def test_seeds_of_a_method_count_together_and_their_difference_is_told():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "baseline-seed43": 5.0, "ddpm": 4.6, "ddpm-standardised": 3.0})
     text = told_of_methods(rows)

@@ -10,7 +10,7 @@ from nbconvert import HTMLExporter
 
 from lib.files import read_json, write_text
 from lib.report import tables
-from lib.report.verdicts import answer, answer_on_spread, comparison_verdict, ensemble_verdict, steps_verdict
+from lib.report.verdicts import answer, answer_on_spread, answer_on_steps, comparison_verdict, ensemble_verdict, steps_verdict
 
 HERE = Path(__file__).parent
 CAPTIONS = {
@@ -63,9 +63,15 @@ def contents(folder):
         name=folder.name, css=Markup((HERE / "report.css").read_text(encoding="utf-8")), data=data, steps=steps, ensemble=ensemble,
         comparison=comparison, published=read_json(published) if published.exists() else None,
         figure=lambda name: figure(folder, name), table=table, tables=tables, markdown=bullets,
-        answer=inline(" ".join([answer(comparison["rows"], comparison["margin_gy"]), answer_on_spread(ensemble)])) if comparison else "",
+        answer=Markup(" ").join(map(inline, whole_answer(steps, ensemble, comparison))) if comparison else "",
         verdicts=written_verdicts(steps, ensemble, comparison), pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )
+
+
+def whole_answer(steps, ensemble, comparison):
+    """Accuracy, the anomaly, the spread: a sentence or two each."""
+    margin_gy = comparison["margin_gy"]
+    return [answer(comparison["rows"], margin_gy), answer_on_steps(steps, margin_gy), answer_on_spread(ensemble)]
 
 
 def written_verdicts(steps, ensemble, comparison):

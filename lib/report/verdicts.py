@@ -259,6 +259,20 @@ def answer(rows, margin_gy):
     return told
 
 
+def answer_on_steps(found, margin_gy):
+    """The answer's second part: is the reference's anomaly there, and what removes it?"""
+    if not found:
+        return ""
+    rows = found["rows"]
+    low, high = compared_steps(rows)
+    own = change(rows, REFERENCE_GRID, low, high)
+    if verdict(own, margin_gy) != "higher":
+        return f"That more sampling steps make it worse does not show here: {span(own)} from {low} to {high} steps on the reference's grid."
+    cured = [f"`{name}`" for name in settings_of(rows, "prediction") if verdict(change(rows, name, low, high), margin_gy) in ("equal", "lower")]
+    told = f"it is gone with {', '.join(cured)}" if cured else "nothing that was predicted instead of the noise removes it"
+    return f"That more sampling steps make it worse is real for the reference's method ({span(own)} from {low} to {high} steps), and {told}."
+
+
 def answer_on_spread(found):
     """The second half of the answer: is the spread worth having?"""
     if not found:
