@@ -86,6 +86,8 @@ def test_the_answer_on_the_anomaly_follows_the_numbers():
     curves = step_rows({10: 3.0, 100: 6.0}), step_rows({10: 5.0, 100: 5.0}, "ddpm_v", group="prediction"), step_rows({10: 5.0, 100: 7.0}, "flow", group="prediction")
     text = verdicts.answer_on_steps(steps_found(*curves), 0.1)
     assert "is real for the reference's method (+3.00 Gy" in text and "it is gone with `ddpm_v`." in text
+    few = [step_rows({10: 3.0, 100: 6.0}, patients=2)]
+    assert "cannot be said" in verdicts.answer_on_steps(steps_found(*few), 0.1) and "to be cured cannot be said" in told_of_steps(*few)
     assert "does not show here" in verdicts.answer_on_steps(steps_found(step_rows({10: 6.0, 100: 3.0})), 0.1)
 
 
@@ -151,6 +153,11 @@ def test_tables_sort_methods_by_error():
 def test_structures_count_the_patients_that_have_them():
     table = tables.structure_errors(method_rows({"baseline": 4.0, "control": 8.0}))
     assert list(table.index) == ["Rectum (n = 9)"] and list(table.iloc[0]) == ["4.00", "8.00"]
+
+
+def test_wide_tables_show_one_form_of_each_method():
+    rows = method_rows({"control": 8.0, "baseline": 4.0, "baseline-seed43": 4.1, "flow": 5.0, "flow, mean of 3": 4.5, "ddpm-x": 9.0, "ddpm-x, mean of 3": 8.0})
+    assert list(tables.indices(rows).index) == ["control", "baseline", "flow, mean of 3"]
 
 
 def test_hostile_names_are_escaped():

@@ -65,13 +65,17 @@ def key_finding(rows, margin_gy):
 
 def accuracy_and_cost(rows, samplings):
     """Figure 13. Error against network calls per patient, a point a method; of sampled ones also the mean of N."""
-    figure, (ax,) = panels(1, height_in=3.4)
+    figure, (ax,) = panels(1, height_in=3.6)
+    points = []
     for method, errors in by_method(rows).items():
         name, _, mean_of = method.partition(", mean of ")
         if name in samplings:
-            calls = samplings[name]["nfe"] * int(mean_of or 1)
-            ax.plot(calls, np.mean(errors), "D" if mean_of else "o", color=colour(method))
-            ax.annotate(method, (calls, np.mean(errors)), xytext=(5, 3), textcoords="offset points", fontsize=7.5, color=colour(method))
+            points.append((samplings[name]["nfe"] * int(mean_of or 1), float(np.mean(errors)), method))
+    gap, below = 0.045 * (max(p[1] for p in points) - min(p[1] for p in points)), {}
+    for calls, error, method in sorted(points):
+        ax.plot(calls, error, "D" if ", mean of " in method else "o", color=colour(method), markersize=4.5)
+        below[calls] = max(error, below.get(calls, -np.inf) + gap)  # labels of one column do not cover each other
+        ax.annotate(method, (calls, below[calls]), xytext=(6, -2.5), textcoords="offset points", fontsize=7.5, color=colour(method))
     ax.set(xlabel="network calls per patient", ylabel="MAE in the dose mask / Gy", xscale="log")
     ax.set_xlim(None, 4 * ax.get_xlim()[1])
     return figure

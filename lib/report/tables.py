@@ -5,6 +5,7 @@ import pandas as pd
 from lib.evaluation.compare import holm, interval, paired_difference, verdict
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
+from lib.report.verdicts import one_each
 from lib.studies.rows import by_method, grouped, sizes_of
 
 
@@ -69,6 +70,16 @@ def ensemble(rows, regression_rows, rx_gy):
     return pd.DataFrame(columns).reindex([*order, *rest]).fillna("").rename_axis(columns="quantity")
 
 
+def spread_by_structure(rows):
+    """Mean spread / Gy in each structure, a column per source of members, over the patients that have it."""
+    names = sorted({name for row in rows for name in row["spread_structure_gy"]})
+    frame = []
+    for name in names:
+        own = [row | {"spread": row["spread_structure_gy"][name]} for row in rows if name in row["spread_structure_gy"]]
+        frame.append({"spread / Gy in": name} | {source: f"{np.mean(v):.2f}" for source, v in grouped(own, "source", "spread").items()})
+    return headed(frame, "spread / Gy in")
+
+
 def calibration(found):
     """Whether the spread tells the error, before and after one factor chosen on validation patients; a row per source."""
     frame = []
@@ -114,6 +125,7 @@ def gamma(rows):
 
 def structure_errors(rows):
     """MAE / Gy by structure and method, mean over the patients that have the structure."""
+    rows = one_each(rows)
     names = sorted({name for row in rows for name in row["structure_mae_gy"]})
     frame = []
     for name in names:
@@ -131,6 +143,7 @@ def goals_agree_pct(rows):
 
 def goals_predicted(rows):
     """Clinical goals, planned against predicted: how many plans meet each, by method, and how far off the value is."""
+    rows = one_each(rows)
     frame = []
     for text in rows[0]["goals"]:
         line = {"goal": text}
@@ -146,6 +159,7 @@ def goals_predicted(rows):
 
 def indices(rows):
     """Conformity and homogeneity of the primary target, planned and predicted, and the Dice of isodose volumes."""
+    rows = one_each(rows)
     frame = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]

@@ -75,8 +75,8 @@ def switches_sentence(rows, margin_gy):
     low, high = compared_steps(rows)
     own = verdict(change(rows, REFERENCE_GRID, low, high), margin_gy)
     if own != "higher":
-        return (f"Between {low} and {high} steps the reference's own setting changes by {span(change(rows, REFERENCE_GRID, low, high))}: "
-                f"there is no rise to be cured at this training.")
+        told = f"whether there is a rise to be cured {CANNOT}" if own == CANNOT else "there is no rise to be cured at this training"
+        return f"Between {low} and {high} steps the reference's own setting changes by {span(change(rows, REFERENCE_GRID, low, high))}: {told}."
     told = {}
     for setting in settings_of(rows):
         if setting != REFERENCE_GRID:
@@ -194,6 +194,14 @@ def price_sentence(rows, regression_mae_gy):
 # --- comparison ---
 
 
+def one_each(rows):
+    """The rows of one form of each method: the mean of its samples where there is one, no variants and second seeds."""
+    names = dict.fromkeys(row["method"] for row in rows)
+    means = {kind(name): name for name in names if ", mean of " in name and name.split(",")[0] == kind(name)}
+    chosen = {means.get(name, name) for name in names if name == kind(name)}
+    return [row for row in rows if row["method"] in chosen]
+
+
 def ranked(rows):
     """Methods without the control, by mean MAE in the dose mask."""
     values = by_method(rows)
@@ -266,6 +274,8 @@ def answer_on_steps(found, margin_gy):
     rows = found["rows"]
     low, high = compared_steps(rows)
     own = change(rows, REFERENCE_GRID, low, high)
+    if verdict(own, margin_gy) == CANNOT:
+        return f"Whether more sampling steps make it worse {CANNOT}: {span(own)} from {low} to {high} steps on the reference's grid."
     if verdict(own, margin_gy) != "higher":
         return f"That more sampling steps make it worse does not show here: {span(own)} from {low} to {high} steps on the reference's grid."
     cured = [f"`{name}`" for name in settings_of(rows, "prediction") if verdict(change(rows, name, low, high), margin_gy) in ("equal", "lower")]
