@@ -20,7 +20,7 @@ def training_curves(histories):
     for ax in (left, right):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(histories) > 1:
-        right.legend()
+        right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5)
     return figure
 
 
