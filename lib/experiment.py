@@ -4,6 +4,7 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -41,6 +42,10 @@ class Experiment:
 
     def open_cohort(self):
         return open_cohort(self.cohort, self.first_cases)
+
+    def load_case(self, case_id):
+        """A case of the cohort; the last few stay in memory, because a study asks for the same patients again and again."""
+        return cached_case(self.cohort, self.first_cases, case_id)
 
     def load_samples(self, part, first=None, optional=False):
         """The samples of "train", "validation" or "test", on the training grid; only the `first` so many if given.
@@ -94,6 +99,11 @@ class Experiment:
         return dict(commit=commit(), seed=self.seed, device=describe(device, choose_precision(self.precision, device)),
                     python=platform.python_version(), date=time.strftime("%Y-%m-%d"),
                     versions={name: package_version(name) for name in ("torch", "numpy", "scipy", "papermill")})
+
+
+@lru_cache(maxsize=16)
+def cached_case(cohort, first_cases, case_id):
+    return open_cohort(cohort, first_cases).load(case_id)
 
 
 def commit():

@@ -47,8 +47,9 @@ def start_settings(method, held_at, seed):
 def sampler_settings(method, window, seed):
     """What else the sampler does from the reference's start: number of steps, clamp, noise, order, windows."""
     base = Sampling(seed=seed)
-    named = {"as many steps as asked": base._replace(grid="corrected"), "noise re-derived after the clamp": base._replace(clamp="rederive noise"), "no clamp": base._replace(clamp="none"),
-             "ancestral, eta 1": base._replace(eta=1.0), "second order (DPM-Solver++)": base._replace(solver="dpm_solver")}
+    named = {"as many steps as asked": base._replace(grid="corrected"), "no clamp": base._replace(clamp="none"),
+             "noise re-derived after the clamp": base._replace(clamp="rederive noise"), "ancestral, eta 1": base._replace(eta=1.0),
+             "second order (DPM-Solver++)": base._replace(solver="dpm_solver")}
     settings = [Setting(name, "sampler", method, "weights", sampling) for name, sampling in named.items()]
     windows = {f"windows of {window}, each its own noise": "own", f"windows of {window}, one noise field": "shared"} if window else {}
     return settings + [Setting(name, "windows", method, "weights", base._replace(window=window, window_noise=noise))
@@ -87,7 +88,7 @@ def step_rows(run, predictor, samples, sampling, setting):
     seconds = (time.monotonic() - started) / len(samples)
     rows = []
     for sample, dose in zip(samples, doses):
-        case = run.open_cohort().load(sample.case_id)
+        case = run.load_case(sample.case_id)
         errors = errors_gy(on_case_grid(dose, case, run.coarsen)[0], case.dose_gy, case.dose_mask)
         rows.append(dict(setting=setting.name, group=setting.group, training=setting.training, weights=setting.weights,
                          sampling=sampling._asdict(), n_steps=sampling.n_steps, nfe=sampling.nfe(predictor.method),
@@ -114,7 +115,7 @@ def decompose(run, samples, settings, n_steps, members):
 
 
 def law_of(run, sample, dose):
-    case = run.open_cohort().load(sample.case_id)
+    case = run.load_case(sample.case_id)
     members_gy = on_case_grid(dose, case, run.coarsen)[:, case.dose_mask].astype(np.float64)
     law = ensemble_law(members_gy, case.dose_gy[case.dose_mask].astype(np.float64))
     return dict(floor_gy2=law.floor_gy2, b_gy2=law.b_gy2)

@@ -80,7 +80,7 @@ def compare_methods(run, predictions, samples):
     rows = []
     for method, (doses, seconds) in predictions.items():
         for sample, dose in zip(samples, progress(doses, f"judging {method}")):
-            case = run.open_cohort().load(sample.case_id)
+            case = run.load_case(sample.case_id)
             dose_gy, own_grid = on_case_grid(dose, case, run.coarsen), own_grid_score_gy(sample, dose)
             n = len(dose_gy)
             rows.append(method_row(case, method, dose_gy[0], seconds / n, own_grid_score_gy(sample, dose[:1])))
@@ -124,7 +124,7 @@ def index_row(case, dose_gy):
 
 def study_gamma(run, predictions, samples):
     """One row per method and patient: gamma pass rates, global to the prescription, cut-off 10 %, body and targets."""
-    return [gamma_row(run.open_cohort().load(sample.case_id), method, dose.mean(0, keepdim=True), run.coarsen)
+    return [gamma_row(run.load_case(sample.case_id), method, dose.mean(0, keepdim=True), run.coarsen)
             for method, (doses, _) in predictions.items() for sample, dose in zip(samples, progress(doses, f"gamma of {method}"))]
 
 

@@ -71,7 +71,7 @@ def sources(run, samples, methods, regression, deep, members, n_steps):
 
 
 def ensemble_row(run, sample, dose, sizes, factor):
-    case = run.open_cohort().load(sample.case_id)
+    case = run.load_case(sample.case_id)
     all_gy = on_case_grid(dose, case, run.coarsen)
     members_gy, dose_gy = all_gy[:, case.dose_mask].astype(np.float64), case.dose_gy[case.dose_mask].astype(np.float64)
     law = ensemble_law(members_gy, dose_gy)
