@@ -38,6 +38,10 @@ def method_rows(means, patients=10):
             for k, (m, mean) in enumerate(means.items()) for i in range(patients)]
 
 
+def answered(rows, samplings=None):
+    return verdicts.answer(dict(rows=rows, samplings=samplings or {}), 0.1)
+
+
 def told_of_methods(rows, failures=None):
     return verdicts.comparison_verdict(dict(rows=rows, failures=failures or {}), 0.1)
 
@@ -67,19 +71,24 @@ def test_a_cure_is_held_against_what_theory_allows(worst, told):
 @pytest.mark.parametrize("ddpm, told", [(5.0, "Not for accuracy"), (3.0, "Yes, for accuracy"), (4.0, "Not for accuracy")])
 def test_the_answer_follows_the_numbers(ddpm, told):
     rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": ddpm})
-    assert verdicts.answer(rows, 0.1).startswith(told)
+    assert answered(rows).startswith(told)
 
 
 def test_with_two_patients_nothing_is_concluded():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}, patients=2)
-    assert "cannot be said" in verdicts.answer(rows, 0.1)
+    assert "cannot be said" in answered(rows)
     assert "no interval with n = 2" in told_of_methods(rows)
     assert "cannot be said" in told_of_steps(step_rows({1: 3.0, 9: 6.0}, patients=2))
 
 
 def test_a_sampler_worse_than_the_control_is_called_untrained_in_the_answer():
-    assert "too short" in verdicts.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 9.0}), 0.1)
-    assert "too short" not in verdicts.answer(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}), 0.1)
+    assert "too short" in answered(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 9.0}))
+    assert "too short" not in answered(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}))
+
+
+def test_one_step_is_called_the_answer_of_a_regression():
+    rows = method_rows({"control": 8.0, "baseline": 4.0, "refine": 3.0})
+    assert "answer of a regression" in answered(rows, {"refine": {"nfe": 1}}) and "answer of a regression" not in answered(rows, {"refine": {"nfe": 2}})
 
 
 def test_the_answer_on_the_anomaly_follows_the_numbers():
@@ -114,6 +123,8 @@ def test_what_is_said_of_a_spread_follows_its_ratio_to_the_error(spread_gy, told
     rows = [ensemble_row("ddpm_v", spread_gy, 3.0, f"p{i}") for i in range(4)]
     found = dict(rows=rows, regression_rows=step_rows({1: 2.0}), factors={"ddpm_v": 1.5})
     text = verdicts.ensemble_verdict(found, 0.1)
+    rival = verdicts.ensemble_verdict(found | dict(rows=[r | dict(source="baseline") for r in rows], factors={"baseline": 1.5}), 0.1)
+    assert ("says little of its doubt" in rival) == (spread_gy == 0.5) and "disguise" not in rival
     assert told in text and "averaging helps" in text and "floor / b 2.00" in text and "40 calls" in text
     assert "50 %: 40 to 51 %, 95 %: 80 to 94 %" in text and "calibrated after it" in text
 

@@ -71,7 +71,7 @@ def contents(folder):
 def whole_answer(steps, ensemble, comparison):
     """Accuracy, the anomaly, the spread: a sentence or two each."""
     margin_gy = comparison["margin_gy"]
-    return [answer(comparison["rows"], margin_gy), answer_on_steps(steps, margin_gy), answer_on_spread(ensemble)]
+    return [answer(comparison, margin_gy), answer_on_steps(steps, margin_gy), answer_on_spread(ensemble)]
 
 
 def written_verdicts(steps, ensemble, comparison):

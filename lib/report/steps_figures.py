@@ -1,6 +1,6 @@
 """Figures of the ablation of sampling."""
 import numpy as np
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lib.evaluation.compare import interval
 from lib.report.slices import colour_lut
@@ -24,11 +24,19 @@ def sampling_steps(rows, regression_rows, method, regression):
             line = colour(method) if setting == REFERENCE_GRID else held.get(setting) or colour(setting)
             draw_curve(ax, list(errors), list(errors.values()), line, f"{method}, {setting}" if setting == REFERENCE_GRID else setting)
         ax.axhline(np.mean([row["mae_gy"] for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2, label=regression)
-        ax.set(xlabel="sampling steps", xscale="log", ylim=(0, None))
+        ax.set(xlabel="sampling steps", xscale="log", yscale="log")
         ax.legend(fontsize=7.5)
         tick_steps(ax, sorted({row["n_steps"] for row in rows if row["setting"] in settings}))
     left.set_ylabel("MAE in the dose mask / Gy")
+    plain_ticks(left)
     return figure
+
+
+def plain_ticks(ax):
+    """Numbers as a person writes them on a logarithmic axis of doses."""
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def tick_steps(ax, steps):
@@ -73,7 +81,8 @@ def noise_levels(level_rows, regression_rows, regression):
         draw_curve(ax, list(errors), list(errors.values()), colour(name), name)
     ax.axhline(np.mean([row["mae_gy"] for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2,
                label=f"{regression}, on the cohort's grid")
-    ax.set(xlabel="noise level t of the dose that is shown", ylabel="MAE of the dose estimate / Gy", ylim=(0, None))
+    ax.set(xlabel="noise level t of the dose that is shown", ylabel="MAE of the dose estimate / Gy", yscale="log")
+    plain_ticks(ax)
     ax.legend(fontsize=7.5)
     return figure
 

@@ -139,46 +139,42 @@ def ensemble_verdict(found, margin_gy):
     """What averaging does for each source of members, how wide and how calibrated its spread is. `found`: the study's results."""
     mse = np.mean([r["rmse_gy"] ** 2 for r in found["regression_rows"]])
     crps = np.mean([r["mae_gy"] for r in found["regression_rows"]])
-    lines = [line for source in dict.fromkeys(r["source"] for r in found["rows"])
-             for line in source_sentences([r for r in found["rows"] if r["source"] == source], source, mse, margin_gy)]
-    lines += [recalibration_sentence(found, source) for source in found["factors"]]
+    lines = [source_sentence([r for r in found["rows"] if r["source"] == source], source, mse, factor, margin_gy)
+             for source, factor in found["factors"].items()]
     return bullets([*lines, price_sentence(found["rows"], crps)])
 
 
-def source_sentences(rows, source, mse, margin_gy):
+def source_sentence(rows, source, mse, factor, margin_gy):
+    """Averaging, floor and b against theory and the regression, spread against error, before and after one factor on it."""
     sizes = sizes_of(rows)
     d = paired_difference([r["mae_gy"][sizes[-1]] for r in rows], [r["mae_gy"][sizes[0]] for r in rows])
-    told = {"lower": "averaging helps", "equal": "averaging changes nothing", "higher": "averaging hurts"}.get(verdict(d, margin_gy), CANNOT)
+    told = {"lower": "averaging helps", "equal": "averaging changes nothing", "higher": "averaging hurts"}.get(
+        verdict(d, margin_gy), f"whether averaging helps {CANNOT}")
     floor, b = np.mean([r["floor_gy2"] for r in rows]), np.mean([r["b_gy2"] for r in rows])
-    spread, mae = np.mean([r["spread_dose_mask_gy"] for r in rows]), np.mean([r["mae_gy"][sizes[0]] for r in rows])
     ratio = spread_skill_ratio([r["spread_skill"] for r in rows])
-    return [
-        f"`{source}`: from n = {sizes[0]} to a mean of {sizes[-1]} the MAE changes by {span(d)}: {told}. One member has {mae:.2f} Gy; the "
-        f"spread in the dose mask is {spread:.2f} Gy, {100 * spread / mae:.0f} % of it.",
-        f"`{source}`: floor {floor:.1f} and b {b:.1f} Gy², floor / b {floor / b:.2f} (an exact posterior: 1), floor "
-        f"{floor / mse:.2f} times the regression's squared error; spread over error {ratio:.2f} (calibrated: 1): {told_ratio(ratio)}."]
+    return (f"**{source}**: {told} ({span(d)} from n = {sizes[0]} to {sizes[-1]}); floor / b {floor / b:.2f} (an exact posterior: 1), floor "
+            f"{floor / mse:.2f} times the regression's squared error; spread {np.mean([r['spread_dose_mask_gy'] for r in rows]):.2f} Gy, over "
+            f"error {ratio:.2f} (calibrated: 1): {told_ratio(ratio, source)}. {recalibration_text(rows, factor)}")
 
 
-def told_ratio(ratio):
+def told_ratio(ratio, source):
     if ratio < DISGUISE:
-        return "a regression in disguise, silent about its doubt"
+        sampled = kind(source) in METHODS and find_method(source).timed
+        return "a regression in disguise, silent about its doubt" if sampled else "says little of its doubt"
     return "too sure of itself" if ratio < 0.9 else "about calibrated" if ratio <= 1.1 else "more cautious than it need be"
 
 
-def coverage_of(rows, level):
-    return float(np.mean([r["coverage_pct"][level] for r in rows]))
-
-
-def recalibration_sentence(found, source):
+def recalibration_text(rows, factor):
     """One factor on the spread, chosen on validation patients, judged on the test patients."""
-    before = [r for r in found["rows"] if r["source"] == source]
-    after = [r["recalibrated"] for r in before]
-    levels = list(before[0]["coverage_pct"])
-    said = ", ".join(f"{level} %: {coverage_of(before, level):.0f} to {coverage_of(after, level):.0f} %" for level in levels)
-    miss = max(abs(coverage_of(after, level) - float(level)) for level in levels)
+    def covered(judged, level):
+        return float(np.mean([r["coverage_pct"][level] for r in judged]))
+
+    after = [r["recalibrated"] for r in rows]
+    levels = list(after[0]["coverage_pct"])
+    said = ", ".join(f"{level} %: {covered(rows, level):.0f} to {covered(after, level):.0f} %" for level in levels)
+    miss = max(abs(covered(after, level) - float(level)) for level in levels)
     told = "calibrated after it" if miss <= 5 else "one factor does not calibrate it"
-    return (f"`{source}`: with its spread times {found['factors'][source]:.2f} (chosen on validation patients) the intervals hold the planned "
-            f"dose in {said} of the voxels: {told} (largest miss {miss:.0f} points).")
+    return f"With its spread times {factor:.2f} its intervals hold the planned dose in {said} of the voxels: {told}."
 
 
 def price_sentence(rows, regression_mae_gy):
@@ -250,8 +246,9 @@ def seed_sentences(values):
             for method, names in seeds_of(values).items() if len(names) > 1]
 
 
-def answer(rows, margin_gy):
-    """The report's answer in one sentence: does diffusion help?"""
+def answer(found, margin_gy):
+    """The report's answer in a sentence or two: does diffusion help? `found`: the comparison's results."""
+    rows = found["rows"]
     seeds = over_seeds(rows)
     sampled = [m for m in seeds if METHODS.get(kind(m)) and find_method(m).timed]
     if not sampled:
@@ -262,6 +259,8 @@ def answer(rows, margin_gy):
     told = {"higher": f"Not for accuracy: {text}, so it is worse.", "lower": f"Yes, for accuracy: {text}, so it is better.",
             "equal": f"Not for accuracy: {text}, so the two are equal within {margin_gy:g} Gy."}.get(
         verdict(d, margin_gy), f"For accuracy it {CANNOT}: {text}.")
+    if found["samplings"].get(best.split(",")[0], {}).get("nfe") == 1:
+        told += " It was sampled in one step, the best on validation patients: the answer of a regression, not a sample."
     if verdict(d, margin_gy) == "higher" and not beats_control(by_method(rows), best, margin_gy):
         told += " It is not even better than a control without a network, so its training is too short or wrong, and this run says no more of it."
     return told
