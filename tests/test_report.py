@@ -92,9 +92,12 @@ def test_one_step_is_called_the_answer_of_a_regression():
 
 
 def test_the_answer_on_the_anomaly_follows_the_numbers():
-    curves = step_rows({10: 3.0, 100: 6.0}), step_rows({10: 5.0, 100: 5.0}, "ddpm_v", group="prediction"), step_rows({10: 5.0, 100: 7.0}, "flow", group="prediction")
+    curves = (step_rows({10: 3.0, 100: 6.0}), step_rows({10: 3.0, 100: 3.0}, "start held at t = 900"),
+              step_rows({10: 3.0, 100: 4.0}, "ddpm_v", group="prediction"), step_rows({10: 3.0, 100: 5.0}, "flow", group="prediction"))
     text = verdicts.answer_on_steps(steps_found(*curves), 0.1)
-    assert "is real for the reference's method (+3.00 Gy" in text and "it is gone with `ddpm_v`." in text
+    assert "is real for the reference's method (+3.00 Gy" in text and "with the start held at t = 900 it is +0.00 Gy" in text
+    assert "with `ddpm_v` the error stays within what theory allows" in text and "`flow`" not in text
+    assert "no other prediction" in verdicts.answer_on_steps(steps_found(curves[0], curves[3]), 0.1)
     few = [step_rows({10: 3.0, 100: 6.0}, patients=2)]
     assert "cannot be said" in verdicts.answer_on_steps(steps_found(*few), 0.1) and "to be cured cannot be said" in told_of_steps(*few)
     assert "does not show here" in verdicts.answer_on_steps(steps_found(step_rows({10: 6.0, 100: 3.0})), 0.1)

@@ -111,10 +111,9 @@ def cure_sentence(rows, regression_rows, name):
     """Theory: exact posterior samples have at most sqrt(2) times the RMSE of the conditional mean, whatever the steps."""
     rmse = {n: np.mean(values) for n, values in curve(rows, name, "rmse_gy").items()}
     regressed = np.mean([row["rmse_gy"] for row in regression_rows])
-    one_step = rmse.get(1, math.inf)
-    ratio, most = max(rmse.values()) / min(regressed, one_step), max(rmse)
+    ratio, most = theory_ratio(rows, regression_rows, name), max(rmse)
     told = "no more than theory allows an exact sampler" if ratio <= ROOT2 else "more than sampling alone explains"
-    single = f" (one step {one_step:.2f} Gy)" if 1 in rmse else ""
+    single = f" (one step {rmse[1]:.2f} Gy)" if 1 in rmse else ""
     return (f"`{name}`: RMSE {rmse[most]:.2f} Gy at {most} steps{single}, at most {ratio:.2f} times the smaller of the regression's "
             f"({regressed:.2f} Gy) and its own one-step value; theory allows {ROOT2:.2f}: {told}.")
 
@@ -267,19 +266,36 @@ def answer(found, margin_gy):
 
 
 def answer_on_steps(found, margin_gy):
-    """The answer's second part: is the reference's anomaly there, and what removes it?"""
+    """The answer's second part: is the reference's anomaly there, where does it come from, what keeps to theory?"""
     if not found:
         return ""
     rows = found["rows"]
-    low, high = compared_steps(rows)
-    own = change(rows, REFERENCE_GRID, low, high)
-    if verdict(own, margin_gy) == CANNOT:
-        return f"Whether more sampling steps make it worse {CANNOT}: {span(own)} from {low} to {high} steps on the reference's grid."
-    if verdict(own, margin_gy) != "higher":
-        return f"That more sampling steps make it worse does not show here: {span(own)} from {low} to {high} steps on the reference's grid."
-    cured = [f"`{name}`" for name in settings_of(rows, "prediction") if verdict(change(rows, name, low, high), margin_gy) in ("equal", "lower")]
-    told = f"it is gone with {', '.join(cured)}" if cured else "nothing that was predicted instead of the noise removes it"
-    return f"That more sampling steps make it worse is real for the reference's method ({span(own)} from {low} to {high} steps), and {told}."
+    best, most, own = rise(rows, REFERENCE_GRID)
+    told = verdict(own, margin_gy) if best != most else "lower"
+    if told == CANNOT:
+        return f"Whether more sampling steps make it worse {CANNOT}: {span(own)} from {best} to {most} steps on the reference's grid."
+    if told != "higher":
+        return "That more sampling steps make it worse does not show here on the reference's grid."
+    kept = [f"`{name}`" for name in settings_of(rows, "prediction") if theory_ratio(rows, found["regression_rows"], name) <= ROOT2]
+    return (f"That more sampling steps make it worse is real for the reference's method ({span(own)} from {best} to {most} steps)"
+            f"{start_clause(rows)}; " + (f"with {', '.join(kept)} the error stays within what theory allows an exact sampler." if kept
+                                         else "no other prediction that was tried stays within what theory allows an exact sampler."))
+
+
+def start_clause(rows):
+    """What is left of the rise when sampling starts where the least noise was held."""
+    held = [setting for setting in settings_of(rows, "start") if setting != REFERENCE_GRID]
+    if not held:
+        return ""
+    best, most, d = rise(rows, held[-1])
+    return f", and lives where its sampling starts: with the {held[-1]} it is {span(d)} from {best} to {most} steps"
+
+
+def theory_ratio(rows, regression_rows, name):
+    """The largest RMSE of a setting over the smaller of the regression's and its own one-step RMSE."""
+    rmse = {n: np.mean(values) for n, values in curve(rows, name, "rmse_gy").items()}
+    regressed = np.mean([row["rmse_gy"] for row in regression_rows])
+    return max(rmse.values()) / min(regressed, rmse.get(1, math.inf))
 
 
 def answer_on_spread(found):
