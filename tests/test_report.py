@@ -42,8 +42,8 @@ def answered(rows, samplings=None):
     return verdicts.answer(dict(rows=rows, samplings=samplings or {}), 0.1)
 
 
-def told_of_methods(rows, failures=None):
-    return verdicts.comparison_verdict(dict(rows=rows, failures=failures or {}), 0.1)
+def told_of_methods(rows, failures=None, samplings=None):
+    return verdicts.comparison_verdict(dict(rows=rows, failures=failures or {}, samplings=samplings or {}), 0.1)
 
 
 @pytest.mark.parametrize("errors, told", [
@@ -107,6 +107,9 @@ def test_seeds_of_a_method_count_together_and_their_difference_is_told():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "baseline-seed43": 5.0, "ddpm": 4.6, "ddpm-standardised": 3.0})
     text = told_of_methods(rows)
     assert "`ddpm`: +0.10" in text and "(1 seed and 2 seeds)" in text
+    assert "sampled differently" not in text
+    ways = {"baseline": {"text": "one pass"}, "baseline-seed43": {"text": "2 steps"}}
+    assert "sampled differently (one pass; 2 steps)" in told_of_methods(rows, samplings=ways)
     assert "Two seeds of `baseline` differ by +1.0" in text
 
 

@@ -5,7 +5,7 @@ from scipy.stats import norm
 
 from lib.evaluation.uncertainty import coverage_pct, crps_gy, spread_skill, spread_skill_ratio
 from lib.inference import Sampling
-from lib.studies.comparison import best_sampling
+from lib.studies.comparison import best_sampling, choose_samplings
 from lib.studies.ensembles import recalibrations
 
 EDGES_GY = (0.0, 1.0, 2.0, 4.0)
@@ -68,3 +68,5 @@ def test_the_setting_is_the_best_of_the_trainings_own_and_of_its_final_weights()
     found = rows("ddpm", "weights", 10, 5.0) + rows("ddpm", "weights", 25, 4.0) + rows("ddpm", "weights-50pct", 1, 1.0) + rows("flow", "weights", 2, 0.5)
     assert best_sampling(found, "ddpm", 7) == Sampling(n_steps=25, seed=7)
     assert best_sampling(found, "refine", 7) is None
+    run = type("Run", (), {"seed": 7, "load_predictor": None})
+    assert choose_samplings(run, found, ["ddpm-seed43"], 9) == {"ddpm-seed43": Sampling(n_steps=25, seed=7)}

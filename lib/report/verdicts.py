@@ -216,7 +216,7 @@ def comparison_verdict(found, margin_gy):
     lines = [f"The lowest error is that of `{best}`: MAE {np.mean(values[best]):.2f} Gy in the dose mask."]
     seeds = over_seeds(rows)
     lines += [difference_sentence(seeds, method, margin_gy) for method in seeds if method not in ("baseline", "control")]
-    lines += seed_sentences(values)
+    lines += seed_sentences(values, found["samplings"])
     control = paired_difference(values["control"], values["baseline"])
     lines.append(f"The control without a network has {np.mean(values['control']):.2f} Gy, {span(control)} against the baseline.")
     untrained = [f"`{method}`" for method in values if not beats_control(values, method, margin_gy) and method != "control"]
@@ -239,9 +239,13 @@ def difference_sentence(seeds, method, margin_gy):
     return f"`{method}`: {span(d)} against the baseline ({counts}); {told}."
 
 
-def seed_sentences(values):
+def seed_sentences(values, samplings):
     """By how much two trainings of one method differ when nothing but the seed does."""
-    return [f"Two seeds of `{method}` differ by {span(paired_difference(values[names[1]], values[names[0]]))}."
+    def note(first, second):
+        ways = [samplings.get(name.split(",")[0], {}).get("text") for name in (first, second)]
+        return "" if ways[0] == ways[1] else f", but they were sampled differently ({ways[0]}; {ways[1]})"
+
+    return [f"Two seeds of `{method}` differ by {span(paired_difference(values[names[1]], values[names[0]]))}{note(*names[:2])}."
             for method, names in seeds_of(values).items() if len(names) > 1]
 
 

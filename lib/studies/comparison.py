@@ -14,7 +14,7 @@ from lib.models.control import fit_control, predict_control
 from lib.models.methods import find_method
 from lib.predictions import prediction_path, save_prediction
 from lib.progress import progress
-from lib.studies.rows import grouped
+from lib.studies.rows import grouped, plain_of
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
 
@@ -31,9 +31,13 @@ def best_sampling(rows, training, seed):
 
 
 def choose_samplings(run, rows, methods, n_steps):
-    """name -> Sampling: what was best on validation patients; for a training that the ablation did not sample the usual one."""
-    return {name: best_sampling(rows, name, run.seed) or usual_sampling(run.load_predictor(name).config, n_steps)._replace(seed=run.seed)
-            for name in methods}
+    """name -> Sampling: what was best on validation patients; another seed is sampled as its method, what the ablation did
+    not sample in its usual way."""
+    def chosen(name):
+        own = best_sampling(rows, name, run.seed) or best_sampling(rows, plain_of(name), run.seed)
+        return own or usual_sampling(run.load_predictor(name).config, n_steps)._replace(seed=run.seed)
+
+    return {name: chosen(name) for name in methods}
 
 
 def describe_samplings(samplings):

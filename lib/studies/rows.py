@@ -1,5 +1,4 @@
 """Rows of results by what they are of."""
-from lib.models.methods import kind
 
 
 def grouped(rows, key, value="mae_gy"):
@@ -19,11 +18,18 @@ def sizes_of(rows):
     return sorted(rows[0]["mae_gy"], key=int)
 
 
+def plain_of(name):
+    """The training of which `name` is another seed: "ddpm_v-seed43, mean of 3" is of "ddpm_v, mean of 3"; else the name."""
+    training, comma, rest = name.partition(",")
+    method, _, variant = training.partition("-")
+    return (method if variant.startswith("seed") else training) + comma + rest
+
+
 def seeds_of(names):
     """method -> its trainings that differ in nothing but the seed, the first one first."""
     found = {}
     for name in names:
-        plain = name.split(",")[0]
-        if plain == kind(plain) or plain.partition("-")[2].startswith("seed"):
-            found.setdefault(kind(plain) + name[len(plain) :], []).append(name)
+        plain = plain_of(name)
+        if "-" not in plain.partition(",")[0]:
+            found.setdefault(plain, []).append(name)
     return found
