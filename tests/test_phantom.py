@@ -60,7 +60,9 @@ def test_making_a_patient_again_gives_the_same_one(cohort):
     made, kept = phantom.make_phantom("case_0003"), cohort.load("case_0003")
     assert np.array_equal(made.ct_hu, kept.ct_hu) and made.masks.keys() == kept.masks.keys()
     assert all(np.array_equal(made.masks[name], kept.masks[name]) for name in kept.masks)
-    assert np.abs(made.dose_gy - kept.dose_gy).max() <= 0.05  # Gy; other processors round differently
+    # the apertures' weights are found by descent, on which another processor's rounding tells: 0.06 Gy on average, 0.5 at most
+    difference_gy = np.abs(made.dose_gy - kept.dose_gy)
+    assert difference_gy.max() <= 1.0 and difference_gy[kept.dose_mask].mean() <= 0.15
 
 
 def test_an_unknown_phantom_is_named():
