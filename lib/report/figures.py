@@ -15,7 +15,9 @@ def training_curves(histories):
         validated = [row for row in rows if row["validation_mae_gy"] is not None]
         left.plot([r["epoch"] for r in rows], [r["loss"] for r in rows], color=colour(method), label=method)
         right.plot([r["epoch"] for r in validated], [r["validation_mae_gy"] for r in validated], "o-", color=colour(method), label=method)
-    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    positive = all(row["loss"] > 0 for rows in histories.values() for row in rows)  # a likelihood's may be below 0
+    left.set(xlabel="epoch", ylabel="training loss")
+    left.set_yscale("log" if positive else "symlog", **({} if positive else {"linthresh": 0.1}))
     right.set(xlabel="epoch", ylabel="validation MAE / Gy", ylim=(0, None))
     for ax in (left, right):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
