@@ -16,6 +16,7 @@ class TrainConfig:
     site: str
     cond_channels: int
     coarsen: int
+    beams_deg: list  # gantry angles whose open fields are a condition channel
     base_channels: int
     epochs: int
     patches_per_case: int

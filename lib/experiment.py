@@ -28,11 +28,13 @@ class Experiment:
     cohort: str
     first_cases: int
     coarsen: int
+    beams_deg: tuple
     seed: int
     device: str
     precision: str
 
     def __post_init__(self):
+        object.__setattr__(self, "beams_deg", tuple(self.beams_deg))  # a notebook gives a list
         if Path.cwd() == ROOT / "notebooks":  # a notebook opened by hand
             os.chdir(ROOT)
 
@@ -55,7 +57,7 @@ class Experiment:
         cohort = self.open_cohort()
         if not cohort.split[part] and not optional:
             raise UserError(f"the cohort {cohort.folder} has no {part} patients, which this needs; its card's split says who is who")
-        return load_samples(cohort, cohort.split[part][:first], self.coarsen)
+        return load_samples(cohort, cohort.split[part][:first], self.coarsen, self.beams_deg)
 
     def checkpoint(self, method):
         return self.folder / "checkpoints" / method

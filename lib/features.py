@@ -1,11 +1,13 @@
 """From a case to a network's tensors: condition channels, coarsening, batches, augmentation.
 
 Channels: the CT, one signed distance per structure of the protocol (negative inside, clipped at 50 mm
-and divided by it, +1 where absent) and, for head and neck, the dose mask. Distances are computed at
-full size; then everything is averaged over blocks of `coarsen`^3 voxels.
+and divided by it, +1 where absent), for head and neck the dose mask and, where the gantry angles are given, the open
+fields. Distances are computed at full size; then everything is averaged over blocks of `coarsen`^3 voxels, of which a
+network sees the box around the dose mask.
 """
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +17,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from scipy.ndimage import distance_transform_edt, find_objects
 
+from lib.beams import open_fields
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
 from lib.files import written_whole
+from lib.grid import coarsened, cropped, dose_box
 from lib.progress import progress
+from lib.stamps import digest, modules_digest
 
 CLIP_MM = 50.0
 SHIFT_MM, ROTATE_DEG, CT_NOISE = 16.0, 5.0, 0.02  # augmentation; the noise in units of the CT channel
-LEAST_SHARE = 0.25
 CACHE = Path("outputs/features")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One case as tensors on the training grid.
+    """One case as tensors on the training grid, [d,h,w] blocks in the box around its dose mask (lib.grid.dose_box).
 
     cond         float32 [C,d,h,w]   condition channels
     dose         float32 [1,d,h,w]   fraction of `rx_gy`
     mask         float32 [1,d,h,w]   share of the voxel inside the case's dose mask
     constraints  float32 [13]
-    shape        (D, H, W)           of the case, before coarsening
     """
 
     case_id: str
@@ -44,7 +47,6 @@ class Sample:
     mask: torch.Tensor
     constraints: torch.Tensor
     spacing_mm: tuple
-    shape: tuple
     rx_gy: float
 
     def to(self, device):
@@ -90,50 +92,15 @@ def background(site, channels):
     """Value of each condition channel outside the patient: air, far from every structure, no dose."""
     protocol = PROTOCOLS[site]
     air = scale_ct(np.float32(protocol.ct_window_hu[0]), protocol)
-    known = [float(air), *[1.0] * len(protocol.structures)]
+    known = [float(air), *[1.0] * len(protocol.structures)]  # beyond them: dose mask, open fields, a prior's dose
     return torch.tensor(known + [0.0] * (channels - len(known)))
 
 
 def mirror_order(site, channels):
-    """Channel order after a left-right flip: paired organs swap, the dose mask and a prior's dose stay."""
+    """Channel order after a left-right flip: paired organs swap, the channels beyond the structures stay."""
     names = ["ct", *PROTOCOLS[site].structures]
     swapped = {a: b for pair in PROTOCOLS[site].mirrored for a, b in (pair, pair[::-1])}
     return [names.index(swapped.get(name, name)) for name in names] + list(range(len(names), channels))
-
-
-def coarsened(volume, coarsen):
-    """[C,D,H,W] averaged over blocks of coarsen^3 voxels; sizes are padded with edge values to a multiple."""
-    if coarsen == 1:
-        return volume
-    pad = [p for n in reversed(volume.shape[1:]) for p in (0, -n % coarsen)]
-    return F.avg_pool3d(F.pad(volume[None], pad, mode="replicate"), coarsen)[0]
-
-
-def refined(volume, coarsen, shape):
-    """[B,1,d,h,w] back on the grid [B,1,*shape] that `coarsened` came from, trilinear between block centres."""
-    if coarsen == 1:
-        return volume
-    fine = F.interpolate(volume, scale_factor=coarsen, mode="trilinear", align_corners=False)
-    return fine[:, :, : shape[0], : shape[1], : shape[2]]
-
-
-def refined_in_mask(volume, coarsen, mask):
-    """Doses of blocks [N,1,d,h,w] as doses [N,1,D,H,W] inside `mask` (bool [D,H,W]), 0 outside and never negative.
-
-    Trilinear between block centres, divided by the mask interpolated alike, so that the zeros outside do not pull down
-    the dose at the edge (by at least LEAST_SHARE, for what lies in a sliver of the mask is mostly error); then what the
-    result's own block averages miss is added back once (Irani & Peleg 1991, CVGIP 53:231). More rounds follow a true dose
-    ever closer, and the errors of a predicted one as well.
-    """
-    if coarsen == 1:
-        return volume * mask
-    fine_mask = mask[None, None].float()
-    share = refined(coarsened(fine_mask[0], coarsen)[None], coarsen, mask.shape).clamp(min=LEAST_SHARE)
-
-    def inside(blocks):
-        return (refined(blocks, coarsen, mask.shape) / share * fine_mask).clamp(min=0)
-
-    return inside(2 * volume - coarsened(inside(volume)[:, 0], coarsen)[:, None])
 
 
 def dose_statistics(samples):
@@ -150,35 +117,58 @@ def with_prior(sample, dose):
     return replace(sample, cond=torch.cat([sample.cond, dose.to(sample.cond)]))
 
 
-def make_sample(case, coarsen):
-    def coarse(array):
-        return coarsened(torch.from_numpy(array.astype(np.float32))[None], coarsen)
+def make_sample(case, coarsen, beams_deg=()):
+    """The case on the training grid; with the gantry angles of its beams their open fields are the last channel."""
+    box = dose_box(torch.from_numpy(case.dose_mask), coarsen)
 
+    def coarse(array):
+        return cropped(coarsened(torch.from_numpy(array.astype(np.float32))[None], coarsen), box)
+
+    cond = cropped(coarsened(condition_channels(case), coarsen), box)
+    if beams_deg:
+        cond = torch.cat([cond, beam_channel(case, box, coarsen, beams_deg)])
     return Sample(
         case_id=case.case_id, site=case.site,
-        cond=coarsened(condition_channels(case), coarsen).half().float(),  # as the cache keeps it
+        cond=cond.half().float(),  # as the cache keeps it
         dose=coarse(case.dose_gy / case.rx_gy), mask=coarse(case.dose_mask),
         constraints=torch.tensor(constraint_vector(case)),
-        spacing_mm=tuple(s * coarsen for s in case.spacing_mm), shape=tuple(case.shape), rx_gy=case.rx_gy,
+        spacing_mm=tuple(s * coarsen for s in case.spacing_mm), rx_gy=case.rx_gy,
     )
 
 
-def load_samples(cohort, case_ids, coarsen, device="cpu"):
+def beam_channel(case, box, coarsen, beams_deg):
+    """The open fields [1,d,h,w] of the case's targets, made at half the blocks' size."""
+    half = coarsen // 2 if coarsen % 2 == 0 else 1
+    inside = tuple(slice(b.start * coarsen // half, b.stop * coarsen // half) for b in box)
+    targets = np.any([case.masks[name] for name in PROTOCOLS[case.site].targets if name in case.masks], axis=0)
+    density = np.clip(1 + case.ct_hu / 1000, 0, 2)
+    targets, density = (cropped(coarsened(torch.from_numpy(v.astype(np.float32))[None], half), inside)[0] for v in (targets, density))
+    fields = open_fields(targets, density, tuple(s * half for s in case.spacing_mm), beams_deg)
+    return coarsened(fields[None], coarsen // half)
+
+
+def load_samples(cohort, case_ids, coarsen, beams_deg=(), device="cpu"):
     """The samples of `case_ids` in order; each is made once and kept under outputs/features."""
-    return [cached_sample(cohort, case_id, coarsen).to(device) for case_id in progress(case_ids, "reading patients")]
+    folder = CACHE / f"{cohort.name}-coarsen{coarsen}-{features_digest(tuple(beams_deg))}"
+    return [cached_sample(cohort, case_id, coarsen, beams_deg, folder).to(device) for case_id in progress(case_ids, "reading patients")]
 
 
-def cached_sample(cohort, case_id, coarsen):
-    digest = cohort.card["cases"][case_id]["sha256"]
-    path = CACHE / f"{cohort.name}-coarsen{coarsen}" / f"{case_id}-{digest[:12]}.safetensors"
+@lru_cache(maxsize=None)
+def features_digest(beams_deg):
+    """What the kept features depend on beside the case: this code and the beams."""
+    return digest([modules_digest("import lib.features"), beams_deg])[:8]
+
+
+def cached_sample(cohort, case_id, coarsen, beams_deg, folder):
+    path = folder / f"{case_id}-{cohort.card['cases'][case_id]['sha256'][:12]}.safetensors"
     if path.exists():
         try:
             return read_sample(path)
         except (SafetensorError, KeyError, TypeError, ValueError, OSError):
             path.unlink()  # damaged: made again below
-    sample = make_sample(cohort.load(case_id), coarsen)
+    sample = make_sample(cohort.load(case_id), coarsen, beams_deg)
     meta = {"case_id": case_id, "site": sample.site, "rx_gy": repr(sample.rx_gy),
-            "spacing_mm": " ".join(map(repr, sample.spacing_mm)), "shape": " ".join(map(str, sample.shape))}
+            "spacing_mm": " ".join(map(repr, sample.spacing_mm))}
     tensors = dict(cond=sample.cond.half(), dose=sample.dose, mask=sample.mask, constraints=sample.constraints)
     with written_whole(path) as temporary:
         save_file(tensors, temporary, metadata=meta)
@@ -190,7 +180,7 @@ def read_sample(path):
         meta = stored.metadata()
         return Sample(
             case_id=meta["case_id"], site=meta["site"], rx_gy=float(meta["rx_gy"]),
-            spacing_mm=tuple(map(float, meta["spacing_mm"].split())), shape=tuple(map(int, meta["shape"].split())),
+            spacing_mm=tuple(map(float, meta["spacing_mm"].split())),
             cond=stored.get_tensor("cond").float(), constraints=stored.get_tensor("constraints"),
             dose=stored.get_tensor("dose"), mask=stored.get_tensor("mask"),
         )

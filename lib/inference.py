@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from lib.config import TrainConfig, config_from
 from lib.device import autocast, choose_device, choose_precision, memory_format
 from lib.errors import UserError
-from lib.features import Batch, make_batch, refined_in_mask, with_prior
+from lib.features import Batch, make_batch, with_prior
 from lib.files import read_json
+from lib.grid import refined_in_mask
 from lib.models.diffusion import T, at_level, corrected_grid, estimates, held_grid, leading_grid, noise_from_dose, schedule
 from lib.models.flow import euler, midpoint
 from lib.models.losses import LOG_VARIANCE_LIMITS
@@ -150,9 +151,9 @@ def with_priors(prior, samples):
 
 
 def same_shape_chunks(pairs, samples, batch_size):
-    """Pairs in order, cut where the volume's shape changes or the batch is full."""
+    """Pairs sorted by the volume's shape, cut where it changes or the batch is full."""
     chunk = []
-    for pair in pairs:
+    for pair in sorted(pairs, key=lambda pair: samples[pair[0]].dose.shape):
         if chunk and (len(chunk) == batch_size or samples[pair[0]].dose.shape != samples[chunk[0][0]].dose.shape):
             yield chunk
             chunk = []

@@ -94,7 +94,7 @@ def check_value(parameter, value, where):
     if isinstance(default, list):
         if not isinstance(value, list):
             raise UserError(f"{where} must be a list like {default}, not {value!r}")
-        element = parameter._replace(default=default[0] if default else "")
+        element = parameter._replace(default=default[0] if default else "" if parameter.low is None else float(parameter.low))
         return [check_value(element, item, where) for item in value]
     value = as_type(value, type(default))
     if value is None:

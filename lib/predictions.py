@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
-from lib.features import refined_in_mask
 from lib.files import written_whole
+from lib.grid import dose_box, refined_in_mask
 
 STEP_GY = 0.01
 
@@ -44,9 +44,9 @@ def load_prediction(path, dose_mask):
         raise UserError(f"{path} does not exist; run 04_comparison first") from None
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}); run 04_comparison again") from None
-    if any(volume.shape != tuple(-(-n // coarsen) for n in dose_mask.shape) for volume in volumes.values()):
-        raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
     mask = torch.from_numpy(dose_mask)
+    if any(volume.shape != tuple(b.stop - b.start for b in dose_box(mask, coarsen)) for volume in volumes.values()):
+        raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
     fine = {name: refined_in_mask(torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None], coarsen, mask)[0, 0].numpy()
             for name, volume in volumes.items()}
     return Prediction(fine["dose"], fine.get("spread"))

@@ -29,7 +29,7 @@ from lib.stamps import is_fresh, stage_key, write_stamp
 NOTEBOOKS = ROOT / "notebooks"
 SECTIONS = {"00_cohort": "data", "01_train": "train", "02_sampling_ablation": "ablation", "03_ensemble": "ensemble",
             "04_comparison": "comparison", "05_explore": "explore"}
-COMMON = ("experiment", "cohort", "first_cases", "coarsen", "seed", "device", "precision", "methods")
+COMMON = ("experiment", "cohort", "first_cases", "coarsen", "beams_deg", "seed", "device", "precision", "methods")
 BESIDE = ("variants", "import")  # what else a params file may hold: trainings that differ, and how DICOM is imported
 OF_A_TRAINING = ("method", "variant")  # parameters of 01_train that the list of methods sets
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

@@ -55,7 +55,7 @@ class Run:
             network = find_method(config.method).make_network(config)
         self.network = network.to(device)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
         self.alpha_bar = schedule(config.zero_snr)
         self.perceptual = PerceptualLoss(load_vgg16(config.vgg_file), device) if config.vgg_file else None
@@ -88,7 +88,7 @@ def make_config(run, training, *, method, standardise, terminal_snr, **parameter
     standardised = found.standardised if standardise == "auto" else standardise == "yes"
     config = TrainConfig(
         method=method, cohort=run.open_cohort().name, cohort_sha256=sha256(run.open_cohort().folder / "card.json"),
-        case_ids=[sample.case_id for sample in training], site=training[0].site, coarsen=run.coarsen,
+        case_ids=[sample.case_id for sample in training], site=training[0].site, coarsen=run.coarsen, beams_deg=list(run.beams_deg),
         cond_channels=len(training[0].cond), seed=run.seed, precision=choose_precision(run.precision, choose_device(run.device)),
         zero_snr=zero_snr, dose_shift=0.0, dose_scale=1.0, **parameters)
     return with_units(config, training) if standardised else config

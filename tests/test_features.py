@@ -15,10 +15,9 @@ from lib import features
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
-from lib.features import (LEAST_SHARE, Batch, Sample, augment, background, coarsened, condition_channels, cut, load_samples,
-                          make_batch, make_sample, mirror_order, mirrored, motion_grid, patch_start, refined, refined_in_mask, scale_ct,
-                          dose_statistics, with_prior,
-                          signed_distance_mm)
+from lib.features import (Batch, Sample, augment, background, condition_channels, cut, dose_statistics, load_samples, make_batch,
+                          make_sample, mirror_order, mirrored, motion_grid, patch_start, scale_ct, signed_distance_mm, with_prior)
+from lib.grid import dose_box
 from lib.seeds import generator_for
 from toys import toy_case, toy_cohort
 
@@ -48,7 +47,7 @@ def sample_of(dose, site="prostate", cond=None, mask=None, spacing_mm=(1.0, 1.0,
     cond = background(site, CHANNELS[site])[:, None, None, None].expand(-1, *dose.shape[1:]).clone() if cond is None else cond
     mask = torch.ones_like(dose) if mask is None else mask
     constraints = torch.zeros(13) if constraints is None else constraints
-    return Sample("a", site, cond, dose, mask, constraints, spacing_mm, tuple(dose.shape[1:]), 70.0)
+    return Sample("a", site, cond, dose, mask, constraints, spacing_mm, 70.0)
 
 
 # --- signed distances ---
@@ -157,51 +156,9 @@ def test_a_sample_carries_13_constraints_and_dose_as_a_fraction(site):
     case = toy_case(site=site)
     sample = make_sample(case, 1)
     assert sample.constraints.shape == (13,) and sample.constraints.tolist() == pytest.approx(constraint_vector(case))
-    assert torch.allclose(sample.dose[0] * 70, torch.from_numpy(case.dose_gy), atol=1e-5)
-    assert torch.equal(sample.mask[0], torch.from_numpy(case.dose_mask).float())
-
-
-# --- coarser and finer ---
-
-
-@pytest.mark.parametrize("coarsen", [2, 3, 4])
-def test_coarsened_and_refined_a_ramp_stays_a_ramp_away_from_the_borders(coarsen):
-    shape = (24, 24, 36)
-    z, y, x = torch.meshgrid(*map(torch.arange, shape), indexing="ij")
-    ramp = (0.5 * z - 0.2 * y + 0.1 * x + 3)[None]
-    found = refined(coarsened(ramp, coarsen)[None], coarsen, shape)[0]
-    inner = (slice(None), *(slice(coarsen, -coarsen),) * 3)
-    assert torch.allclose(found[inner], ramp[inner], atol=1e-4)
-
-
-@pytest.mark.parametrize("coarsen", [1, 2, 4])
-def test_coarsening_keeps_the_mean_dose(coarsen):
-    case = toy_case()
-    sample = make_sample(case, coarsen)
-    assert float(sample.dose.mean()) * 70 == pytest.approx(float(case.dose_gy.mean()), rel=1e-5)
-    assert float(sample.mask.mean()) == pytest.approx(case.dose_mask.mean(), rel=1e-5)
-    assert sample.spacing_mm == tuple(s * coarsen for s in case.spacing_mm) and sample.shape == case.shape
-
-
-@pytest.mark.parametrize("coarsen", [2, 4])
-def test_coarsening_averages_blocks(coarsen):
-    volume = torch.rand(2, 8, 8, 12, generator=torch.Generator().manual_seed(0))
-    blocks = volume.view(2, 8 // coarsen, coarsen, 8 // coarsen, coarsen, 12 // coarsen, coarsen)
-    assert torch.allclose(coarsened(volume, coarsen), blocks.mean(dim=(2, 4, 6)))
-
-
-@pytest.mark.parametrize("shape", [(7, 9, 10), (8, 8, 9), (5, 4, 4), (3, 3, 3)])
-@pytest.mark.parametrize("coarsen", [2, 4])
-def test_sizes_that_are_not_divisible_are_padded_with_their_edge(shape, coarsen):
-    volume = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-    coarse = coarsened(volume, coarsen)
-    assert coarse.shape[1:] == tuple(-(-n // coarsen) for n in shape)
-    padded = np.pad(volume[0].numpy(), [(0, -n % coarsen) for n in shape], mode="edge")
-    last = padded[tuple(slice(-coarsen, None) for _ in shape)].mean()
-    assert float(coarse[0, -1, -1, -1]) == pytest.approx(last, rel=1e-5)
-    assert refined(coarse[None], coarsen, shape).shape == (1, 1, *shape)
-    ones = torch.ones(1, *shape)
-    assert torch.allclose(refined(coarsened(ones, coarsen)[None], coarsen, shape), ones[None])
+    box = dose_box(torch.from_numpy(case.dose_mask), 1)
+    assert torch.allclose(sample.dose[0] * 70, torch.from_numpy(case.dose_gy)[box], atol=1e-5)
+    assert torch.equal(sample.mask[0], torch.from_numpy(case.dose_mask).float()[box])
 
 
 # --- batches and patches ---
@@ -366,24 +323,6 @@ def test_moved_by_whole_voxels_every_value_stays_what_it_was():
         assert float(moved.dose.max()) == float(sample.dose.max())
 
 
-@pytest.mark.parametrize("coarsen", [2, 3, 4])
-def test_refined_inside_the_mask_a_dose_keeps_its_block_averages_and_its_edge(coarsen):
-    """A dose that is uniform inside the mask comes back so up to the mask's edge, where plain interpolation would halve it."""
-    case = toy_case()
-    mask = torch.from_numpy(case.dose_mask)
-    uniform = 0.8 * mask.float()[None]
-    fine = refined_in_mask(coarsened(uniform, coarsen)[None], coarsen, mask)[0]
-    well = refined(coarsened(mask.float()[None], coarsen)[None], coarsen, mask.shape)[0, 0] >= LEAST_SHARE
-    assert torch.allclose(fine[0][mask & well], uniform[0][mask & well], atol=0.03) and not fine[0][~mask].any()
-    dose = torch.from_numpy(case.dose_gy * case.dose_mask)[None]
-    plain = refined(coarsened(dose, coarsen)[None], coarsen, case.shape)[0]
-    better = refined_in_mask(coarsened(dose, coarsen)[None], coarsen, mask)[0]
-    error = [float((found - dose).abs()[0][mask].mean()) for found in (plain, better)]
-    assert error[1] < 0.75 * error[0]
-    missed = [float((coarsened(found, coarsen) - coarsened(dose, coarsen)).abs().mean()) for found in (plain, better)]
-    assert missed[1] < 0.5 * missed[0]
-
-
 def test_the_statistics_of_a_dose_are_those_inside_the_mask():
     sample = make_sample(toy_case(), 1)
     inside = sample.dose[sample.mask > 0.5]
@@ -495,7 +434,7 @@ def test_the_cache_gives_equal_samples(cohort, tmp_path):
     assert len(files) == 2 and cache_files(tmp_path) == files
     for a, b in zip(made, again):
         assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
-        assert all(getattr(a, name) == getattr(b, name) for name in ("case_id", "site", "spacing_mm", "shape", "rx_gy"))
+        assert all(getattr(a, name) == getattr(b, name) for name in ("case_id", "site", "spacing_mm", "rx_gy"))
 
 
 def test_the_cache_is_read_and_not_made_again(cohort, monkeypatch):
@@ -523,14 +462,16 @@ def test_a_damaged_cache_file_is_made_again(damage, cohort, tmp_path):
     assert all(torch.equal(getattr(made, name), getattr(features.read_sample(path), name)) for name in FIELDS)
 
 
-def test_another_case_file_or_coarsening_is_another_cache_file(cohort, tmp_path):
+def test_another_case_file_coarsening_or_set_of_beams_is_another_cache_file(cohort, tmp_path):
     load_samples(cohort, ["toy_1"], 2)
     load_samples(cohort, ["toy_1"], 4)
+    with_beams, = load_samples(cohort, ["toy_1"], 2, [0, 180])
+    assert len(with_beams.cond) == CHANNELS["head-and-neck"] + 1
     case = load_case(cohort.path("toy_1"))
     save_case(dataclasses.replace(case, dose_gy=case.dose_gy / 2), cohort.path("toy_1"))
     cohort.card["cases"]["toy_1"]["sha256"] = "0" * 64
     halved, = load_samples(cohort, ["toy_1"], 2)
-    assert float(halved.dose.max()) == pytest.approx(0.5, abs=0.01) and len(cache_files(tmp_path)) == 3
+    assert float(halved.dose.max()) == pytest.approx(0.5, abs=0.01) and len(cache_files(tmp_path)) == 4
 
 
 # --- streams of random numbers ---

@@ -165,7 +165,7 @@ def test_the_network_calls_are_counted(method, sampling, calls):
 def test_a_checkpoint_of_another_method_and_a_part_without_patients_are_refused(samples, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     toy_cohort(tmp_path / "toys", n=2, split={"train": ["toy_1"], "validation": ["toy_2"], "test": []})
-    run = Experiment("x", str(tmp_path / "toys"), 0, 1, 42, "cpu", "32")
+    run = Experiment("x", str(tmp_path / "toys"), 0, 1, [], 42, "cpu", "32")
     train(config_for(samples, epochs=1), samples, run.checkpoint("ddpm"))
     with pytest.raises(UserError, match="holds a training of baseline, not of ddpm"):
         run.load_predictor("ddpm")

@@ -132,7 +132,15 @@ def test_what_is_said_of_a_spread_follows_its_ratio_to_the_error(spread_gy, told
     rival = verdicts.ensemble_verdict(found | dict(rows=[r | dict(source="baseline") for r in rows], factors={"baseline": 1.5}), 0.1)
     assert ("says little of its doubt" in rival) == (spread_gy == 0.5) and "disguise" not in rival
     assert told in text and "averaging helps" in text and "floor / b 2.00" in text and "40 calls" in text
+    assert "infinitely many has, by the law, an RMSE of 2.00 Gy" in text
     assert "50 %: 40 to 51 %, 95 %: 80 to 94 %" in text and "calibrated after it" in text
+
+
+@pytest.mark.parametrize("regression_gy, told", [(1.95, "(no more than 1.05)"), (1.85, "(more than 1.05)"), (3.0, "(no more than 1.05)")])
+def test_the_mean_of_infinitely_many_is_held_against_the_regression(regression_gy, told):
+    rows = [ensemble_row("ddpm_v", 2.0, 3.0, f"p{i}") for i in range(4)]
+    regression_rows = [dict(mae_gy=1.0, rmse_gy=regression_gy)] * 4
+    assert told in verdicts.ensemble_verdict(dict(rows=rows, regression_rows=regression_rows, factors={"ddpm_v": 1.5}), 0.1)
 
 
 def history(*errors):

@@ -40,7 +40,7 @@ def run(tmp_path, monkeypatch):
     split = dict(train=["pt_4"], validation=[], test=ids[:3])
     write_json(folder / "card.json", dict(version=VERSION, name="cohort", source="made up", site="head-and-neck",
                                           cases=cases, split=split, left_out={}))
-    run = Experiment("try", str(folder), 0, 2, 42, "cpu", "32")
+    run = Experiment("try", str(folder), 0, 2, [], 42, "cpu", "32")
     dose_gy = np.full([n // 2 for n in SHAPE], 3.0)
     save_prediction(prediction_path(run.folder, "baseline", "pt_1"), dose_gy, 2)
     for case_id in ids[:2]:
@@ -155,7 +155,7 @@ def test_choices_are_the_predicted_patients_or_else_the_test_patients(run):
     assert explorer.find_choices(run)[:4] == (["pt_1", "pt_2"], ["baseline", "ddpm"], "pt_1", "baseline")
     chosen = explorer.find_choices(run, case_id="pt_3", method="flow")
     assert chosen[2:4] == ("pt_1", "baseline") and "pt_3" in chosen[4] and "flow" in chosen[4]
-    empty = Experiment("other", run.cohort, 0, 2, 42, "cpu", "32")
+    empty = Experiment("other", run.cohort, 0, 2, [], 42, "cpu", "32")
     case_ids, methods, case_id, method, missing = explorer.find_choices(empty, case_id="pt_2", method="ddpm")
     assert (case_ids, methods, case_id, method) == (["pt_1", "pt_2", "pt_3"], [""], "pt_2", "")
     assert "no prediction" in missing
@@ -182,6 +182,6 @@ def test_the_widget_follows_its_controls(run):
 
 @pytest.mark.parametrize("experiment", ["try", "other"])
 def test_the_static_picture_is_drawn_with_and_without_predictions(run, experiment):
-    figure = explorer.draw_static(Experiment(experiment, run.cohort, 0, 2, 42, "cpu", "32"), "pt_1", "ddpm", "coronal")
+    figure = explorer.draw_static(Experiment(experiment, run.cohort, 0, 2, [], 42, "cpu", "32"), "pt_1", "ddpm", "coronal")
     figure.canvas.draw()
     explorer.plt.close(figure)

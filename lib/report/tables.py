@@ -62,7 +62,7 @@ def ensemble(rows, regression_rows, rx_gy):
         columns[source] = {f"MAE of a mean of {n} / Gy": with_interval([r["mae_gy"][n] for r in own]) for n in sizes_of(own)} | {
             "MAE of the members' median / Gy": with_interval([r["median_mae_gy"] for r in own]), "floor / Gy²": f"{floor:.1f}",
             "b / Gy²": f"{b:.1f}", "floor / b (exact posterior: 1)": f"{floor / b:.2f}",
-            "floor / regression's squared error": f"{floor / np.mean([r['rmse_gy'] ** 2 for r in regression_rows]):.2f}",
+            "RMSE of a mean of infinitely many / regression's RMSE": f"{np.sqrt(floor / np.mean([r['rmse_gy'] ** 2 for r in regression_rows])):.2f}",
             "spread in the dose mask / Gy": f"{np.mean([r['spread_dose_mask_gy'] for r in own]):.2f}",
             "spread, whole volume / prescription": f"{share:.4f}"}
     order = sorted({name for column in columns.values() for name in column if name.startswith("MAE of a mean")}, key=lambda n: int(n.split()[5]))

@@ -12,6 +12,7 @@ from lib.studies.rows import by_method, grouped, seeds_of, sizes_of
 
 DISGUISE = 0.5  # a spread-skill ratio below it: the samples hardly differ from a regression's one answer
 ROOT2 = math.sqrt(2)
+WITHIN = 1.05  # the mean of infinitely many exact samples is the conditional mean, which a regression learns: this near is near
 
 
 # --- sampling ---
@@ -150,9 +151,10 @@ def source_sentence(rows, source, mse, factor, margin_gy):
     told = {"lower": "averaging helps", "equal": "averaging changes nothing", "higher": "averaging hurts"}.get(
         verdict(d, margin_gy), f"whether averaging helps {CANNOT}")
     floor, b = np.mean([r["floor_gy2"] for r in rows]), np.mean([r["b_gy2"] for r in rows])
-    ratio = spread_skill_ratio([r["spread_skill"] for r in rows])
-    return (f"**{source}**: {told} ({span(d)} from n = {sizes[0]} to {sizes[-1]}); floor / b {floor / b:.2f} (an exact posterior: 1), floor "
-            f"{floor / mse:.2f} times the regression's squared error; spread {np.mean([r['spread_dose_mask_gy'] for r in rows]):.2f} Gy, over "
+    ratio, limit = spread_skill_ratio([r["spread_skill"] for r in rows]), math.sqrt(floor / mse)
+    kept = "no more than" if limit <= WITHIN else "more than"
+    return (f"**{source}**: {told} ({span(d)} from n = {sizes[0]} to {sizes[-1]}); floor / b {floor / b:.2f} (an exact posterior: 1); the mean of "
+            f"infinitely many has, by the law, an RMSE of {math.sqrt(floor):.2f} Gy, {limit:.2f} times the regression's ({kept} {WITHIN:.2f}); spread {np.mean([r['spread_dose_mask_gy'] for r in rows]):.2f} Gy, over "
             f"error {ratio:.2f} (calibrated: 1): {told_ratio(ratio, source)}. {recalibration_text(rows, factor)}")
 
 
