@@ -22,6 +22,7 @@ class TrainConfig:
     patches_per_case: int
     patch_voxels: list  # [d, h, w]; [0, 0, 0] takes whole volumes
     batch_size: int
+    accumulate: int  # parts into which a process cuts its share of a batch, to save memory
     learning_rate: float
     ema_decay: float  # 0: no average
     zero_snr: bool  # whether the schedule ends in pure noise

@@ -215,6 +215,12 @@ def make_batch(samples, patch=None, generator=None):
                  torch.tensor([s.spacing_mm for s in samples]), torch.tensor([s.rx_gy for s in samples]))
 
 
+def part_of(batch, patients):
+    """The batch of some of its patients, a slice."""
+    names = ("cond", "dose", "mask", "constraints", "spacing_mm", "rx_gy")
+    return replace(batch, **{name: getattr(batch, name)[patients] for name in names})
+
+
 def patch_start(sample, size, generator):
     """First voxel of a patch: anywhere, or for half of them centred where the dose is above 10 %."""
     room = [max(0, n - s) for n, s in zip(sample.dose.shape[1:], size)]

@@ -1,4 +1,5 @@
 """Writing whole files or none: written beside under another name, synced, then renamed."""
+import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +22,19 @@ def written_whole(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path, sentence):
+    """Hold the lock file for the block, to its process's end at the latest; where another process holds it, a UserError with `sentence`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(sentence) from None
+        yield
 
 
 def write_text(path, text):

@@ -18,7 +18,8 @@ def progress(items, label, total=None):
     items = items if total is not None else list(items)
     total = total if total is not None else len(items)
     if VARIABLE not in os.environ:
-        yield from tqdm(items, desc=label, total=total, leave=False)
+        first = os.environ.get("RANK", "0") == "0"  # of several processes one shows it
+        yield from tqdm(items, desc=label, total=total, leave=False, disable=not first)
         return
     started = told = time.monotonic()
     for done, item in enumerate(items):

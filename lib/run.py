@@ -6,7 +6,6 @@ What is up to date is not done again (lib.stamps says what that means). A person
 code 2 before anything runs, a failed notebook with 1.
 """
 import argparse
-import fcntl
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ import yaml
 from lib.cases.cohort import check_import
 from lib.errors import UserError
 from lib.experiment import OUTPUTS, ROOT
-from lib.files import read_json, sha256, write_text
+from lib.files import held, read_json, sha256, write_text
 from lib.models.methods import METHODS, find_method, kind
 from lib.parameters import check_value, closest, load_params, read_parameters
 from lib.progress import VARIABLE, clock
@@ -213,18 +212,6 @@ def show_progress(label, told, done, started):
         print("\r" + " " * 100 + "\r", end="", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def sole_run(folder):
-    """Hold the experiment's folder; a second run on it is refused."""
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    with open(folder / "checkpoints" / "run.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another run is working on {folder}; wait for it or stop it") from None
-        yield
-
-
 def run_stages(stages, folder, only, force):
     """Execute what is not up to date; returns whether anything was executed."""
     chosen = [s for s in stages if not only or any(s.name.startswith(o) for o in only)]
@@ -252,7 +239,7 @@ def run(arguments):
     card = Path(stages[0].parameters["cohort"]) / "card.json"
     if not card.exists():
         raise UserError(f"{card} does not exist; make the cohort with python -m lib.cases.cohort (--help says how)")
-    with sole_run(folder):
+    with held(folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"):
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         executed = run_stages(stages, folder, arguments.only, arguments.force)
         finish(folder, executed, arguments.publish)

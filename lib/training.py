@@ -1,7 +1,7 @@
-"""The one training loop: every method, any device, resumed exactly where it stopped.
+"""The one training loop: every method, any device, one process or several, resumed exactly where it stopped.
 
 A step draws all it needs from a stream named by (seed, step), so a checkpoint holds weights, averages,
-optimiser and history, and nothing random. A finished training leaves in its folder
+optimiser and history, and nothing random, and any number of processes does the same steps. A finished training leaves in its folder
 
     weights.safetensors          the averaged weights (or the best ones), weights-<p>pct.safetensors after p % of the steps,
                                  weights-last.safetensors without averaging
@@ -12,6 +12,7 @@ optimiser and history, and nothing random. A finished training leaves in its fol
 import copy
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import copyfile
@@ -23,12 +24,13 @@ from safetensors.torch import save_file
 from lib.config import TrainConfig
 from lib.device import autocast, choose_device, choose_precision
 from lib.errors import UserError
-from lib.features import augment, dose_statistics, make_batch
-from lib.files import sha256, write_json, write_text, written_whole
+from lib.features import augment, dose_statistics, make_batch, part_of
+from lib.files import held, sha256, write_json, write_text, written_whole
 from lib.inference import predict_doses, ready, usual_sampling, with_priors
 from lib.models.diffusion import schedule
-from lib.models.methods import find_method, offset_of, training_loss
+from lib.models.methods import draw_noise, find_method, offset_of, training_loss
 from lib.models.vgg import WHERE, PerceptualLoss, load_vgg16
+from lib.parallel import is_first, mean_over_all, own_device, own_share, rank, sum_over_all, together, wait_for_all, without_talk, world
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.stamps import digest, is_fresh, modules_digest, write_stamp
@@ -54,6 +56,7 @@ class Run:
             torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
             network = find_method(config.method).make_network(config)
         self.network = network.to(device)
+        self.shared = together(self.network)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
@@ -136,11 +139,19 @@ def train(config, train_samples, validation_samples, folder, device="auto", prio
     it is finished. `prior` is the folder of the regression whose dose the samples carry. Returns the history: one dict
     per epoch. A loss that is not finite ends it with CannotTrain; the checkpoint before it stays.
     """
-    folder, device, key = Path(folder), choose_device(device), training_key(config, prior)
+    folder, key = Path(folder), training_key(config, prior)
     folder.mkdir(parents=True, exist_ok=True)
     if is_fresh(folder / STAMP, key):
         report("this training is finished already; its history is read back")
         return read_history(folder / "history.csv")
+    alone = held(folder / "training.lock", f"another process is training {folder}; wait for it or stop it")
+    with alone if is_first() else nullcontext():
+        return go_on(config, train_samples, validation_samples, folder, own_device(choose_device(device)), prior, key, save_every_s, report)
+
+
+def go_on(config, train_samples, validation_samples, folder, device, prior, key, save_every_s, report):
+    """From the last checkpoint, or the beginning, to the end."""
+    report = report if is_first() else lambda text: None
     run = Run(config, device)
     state = load_state(folder, key, device, report)
     if state:
@@ -161,7 +172,9 @@ def train(config, train_samples, validation_samples, folder, device="auto", prio
     except KeyboardInterrupt:
         checkpoint(run, config, folder, key)
         raise UserError(f"stopped by hand at step {run.step} of {config.n_steps}; the same command goes on from there") from None
-    finish(run, config, folder, prior, key)
+    if is_first():
+        finish(run, config, folder, prior, key)
+    wait_for_all()
     return run.history
 
 
@@ -174,7 +187,8 @@ def training_key(config, prior):
 def checkpoint(run, config, folder, key):
     check_finite(run, config)
     run.saved_s = run.seconds
-    save_state(folder, key, run.state())
+    if is_first():
+        save_state(folder, key, run.state())
 
 
 def timed_step(run, config, samples, device):
@@ -187,21 +201,44 @@ def one_step(run, config, samples, device):
     """Draw a batch, augment it, descend once, average the weights."""
     generator = generator_for(config.seed, "step", run.step)
     batch = draw_batch(config, samples, run.step, generator)
+    drawn = draw_noise(config, batch, generator)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(config, run.step)
     run.optimizer.zero_grad(set_to_none=True)
-    with autocast(device, config.precision):
-        loss = training_loss(run.network, batch, config, run.alpha_bar, generator, run.perceptual)
-    run.scaler.scale(loss).backward()
+    run.loss_sum += mean_over_all(backward(run, config, batch, drawn, device))
     run.scaler.unscale_(run.optimizer)
     torch.nn.utils.clip_grad_norm_(run.network.parameters(), CLIP_NORM)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     average_weights(run, config.ema_decay)
-    run.loss_sum += loss.detach()
     run.step += 1
     if device.type == "cpu":  # on a GPU each look at the loss would make it wait
         check_finite(run, config)
+
+
+def backward(run, config, batch, drawn, device):
+    """Gradients of this process's parts of the batch, part by part; the mean over processes is the batch's. Returns its loss."""
+    total = torch.zeros((), device=device)
+    parts = own_parts(len(batch.dose), config.accumulate)
+    for number, (patients, share) in enumerate(parts):
+        part, of_part = part_of(batch, patients), drawn and tuple(values[patients] for values in drawn)
+        with autocast(device, config.precision), without_talk(run.shared, number == len(parts) - 1):
+            loss = share * training_loss(run.shared, part, of_part, config, run.alpha_bar, run.perceptual)
+            run.scaler.scale(loss).backward()
+        total += loss.detach()
+    return total
+
+
+def own_parts(patients, accumulate):
+    """Pairs (slice of the batch, its weight) of this process, so that weighted losses and gradients average to the batch's.
+
+    All processes have equally many parts; one beyond the patients is the first patient with weight 0.
+    """
+    parts = world() * accumulate
+    edges = [round(i * patients / parts) for i in range(parts + 1)]
+    cut = [(slice(a, b), world() * (b - a) / patients) if b > a else (slice(0, 1), 0.0) for a, b in zip(edges, edges[1:])]
+    own = cut[rank() * accumulate : (rank() + 1) * accumulate]
+    return own if world() > 1 else [part for part in own if part[1]]
 
 
 def draw_batch(config, samples, step, generator):
@@ -248,11 +285,11 @@ def close_epoch(run, config, validation_samples, device, report):
 def validate(run, config, samples, device):
     """Mean absolute error in Gy inside the dose masks, on the training grid, by the averaged weights."""
     predictor = ready(copy.deepcopy(run.averaged), config, device, config.precision)
-    sampling = usual_sampling(config, config.validation_steps)
-    doses = predict_doses(predictor, samples, sampling, label=f"validating {config.method}")
+    sampling, own = usual_sampling(config, config.validation_steps), own_share(samples)
+    doses = predict_doses(predictor, own, sampling, label=f"validating {config.method}")
     errors_gy = [float(((dose[0].cpu() - s.dose.cpu()).abs() * s.mask.cpu()).sum() / s.mask.sum().cpu()) * s.rx_gy
-                 for dose, s in zip(doses, samples)]
-    return sum(errors_gy) / len(errors_gy)
+                 for dose, s in zip(doses, own)]
+    return sum_over_all(sum(errors_gy), device) / len(samples)
 
 
 def out_of_patience(history, patience):
@@ -273,7 +310,7 @@ def check_finite(run, config):
 def keep_snapshots(run, config, folder):
     """The averaged weights as they stand when a share of the steps is done."""
     for share in config.snapshots_pct:
-        if run.step == round(share / 100 * config.n_steps):
+        if is_first() and run.step == round(share / 100 * config.n_steps):
             write_weights(folder / f"weights-{share}pct.safetensors", run.averaged.state_dict())
 
 

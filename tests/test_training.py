@@ -24,7 +24,7 @@ def samples():
 def config_for(samples, **changes):
     settings = dict(
         method="baseline", cohort="toys", cohort_sha256="", case_ids=[s.case_id for s in samples], site="prostate",
-        cond_channels=9, coarsen=1, beams_deg=[], base_channels=8, epochs=3, patches_per_case=1, patch_voxels=[0, 0, 0], batch_size=2,
+        cond_channels=9, coarsen=1, beams_deg=[], base_channels=8, epochs=3, patches_per_case=1, patch_voxels=[0, 0, 0], batch_size=2, accumulate=1,
         learning_rate=1e-3, ema_decay=0.9, zero_snr=False, dose_shift=0.0, dose_scale=1.0, weighting="none", region="dose mask",
         gradient_weight=0.1, gradient_units="per mm", vgg_weight=0.01, vgg_file="", augment="whole voxels", validate_every=1,
         validation_steps=2, patience=0, keep="last", snapshots_pct=[50], seed=1, precision="32")

@@ -7,8 +7,11 @@ LOG_VARIANCE_LIMITS = (-14.0, 2.0)  # a deviation of 0.06 Gy to 190 Gy at 70 Gy
 
 
 def mean_inside(values, inside):
-    """Mean of [B,1,D,H,W] over the voxels of `inside` (bool, same shape)."""
-    return (values * inside).sum() / inside.sum().clamp(min=1)
+    """Mean of [B,1,D,H,W] over the voxels of `inside` (bool, same shape) of each patient, then over the patients.
+
+    So a batch's loss is the mean of its parts' losses, however it is cut into parts.
+    """
+    return ((values * inside).sum((1, 2, 3, 4)) / inside.sum((1, 2, 3, 4)).clamp(min=1)).mean()
 
 
 def dose_loss(dose_hat, dose, inside):

@@ -80,14 +80,25 @@ def inside_of(config, batch):
     return batch.mask > 0 if config.region == "dose mask" else torch.ones_like(batch.mask, dtype=torch.bool)
 
 
-def training_loss(network, batch, config, alpha_bar, generator, perceptual=None):
-    """The loss of one batch by the training's method."""
+def draw_noise(config, batch, generator):
+    """What a sampled method's loss draws for a batch: levels [B] (a step t, or a flow's time) and noise [B,1,D,H,W]."""
+    method = find_method(config.method)
+    if not method.timed:
+        return None
+    size = (len(batch.dose),)
+    levels = torch.rand(size, generator=generator) if method.predicts == "velocity" else torch.randint(T, size, generator=generator)
+    return levels.to(batch.dose.device), torch.randn(batch.dose.shape, generator=generator).to(batch.dose.device)
+
+
+def training_loss(network, batch, drawn, config, alpha_bar, perceptual=None):
+    """The loss of one batch by the training's method; `drawn` by `draw_noise`. It is a mean over patients."""
     method = find_method(config.method)
     if not method.timed:
         return regression_loss(network, batch, config, method.extra, perceptual)
     dose = (batch.dose - offset_of(config, batch.cond)) / config.dose_scale
-    loss = flow_loss if method.predicts == "velocity" else diffusion_loss
-    return loss(network, batch, dose, config, alpha_bar, generator)
+    if method.predicts == "velocity":
+        return flow_loss(network, batch, dose, *drawn, config)
+    return diffusion_loss(network, batch, dose, *drawn, config, alpha_bar)
 
 
 def regression_loss(network, batch, config, extra, perceptual):
@@ -104,14 +115,12 @@ def regression_loss(network, batch, config, extra, perceptual):
     return loss + config.vgg_weight * perceptual(dose_hat, batch.dose) if perceptual else loss
 
 
-def diffusion_loss(network, batch, dose, config, alpha_bar, generator):
+def diffusion_loss(network, batch, dose, t, noise, config, alpha_bar):
     """DDPM Algorithm 1: a random level for each sample, and what the method predicts compared there.
 
     If noise is predicted, + the reference's penalty on negative dose estimates.
     """
     predicts, inside = find_method(config.method).predicts, inside_of(config, batch)
-    t = torch.randint(T, (len(dose),), generator=generator).to(dose.device)
-    noise = torch.randn(dose.shape, generator=generator).to(dose.device)
     alpha_bar_t = at_level(alpha_bar, t, dose)
     x_t = add_noise(dose, noise, alpha_bar_t)
     output = network(batch.cond, batch.constraints, x_t, t)
@@ -125,10 +134,8 @@ def diffusion_loss(network, batch, dose, config, alpha_bar, generator):
     return loss
 
 
-def flow_loss(network, batch, dose, config, alpha_bar, generator):
+def flow_loss(network, batch, dose, t, noise, config):
     """Conditional flow matching (Lipman et al. 2023, Eq. 23 with sigma_min 0): the velocity dose - noise at a random time."""
-    t = torch.rand(len(dose), generator=generator).to(dose.device)
-    noise = torch.randn(dose.shape, generator=generator).to(dose.device)
     output = network(batch.cond, batch.constraints, at_time(dose, noise, t), flow_level(t))
     return mean_inside((output - (dose - noise)) ** 2, inside_of(config, batch))
 
