@@ -28,6 +28,7 @@ from lib.stamps import is_fresh, stage_key, write_stamp
 NOTEBOOKS = ROOT / "notebooks"
 SECTIONS = {"00_cohort": "data", "01_train": "train", "02_sampling_ablation": "ablation", "03_ensemble": "ensemble",
             "04_comparison": "comparison", "05_explore": "explore"}
+ALONE = {"06_speed": "speed"}  # an experiment with this section runs this notebook and no other
 COMMON = ("experiment", "cohort", "first_cases", "coarsen", "beams_deg", "seed", "device", "precision", "methods")
 BESIDE = ("variants", "import")  # what else a params file may hold: trainings that differ, and how DICOM is imported
 OF_A_TRAINING = ("method", "variant")  # parameters of 01_train that the list of methods sets
@@ -47,21 +48,29 @@ class Stage(NamedTuple):
 
 def plan(params, path):
     """The stages of a checked params file, in order."""
-    definitions = {notebook: read_parameters(NOTEBOOKS / f"{notebook}.ipynb") for notebook in SECTIONS}
-    check_keys(params, definitions, path)
+    sections = {n: s for n, s in ALONE.items() if s in params} or SECTIONS
+    definitions = {notebook: read_parameters(NOTEBOOKS / f"{notebook}.ipynb") for notebook in sections}
+    check_keys(params, definitions, sections, path)
     folder = OUTPUTS / check_name(params["experiment"], path)
+    if sections is not SECTIONS:
+        return [study_stage(n, folder, values_for(params, s, definitions[n], path), []) for n, s in sections.items()]
     methods = check_value(definitions["04_comparison"]["methods"], params["methods"], f"{path}: methods")
     variants = check_variants(methods, params.get("variants") or {}, definitions["01_train"], path)
     stages = []
     for notebook, section in SECTIONS.items():
-        given = {key: params[key] for key in COMMON if key in params} | (params.get(section) or {})
-        values = {key: check_value(p, given[key], f"{path}: {key if key in COMMON else f'{section}.{key}'}")
-                  for key, p in definitions[notebook].items() if key in given}
+        values = values_for(params, section, definitions[notebook], path)
         if notebook == "01_train":
             stages += [training_stage(folder, values | variants[name], name) for name in methods]
         else:
             stages.append(study_stage(notebook, folder, values, methods))
     return stages
+
+
+def values_for(params, section, definitions, path):
+    """The values that a params file gives to one notebook's parameters, checked."""
+    given = {key: params[key] for key in COMMON if key in params} | (params.get(section) or {})
+    return {key: check_value(p, given[key], f"{path}: {key if key in COMMON else f'{section}.{key}'}")
+            for key, p in definitions.items() if key in given}
 
 
 def training_stage(folder, values, name):
@@ -107,16 +116,16 @@ def check_variants(methods, variants, definitions, path):
     return checked
 
 
-def check_keys(params, definitions, path):
+def check_keys(params, definitions, sections, path):
     """Refuse keys that no notebook knows, and missing ones."""
     known = {section: [k for k in definitions[notebook] if k not in COMMON and not (section == "train" and k in OF_A_TRAINING)]
-             for notebook, section in SECTIONS.items()}
+             for notebook, section in sections.items()}
     for key in params:
         if key not in (*COMMON, *BESIDE, *known):
             raise UserError(f"{path}: there is no key {key!r}{closest(str(key), [*COMMON, *BESIDE, *known])}")
     if "import" in params:
         check_import(params["import"], path)
-    for key in ("experiment", "cohort", "methods"):
+    for key in ("experiment", "cohort", *(["methods"] if sections is SECTIONS else [])):
         if key not in params:
             raise UserError(f"{path}: the key {key!r} is missing")
     for section, names in known.items():

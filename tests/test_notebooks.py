@@ -10,7 +10,7 @@ import yaml
 from lib.errors import UserError
 from lib.experiment import ROOT
 from lib.parameters import check_value, describe, load_params, read_parameters
-from lib.run import COMMON, SECTIONS, plan
+from lib.run import ALONE, COMMON, SECTIONS, plan
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMS = sorted((ROOT / "params").glob("*.yaml"))
@@ -30,7 +30,7 @@ def test_a_notebook_has_no_outputs_no_definitions_and_short_cells(path):
         tree = ast.parse(cell.source)
         assert not cell.outputs and cell.execution_count is None
         assert not any(isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While)) for node in ast.walk(tree))
-        assert len(cell.source.splitlines()) <= (30 if "parameters" in cell.metadata.get("tags", []) else 12)
+        assert len(cell.source.splitlines()) <= (34 if "parameters" in cell.metadata.get("tags", []) else 12)  # a parameter a line
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -51,8 +51,12 @@ def test_every_parameter_is_explained_and_within_its_own_limits(path):
 
 
 def test_the_common_parameters_are_the_same_everywhere():
-    common = {tuple(read_parameters(path)[name] for name in COMMON[:7]).__repr__() for path in NOTEBOOKS}
-    assert len(common) == 1
+    """06_speed is of another experiment and at full size; its other common parameters are the same."""
+    together = [path for path in NOTEBOOKS if path.stem in SECTIONS]
+    alone = [path for path in NOTEBOOKS if path.stem in ALONE]
+    assert sorted(together + alone) == NOTEBOOKS
+    for paths, names in ((together, COMMON[:8]), (NOTEBOOKS, [n for n in COMMON[:8] if n not in ("experiment", "coarsen")])):
+        assert len({tuple(read_parameters(path)[name] for name in names).__repr__() for path in paths}) == 1
 
 
 @pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
@@ -60,7 +64,7 @@ def test_a_params_file_is_accepted_and_named_after_its_experiment(path):
     params = load_params(path)
     stages = plan(params, path)
     assert params["experiment"] == path.stem
-    assert [s.name for s in stages if s.name.startswith("01")] == [f"01_train_{m}" for m in params["methods"]]
+    assert [s.name for s in stages if s.name.startswith("01")] == [f"01_train_{m}" for m in params.get("methods", [])]
 
 
 def refused(changes, tmp_path):

@@ -161,7 +161,7 @@ class FakeRun:
 
 def made(samples, tmp_path, **changes):
     settings = dataclasses.asdict(config_for(samples))
-    kept = ("base_channels", "epochs", "patches_per_case", "patch_voxels", "batch_size", "learning_rate", "ema_decay", "weighting", "region",
+    kept = ("base_channels", "epochs", "patches_per_case", "patch_voxels", "batch_size", "accumulate", "learning_rate", "ema_decay", "weighting", "region",
             "gradient_weight", "gradient_units", "vgg_weight", "vgg_file", "augment", "validate_every", "validation_steps", "patience", "keep",
             "snapshots_pct")
     given = {key: settings[key] for key in kept} | dict(standardise="auto", terminal_snr="auto")

@@ -35,6 +35,10 @@ CAPTIONS = {
     "fig12_calibration": "Figure 12. A, error against spread, voxels of all test patients in bins of their spread; on the line the spread tells the error. "
     "B, share of voxels whose planned dose lies in the central interval: as sampled (filled), and with one factor chosen on validation patients (open).",
     "fig13_accuracy_and_cost": "Figure 13. Error against network calls per patient; diamonds are means of several samples.",
+    "fig14_speed": "Figure 14. How many times as fast each part is as the straightforward way, median and range of pairs taken in turn.",
+    "fig15_limits": "Figure 15. Achieved rate of arithmetic against counted operations a byte, below what the same device reaches in a large "
+    "matrix product and a large copy; with the share of the product's rate.",
+    "fig16_costs": "Figure 16. Time against size, and the power of the size with which it grows.",
     "fig0_planned_dvhs": "Planned dose-volume histograms of the cohort by structure.",
     "fig0_patients": "Patients of the cohort, those with findings first: planned dose on CT, axial and coronal.",
 }
@@ -61,7 +65,7 @@ def contents(folder):
     published = folder / "results" / "published.json"
     return dict(
         name=folder.name, css=Markup((HERE / "report.css").read_text(encoding="utf-8")), data=data, steps=steps, ensemble=ensemble,
-        comparison=comparison, published=read_json(published) if published.exists() else None,
+        comparison=comparison, speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
         figure=lambda name: figure(folder, name), table=table, tables=tables, markdown=bullets,
         answer=Markup(" ").join(map(inline, whole_answer(steps, ensemble, comparison))) if comparison else "",
         verdicts=written_verdicts(steps, ensemble, comparison), pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),

@@ -28,15 +28,15 @@ def sampling_steps(rows, regression_rows, method, regression):
         ax.legend(fontsize=7.5)
         tick_steps(ax, sorted({row["n_steps"] for row in rows if row["setting"] in settings}))
     left.set_ylabel("MAE in the dose mask / Gy")
-    plain_ticks(left)
+    plain_ticks(left.yaxis)
     return figure
 
 
-def plain_ticks(ax):
-    """Numbers as a person writes them on a logarithmic axis of doses."""
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+def plain_ticks(axis):
+    """Numbers as a person writes them on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def tick_steps(ax, steps):
@@ -82,7 +82,7 @@ def noise_levels(level_rows, regression_rows, regression):
     ax.axhline(np.mean([row["mae_gy"] for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2,
                label=f"{regression}, on the cohort's grid")
     ax.set(xlabel="noise level t of the dose that is shown", ylabel="MAE of the dose estimate / Gy", yscale="log")
-    plain_ticks(ax)
+    plain_ticks(ax.yaxis)
     ax.legend(fontsize=7.5)
     return figure
 

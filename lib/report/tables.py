@@ -248,3 +248,24 @@ def imports(cohort):
               "ignored": ", ".join(d.get("ignored", [])), "prescription from": ", ".join(sorted(set(d.get("prescription_from", {}).values()))), "dose mask from": d.get("dose_mask_from", "")}
              for case_id, d in told.items()]
     return headed(frame, "case") if frame else None
+
+
+def speed(rows):
+    """Times of the straightforward way and ours, and their ratio with its range."""
+    return headed([{"part": r["part"], "against": r["against"], "straightforward": duration(r["plain_s"]), "here": duration(r["ours_s"]),
+                    "times as fast (range)": f"{r['ratio']:.1f} ({r['ratio_low']:.1f} to {r['ratio_high']:.1f})"} for r in rows], "part")
+
+
+def duration(seconds):
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+
+
+def ceilings(rows):
+    """Counted work, the time it took, and its share of what the machine can do."""
+    return headed([{"part": r["part"], "GFLOP": f"{r['gflop']:.0f}", "GB moved": f"{r['gbyte']:.2f}", "time": duration(r["seconds"]),
+                    "of the matrix product's rate": f"{r['of_peak_flop_pct']:.0f} % of {r['peak_gflop_s']:.0f} GFLOP/s",
+                    "of the copy's rate": f"{r['of_peak_byte_pct']:.0f} % of {r['peak_gbyte_s']:.0f} GB/s"} for r in rows], "part")
+
+
+def notebook_times(rows):
+    return headed([{"notebook": r["notebook"], "minutes": f"{r['minutes']:.1f}"} for r in rows], "notebook")
