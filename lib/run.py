@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import yaml
@@ -165,11 +166,11 @@ def execute(stage, folder, label):
 
     target = folder / f"{stage.name}.ipynb"
     started = time.monotonic()
-    with live_line(label, folder):
+    with live_line(label, folder), TemporaryDirectory(prefix="kernel-") as sockets:
         try:
             papermill.execute_notebook(str(stage.notebook), str(target), stage.parameters, progress_bar=False,
                                        kernel_name="python3", cwd=str(Path.cwd()), request_save_on_cell_execute=False,
-                                       config=Config({"KernelManager": {"transport": "ipc"}}),
+                                       config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}}),
                                        extra_arguments=["--log-level=50"])
         except papermill.PapermillExecutionError as error:
             sentence = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"

@@ -179,9 +179,13 @@ def go_on(config, train_samples, validation_samples, folder, device, prior, key,
 
 
 def training_key(config, prior):
-    """What a training depends on: its configuration, which names its cohort's card, its prior's weights, and the code."""
+    """What a training depends on: its configuration, which names its cohort's card, its prior's weights, and the code.
+
+    The units of the dose follow from all these; their last digits depend on how many threads add them up, so they are left out.
+    """
     started_from = sha256(Path(prior) / "weights.safetensors") if prior else None
-    return digest([asdict(config), started_from, modules_digest("import lib.training")])
+    given = {name: value for name, value in asdict(config).items() if name not in ("dose_shift", "dose_scale")}
+    return digest([given, started_from, modules_digest("import lib.training")])
 
 
 def checkpoint(run, config, folder, key):

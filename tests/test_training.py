@@ -168,6 +168,13 @@ def made(samples, tmp_path, **changes):
     return training.make_config(FakeRun(tmp_path), samples, **given | changes)
 
 
+def test_a_training_is_the_same_whatever_the_last_digit_of_its_units(samples):
+    """They are sums over many voxels, which a different number of threads rounds differently; all else of a configuration counts."""
+    config = config_for(samples)
+    assert training.training_key(config, None) == training.training_key(dataclasses.replace(config, dose_shift=0.1), None)
+    assert training.training_key(config, None) != training.training_key(dataclasses.replace(config, learning_rate=0.1), None)
+
+
 def test_a_method_brings_its_own_units_and_schedule_unless_told_otherwise(samples, tmp_path):
     assert (made(samples, tmp_path, method="ddpm").zero_snr, made(samples, tmp_path, method="ddpm").dose_scale) == (False, 1.0)
     config = made(samples, tmp_path, method="ddpm_v")
