@@ -10,7 +10,8 @@ from nbconvert import HTMLExporter
 
 from lib.files import read_json, write_text
 from lib.report import tables
-from lib.report.verdicts import answer, answer_on_spread, answer_on_steps, comparison_verdict, ensemble_verdict, steps_verdict
+from lib.report.scrubber import scrubbers
+from lib.report.verdicts import answer, answer_on_spread, answer_on_steps, comparison_verdict, ensemble_verdict, ranked, steps_verdict
 
 HERE = Path(__file__).parent
 CAPTIONS = {
@@ -66,7 +67,7 @@ def contents(folder):
     return dict(
         name=folder.name, css=Markup((HERE / "report.css").read_text(encoding="utf-8")), data=data, steps=steps, ensemble=ensemble,
         comparison=comparison, speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
-        figure=lambda name: figure(folder, name), table=table, tables=tables, markdown=bullets,
+        scrubbers=scrubbers(folder, ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()), figure=lambda name: figure(folder, name), table=table, tables=tables, markdown=bullets,
         answer=Markup(" ").join(map(inline, whole_answer(steps, ensemble, comparison))) if comparison else "",
         verdicts=written_verdicts(steps, ensemble, comparison), pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )

@@ -1,0 +1,119 @@
+"""Slices to scrub through without a kernel: pictures in the page and a little script, offline.
+
+All slices of a kind lie in one WebP picture, of which a frame shows a tile: a move of the slider moves the background, and the browser
+decodes nothing.
+"""
+import base64
+import io
+
+import numpy as np
+import yaml
+from markupsafe import Markup
+from PIL import Image
+
+from lib.cases.cohort import open_cohort
+from lib.errors import UserError
+from lib.predictions import load_prediction, predicted_cases, predicted_methods, prediction_path
+from lib.report.dose_figures import difference_overlay, dose_overlay, primary_target
+from lib.report.slices import body_box, central_index, render_slices
+
+PATIENTS, METHODS, SLICES = 2, 4, 24
+SIZE_PX, COLUMNS, QUALITY = 190, 8, 50
+SCRIPT = """
+for (const view of document.querySelectorAll(".scrub")) {
+  const range = view.querySelector("input"), select = view.querySelector("select"), said = view.querySelector("output");
+  const frames = [...view.querySelectorAll(".frame")], labels = JSON.parse(view.dataset.labels);
+  const width = +view.dataset.width, height = +view.dataset.height, columns = +view.dataset.columns;
+  const show = () => {
+    const i = +range.value;
+    for (const frame of frames) frame.style.backgroundPosition = `${-(i % columns) * width}px ${-Math.floor(i / columns) * height}px`;
+    said.value = labels[i];
+  };
+  const choose = () => { for (const one of view.querySelectorAll("[data-method]")) one.hidden = one.dataset.method !== select.value; };
+  range.addEventListener("input", show);
+  select.addEventListener("change", choose);
+  view.querySelector(".frames").addEventListener("wheel", event => {
+    event.preventDefault();
+    range.value = +range.value - Math.sign(event.deltaY);
+    show();
+  }, {passive: false});
+  show();
+  choose();
+}
+"""
+
+
+def scrubbers(folder, wanted=()):
+    """The first patients of an experiment that have predictions, with the first few methods that are `wanted` and kept.
+
+    A sentence if their cohort is not at hand.
+    """
+    kept, path = predicted_methods(folder), folder / "experiment.yaml"
+    methods = [name for name in dict.fromkeys([*wanted, *kept]) if name in kept][:METHODS]
+    if not methods or not path.exists():
+        return Markup("<p class=missing>No predictions are kept in this run.</p>")
+    try:
+        cohort = open_cohort(yaml.safe_load(path.read_text(encoding="utf-8"))["cohort"])
+        views = [scrubber(cohort.load(case_id), predictions_of(folder, methods, cohort.load(case_id)))
+                 for case_id in predicted_cases(folder, methods[0])[:PATIENTS]]
+    except UserError as error:
+        return Markup("<p class=missing>The slices are not shown: {}.</p>").format(str(error))
+    return Markup("{}<script>{}</script>").format(Markup("").join(views), Markup(SCRIPT))
+
+
+def predictions_of(folder, methods, case):
+    """method -> predicted dose / Gy [D,H,W]."""
+    paths = {method: prediction_path(folder, method, case.case_id) for method in methods}
+    return {method: load_prediction(path, case.dose_mask).dose_gy for method, path in paths.items() if path.exists()}
+
+
+def scrubber(case, doses_gy):
+    """One patient: planned, predicted and difference side by side, a slider for the slice and a list of methods."""
+    indices, box = shown_slices(case), body_box(case)
+    middle = int(np.argmin(np.abs(indices - central_index(case.masks[primary_target(case)], "axial"))))
+    overlays = {("", "planned"): dose_overlay(case.dose_gy, case.rx_gy)}
+    for method, dose_gy in doses_gy.items():
+        overlays[method, f"predicted by {method}"] = dose_overlay(dose_gy, case.rx_gy)
+        overlays[method, f"{method} - planned"] = difference_overlay(dose_gy - case.dose_gy)
+    slices = [render_slices(case, "axial", index, overlays.values(), structures=tuple(case.masks), box=box, opacity=0.55, size_px=SIZE_PX)
+              for index in indices]
+    height, width = slices[0][0].shape[:2]
+    figures = [frame(method, title, sprite(pictures), width, height, middle) for (method, title), pictures in zip(overlays, zip(*slices))]
+    z_mm = (indices - indices[middle]) * case.spacing_mm[0]
+    return Markup(
+        '<div class="scrub" data-labels="{}" data-width="{}" data-height="{}" data-columns="{}"><p><strong>{}</strong> '
+        '<label>method <select>{}</select></label> <label>slice <input type="range" min="0" max="{}" value="{}"></label> <output>{}</output></p>'
+        '<div class="frames">{}</div></div>'
+    ).format(json_list(f"{z:+.0f} mm" for z in z_mm), width, height, COLUMNS, case.case_id,
+             Markup("").join(Markup("<option>{}</option>").format(method) for method in doses_gy), len(indices) - 1, middle, "+0 mm",
+             Markup("").join(figures))
+
+
+def json_list(texts):
+    return "[" + ", ".join(f'"{text}"' for text in texts) + "]"
+
+
+def shown_slices(case):
+    """At most SLICES axial slices, evenly through the dose mask."""
+    held = np.flatnonzero(case.dose_mask.any(axis=(1, 2)))
+    first, last = (held[0], held[-1]) if len(held) else (0, len(case.dose_mask) - 1)
+    return np.unique(np.linspace(first, last, SLICES).round().astype(int))
+
+
+def sprite(pictures):
+    """Pictures uint8 [H,W,3] of one size in rows of COLUMNS, as a data URI."""
+    height, width = pictures[0].shape[:2]
+    sheet = Image.new("RGB", (width * COLUMNS, height * -(-len(pictures) // COLUMNS)))
+    for number, picture in enumerate(pictures):
+        sheet.paste(Image.fromarray(picture), (number % COLUMNS * width, number // COLUMNS * height))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "WEBP", quality=QUALITY, method=6)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def frame(method, title, uri, width, height, index):
+    """A window of one tile on the sheet."""
+    position = f"{-(index % COLUMNS) * width}px {-(index // COLUMNS) * height}px"
+    attribute = Markup(' data-method="{}"').format(method) if method else ""
+    return Markup('<figure{}><div class="frame" role="img" aria-label="{}" style="width:{}px;height:{}px;background-image:url({});'
+                  'background-position:{}"></div><figcaption>{}</figcaption></figure>').format(attribute, title, width, height, uri, position, title)

@@ -1,0 +1,63 @@
+"""The slices in the report: each tile is the slice it says, nothing of a name is read as HTML, what is missing is said."""
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.predictions import prediction_path, save_prediction
+from lib.report import scrubber
+from lib.report.dose_figures import dose_overlay
+from lib.report.slices import body_box, render_slice
+from toys import toy_case, toy_cohort
+
+
+def sheets(html):
+    return [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in re.findall(r"data:image/webp;base64,([^)]+)\)", str(html))]
+
+
+def test_each_tile_is_the_slice_that_its_label_says():
+    case = toy_case(shape=(40, 24, 24))
+    view = str(scrubber.scrubber(case, {"baseline": 0.9 * case.dose_gy, "ddpm": case.dose_gy}))
+    width, height = (int(re.search(rf'data-{name}="(\d+)"', view)[1]) for name in ("width", "height"))
+    planned, *rest = sheets(view)
+    labels = json.loads(re.search(r'data-labels="([^"]+)"', view)[1].replace("&#34;", '"'))
+    indices = scrubber.shown_slices(case)
+    assert len(labels) == len(indices) <= scrubber.SLICES and len(rest) == 4
+    for number in (0, len(indices) // 2, len(indices) - 1):
+        x, y = number % scrubber.COLUMNS * width, number // scrubber.COLUMNS * height
+        tile = np.asarray(planned.crop((x, y, x + width, y + height))).astype(float)
+        look = dict(structures=tuple(case.masks), box=body_box(case), opacity=0.55, size_px=scrubber.SIZE_PX)
+        errors = [np.abs(tile - render_slice(case, "axial", index, dose_overlay(case.dose_gy, case.rx_gy), **look)).mean() for index in indices]
+        assert int(np.argmin(errors)) == number
+    heights_mm = [float(label.split()[0]) for label in labels]
+    assert heights_mm == sorted(heights_mm) and 0 in heights_mm and view.count('data-method="ddpm"') == 2
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An experiment with a cohort of three patients, of whom each has a prediction."""
+    cohort = toy_cohort(tmp_path / "toys", n=3)
+    (tmp_path / "experiment.yaml").write_text(f"cohort: {tmp_path / 'toys'}\n")
+    for case_id in cohort.case_ids:
+        save_prediction(prediction_path(tmp_path, "baseline", case_id), cohort.load(case_id).dose_gy, 1)
+    return tmp_path
+
+
+def test_the_first_patients_are_shown_within_a_megabyte_each(folder):
+    html = str(scrubber.scrubbers(folder))
+    assert html.count('class="scrub"') == scrubber.PATIENTS and len(html) < 1_000_000 * scrubber.PATIENTS and "<script>" in html
+
+
+def test_what_is_missing_is_said(folder, tmp_path_factory):
+    (folder / "experiment.yaml").write_text("cohort: nowhere\n")
+    assert "nowhere" in scrubber.scrubbers(folder) and "<script>" not in scrubber.scrubbers(folder)
+    assert "No predictions are kept" in scrubber.scrubbers(tmp_path_factory.mktemp("empty"))
+
+
+def test_a_name_is_text():
+    view = str(scrubber.scrubber(toy_case(case_id="<img src=x>"), {"<b>": toy_case().dose_gy}))
+    assert "<img" not in view and "<b>" not in view
