@@ -1,0 +1,97 @@
+"""The report in a real browser: the slices follow slider, keys, wheel and the list of methods; it fits a phone; it needs no network."""
+import shutil
+
+import pytest
+
+from lib.experiment import ROOT
+from lib.report.html import build_report
+from lib.report.scrubber import COLUMNS
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed (apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The published quick report, built anew by this code."""
+    folder = tmp_path_factory.mktemp("published") / "phantom-quick"
+    shutil.copytree(ROOT / "outputs" / "phantom-quick", folder, ignore=shutil.ignore_patterns("checkpoints", "pages", "*.ipynb"))
+    build_report(folder)
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, report):
+    """The report opened offline; nothing may be logged as an error or asked of a network."""
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 800})
+    opened, wrong = context.new_page(), []
+    opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None)
+    opened.goto(report.as_uri())
+    yield opened
+    context.close()
+    assert not wrong
+
+
+def tile(view):
+    """Number of the tile that the first frame shows."""
+    x, y = (float(p.removesuffix("px")) for p in view.locator(".frame").first.evaluate("f => f.style.backgroundPosition").split())
+    width, height = (float(view.get_attribute(f"data-{side}")) for side in ("width", "height"))
+    return round(-x / width) + COLUMNS * round(-y / height)
+
+
+def test_the_slices_follow_slider_keys_and_wheel(page):
+    view = page.locator(".scrub").first
+    slider = view.locator("input")
+    slider.evaluate("s => { s.value = 3; s.dispatchEvent(new Event('input')); }")
+    assert tile(view) == 3 and view.locator("output").inner_text() == eval_label(view, 3)
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert tile(view) == 4
+    view.locator(".frames").hover()
+    page.mouse.wheel(0, -100)
+    page.wait_for_function("() => document.querySelector('.scrub input').value === '5'")
+    assert tile(view) == 5 and view.locator("output").inner_text() == eval_label(view, 5)
+    assert tile(page.locator(".scrub").nth(1)) != 5  # the other patient stays where he was
+
+
+def eval_label(view, number):
+    return view.evaluate("(v, i) => JSON.parse(v.dataset.labels)[i]", number)
+
+
+def test_a_moved_slice_is_another_picture(page):
+    frames = page.locator(".scrub .frames").first
+    before = frames.screenshot()
+    page.locator(".scrub input").first.focus()
+    page.keyboard.press("Home")
+    assert frames.screenshot() != before
+
+
+def test_the_list_of_methods_chooses_what_is_shown(page):
+    view = page.locator(".scrub").first
+    for method in view.locator("option").all_inner_texts():
+        view.locator("select").select_option(method)
+        shown = [figure.inner_text() for figure in view.locator("figure:visible").all()]
+        assert shown == ["planned", f"predicted by {method}", f"{method} - planned"]
+
+
+@pytest.mark.parametrize("width", [400, 800, 1400])
+def test_the_page_fits_the_window(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("img").evaluate_all("all => all.every(i => i.alt && i.complete && i.naturalWidth > 0)")
+
+
+def test_the_contents_lead_to_their_sections(page):
+    for link in page.locator("nav a").all():
+        assert page.locator(link.get_attribute("href")).count() == 1
