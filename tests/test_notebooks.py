@@ -1,7 +1,6 @@
 """The notebooks and params files keep their contract, without being executed."""
 import ast
 import re
-from pathlib import Path
 
 import nbformat
 import pytest

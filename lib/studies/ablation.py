@@ -2,7 +2,6 @@
 
 A row is one patient at one setting and number of steps; the settings of a curve share a name.
 """
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +12,9 @@ from lib.evaluation.uncertainty import ensemble_law
 from lib.features import make_batch
 from lib.inference import CLAMP, Sampling, denoiser, on_case_grid, predict_doses, start_noise, to_dose, to_units, usual_sampling
 from lib.models.diffusion import add_noise, at_level, schedule
-from lib.models.methods import kind
+from lib.models.methods import find_method, kind
 from lib.progress import progress
+from lib.studies.sampled import sampled_doses
 
 REFERENCE_GRID = "reference's grid"
 
@@ -75,40 +75,37 @@ def ablate(run, samples, settings, steps_of):
     """Rows of every setting at its numbers of steps, `steps_of`: group -> list."""
     rows = []
     for setting in settings:
-        predictor = run.load_predictor(setting.training, setting.weights)
         for n_steps in filter(setting.allows, steps_of[setting.group]):
-            rows += step_rows(run, predictor, samples, setting.sampling._replace(n_steps=n_steps), setting)
+            rows += step_rows(run, samples, setting.sampling._replace(n_steps=n_steps), setting)
     return rows
 
 
-def step_rows(run, predictor, samples, sampling, setting):
+def step_rows(run, samples, sampling, setting):
     """One row per patient of one setting and number of steps."""
-    started = time.monotonic()
-    doses = predict_doses(predictor, samples, sampling, label=f"{setting.name}, {sampling.n_steps} steps")
-    seconds = (time.monotonic() - started) / len(samples)
+    doses, seconds = sampled_doses(run, setting.training, samples, sampling, weights=setting.weights,
+                                   label=f"{setting.name}, {sampling.n_steps} steps")
     rows = []
     for sample, dose in zip(samples, doses):
         case = run.load_case(sample.case_id)
         errors = errors_gy(on_case_grid(dose, case, run.coarsen)[0], case.dose_gy, case.dose_mask)
         rows.append(dict(setting=setting.name, group=setting.group, training=setting.training, weights=setting.weights,
-                         sampling=sampling._asdict(), n_steps=sampling.n_steps, nfe=sampling.nfe(predictor.method),
-                         case_id=sample.case_id, seconds=seconds, **errors))
+                         sampling=sampling._asdict(), n_steps=sampling.n_steps, nfe=sampling.nfe(find_method(setting.training)),
+                         case_id=sample.case_id, seconds=seconds / len(samples), **errors))
     return rows
 
 
 def regress(run, name, samples):
     """Errors of a regression on the same patients: one row per patient."""
-    return step_rows(run, run.load_predictor(name), samples, Sampling(n_steps=1), Setting(name, "regression", name, "weights", Sampling()))
+    return step_rows(run, samples, Sampling(n_steps=1), Setting(name, "regression", name, "weights", Sampling()))
 
 
 def decompose(run, samples, settings, n_steps, members):
     """Squared error as floor + b (lib.evaluation.uncertainty) by number of steps: is it bias, or spread?"""
     rows = []
     for setting in settings:
-        predictor = run.load_predictor(setting.training, setting.weights)
         for n in filter(setting.allows, n_steps):
-            doses = predict_doses(predictor, samples, setting.sampling._replace(n_steps=n), tuple(range(members)),
-                                  label=f"{setting.name}, {n} steps, {members} samples")
+            doses, _ = sampled_doses(run, setting.training, samples, setting.sampling._replace(n_steps=n), tuple(range(members)),
+                                     setting.weights, f"{setting.name}, {n} steps, {members} samples")
             rows += [dict(setting=setting.name, n_steps=n, case_id=sample.case_id) | law_of(run, sample, dose)
                      for sample, dose in zip(samples, doses)]
     return rows

@@ -9,12 +9,13 @@ from lib.evaluation.dvh import goal_values, openkbp_dvh_errors_gy
 from lib.evaluation.gamma import gamma_index, pass_pct
 from lib.evaluation.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.evaluation.uncertainty import spread_gy
-from lib.inference import Sampling, on_case_grid, predict_doses, usual_sampling
+from lib.inference import Sampling, on_case_grid, usual_sampling
 from lib.models.control import fit_control, predict_control
 from lib.models.methods import find_method
 from lib.predictions import prediction_path, save_prediction
 from lib.progress import progress
 from lib.studies.rows import grouped, plain_of
+from lib.studies.sampled import sampled_doses
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
 
@@ -64,10 +65,8 @@ def predict_all(run, samplings, samples, members):
     """Predict every patient by every method; name -> (doses [N,1,d,h,w] per patient, seconds per patient)."""
     found = {}
     for name, sampling in samplings.items():
-        predictor = run.load_predictor(name)
-        started = time.monotonic()
-        doses = predict_doses(predictor, samples, sampling, members=tuple(range(members if predictor.method.timed else 1)))
-        found[name] = doses, (time.monotonic() - started) / len(samples)
+        doses, seconds = sampled_doses(run, name, samples, sampling, tuple(range(members if find_method(name).timed else 1)))
+        found[name] = doses, seconds / len(samples)
     return found
 
 

@@ -12,8 +12,10 @@ from lib.evaluation.dvh import dvh_curve
 from lib.evaluation.uncertainty import coverage_pct, crps_gy, ensemble_law, mean_of_subsets, spread_gy, spread_skill, spread_skill_ratio
 from lib.features import mirrored
 from lib.inference import on_case_grid, predict_doses, usual_sampling
+from lib.models.methods import find_method
 from lib.progress import progress
 from lib.seeds import generator_for
+from lib.studies.sampled import sampled_doses
 
 LEVELS_PCT = (50, 80, 95)
 BIN_EDGES_GY = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)  # of the spread, for the spread-skill curve
@@ -22,10 +24,8 @@ DVH_EDGES_GY = np.arange(0.0, 80.0, 1.0)
 
 def sampled_members(run, name, samples, sampling, members):
     """(members per patient, seconds per member and patient, network calls per member) of a sampled method."""
-    predictor = run.load_predictor(name)
-    started = time.monotonic()
-    doses = predict_doses(predictor, samples, sampling, members=tuple(range(members)))
-    return doses, (time.monotonic() - started) / len(samples) / members, sampling.nfe(predictor.method)
+    doses, seconds = sampled_doses(run, name, samples, sampling, tuple(range(members)))
+    return doses, seconds / len(samples) / members, sampling.nfe(find_method(name))
 
 
 def deep_ensemble(run, names, samples):

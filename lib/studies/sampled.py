@@ -1,0 +1,49 @@
+"""Doses of one training at one setting, kept on disk as soon as they are made: a study that was killed goes on from there."""
+import time
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lib.device import choose_device, choose_precision
+from lib.files import sha256, written_whole
+from lib.inference import predict_doses
+from lib.stamps import digest, modules_digest
+
+
+def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights", label=None):
+    """`predict_doses` of a training (lib.experiment.Experiment) and the seconds it took, from disk where they were made before.
+
+    What is kept is named by all that decides it: weights, sampling, patients, members, precision and code.
+    """
+    path = run.folder / "checkpoints" / "doses" / f"{key_of(run, name, samples, sampling, members, weights)}.safetensors"
+    kept = read_kept(path, samples)
+    if kept:
+        return kept
+    started = time.monotonic()
+    doses = predict_doses(run.load_predictor(name, weights), samples, sampling, members, label=label)
+    seconds = time.monotonic() - started
+    with written_whole(path) as temporary:
+        save_file({sample.case_id: dose.contiguous() for sample, dose in zip(samples, doses)}, temporary, metadata={"seconds": repr(seconds)})
+    return doses, seconds
+
+
+def key_of(run, name, samples, sampling, members, weights):
+    folder, device = run.checkpoint(name), choose_device(run.device)
+    files = [folder / f"{weights}.safetensors", folder / "config.json", folder / "prior" / "weights.safetensors"]
+    return digest([[sha256(path) if path.exists() else None for path in files], sha256(run.open_cohort().folder / "card.json"),
+                   [sample.case_id for sample in samples], sampling._asdict(), list(members), run.coarsen, run.beams_deg,
+                   device.type, choose_precision(run.precision, device), modules_digest("import lib.inference")])[:32]
+
+
+def read_kept(path, samples):
+    """(doses, seconds), or None if they are not there or damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as stored:
+            doses = [stored.get_tensor(sample.case_id) for sample in samples]
+            seconds = float(stored.metadata()["seconds"])
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        return None
+    return (doses, seconds) if all(torch.isfinite(dose).all() for dose in doses) else None

@@ -1,0 +1,60 @@
+"""Doses that a study has sampled are kept: read back exactly, made again when anything that decides them changes."""
+import pytest
+import torch
+
+from lib import train as command
+from lib.experiment import Experiment
+from lib.inference import Sampling
+from lib.studies import sampled
+from lib.studies.sampled import sampled_doses
+from toys import toy_cohort
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An experiment with a tiny diffusion trained for two epochs, in its own folder."""
+    folder = tmp_path_factory.mktemp("sampled")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        toy_cohort(folder / "toys", n=6)
+        (folder / "p.yaml").write_text("{experiment: try, cohort: toys, coarsen: 1, precision: '32', methods: [ddpm_v], "
+                                       "train: {epochs: 2, base_channels: 8, validate_every: 9}}")
+        command.main(["p.yaml"])
+    return folder
+
+
+@pytest.fixture
+def run(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return Experiment("try", "toys", 0, 1, [], 42, "cpu", "32")
+
+
+def files(run):
+    return sorted((run.folder / "checkpoints" / "doses").glob("*.safetensors"))
+
+
+def test_what_was_sampled_is_read_back_exactly(run, monkeypatch):
+    samples = run.load_samples("test")
+    doses, seconds = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=2), (0, 1))
+    assert doses[0].shape[0] == 2 and seconds > 0
+    monkeypatch.setattr(sampled, "predict_doses", None)
+    again, same_seconds = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=2), (0, 1))
+    assert same_seconds == seconds and all(torch.equal(a, b) for a, b in zip(doses, again))
+
+
+def test_another_setting_member_or_weights_are_other_doses(run):
+    samples = run.load_samples("test")
+    before = len(files(run))
+    for sampling, members, weights in ((Sampling(n_steps=3), (0,), "weights"), (Sampling(n_steps=3, eta=1.0), (0,), "weights"),
+                                       (Sampling(n_steps=3), (0, 1), "weights"), (Sampling(n_steps=3), (0,), "weights-last")):
+        sampled_doses(run, "ddpm_v", samples, sampling, members, weights)
+    assert len(files(run)) == before + 4
+
+
+def test_a_damaged_file_is_made_again(run):
+    samples = run.load_samples("test")
+    doses, _ = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=4))
+    for path in files(run):
+        path.write_bytes(path.read_bytes()[:-50])
+    again, _ = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=4))
+    assert all(torch.equal(a, b) for a, b in zip(doses, again))
