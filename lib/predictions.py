@@ -52,6 +52,45 @@ def load_prediction(path, dose_mask):
     return Prediction(fine["dose"], fine.get("spread"))
 
 
+class Steps(NamedTuple):
+    """Dose estimates along the sampling steps of one start noise, in one slice: fractions of the prescription.
+
+    planned     float32 [h,w]
+    estimates   setting -> float32 [calls,h,w]
+    labels      setting -> what each call is, such as "call 3, t = 960"
+    """
+
+    case_id: str
+    planned: np.ndarray
+    estimates: dict
+    labels: dict
+
+
+def save_steps(path, steps):
+    """Write Steps; estimates are rounded to 0.001 of the prescription, within -30 to 30."""
+    stored = {"case_id": np.array(steps.case_id), "settings": np.array(list(steps.estimates)), "planned": thousandths(steps.planned)}
+    for number, setting in enumerate(steps.estimates):
+        stored[f"estimates{number}"], stored[f"labels{number}"] = thousandths(steps.estimates[setting]), np.array(steps.labels[setting])
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **stored)
+
+
+def thousandths(values):
+    return np.rint(np.nan_to_num(np.asarray(values, np.float32)) * 1000).clip(-30000, 30000).astype(np.int16)
+
+
+def load_steps(path):
+    """Steps as `save_steps` wrote them, or None if the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            settings = [str(name) for name in stored["settings"]]
+            return Steps(str(stored["case_id"]), stored["planned"] / np.float32(1000),
+                         {name: stored[f"estimates{n}"] / np.float32(1000) for n, name in enumerate(settings)},
+                         {name: [str(label) for label in stored[f"labels{n}"]] for n, name in enumerate(settings)})
+    except (FileNotFoundError, ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error):
+        return None
+
+
 def predicted_cases(folder, method):
     """Ids of the cases that have a prediction by the method, sorted."""
     return sorted(path.stem for path in (Path(folder) / "predictions" / method).glob("*.npz"))

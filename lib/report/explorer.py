@@ -20,7 +20,7 @@ from lib.errors import UserError
 from lib.evaluation.dose import errors_gy
 from lib.predictions import Prediction, load_prediction, predicted_cases, predicted_methods, prediction_path
 from lib.report import slices
-from lib.report.dose_figures import colour_bar, draw_dvhs, primary_target
+from lib.report.dose_figures import draw_dvhs, primary_target
 from lib.report.style import ERROR_MAP, SPREAD_MAP, WIDTH_IN, plt, use_style
 
 

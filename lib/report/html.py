@@ -10,7 +10,7 @@ from nbconvert import HTMLExporter
 
 from lib.files import read_json, write_text
 from lib.report import tables
-from lib.report.scrubber import scrubbers
+from lib.report.scrubber import SCRIPT, scrubbers, step_scrubber
 from lib.report.verdicts import answer, answer_on_spread, answer_on_steps, comparison_verdict, ensemble_verdict, ranked, steps_verdict
 
 HERE = Path(__file__).parent
@@ -36,12 +36,14 @@ CAPTIONS = {
     "fig12_calibration": "Figure 12. A, error against spread, voxels of all test patients in bins of their spread; on the line the spread tells the error. "
     "B, share of voxels whose planned dose lies in the central interval: as sampled (filled), and with one factor chosen on validation patients (open).",
     "fig13_accuracy_and_cost": "Figure 13. Error against network calls per patient; diamonds are means of several samples.",
+    "fig0_planned_dvhs": "Planned dose-volume histograms of the cohort by structure.",
+    "fig0_patients": "Patients of the cohort, those with findings first: planned dose on CT, axial and coronal.",
+}
+SPEED_CAPTIONS = {
     "fig14_speed": "Figure 14. How many times as fast each part is as the straightforward way, median and range of pairs taken in turn.",
     "fig15_limits": "Figure 15. Achieved rate of arithmetic against counted operations a byte, below what the same device reaches in a large "
     "matrix product and a large copy; with the share of the product's rate.",
     "fig16_costs": "Figure 16. Time against size, and the power of the size with which it grows.",
-    "fig0_planned_dvhs": "Planned dose-volume histograms of the cohort by structure.",
-    "fig0_patients": "Patients of the cohort, those with findings first: planned dose on CT, axial and coronal.",
 }
 
 
@@ -67,6 +69,7 @@ def contents(folder):
     return dict(
         name=folder.name, css=Markup((HERE / "report.css").read_text(encoding="utf-8")), data=data, steps=steps, ensemble=ensemble,
         comparison=comparison, speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
+        step_scrubber=step_scrubber(folder), script=Markup(SCRIPT),
         scrubbers=scrubbers(folder, ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()), figure=lambda name: figure(folder, name), table=table, tables=tables, markdown=bullets,
         answer=Markup(" ").join(map(inline, whole_answer(steps, ensemble, comparison))) if comparison else "",
         verdicts=written_verdicts(steps, ensemble, comparison), pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
@@ -92,7 +95,7 @@ def figure(folder, name):
     if not path.exists():
         return Markup("<p class=missing>{} was not made in this run.</p>").format(name)
     data = base64.b64encode(path.read_bytes()).decode()
-    caption = CAPTIONS[name]
+    caption = (CAPTIONS | SPEED_CAPTIONS)[name]
     return Markup('<figure id="{}"><img alt="{}" src="data:image/png;base64,{}"><figcaption>{} <a href="figures/{}.pdf">PDF</a>'
                   "</figcaption></figure>").format(name, caption, data, caption, name)
 

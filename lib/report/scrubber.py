@@ -5,6 +5,7 @@ decodes nothing.
 """
 import base64
 import io
+import json
 
 import numpy as np
 import yaml
@@ -13,9 +14,10 @@ from PIL import Image
 
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
-from lib.predictions import load_prediction, predicted_cases, predicted_methods, prediction_path
+from lib.predictions import load_prediction, load_steps, predicted_cases, predicted_methods, prediction_path
 from lib.report.dose_figures import difference_overlay, dose_overlay, primary_target
-from lib.report.slices import body_box, central_index, render_slices
+from lib.report.slices import body_box, central_index, colour_lut, render_slices
+from lib.report.steps_figures import shade_of
 
 PATIENTS, METHODS, SLICES = 2, 4, 24
 SIZE_PX, COLUMNS, QUALITY = 190, 8, 50
@@ -29,18 +31,40 @@ for (const view of document.querySelectorAll(".scrub")) {
     for (const frame of frames) frame.style.backgroundPosition = `${-(i % columns) * width}px ${-Math.floor(i / columns) * height}px`;
     said.value = labels[i];
   };
-  const choose = () => { for (const one of view.querySelectorAll("[data-method]")) one.hidden = one.dataset.method !== select.value; };
+  const choose = () => { if (select) for (const one of view.querySelectorAll("[data-method]")) one.hidden = one.dataset.method !== select.value; };
   range.addEventListener("input", show);
-  select.addEventListener("change", choose);
+  if (select) select.addEventListener("change", choose);
   view.querySelector(".frames").addEventListener("wheel", event => {
+    const before = range.value;
+    range.value = +before - Math.sign(event.deltaY);
+    if (range.value === before) return;  // at the end the page scrolls on
     event.preventDefault();
-    range.value = +range.value - Math.sign(event.deltaY);
     show();
   }, {passive: false});
   show();
   choose();
 }
 """
+
+
+def step_scrubber(folder):
+    """The dose estimate of one slice along the sampling steps, every setting side by side; nothing if the run kept none."""
+    steps = load_steps(folder / "results" / "02_steps.npz")
+    if steps is None:
+        return Markup("")
+    frames = {name: [coloured(dose) for dose in estimates] for name, estimates in steps.estimates.items()}
+    count = min(map(len, frames.values()))
+    height, width = coloured(steps.planned).shape[:2]
+    figures = [frame("", name, sprite(pictures), width, height, count - 1) for name, pictures in frames.items()]
+    figures.append(frame("", "planned", sprite([coloured(steps.planned)] * count), width, height, count - 1))
+    labels = next(iter(steps.labels.values()))[:count]
+    return view(labels, width, height, count - 1, steps.case_id, Markup(""), "step", figures)
+
+
+def coloured(dose):
+    """A slice of fractions of the prescription [h,w] as a picture of whole pixels in the colours of figure 11."""
+    times = max(1, round(SIZE_PX / max(dose.shape)))
+    return colour_lut("turbo")[shade_of(dose)].repeat(times, axis=0).repeat(times, axis=1)
 
 
 def scrubbers(folder, wanted=()):
@@ -58,7 +82,7 @@ def scrubbers(folder, wanted=()):
                  for case_id in predicted_cases(folder, methods[0])[:PATIENTS]]
     except UserError as error:
         return Markup("<p class=missing>The slices are not shown: {}.</p>").format(str(error))
-    return Markup("{}<script>{}</script>").format(Markup("").join(views), Markup(SCRIPT))
+    return Markup("").join(views)
 
 
 def predictions_of(folder, methods, case):
@@ -80,17 +104,17 @@ def scrubber(case, doses_gy):
     height, width = slices[0][0].shape[:2]
     figures = [frame(method, title, sprite(pictures), width, height, middle) for (method, title), pictures in zip(overlays, zip(*slices))]
     z_mm = (indices - indices[middle]) * case.spacing_mm[0]
+    options = Markup("").join(Markup("<option>{}</option>").format(method) for method in doses_gy)
+    chooser = Markup("<label>method <select>{}</select></label>").format(options)
+    return view([f"{z:+.0f} mm" for z in z_mm], width, height, middle, case.case_id, chooser, "slice", figures)
+
+
+def view(labels, width, height, index, title, chooser, what, figures):
+    """Frames under one slider over `what`, whose labels say where it stands."""
     return Markup(
-        '<div class="scrub" data-labels="{}" data-width="{}" data-height="{}" data-columns="{}"><p><strong>{}</strong> '
-        '<label>method <select>{}</select></label> <label>slice <input type="range" min="0" max="{}" value="{}"></label> <output>{}</output></p>'
-        '<div class="frames">{}</div></div>'
-    ).format(json_list(f"{z:+.0f} mm" for z in z_mm), width, height, COLUMNS, case.case_id,
-             Markup("").join(Markup("<option>{}</option>").format(method) for method in doses_gy), len(indices) - 1, middle, "+0 mm",
-             Markup("").join(figures))
-
-
-def json_list(texts):
-    return "[" + ", ".join(f'"{text}"' for text in texts) + "]"
+        '<div class="scrub" data-labels="{}" data-width="{}" data-height="{}" data-columns="{}"><p><strong>{}</strong> {} '
+        '<label>{} <input type="range" min="0" max="{}" value="{}"></label> <output>{}</output></p><div class="frames">{}</div></div>'
+    ).format(json.dumps(labels), width, height, COLUMNS, title, chooser, what, len(labels) - 1, index, labels[index], Markup("").join(figures))
 
 
 def shown_slices(case):

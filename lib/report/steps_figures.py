@@ -87,6 +87,11 @@ def noise_levels(level_rows, regression_rows, regression):
     return figure
 
 
+def shade_of(dose):
+    """Row of a colour map of 256 for a fraction of the prescription, -0.3 to 1.1."""
+    return ((dose + 0.3) / 1.4 * 255).clip(0, 255).astype(int)
+
+
 def bias_and_spread(decomposition, regression_rows, regression):
     """Figure 10. Squared error of one sample as floor (what no averaging removes) and spread, by the number of steps."""
     settings = list(dict.fromkeys(row["setting"] for row in decomposition))
@@ -110,7 +115,7 @@ def bias_and_spread(decomposition, regression_rows, regression):
 def trajectories(found, sample):
     """Figure 11. The dose estimate after so many network calls, through the middle of the dose; `found`: name -> trajectory."""
     index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
-    calls = list(next(iter(found.values())))
+    calls = few(list(next(iter(found.values()))), 5)
     figure, axes = panels(len(calls) + 1, rows=len(found), height_in=1.25)
     lut = colour_lut("turbo") / 255
     for row, (name, estimates) in enumerate(found.items()):
@@ -126,10 +131,13 @@ def trajectories(found, sample):
     return figure
 
 
+def few(items, count):
+    """At most `count` of the items, evenly, the first and the last among them."""
+    return [items[i] for i in sorted({round(i) for i in np.linspace(0, len(items) - 1, count)})]
+
+
 def show_dose(ax, plane, lut):
-    """One slice as a fraction of the prescription, -0.3 (dark) to 1.1."""
-    shade = ((plane.numpy() + 0.3) / 1.4 * 255).clip(0, 255).astype(int)
-    ax.imshow(lut[shade], interpolation="nearest")
+    ax.imshow(lut[shade_of(plane.numpy())], interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)

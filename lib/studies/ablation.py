@@ -13,6 +13,7 @@ from lib.features import make_batch
 from lib.inference import CLAMP, Sampling, denoiser, on_case_grid, predict_doses, start_noise, to_dose, to_units, usual_sampling
 from lib.models.diffusion import add_noise, at_level, schedule
 from lib.models.methods import find_method, kind
+from lib.predictions import Steps
 from lib.progress import progress
 from lib.studies.sampled import sampled_doses
 
@@ -141,6 +142,20 @@ def denoised(predictor, sample, t, seed):
     noise = start_noise(sample, 0, seed)[None].to(predictor.device)
     x_t = add_noise(to_units(predictor, batch, batch.dose), noise, at_level(alpha_bar, t, noise))
     return to_dose(predictor, batch, denoiser(predictor, batch, alpha_bar, 0)(x_t, t)[0])[0].cpu()
+
+
+def calls_to_show(n_steps, count):
+    """At most `count` network calls of `n_steps`, counted from 1: the first ones, then ever fewer, and the last."""
+    return sorted({int(call) for call in np.geomspace(1, n_steps, count).round()})
+
+
+def steps_of(sample, paths):
+    """Trajectories (setting -> call -> (t, dose)) through the middle of the sample's dose, to be kept and scrubbed."""
+    index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
+    inside = (sample.mask[0, index] > 0).numpy()
+    estimates = {name: np.stack([dose[0, index].numpy() * inside for _, dose in path.values()]) for name, path in paths.items()}
+    labels = {name: [f"call {call}, t = {t:.4g}" for call, (t, _) in path.items()] for name, path in paths.items()}
+    return Steps(sample.case_id, sample.dose[0, index].numpy() * inside, estimates, labels)
 
 
 def trajectory(run, name, sample, sampling, shown):
