@@ -103,6 +103,14 @@ def test_the_answer_on_the_anomaly_follows_the_numbers():
     assert "does not show here" in verdicts.answer_on_steps(steps_found(step_rows({10: 6.0, 100: 3.0})), 0.1)
 
 
+def test_a_method_sampled_in_fewer_steps_is_judged_to_its_last_and_does_not_shorten_the_comparison():
+    rows = (step_rows({10: 3.0, 100: 3.0, 250: 6.0}) + step_rows({10: 3.0, 250: 6.0}, "no clamp", group="sampler")
+            + step_rows({10: 3.0, 100: 3.0}, "flow", group="prediction"))
+    assert verdicts.compared_steps(rows) == (10, 250)
+    text = verdicts.switches_sentence(rows, 0.1)
+    assert "Between" not in text and "still rising: no clamp" in text and "flat: flow (to 100)" in text
+
+
 def test_seeds_of_a_method_count_together_and_their_difference_is_told():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "baseline-seed43": 5.0, "ddpm": 4.6, "ddpm-standardised": 3.0})
     text = told_of_methods(rows)

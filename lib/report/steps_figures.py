@@ -5,7 +5,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from lib.evaluation.compare import interval
 from lib.report.slices import colour_lut
 from lib.report.style import RAMP, colour, panels, sns
-from lib.report.verdicts import change, compared_steps, curve, settings_of
+from lib.report.verdicts import change, compared_steps, curve, settings_of, with_reach
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import grouped
 
@@ -66,7 +66,7 @@ def switches(rows, margin_gy):
         ax.plot(d.mean, position, "D", color=line, markersize=5)
         if d.low is not None:
             ax.plot([d.low, d.high], [position, position], color=line, linewidth=2.2)
-    ax.set_yticks(range(len(names)), [setting for _, setting in names])
+    ax.set_yticks(range(len(names)), [with_reach(rows, setting, high) for _, setting in names])
     for edge in (i for i in range(1, len(names)) if names[i][0] != names[i - 1][0]):
         ax.axhline(edge - 0.5, color="#cccccc", linewidth=0.7)
     ax.set(xlabel=f"change of the MAE from {low} to {high} steps / Gy", ylim=(-0.6, len(names) - 0.4))

@@ -29,17 +29,29 @@ def settings_of(rows, group=None):
 
 
 def compared_steps(rows):
-    """The two numbers of steps between which every curve's change is judged: of those that all have the most, and the one
-    nearest to where the reference's own curve is lowest."""
+    """The two numbers of steps between which every curve's change is judged: of those that all settings of the reference's method
+    have the most, and the one nearest to where its own curve is lowest."""
     errors = curve(rows, REFERENCE_GRID)
-    common = sorted(set.intersection(*(set(curve(rows, setting)) for setting in settings_of(rows))))
+    settings = [setting for setting in settings_of(rows) if setting not in settings_of(rows, "prediction")]
+    common = sorted(set.intersection(*(set(curve(rows, setting)) for setting in settings)))
     best = min(errors, key=lambda n: np.mean(errors[n]))
     return min(common[:-1] or common, key=lambda n: abs(math.log(n / best))), common[-1]
 
 
+def last_step(rows, setting, high):
+    """Where a curve ends, if not beyond `high`: another method may have been sampled in fewer steps."""
+    return max(n for n in curve(rows, setting) if n <= high)
+
+
 def change(rows, setting, low, high):
     errors = curve(rows, setting)
-    return paired_difference(errors[high], errors[low])
+    return paired_difference(errors[last_step(rows, setting, high)], errors[last_step(rows, setting, low)])
+
+
+def with_reach(rows, setting, high):
+    """The setting's name, with the steps that it was judged to if those are fewer."""
+    last = last_step(rows, setting, high)
+    return setting if last == high else f"{setting} (to {last})"
 
 
 def rise(rows, setting):
@@ -81,7 +93,7 @@ def switches_sentence(rows, margin_gy):
     told = {}
     for setting in settings_of(rows):
         if setting != REFERENCE_GRID:
-            told.setdefault(verdict(change(rows, setting, low, high), margin_gy), []).append(setting)
+            told.setdefault(verdict(change(rows, setting, low, high), margin_gy), []).append(with_reach(rows, setting, high))
     names = {"higher": "still rising", "equal": "flat", "lower": "falling", CANNOT: "open"}
     return (f"One switch at a time from the reference's setting, between {low} and {high} steps (which changes by "
             f"{span(change(rows, REFERENCE_GRID, low, high))}): " + "; ".join(f"{names[k]}: {', '.join(v)}" for k, v in told.items()) + ".")
