@@ -11,7 +11,7 @@ from PIL import Image
 from lib.predictions import Steps, load_steps, prediction_path, save_prediction, save_steps
 from lib.report import scrubber
 from lib.report.dose_figures import dose_overlay
-from lib.report.slices import body_box, render_slice
+from lib.report.slices import render_slice
 from lib.studies.ablation import calls_to_show
 from toys import toy_case, toy_cohort
 
@@ -31,7 +31,7 @@ def test_each_tile_is_the_slice_that_its_label_says():
     for number in (0, len(indices) // 2, len(indices) - 1):
         x, y = number % scrubber.COLUMNS * width, number // scrubber.COLUMNS * height
         tile = np.asarray(planned.crop((x, y, x + width, y + height))).astype(float)
-        look = dict(structures=tuple(case.masks), box=body_box(case), opacity=0.55, size_px=scrubber.SIZE_PX)
+        look = dict(structures=tuple(case.masks), box=scrubber.shown_box(case), opacity=0.55, size_px=scrubber.SIZE_PX)
         errors = [np.abs(tile - render_slice(case, "axial", index, dose_overlay(case.dose_gy, case.rx_gy), **look)).mean() for index in indices]
         assert int(np.argmin(errors)) == number
     heights_mm = [float(label.split()[0]) for label in labels]

@@ -16,11 +16,11 @@ from lib.cases.cohort import open_cohort
 from lib.errors import UserError
 from lib.predictions import load_prediction, load_steps, predicted_cases, predicted_methods, prediction_path
 from lib.report.dose_figures import difference_overlay, dose_overlay, primary_target
-from lib.report.slices import body_box, central_index, colour_lut, render_slices
+from lib.report.slices import central_index, colour_lut, render_slices
 from lib.report.steps_figures import shade_of
 
-PATIENTS, METHODS, SLICES = 2, 4, 24
-SIZE_PX, COLUMNS, QUALITY = 190, 8, 50
+PATIENTS, METHODS, SLICES = 2, 3, 22
+SIZE_PX, COLUMNS, QUALITY = 176, 8, 40
 SCRIPT = """
 for (const view of document.querySelectorAll(".scrub")) {
   const range = view.querySelector("input"), select = view.querySelector("select"), said = view.querySelector("output");
@@ -93,7 +93,7 @@ def predictions_of(folder, methods, case):
 
 def scrubber(case, doses_gy):
     """One patient: planned, predicted and difference side by side, a slider for the slice and a list of methods."""
-    indices, box = shown_slices(case), body_box(case)
+    indices, box = shown_slices(case), shown_box(case)
     middle = int(np.argmin(np.abs(indices - central_index(case.masks[primary_target(case)], "axial"))))
     overlays = {("", "planned"): dose_overlay(case.dose_gy, case.rx_gy)}
     for method, dose_gy in doses_gy.items():
@@ -122,6 +122,13 @@ def shown_slices(case):
     held = np.flatnonzero(case.dose_mask.any(axis=(1, 2)))
     first, last = (held[0], held[-1]) if len(held) else (0, len(case.dose_mask) - 1)
     return np.unique(np.linspace(first, last, SLICES).round().astype(int))
+
+
+def shown_box(case, margin_mm=10.0):
+    """Three slices around the dose mask: what lies beyond it has no dose to be looked at."""
+    found = [np.flatnonzero(case.dose_mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    margins = [int(margin_mm / s) for s in case.spacing_mm]
+    return tuple(slice(max(0, f[0] - m), f[-1] + 1 + m) if len(f) else slice(None) for f, m in zip(found, margins))
 
 
 def sprite(pictures):
