@@ -286,3 +286,12 @@ def on_case_grid(dose, case, coarsen):
     Returns float32 [N,D,H,W].
     """
     return refined_in_mask(dose.float(), coarsen, torch.from_numpy(case.dose_mask))[:, 0].numpy() * case.rx_gy
+
+
+def own_grid_score_gy(sample, dose):
+    """OpenKBP's dose score of the members' mean [N,1,d,h,w] on the training grid: what the network itself is responsible for.
+
+    A block's dose is its mean with zeros outside the dose mask, so that its error counts in full, and the mask by its shares.
+    """
+    difference = (dose.mean(dim=0) * (sample.mask > 0) - sample.dose).abs()
+    return float(difference.sum() / sample.mask.sum()) * sample.rx_gy

@@ -26,7 +26,7 @@ from lib.device import autocast, choose_device, choose_precision
 from lib.errors import UserError
 from lib.features import augment, dose_statistics, make_batch, part_of
 from lib.files import held, sha256, write_json, write_text, written_whole
-from lib.inference import predict_doses, ready, usual_sampling, with_priors
+from lib.inference import own_grid_score_gy, predict_doses, ready, usual_sampling, with_priors
 from lib.models.diffusion import schedule
 from lib.models.methods import draw_noise, find_method, offset_of, training_loss
 from lib.models.vgg import WHERE, PerceptualLoss, load_vgg16
@@ -291,8 +291,7 @@ def validate(run, config, samples, device):
     predictor = ready(copy.deepcopy(run.averaged), config, device, config.precision)
     sampling, own = usual_sampling(config, config.validation_steps), own_share(samples)
     doses = predict_doses(predictor, own, sampling, label=f"validating {config.method}")
-    errors_gy = [float(((dose[0].cpu() - s.dose.cpu()).abs() * s.mask.cpu()).sum() / s.mask.sum().cpu()) * s.rx_gy
-                 for dose, s in zip(doses, own)]
+    errors_gy = [own_grid_score_gy(sample.to("cpu"), dose) for sample, dose in zip(own, doses)]
     return sum_over_all(sum(errors_gy), device) / len(samples)
 
 

@@ -9,7 +9,7 @@ from lib.evaluation.dvh import goal_values, openkbp_dvh_errors_gy
 from lib.evaluation.gamma import gamma_index, pass_pct
 from lib.evaluation.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.evaluation.uncertainty import spread_gy
-from lib.inference import Sampling, on_case_grid, usual_sampling
+from lib.inference import Sampling, on_case_grid, own_grid_score_gy, usual_sampling
 from lib.models.control import fit_control, predict_control
 from lib.models.methods import find_method
 from lib.predictions import prediction_path, save_prediction
@@ -90,12 +90,6 @@ def compare_methods(run, predictions, samples):
             if n > 1:
                 rows.append(method_row(case, f"{method}, mean of {n}", dose_gy.mean(axis=0), seconds, own_grid))
     return rows
-
-
-def own_grid_score_gy(sample, dose):
-    """OpenKBP's dose score of the members' mean on the training grid: what the network itself is responsible for."""
-    difference = (dose.mean(dim=0) * (sample.mask > 0) - sample.dose).abs()
-    return float(difference.sum() / sample.mask.sum()) * sample.rx_gy
 
 
 def method_row(case, method, dose_gy, seconds, own_grid_gy):

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib.features import CLIP_MM, augment, background, condition_channels, load_samples, make_batch, make_sample, signed_distance_mm
 from lib.grid import coarsened
-from lib.inference import Sampling, call_network, predict_doses, ready
+from lib.inference import Sampling, call_network, own_grid_score_gy, predict_doses, ready
 from lib.training import Run, make_config, one_step
 
 PEAK_EDGE, PEAK_MIB = 2048, 256  # the matrix product and the copy that the machine is measured by
@@ -114,13 +114,11 @@ def precision_difference_gy(run, config, case_ids, steps, train_steps, device):
     state = Run(config, device)
     for _ in range(train_steps):
         one_step(state, config, samples, device)
-    errors = [mae_gy(predict_doses(ready(state.network, config, device, precision), samples, Sampling(n_steps=steps)), samples)
-              for precision in ("32", config.precision)]
+    errors = []
+    for precision in ("32", config.precision):
+        doses = predict_doses(ready(state.network, config, device, precision), samples, Sampling(n_steps=steps))
+        errors.append(float(np.mean([own_grid_score_gy(sample, dose) for sample, dose in zip(samples, doses)])))
     return errors[1] - errors[0]
-
-
-def mae_gy(doses, samples):
-    return float(np.mean([float(((dose[0] - s.dose).abs() * s.mask).sum() / s.mask.sum()) * s.rx_gy for dose, s in zip(doses, samples)]))
 
 
 # --- the rest of the way ---
