@@ -146,8 +146,12 @@ def beam_channel(case, box, coarsen, beams_deg):
 
 def load_samples(cohort, case_ids, coarsen, beams_deg=(), device="cpu"):
     """The samples of `case_ids` in order; each is made once and kept under outputs/features."""
-    folder = CACHE / f"{cohort.name}-coarsen{coarsen}-{features_digest(tuple(beams_deg))}"
+    folder = features_folder(cohort, coarsen, beams_deg)
     return [cached_sample(cohort, case_id, coarsen, beams_deg, folder).to(device) for case_id in progress(case_ids, "reading patients")]
+
+
+def features_folder(cohort, coarsen, beams_deg):
+    return CACHE / f"{cohort.name}-coarsen{coarsen}-{features_digest(tuple(beams_deg))}"
 
 
 @lru_cache(maxsize=None)

@@ -125,11 +125,12 @@ def predict_doses(predictor, samples, sampling=Sampling(), members=(0,), batch_s
     """Doses on the training grid, [len(members),1,d,h,w] as fractions of the prescription, one per sample.
 
     A member's start noise is named by (seed, case, member): it does not depend on batches, steps or grid.
-    `watch` (case_id, member, step, t, dose_hat [1,d,h,w]) sees every network call of a sampled method.
+    `watch` (case_id, member, step, t, dose_hat [1,d,h,w]) sees every network call of a sampled method. An empty `label`
+    shows no progress.
     """
     sampling.checked()
     if predictor.prior:
-        samples = with_priors(predictor.prior, samples)
+        samples = with_priors(predictor.prior, samples, label)
     for sample in samples:
         if sample.cond.shape[0] != predictor.config.cond_channels:
             raise UserError(f"{sample.case_id} has {sample.cond.shape[0]} condition channels, the network of "
@@ -137,16 +138,16 @@ def predict_doses(predictor, samples, sampling=Sampling(), members=(0,), batch_s
     members = members if predictor.method.sampled else members[:1]
     pairs = [(index, member) for index in range(len(samples)) for member in members]
     doses = [[None] * len(members) for _ in samples]
-    for chunk in progress(list(same_shape_chunks(pairs, samples, batch_size)), label or f"predicting by {predictor.config.method}"):
+    for chunk in progress(list(same_shape_chunks(pairs, samples, batch_size)), f"predicting by {predictor.config.method}" if label is None else label):
         result = predict_chunk(predictor, [samples[i] for i, _ in chunk], [m for _, m in chunk], sampling, watch)
         for (index, member), dose in zip(chunk, result):
             doses[index][members.index(member)] = dose
     return [torch.stack(of_sample) for of_sample in doses]
 
 
-def with_priors(prior, samples):
+def with_priors(prior, samples, label=None):
     """The samples with the prior's dose as one more condition channel."""
-    doses = predict_doses(prior, samples, label=f"predicting by {prior.config.method}")
+    doses = predict_doses(prior, samples, label=label and f"predicting by {prior.config.method}")
     return [with_prior(sample, dose[0]) for sample, dose in zip(samples, doses)]
 
 

@@ -14,7 +14,10 @@ INTERVAL_S = 0.5
 
 
 def progress(items, label, total=None):
-    """Yield `items`, reporting `label` and how many are done."""
+    """Yield `items`, reporting `label` and how many are done; in silence if it is empty."""
+    if not label:
+        yield from items
+        return
     items = items if total is not None else list(items)
     total = total if total is not None else len(items)
     if VARIABLE not in os.environ:

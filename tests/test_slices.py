@@ -1,13 +1,9 @@
-"""Laws of the slice renderer and of the explorer's widget-free core."""
+"""Laws of the slice renderer."""
 import numpy as np
 import pytest
 
-from lib.cases.case import Case, save_case
-from lib.cases.cohort import VERSION, summarise
-from lib.experiment import Experiment
-from lib.files import write_json
-from lib.predictions import prediction_path, save_prediction
-from lib.report import explorer, slices
+from lib.cases.case import Case
+from lib.report import slices
 
 SHAPE, SPACING_MM = (12, 16, 20), (5.0, 2.0, 2.0)
 MARKER = (9, 3, 4)  # high (head), front, at the patient's right
@@ -27,25 +23,6 @@ def make_case(case_id="pt_1"):
 @pytest.fixture
 def case():
     return make_case()
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """An experiment on four made-up patients; the baseline has predicted pt_1, ddpm with spread pt_1 and pt_2."""
-    monkeypatch.chdir(tmp_path)
-    ids, folder = ["pt_1", "pt_2", "pt_3", "pt_4"], tmp_path / "cohort"
-    for case_id in ids:
-        save_case(make_case(case_id=case_id), folder / f"{case_id}.npz")
-    cases = {i: summarise(make_case(case_id=i), folder / f"{i}.npz") for i in ids}
-    split = dict(train=["pt_4"], validation=[], test=ids[:3])
-    write_json(folder / "card.json", dict(version=VERSION, name="cohort", source="made up", site="head-and-neck",
-                                          cases=cases, split=split, left_out={}))
-    run = Experiment("try", str(folder), 0, 2, [], 42, "cpu", "32")
-    dose_gy = np.full([n // 2 for n in SHAPE], 3.0)
-    save_prediction(prediction_path(run.folder, "baseline", "pt_1"), dose_gy, 2)
-    for case_id in ids[:2]:
-        save_prediction(prediction_path(run.folder, "ddpm", case_id), dose_gy, 2, spread_gy=0.1 * dose_gy)
-    return run
 
 
 @pytest.mark.parametrize("plane, row, column", [("axial", 3, 4), ("coronal", 12 - 10, 4), ("sagittal", 12 - 10, 3)])
@@ -125,63 +102,3 @@ def test_the_central_slice_holds_some_of_the_mask():
     mask[[1, 8]] = True
     assert mask[slices.central_index(mask, "axial")].any()
     assert slices.central_index(np.zeros((9, 2, 2), bool), "axial") == 4
-
-
-def test_the_explorer_shows_every_layer_and_its_error(run):
-    view = explorer.open_view(run, "pt_1", "ddpm")
-    assert list(explorer.render_view(view)) == ["planned dose", "predicted dose, ddpm", "predicted - planned",
-                                                "spread of samples"]
-    inside = view.case.masks["PTV70"].mean()
-    error_gy = inside * 67 + (1 - inside) * 2  # 3 Gy predicted everywhere, 70 in the target and 1 beyond planned
-    assert view.mae_gy == pytest.approx(error_gy, abs=1e-3)
-    assert f"{error_gy:.2f} Gy in the patient" in explorer.read_out(view)
-    assert view.case.masks["PTV70"][view.index].any()
-
-
-def test_without_spread_or_prediction_there_are_fewer_panels_and_a_sentence(run):
-    assert len(explorer.render_view(explorer.open_view(run, "pt_1", "baseline"))) == 3
-    alone = explorer.open_view(run, "pt_2", "baseline")
-    assert list(explorer.render_view(alone)) == ["planned dose"]
-    assert "pt_2 has no prediction by baseline" in explorer.read_out(alone)
-
-
-def test_a_damaged_prediction_is_said_and_the_plan_is_shown(run):
-    prediction_path(run.folder, "baseline", "pt_1").write_bytes(b"damaged")
-    view = explorer.open_view(run, "pt_1", "baseline")
-    assert "damaged" in explorer.read_out(view) and len(explorer.render_view(view)) == 1
-
-
-def test_choices_are_the_predicted_patients_or_else_the_test_patients(run):
-    assert explorer.find_choices(run)[:4] == (["pt_1", "pt_2"], ["baseline", "ddpm"], "pt_1", "baseline")
-    chosen = explorer.find_choices(run, case_id="pt_3", method="flow")
-    assert chosen[2:4] == ("pt_1", "baseline") and "pt_3" in chosen[4] and "flow" in chosen[4]
-    empty = Experiment("other", run.cohort, 0, 2, [], 42, "cpu", "32")
-    case_ids, methods, case_id, method, missing = explorer.find_choices(empty, case_id="pt_2", method="ddpm")
-    assert (case_ids, methods, case_id, method) == (["pt_1", "pt_2", "pt_3"], [""], "pt_2", "")
-    assert "no prediction" in missing
-
-
-def test_the_widget_follows_its_controls(run):
-    shown = explorer.Explorer(run, *explorer.find_choices(run, method="ddpm"), "axial")
-    controls, picture = shown.controls, shown.boxes[0].children[1]
-    assert len(shown.panels.children) == 4 and controls.index.max == SHAPE[0] - 1
-    controls.plane.value = "sagittal"
-    assert controls.index.max == SHAPE[2] - 1
-    before = picture.value
-    controls.isodoses.value = True
-    assert picture.value != before
-    controls.index.value, controls.method.value = 7, "baseline"
-    assert controls.index.value == 7 and len(shown.panels.children) == 3
-    controls.case_id.value = "pt_2"
-    assert len(shown.panels.children) == 1 and "no prediction" in shown.note.value
-    (run.open_cohort().path("pt_1")).write_bytes(b"damaged")
-    explorer.read_case.cache_clear()
-    controls.case_id.value = "pt_1"
-    assert "damaged" in shown.note.value and not shown.panels.children
-
-
-@pytest.mark.parametrize("experiment", ["try", "other"])
-def test_the_static_picture_is_drawn_with_and_without_predictions(run, experiment):
-    figure = explorer.draw_static(Experiment(experiment, run.cohort, 0, 2, [], 42, "cpu", "32"), "pt_1", "ddpm", "coronal")
-    figure.canvas.draw()
-    explorer.plt.close(figure)

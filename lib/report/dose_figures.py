@@ -98,20 +98,20 @@ def dvhs(run, case_id, methods):
     case = run.open_cohort().load(case_id)
     figure, axes = panels(len(methods), height_in=3.0, sharey=True)
     for ax, method in zip(axes, methods):
-        draw_dvhs(ax, case, predicted_dose_gy(run, method, case), case.masks)
+        draw_dvhs(ax, case, [predicted_dose_gy(run, method, case)], case.masks)
         ax.set(title=method, ylabel="volume / %" if ax is axes[0] else "")
     axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), title="planned, dashed: predicted", title_fontsize=7)
     return figure
 
 
-def draw_dvhs(ax, case, dose_hat_gy, structures):
-    """DVHs of the named structures: planned as lines, predicted dashed, the latter unless `dose_hat_gy` is None."""
+def draw_dvhs(ax, case, doses_hat_gy, structures):
+    """DVHs of the named structures: planned as lines, the predicted doses [D,H,W] dashed, then dotted."""
     edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)
     for name in (name for name in structures if case.masks[name].any()):
         mask, line = case.masks[name], dict(color=darkened(structure_colour(name)), linewidth=1.4)
         ax.plot(edges_gy, dvh_curve(case.dose_gy, mask, edges_gy), label=name.replace("_", " "), **line)
-        if dose_hat_gy is not None:
-            ax.plot(edges_gy, dvh_curve(dose_hat_gy, mask, edges_gy), linestyle="--", **line)
+        for dose_hat_gy, style in zip(doses_hat_gy, ("--", ":")):
+            ax.plot(edges_gy, dvh_curve(dose_hat_gy, mask, edges_gy), linestyle=style, **line)
     ax.set(xlabel="dose / Gy", ylabel="volume / %", xlim=(0, edges_gy[-1]), ylim=(0, 102))
 
 

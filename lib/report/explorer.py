@@ -1,157 +1,28 @@
-"""The explorer: a patient's planned and predicted dose side by side, to scrub through; the only importer of ipywidgets.
+"""The explorer: a patient's planned dose beside predicted ones, to scrub through in a notebook.
 
-What is seen is made from a `View` by functions that know no widgets; `explore` connects them with controls,
-`draw_static` shows the same where no kernel answers.
+What is seen is made by lib.report.views; here are the controls, and what follows them.
 """
 import io
-import textwrap
-from functools import lru_cache
 from html import escape
+from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import ipywidgets as widgets
-import numpy as np
 from matplotlib.figure import Figure
 
-from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.rtdose import write_rtdose
 from lib.errors import UserError
-from lib.evaluation.dose import errors_gy
-from lib.predictions import Prediction, load_prediction, predicted_cases, predicted_methods, prediction_path
+from lib.files import written_whole
 from lib.report import slices
-from lib.report.dose_figures import draw_dvhs, primary_target
-from lib.report.style import ERROR_MAP, SPREAD_MAP, WIDTH_IN, plt, use_style
+from lib.report.anew_box import AnewBox, listen, row
+from lib.report.panels import Panels
+from lib.report.style import WIDTH_IN, plt, use_style
+from lib.report.tables import goals_of
+from lib.report.views import LAYERS, at_step, draw_dvh, draw_view, find_choices, judged, open_view, point_text, read_out, render_view, voxel_at, with_gamma
 
-
-class View(NamedTuple):
-    """What is looked at, and how; `prediction` is None where `missing` says why."""
-
-    case: Case
-    box: tuple  # the part of the volume that is shown
-    method: str
-    missing: str
-    prediction: Prediction | None = None
-    error_gy: np.ndarray | None = None  # predicted - planned [D,H,W], 0 outside the dose mask, where no dose is judged
-    mae_gy: float | None = None  # inside the dose mask
-    plane: str = "axial"
-    index: int = 0
-    structures: tuple = ()
-    opacity: float = 0.5
-    isodoses_gy: tuple = ()
-    end_gy: float = 10.0  # of the colours of the difference, and twice that of the spread
-    ct_hu: tuple = (-160, 240)  # black and white
-
-
-def find_choices(run, methods=None, case_id=None, method=None):
-    """(case ids, methods, the case and the method shown first, sentences on what is missing)."""
-    cohort = run.open_cohort()
-    methods = list(methods or predicted_methods(run.folder)) or [""]
-    predicted = {i for m in methods if m for i in predicted_cases(run.folder, m)}
-    case_ids = [i for i in cohort.case_ids if i in predicted]
-    missing = "" if case_ids else f"{run.folder} has no prediction for {run.cohort}; 04_comparison makes them. "
-    case_ids = case_ids or cohort.split["test"]
-    for wanted, options in ((case_id, case_ids), (method, methods)):
-        if wanted and options[0] and wanted not in options:
-            missing += f"There is nothing to show of {wanted}; {options[0]} comes first. "
-    return case_ids, methods, *(w if w in o else o[0] for w, o in ((case_id, case_ids), (method, methods))), missing
-
-
-def open_view(run, case_id, method, plane="axial", index=None):
-    """The view that opens: every structure, at the centre of the target with the highest prescription."""
-    case, box = read_case(run, case_id)
-    missing = f"{case_id} has no prediction{method and f' by {method}'}: this is the plan alone."
-    order = {name: number for number, name in enumerate(PROTOCOLS[case.site].structures)}
-    view = View(case, box, method, missing, structures=tuple(sorted(case.masks, key=lambda name: order.get(name, 99))))
-    path = prediction_path(run.folder, method, case_id)
-    if path.exists():
-        view = view._replace(**read_prediction(path, run, case_id, path.stat().st_mtime_ns))
-    centre = slices.central_index(case.masks[primary_target(case)], plane)
-    return view._replace(plane=plane, index=centre if index is None else index)
-
-
-@lru_cache(maxsize=2)
-def read_case(run, case_id):
-    case = run.open_cohort().load(case_id)
-    return case, slices.body_box(case)
-
-
-@lru_cache(maxsize=4)
-def read_prediction(path, run, case_id, written_ns):
-    """What a prediction adds to a view; `written_ns` makes a newer file be read."""
-    case, _ = read_case(run, case_id)
-    try:
-        prediction = load_prediction(path, case.dose_mask)
-    except UserError as error:
-        return dict(missing=f"This is the plan alone: {error}.")
-    error_gy = np.where(case.dose_mask, prediction.dose_gy - case.dose_gy, 0)
-    mae_gy = errors_gy(prediction.dose_gy, case.dose_gy, case.dose_mask)["mae_gy"]
-    return dict(prediction=prediction, error_gy=error_gy, mae_gy=mae_gy, missing="")
-
-
-def overlays(view):
-    """title -> Overlay, for what there is."""
-    plan = slices.Overlay(view.case.dose_gy, (0.0, float(np.ceil(1.1 * view.case.rx_gy))), isodoses_gy=view.isodoses_gy)
-    found = {"planned dose": plan}
-    if view.prediction is not None:
-        found[f"predicted dose, {view.method}"] = plan._replace(volume_gy=view.prediction.dose_gy)
-        found["predicted - planned"] = slices.Overlay(view.error_gy, (-view.end_gy, view.end_gy), ERROR_MAP, 0.5,
-                                                      full_from_gy=0.4 * view.end_gy)
-        if view.prediction.spread_gy is not None:
-            range_gy = (0.0, view.end_gy / 2)
-            found["spread of samples"] = slices.Overlay(view.prediction.spread_gy, range_gy, SPREAD_MAP, 0.25)
-    return found
-
-
-def render_view(view, size_px=300):
-    """title -> picture uint8 [H,W,3] with its colour bar below, from left to right."""
-    shown, (low_hu, high_hu) = overlays(view), view.ct_hu
-    pictures = slices.render_slices(view.case, view.plane, view.index, shown.values(), opacity=view.opacity,
-                                    structures=view.structures, box=view.box, window_hu=high_hu - low_hu,
-                                    level_hu=(low_hu + high_hu) / 2, size_px=size_px)
-    width_px = max(150, pictures[0].shape[1])  # what the bar needs
-    pictures = [np.pad(rgb, ((0, 0), (0, width_px - rgb.shape[1]), (0, 0))) for rgb in pictures]
-    bars = [slices.colour_bar(overlay.colours, overlay.range_gy, width_px) for overlay in shown.values()]
-    return {title: np.vstack(parts) for title, *parts in zip(shown, pictures, bars)}
-
-
-def read_out(view):
-    """The errors of the slice and of the patient in a sentence, or what is missing."""
-    where = f"{view.case.case_id}, {view.plane} slice {view.index}"
-    if view.prediction is None:
-        return f"{where}. {view.missing}"
-    mask, error_gy = (slices.take_slice(v, view.plane, view.index) for v in (view.case.dose_mask, view.error_gy))
-    here = f"{np.abs(error_gy[mask]).mean():.2f} Gy in this slice" if mask.any() else "no voxel in this slice"
-    return f"{where}. MAE inside the dose mask: {here}, {view.mae_gy:.2f} Gy in the patient."
-
-
-def draw_dvh(view, ax):
-    """Dose-volume histograms of the structures shown, planned as lines, predicted dashed."""
-    draw_dvhs(ax, view.case, view.prediction and view.prediction.dose_gy, view.structures)
-    ax.set_title("planned" + (f", dashed: predicted by {view.method}" if view.prediction is not None else ""))
-    if ax.lines:
-        ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def draw_static(run, case_id=None, method=None, plane="axial", index=None):
-    """The view that `explore` opens with as a figure: panels with colour bars, the read-out, DVHs."""
-    _, _, case_id, method, missing = find_choices(run, None, case_id, method)
-    view = open_view(run, case_id, method, plane, index)
-    panels = render_view(view, size_px=400)
-    height, width, _ = panels["planned dose"].shape
-    rows = 2 if len(panels) == 4 and width > 1.1 * height else 1  # wide panels in two rows
-    columns = max(3, len(panels)) if rows == 1 else 2
-    above_in = 0.3 + rows * (WIDTH_IN / columns * height / width + 0.3)
-    use_style()
-    figure = plt.figure(figsize=(WIDTH_IN, above_in + 2.6))
-    above, below = figure.subfigures(2, 1, height_ratios=(above_in, 2.6))
-    above.suptitle("\n".join(textwrap.wrap(missing + read_out(view), 115)), x=0.01, ha="left", fontsize=9)
-    for number, (title, rgb) in enumerate(panels.items(), 1):
-        ax = above.add_subplot(rows, columns, number, title=title)
-        ax.imshow(rgb)
-        ax.set_axis_off()
-    draw_dvh(view, below.add_subplot())
-    return figure
+NOTHING = "nothing"  # beside the first method
+PLANE_KEYS = {"a": "axial", "c": "coronal", "s": "sagittal"}
+MOVES = {"ArrowUp": 1, "ArrowRight": 1, "ArrowDown": -1, "ArrowLeft": -1, "PageUp": 10, "PageDown": -10, "Home": -10**6, "End": 10**6}
 
 
 def explore(run, methods=None, case_id=None, method=None, plane="axial"):
@@ -164,92 +35,203 @@ def make_controls(case_ids, methods, case_id, method, plane):
     return SimpleNamespace(
         case_id=widgets.Dropdown(options=case_ids, value=case_id, description="patient"),
         method=widgets.Dropdown(options=methods, value=method, description="method"),
+        beside=widgets.Dropdown(options=[NOTHING, *methods] if methods != [""] else [NOTHING], value=NOTHING, description="and beside"),
         plane=widgets.ToggleButtons(options=list(slices.PLANES), value=plane, style={"button_width": "80px"}),
+        layers=[toggle(name, name != "gamma") for name in LAYERS],
         opacity=widgets.FloatSlider(value=0.5, min=0, max=1, step=0.05, description="opacity"),
+        top_gy=widgets.BoundedFloatText(value=77, min=1, max=200, step=1, description="dose to / Gy", layout={"width": "170px"}),
         end_gy=widgets.FloatSlider(value=10, min=1, max=30, step=1, description="diff. ± Gy", readout_format=".0f"),
-        ct_hu=widgets.IntRangeSlider(value=(-160, 240), min=-1000, max=2000, step=10, description="CT / HU",
-                                     layout={"width": "380px"}),
+        ct_hu=widgets.IntRangeSlider(value=(-160, 240), min=-1000, max=2000, step=10, description="CT / HU", layout={"width": "380px"}),
         colours=toggle("dose colours"), contours=toggle("structures"), isodoses=toggle("isodoses / Gy", False),
         isodoses_gy=widgets.FloatsInput(format=".1f"),
-        index=widgets.IntSlider(description="slice", continuous_update=True, layout={"width": "98%"}))
+        index=widgets.IntSlider(description="slice", continuous_update=True, layout={"width": "98%"}),
+        step=widgets.IntSlider(description="step", continuous_update=True, layout={"width": "98%", "display": "none"}))
 
 
 class Explorer:
     """The controls and the pictures that follow them; `widget` holds both."""
 
     def __init__(self, run, case_ids, methods, case_id, method, missing, plane):
-        self.run, self.missing, self.opened = run, missing, None
+        self.run, self.missing, self.opened, self.anew, self.gammas = run, missing, None, {}, {}
         c = self.controls = make_controls(case_ids, methods, case_id, method, plane)
-        self.note, self.dvh, self.structures, self.panels = widgets.HTML(), widgets.Image(), row(), row()
-        self.boxes = [widgets.VBox([widgets.HTML(), widgets.Image(format="jpeg")]) for _ in range(4)]
-        self.widget = widgets.VBox([row(c.case_id, c.method, c.plane), row(c.opacity, c.end_gy, c.ct_hu),
-                                    row(c.colours, c.contours, c.isodoses, c.isodoses_gy), self.structures, c.index,
-                                    self.note, self.panels, row(self.dvh)])
+        self.panels, self.note, self.dvh, self.structures, self.goals = Panels(), widgets.HTML(), widgets.Image(), row(), widgets.HTML()
+        self.anew_box = AnewBox(run, lambda: self.opened and self.opened.case, self.add_anew)
+        self.below = widgets.Accordion([self.goals, self.anew_box.widget, self.make_save_box()],
+                                       titles=("clinical goals", "sample anew", "save"), selected_index=None)
+        self.widget = widgets.VBox([row(c.case_id, c.method, c.beside, c.plane), row(*c.layers, c.opacity, c.top_gy, c.end_gy, c.ct_hu),
+                                    row(c.colours, c.contours, c.isodoses, c.isodoses_gy), self.structures, c.index, c.step,
+                                    self.note, self.panels, row(self.dvh), self.below])
+        self.panels.on_event(self.follow)
         self.open()
-        listen(self.open, c.case_id, c.method, c.plane)
-        listen(self.draw, c.index, c.opacity, c.end_gy, c.ct_hu, c.isodoses_gy, c.colours, c.contours, c.isodoses)
-        listen(self.draw_dvh, c.contours)
+        listen(self.open, c.case_id, c.method, c.beside, c.plane)
+        listen(self.draw, c.index, c.step, c.opacity, c.top_gy, c.end_gy, c.ct_hu, c.isodoses_gy, c.colours, c.contours, c.isodoses, *c.layers)
+        listen(self.draw_dvh, c.contours, c.step)
+
+    def make_save_box(self):
+        """Buttons that write the picture and the RTDOSE, and say where."""
+        picture, dose = (widgets.Button(description=name, layout={"width": "auto"}) for name in ("save the picture", "write the RTDOSE"))
+        self.saved = widgets.HTML()
+        self.dicom = widgets.Text(placeholder="the patient's DICOM folder", layout={"width": "260px"})
+        self.target = widgets.Text(placeholder="file to write, not below outputs", layout={"width": "260px"})
+        picture.on_click(lambda _: self.say_saved(self.save_picture))
+        dose.on_click(lambda _: self.say_saved(self.save_rtdose))
+        return widgets.VBox([row(picture), row(dose, self.dicom, self.target), self.saved])
 
     def open(self, _=None):
         """Another patient, method or plane; another method alone leaves the slice where it is."""
         before, c = self.opened, self.controls
+        methods = [c.method.value] + ([c.beside.value] if c.beside.value not in (NOTHING, c.method.value) else [])
         try:
-            view = self.opened = open_view(self.run, c.case_id.value, c.method.value, c.plane.value)
+            view = self.opened = open_view(self.run, c.case_id.value, methods, c.plane.value)
         except UserError as error:
-            self.opened, self.panels.children, self.dvh.value = None, (), b""
+            self.opened, self.panels.titles, self.panels.pictures, self.dvh.value, self.goals.value = None, [], [], b"", ""
             self.note.value = escape(f"{error}.")
             return
         other = before is None or before.case is not view.case
         if other:
-            borders = {name: f"8px solid {slices.structure_colour(name)}" for name in view.structures}
-            self.structures.children = [toggle(name, border_left=border) for name, border in borders.items()]
-            listen(self.draw, *self.structures.children)
-            listen(self.draw_dvh, *self.structures.children)
-            shares = [0.95 * rx for rx in view.case.prescription_gy.values()] + [0.5 * view.case.rx_gy]
-            c.isodoses_gy.value = c.isodoses_gy.value or sorted(set(shares), reverse=True)
+            self.forget_anew()
+            self.meet_patient(view)
         if other or before.plane != view.plane:
             with c.index.hold_trait_notifications():
                 c.index.max, c.index.value = view.case.shape[slices.PLANES[view.plane]] - 1, view.index
+        counts = [len(self.anew[m].estimates) for m in methods if m in self.anew]
+        c.step.layout.display = "" if any(counts) else "none"
+        c.step.max = max(counts, default=0)
+        c.step.value = c.step.max
+        self.anew_box.meet(c.method.value)
         self.draw()
         self.draw_dvh()
 
+    def meet_patient(self, view):
+        """Buttons and isodoses of a patient's own structures and prescriptions."""
+        c = self.controls
+        borders = {name: f"8px solid {slices.structure_colour(name)}" for name in view.structures}
+        self.structures.children = [toggle(name, border_left=border) for name, border in borders.items()]
+        listen(self.draw, *self.structures.children)
+        listen(self.draw_dvh, *self.structures.children)
+        shares = [0.95 * rx for rx in view.case.prescription_gy.values()] + [0.5 * view.case.rx_gy]
+        c.isodoses_gy.value = c.isodoses_gy.value or sorted(set(shares), reverse=True)
+        c.top_gy.value = view.top_gy
+
     def view(self):
         """The opened view as the controls want it."""
-        c = self.controls
-        shown = tuple(button.description for button in self.structures.children if button.value and c.contours.value)
-        return self.opened._replace(plane=c.plane.value, index=c.index.value, structures=shown, end_gy=c.end_gy.value,
-                                    opacity=c.opacity.value if c.colours.value else 0.0, ct_hu=c.ct_hu.value,
-                                    isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else ())
+        c, opened = self.controls, self.opened
+        chosen = tuple(button.description for button in self.structures.children if button.value and c.contours.value)
+        layers = tuple(button.description for button in c.layers if button.value)
+        shown = tuple(self.shown_as_wanted(one, "gamma" in layers) for one in opened.shown)
+        return opened._replace(shown=shown, plane=c.plane.value, index=c.index.value, structures=chosen, layers=layers,
+                               end_gy=c.end_gy.value, top_gy=c.top_gy.value, opacity=c.opacity.value if c.colours.value else 0.0,
+                               ct_hu=c.ct_hu.value, isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else ())
+
+    def shown_as_wanted(self, one, gamma):
+        """A method's dose: sampled anew where it was, at the step wanted, with its gamma index if that is wanted."""
+        final, step = self.anew.get(one.method, one), self.controls.step.value
+        if final.estimates and step < len(final.estimates):
+            final = at_step(self.opened.case, final, step, self.run.coarsen)
+        if not gamma or final.prediction is None:
+            return final
+        key = (self.opened.case.case_id, one.method, step if final.estimates else None)
+        if key not in self.gammas:
+            self.note.value = f"computing the gamma index of {escape(one.method)} …"
+            self.gammas[key] = with_gamma(self.opened.case, final).gamma
+        return final._replace(gamma=self.gammas[key])
 
     def draw(self, _=None):
         if self.opened is None:
             return
         view = self.view()
         panels = render_view(view)
-        for (title, rgb), box in zip(panels.items(), self.boxes):
-            caption, picture = box.children
-            caption.value, picture.value = f"<b>{escape(title)}</b>", slices.to_jpeg(rgb)
-        self.panels.children = self.boxes[: len(panels)]
-        self.note.value = escape(self.missing + read_out(view))
+        with self.panels.hold_sync():
+            self.panels.titles, self.panels.pictures = list(panels), [slices.to_jpeg(rgb) for rgb in panels.values()]
+        self.note.value = escape(self.missing + read_out(view) + self.step_text())
+
+    def step_text(self):
+        steps = next((self.anew[one.method].estimates for one in self.opened.shown if one.method in self.anew), ())
+        at = self.controls.step.value
+        return f" Dose estimate after network call {at + 1} of {len(steps)}, t = {steps[at][0]:.4g}." if at < len(steps) else ""
 
     def draw_dvh(self, _=None):
         if self.opened is None:
             return
         use_style()
-        figure, buffer = Figure(figsize=(WIDTH_IN, 2.6)), io.BytesIO()
-        draw_dvh(self.view(), figure.add_subplot())
+        view, figure, buffer = self.view(), Figure(figsize=(WIDTH_IN, 2.6)), io.BytesIO()
+        draw_dvh(view, figure.add_subplot())
         figure.savefig(buffer, format="png", dpi=110)
         self.dvh.value = buffer.getvalue()
+        doses = {one.method: one.prediction.dose_gy for one in view.shown if one.prediction is not None}
+        self.goals.value = goals_of(view.case, {"planned": view.case.dose_gy} | doses).to_html(border=0)
 
+    def follow(self, what, given):
+        """Wheel, key or pointer over the pictures."""
+        if self.opened is None:
+            return
+        c = self.controls
+        if what == "point":
+            inside = "x" in given and "y" in given
+            view = self.view()
+            self.panels.said = point_text(view, voxel_at(view, given["x"], given["y"])) if inside else ""
+        elif what == "wheel":
+            self.move(int(given["by"]))
+        elif given["key"] in PLANE_KEYS:
+            c.plane.value = PLANE_KEYS[given["key"]]
+        elif given["key"] in MOVES:
+            self.move(MOVES[given["key"]])
 
-def row(*children):
-    return widgets.HBox(children, layout={"flex_flow": "row wrap"})
+    def move(self, by):
+        index = self.controls.index
+        index.value = min(max(index.min, index.value + by), index.max)
+
+    def add_anew(self, case, title, prediction, estimates):
+        """A dose that was sampled anew becomes a method, shown beside the first."""
+        c = self.controls
+        if self.opened is None or case is not self.opened.case:
+            return
+        self.anew[title] = judged(case, title, prediction, estimates)
+        self.gammas = {key: gamma for key, gamma in self.gammas.items() if key[1] != title}
+        if title not in c.beside.options:
+            c.beside.options = [*c.beside.options, title]
+        if c.beside.value == title:
+            self.open()
+        else:
+            c.beside.value = title
+
+    def forget_anew(self):
+        """Another patient: what was sampled is not his."""
+        c, gone = self.controls, set(self.anew)
+        self.anew, self.gammas = {}, {}
+        if gone:
+            c.beside.value = NOTHING
+            c.beside.options = [option for option in c.beside.options if option not in gone]
+
+    def say_saved(self, save):
+        try:
+            self.saved.value = f"written: {escape(str(save()))}"
+        except (UserError, OSError) as error:
+            self.saved.value = escape(f"{error}.")
+
+    def save_picture(self):
+        """The view with its DVHs as a PNG below the experiment's folder."""
+        if self.opened is None:
+            raise UserError("there is nothing to save")
+        view = self.view()
+        name = f"{view.case.case_id}-{'-'.join(one.method for one in view.shown)}-{view.plane}-{view.index}"
+        path = self.run.folder / "pictures" / f"{''.join(c if c.isalnum() or c in '._-' else '_' for c in name)}.png"
+        figure = draw_view(view)
+        with written_whole(path) as temporary, open(temporary, "wb") as file:
+            figure.savefig(file, format="png", dpi=200)
+        plt.close(figure)
+        return path
+
+    def save_rtdose(self):
+        """The first method's dose that is seen, on the grid of the patient's DICOM."""
+        view = self.opened and self.view()
+        if not view or view.shown[0].prediction is None:
+            raise UserError("there is no predicted dose to write")
+        if not self.dicom.value or not self.target.value:
+            raise UserError("name the patient's DICOM folder and the file to write")
+        return write_rtdose(Path(self.target.value), view.shown[0].prediction.dose_gy, view.case, self.dicom.value,
+                            description="dose", method=view.shown[0].method)
 
 
 def toggle(name, on=True, **layout):
     return widgets.ToggleButton(on, description=name, layout=widgets.Layout(width="auto", **layout))
-
-
-def listen(action, *controls):
-    for control in controls:
-        control.observe(action, "value")

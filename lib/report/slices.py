@@ -28,7 +28,7 @@ font = lru_cache(ImageFont.load_default)
 
 
 class Overlay(NamedTuple):
-    """A quantity over the CT; where its magnitude is below `hidden_below_gy` the CT alone is seen."""
+    """A quantity over the CT, in Gy or in `unit`; where its magnitude is below `hidden_below_gy` the CT alone is seen."""
 
     volume_gy: np.ndarray  # [D,H,W]
     range_gy: tuple  # (low, high) of the colours
@@ -36,6 +36,7 @@ class Overlay(NamedTuple):
     hidden_below_gy: float = 2.0
     full_from_gy: float = 0.0  # below this magnitude the opacity falls in proportion
     isodoses_gy: tuple = ()  # drawn as lines in the colours of their values
+    unit: str = "Gy"
 
 
 def structure_colour(name):
@@ -169,10 +170,10 @@ def render_slice(case, plane, index, overlay=None, **look):
 
 
 @lru_cache(maxsize=64)
-def colour_bar(colours, range_gy, width_px=320):
-    """A strip uint8 [34,width_px,3] of the colours with ticks in Gy."""
+def colour_bar(colours, range_gy, width_px=320, unit="Gy"):
+    """A strip uint8 [34,width_px,3] of the colours with ticks in `unit`."""
     low, high = range_gy
-    left, right = 12, width_px - 30
+    left, right = 12, width_px - 14 - 8 * len(unit)
     strip = np.zeros((34, width_px, 3), np.uint8)
     strip[4:14, left:right] = colour_lut(colours)[np.linspace(0, 255, right - left).astype(int)]
     draw = ImageDraw.Draw(image := Image.fromarray(strip))
@@ -181,7 +182,7 @@ def colour_bar(colours, range_gy, width_px=320):
             x = left + (tick - low) / max(high - low, 1e-6) * (right - left - 1)
             draw.line([x, 14, x, 17], fill="white")
             draw.text((x, 25), f"{tick:g}", fill="white", font=font(12), anchor="mm")
-    draw.text((width_px - 4, 9), "Gy", fill="white", font=font(12), anchor="rm")
+    draw.text((width_px - 4, 9), unit, fill="white", font=font(12), anchor="rm")
     return np.asarray(image)
 
 

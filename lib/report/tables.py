@@ -2,7 +2,9 @@
 import numpy as np
 import pandas as pd
 
+from lib.cases.protocols import PROTOCOLS
 from lib.evaluation.compare import holm, interval, paired_difference, verdict
+from lib.evaluation.dvh import goal_values
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
 from lib.report.verdicts import one_each
@@ -155,6 +157,16 @@ def goals_predicted(rows):
             line[method] = f"{sum(p['predicted_met'] for p in pairs)} ({optional(off, '.1f')})" if pairs else ""
         frame.append(line)
     return headed(frame, "goal")
+
+
+def goals_of(case, doses_gy):
+    """Clinical goals of one patient's structures, each by title -> dose [D,H,W]: its value and whether it is met."""
+    values = {title: goal_values(case, dose_gy) for title, dose_gy in doses_gy.items()}
+    units = {goal.text: goal.unit for goal in PROTOCOLS[case.site].goals}
+    frame = [{"goal": text} | {title: "" if v[text][0] is None else f"{v[text][0]:.1f} {unit} {'✓' if v[text][1] else '✗'}"
+                               for title, v in values.items()}
+             for text, unit in units.items() if any(v[text][0] is not None for v in values.values())]
+    return headed(frame or [{"goal": "none can be judged"}], "goal")
 
 
 def indices(rows):

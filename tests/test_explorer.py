@@ -1,0 +1,259 @@
+"""The explorer without a browser: what a view shows, what lies under the pointer, and that the pictures follow every control."""
+import numpy as np
+import pytest
+
+from lib import train as command
+from lib.cases.case import Case, save_case
+from lib.cases.cohort import VERSION, summarise
+from lib.experiment import Experiment
+from lib.features import load_samples
+from lib.files import write_json
+from lib.inference import on_case_grid, predict_doses, usual_sampling
+from lib.predictions import prediction_path, save_prediction
+from lib.report import explorer, slices, views
+from lib.report.anew import Stopped, sample_anew, samplers_of, sampling_of
+from toys import toy_cohort
+
+SHAPE, SPACING_MM = (12, 16, 20), (5.0, 2.0, 2.0)
+
+
+def make_case(case_id="pt_1"):
+    rng = np.random.default_rng(3)
+    target = np.zeros(SHAPE, bool)
+    target[:, SHAPE[1] // 4 : SHAPE[1] // 2, SHAPE[2] // 4 : SHAPE[2] // 2] = True
+    dose_gy = np.where(target, 70.0, 1.0).astype(np.float32)
+    return Case(case_id, rng.integers(-50, 50, SHAPE).astype(np.int16), dose_gy, {"PTV70": target, "SpinalCord": np.roll(target, 4, 2)},
+                np.ones(SHAPE, bool), SPACING_MM, {"PTV70": 70.0}, "head-and-neck")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """An experiment on four made-up patients; the baseline has predicted pt_1, ddpm with spread pt_1 and pt_2."""
+    monkeypatch.chdir(tmp_path)
+    ids, folder = ["pt_1", "pt_2", "pt_3", "pt_4"], tmp_path / "cohort"
+    for case_id in ids:
+        save_case(make_case(case_id=case_id), folder / f"{case_id}.npz")
+    cases = {i: summarise(make_case(case_id=i), folder / f"{i}.npz") for i in ids}
+    split = dict(train=["pt_4"], validation=[], test=ids[:3])
+    write_json(folder / "card.json", dict(version=VERSION, name="cohort", source="made up", site="head-and-neck",
+                                          cases=cases, split=split, left_out={}))
+    run = Experiment("try", str(folder), 0, 2, [], 42, "cpu", "32")
+    dose_gy = np.full([n // 2 for n in SHAPE], 3.0)
+    save_prediction(prediction_path(run.folder, "baseline", "pt_1"), dose_gy, 2)
+    for case_id in ids[:2]:
+        save_prediction(prediction_path(run.folder, "ddpm", case_id), dose_gy, 2, spread_gy=0.1 * dose_gy)
+    return run
+
+
+def open_explorer(run, **first):
+    return explorer.Explorer(run, *views.find_choices(run, **first), "axial")
+
+
+def test_every_layer_and_its_error_is_shown(run):
+    view = views.open_view(run, "pt_1", ["ddpm"])
+    assert list(views.render_view(view)) == ["planned dose", "ddpm: predicted dose", "ddpm: predicted - planned", "ddpm: spread of samples"]
+    inside = view.case.masks["PTV70"].mean()
+    error_gy = inside * 67 + (1 - inside) * 2  # 3 Gy predicted everywhere, 70 in the target and 1 beyond planned
+    assert view.shown[0].mae_gy == pytest.approx(error_gy, abs=1e-3)
+    assert f"{error_gy:.2f} Gy in the patient" in views.read_out(view)
+    assert view.case.masks["PTV70"][view.index].any()
+
+
+def test_two_methods_stand_side_by_side(run):
+    view = views.open_view(run, "pt_1", ["baseline", "ddpm"])
+    assert list(views.render_view(view._replace(layers=("difference",)))) == [
+        "planned dose", "baseline: predicted dose", "baseline: predicted - planned", "ddpm: predicted dose", "ddpm: predicted - planned"]
+    said = views.read_out(view)
+    assert "baseline: MAE" in said and "ddpm: MAE" in said
+
+
+def test_without_spread_or_prediction_there_are_fewer_panels_and_a_sentence(run):
+    assert len(views.render_view(views.open_view(run, "pt_1", ["baseline"]))) == 3
+    alone = views.open_view(run, "pt_2", ["baseline"])
+    assert list(views.render_view(alone)) == ["planned dose"]
+    assert "pt_2 has no prediction by baseline" in views.read_out(alone)
+
+
+def test_a_damaged_prediction_is_said_and_the_plan_is_shown(run):
+    prediction_path(run.folder, "baseline", "pt_1").write_bytes(b"damaged")
+    view = views.open_view(run, "pt_1", ["baseline"])
+    assert "damaged" in views.read_out(view) and len(views.render_view(view)) == 1
+
+
+def test_choices_are_the_predicted_patients_or_else_the_test_patients(run):
+    assert views.find_choices(run)[:4] == (["pt_1", "pt_2"], ["baseline", "ddpm"], "pt_1", "baseline")
+    chosen = views.find_choices(run, case_id="pt_3", method="flow")
+    assert chosen[2:4] == ("pt_1", "baseline") and "pt_3" in chosen[4] and "flow" in chosen[4]
+    empty = Experiment("other", run.cohort, 0, 2, [], 42, "cpu", "32")
+    case_ids, methods, case_id, method, missing = views.find_choices(empty, case_id="pt_2", method="ddpm")
+    assert (case_ids, methods, case_id, method) == (["pt_1", "pt_2", "pt_3"], [""], "pt_2", "")
+    assert "no prediction" in missing
+
+
+@pytest.mark.parametrize("plane", slices.PLANES)
+def test_the_voxel_under_the_pointer_is_the_one_that_is_drawn_there(run, plane):
+    view = views.open_view(run, "pt_1", ["ddpm"], plane)._replace(box=(slice(1, 11), slice(2, 15), slice(3, 19)), index=5)
+    shape = slices.take_slice(view.case.ct_hu, plane, 5, view.box).shape
+    height, width = slices.slice_size_px(shape, SPACING_MM, plane, view.size_px)
+    drawn = slices.take_slice(view.case.ct_hu, plane, 5, view.box)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            voxel = views.voxel_at(view, (column + 0.5) * width / shape[1], (row + 0.5) * height / shape[0])
+            assert view.case.ct_hu[voxel] == drawn[row, column] and voxel[slices.PLANES[plane]] == 5
+    assert views.voxel_at(view, width + 1, 1) is None and views.voxel_at(view, 1, height + 20) is None and views.voxel_at(view, -1, 1) is None
+
+
+def test_the_read_out_gives_the_arrays_values(run):
+    view = views.open_view(run, "pt_1", ["baseline", "ddpm"])
+    voxel = tuple(np.argwhere(view.case.masks["PTV70"])[0])
+    text = views.point_text(view, voxel)
+    for part in (f"CT {view.case.ct_hu[voxel]} HU", "planned 70.00 Gy", "baseline 3.00 Gy (-67.00)", "ddpm 3.00 Gy (-67.00)",
+                 "spread 0.30 Gy", "PTV70"):
+        assert part in text
+    assert views.point_text(view, None) == ""
+
+
+def test_gamma_is_one_more_layer(run):
+    shown = open_explorer(run, method="ddpm")
+    shown.controls.layers[2].value = True
+    assert shown.panels.titles[-1] == "ddpm: gamma, 3 % 3 mm"
+    [gamma] = shown.gammas.values()
+    assert gamma[0, 0, 0] == 0 and gamma[shown.opened.case.masks["PTV70"]].max() == 2.0  # below 10 % not judged; 67 Gy off: the largest
+
+
+def test_the_pictures_follow_the_controls(run):
+    shown = open_explorer(run, method="ddpm")
+    controls, panels = shown.controls, shown.panels
+    assert len(panels.pictures) == 4 and controls.index.max == SHAPE[0] - 1
+    controls.plane.value = "sagittal"
+    assert controls.index.max == SHAPE[2] - 1
+    for control, value in ((controls.isodoses, True), (controls.opacity, 0.1), (controls.top_gy, 20.0), (controls.ct_hu, (0, 20)),
+                           (controls.contours, False), (controls.colours, False)):
+        before = panels.pictures[0]
+        control.value = value
+        assert panels.pictures[0] != before, control
+    controls.index.value, controls.method.value = 7, "baseline"
+    assert controls.index.value == 7 and len(panels.pictures) == 3
+    controls.beside.value = "ddpm"
+    assert len(panels.pictures) == 6
+    controls.case_id.value, controls.beside.value = "pt_2", "nothing"
+    assert len(panels.pictures) == 1 and "no prediction" in shown.note.value
+    (run.open_cohort().path("pt_1")).write_bytes(b"damaged")
+    views.read_case.cache_clear()
+    controls.case_id.value = "pt_1"
+    assert "damaged" in shown.note.value and not panels.pictures
+    shown.follow("wheel", {"by": 1})  # does nothing, breaks nothing
+
+
+def test_wheel_keys_and_pointer_do_what_they_say(run):
+    shown = open_explorer(run, method="ddpm")
+    index = shown.controls.index
+    index.value = 3
+    for what, given, expected in (("wheel", {"by": 2}, 5), ("key", {"key": "ArrowDown"}, 4), ("key", {"key": "End"}, SHAPE[0] - 1),
+                                  ("wheel", {"by": 5}, SHAPE[0] - 1), ("key", {"key": "Home"}, 0)):
+        shown.follow(what, given)
+        assert index.value == expected
+    shown.follow("point", {"x": 1.0, "y": 1.0})
+    assert "planned 1.00 Gy" in shown.panels.said and "voxel z 0" in shown.panels.said
+    shown.follow("point", {})
+    assert shown.panels.said == ""
+    shown.follow("key", {"key": "c"})
+    assert shown.controls.plane.value == "coronal"
+
+
+def test_dvhs_and_goals_follow_the_structures_and_methods(run):
+    shown = open_explorer(run, method="ddpm")
+    assert "PTV70" in shown.goals.value and "✗" in shown.goals.value and "✓" in shown.goals.value
+    before = shown.dvh.value
+    shown.structures.children[0].value = False
+    assert shown.dvh.value != before
+
+
+def test_the_picture_is_saved_and_the_rtdose_asks_for_its_folder(run):
+    shown = open_explorer(run, method="ddpm")
+    shown.say_saved(shown.save_picture)
+    [path] = (run.folder / "pictures").glob("*.png")
+    assert str(path) in shown.saved.value and path.read_bytes().startswith(b"\x89PNG")
+    shown.say_saved(shown.save_rtdose)
+    assert "DICOM folder" in shown.saved.value
+    shown.dicom.value, shown.target.value = str(run.folder), "pred.dcm"
+    shown.say_saved(shown.save_rtdose)
+    assert "written" not in shown.saved.value and not list(run.folder.parent.rglob("*.dcm"))
+
+
+def test_names_are_shown_as_text(run):
+    shown = open_explorer(run, method="ddpm")
+    shown.missing = "<script>alert(1)</script>"
+    shown.draw()
+    assert "<script>" not in shown.note.value
+
+
+@pytest.mark.parametrize("experiment", ["try", "other"])
+def test_the_static_picture_is_drawn_with_and_without_predictions(run, experiment):
+    figure = views.draw_static(Experiment(experiment, run.cohort, 0, 2, [], 42, "cpu", "32"), "pt_1", "ddpm", "coronal")
+    figure.canvas.draw()
+    views.plt.close(figure)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with tiny networks of four kinds, trained for an epoch."""
+    folder = tmp_path_factory.mktemp("anew")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        toy_cohort(folder / "toys", n=6, shape=(16, 16, 16))
+        (folder / "p.yaml").write_text("{experiment: try, cohort: toys, coarsen: 1, precision: '32', methods: [baseline, gaussian, flow, "
+                                       "refine], train: {epochs: 1, base_channels: 8, validate_every: 9}}")
+        command.main(["p.yaml"])
+    return folder
+
+
+@pytest.fixture
+def trained_run(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return Experiment("try", "toys", 0, 1, [], 42, "cpu", "32")
+
+
+@pytest.mark.parametrize("method, calls", [("baseline", 0), ("gaussian", 0), ("flow", 3), ("refine", 3)])
+def test_sampling_anew_is_what_the_studies_do(trained_run, method, calls):
+    run, predictor = trained_run, trained_run.load_predictor(method)
+    cohort, heard = run.open_cohort(), []
+    case = cohort.load(cohort.split["test"][0])
+    sampling = sampling_of(predictor, next(iter(samplers_of(predictor.method))), 3, 42)
+    assert sampling._replace(solver="ddim") == usual_sampling(predictor.config, 3)
+    prediction, estimates = sample_anew(run, predictor, case, sampling, 2, lambda *told: heard.append(told), lambda: False)
+    members = (0, 1) if predictor.method.sampled else (0,)
+    [doses] = predict_doses(predictor, load_samples(cohort, [case.case_id], 1), usual_sampling(predictor.config, 3), members, batch_size=1)
+    expected_gy = on_case_grid(doses, case, 1).mean(axis=0)
+    assert np.allclose(prediction.dose_gy, expected_gy, atol=1e-4)
+    assert len(estimates) == calls and [done for done, _ in heard] == list(range(1, 2 * calls + 1))
+    assert (prediction.spread_gy is not None) == predictor.method.sampled
+
+
+def test_a_sampling_that_is_stopped_gives_nothing(trained_run):
+    predictor = trained_run.load_predictor("flow")
+    case = trained_run.open_cohort().load("toy_1")
+    with pytest.raises(Stopped):
+        sample_anew(trained_run, predictor, case, sampling_of(predictor, "midpoint", 50, 1), 1, lambda *_: None, lambda: True)
+
+
+def test_a_dose_sampled_anew_stands_beside_the_kept_one_with_its_steps(trained_run):
+    case_id = trained_run.open_cohort().split["test"][0]
+    save_prediction(prediction_path(trained_run.folder, "flow", case_id), np.full((16, 16, 16), 3.0), 1)
+    shown = open_explorer(trained_run, method="flow")
+    box = shown.anew_box
+    box.n_steps.value, box.members.value = 4, 2
+    box.start.click()
+    box.thread.join(60)
+    title = "flow anew, Euler, 4 steps, seed 42, mean of 2"
+    assert "sampled by flow" in box.said.value and box.bar.value == box.bar.max == 8 and not box.start.disabled
+    assert shown.controls.beside.value == title and f"{title}: spread of samples" in shown.panels.titles
+    assert shown.controls.step.max == 4 and shown.controls.step.layout.display == ""
+    final = shown.panels.pictures
+    shown.controls.step.value = 0
+    assert shown.panels.pictures != final and "network call 1 of 4" in shown.note.value
+    assert f"{title}: spread of samples" not in shown.panels.titles  # one sample's estimate has none
+    shown.controls.case_id.value = shown.controls.case_id.options[-1]
+    shown.anew_box.method = ""
+    shown.anew_box.meet("ddpm")
+    assert box.start.disabled and "no checkpoint" in box.said.value

@@ -1,0 +1,115 @@
+"""The explorer in JupyterLab in a real browser: it opens, follows wheel, keys, slider and pointer, samples anew, and asks no network."""
+import shutil
+
+import numpy as np
+import pytest
+
+from lab import jupyterlab, open_notebook
+from lib.experiment import ROOT, Experiment
+from lib.report import views
+from test_browser import browser, pytestmark  # noqa: F401  the fixture and the reason to skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A place of its own with the notebook, the cohort and the committed predictions of the quick report."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copy(ROOT / "notebooks" / "05_explore.ipynb", folder)
+    (folder / "outputs").mkdir()
+    (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
+    for part in ("predictions", "weights"):
+        shutil.copytree(ROOT / "outputs" / "phantom-quick" / part, folder / "outputs" / "phantom-quick" / part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(browser, folder):  # noqa: F811
+    """The notebook with all cells run; nothing may go wrong in the page or be asked of another machine."""
+    with jupyterlab(folder) as address:
+        opened, wrong = open_notebook(browser, address, "05_explore.ipynb")
+        opened.locator(".dose-panels[data-painted]").wait_for()
+        yield opened
+        opened.context.close()
+    assert not wrong
+
+
+def slider(page, name="slice"):
+    """Value of a slider as it is shown."""
+    return int(page.locator(".widget-slider", has_text=name).locator(".widget-readout").inner_text())
+
+
+def painted_after(page, action):
+    before = page.locator(".dose-panels").get_attribute("data-painted")
+    action()
+    page.wait_for_function("before => document.querySelector('.dose-panels').dataset.painted !== before", arg=before)
+
+
+def pixels(page):
+    return page.locator(".dose-panels canvas").first.evaluate("c => c.toDataURL()")
+
+
+def test_the_wheel_and_the_keys_turn_slices(page):
+    start, before = slider(page), pixels(page)
+    page.locator(".dose-panels canvas").first.hover()
+    painted_after(page, lambda: page.mouse.wheel(0, -100))
+    page.wait_for_function("v => [...document.querySelectorAll('.widget-slider')].some(s => s.innerText.includes('slice') && s.innerText.includes(v))", arg=str(start + 1))
+    assert slider(page) == start + 1 and pixels(page) != before
+    page.locator(".dose-panels").focus()
+    painted_after(page, lambda: page.keyboard.press("ArrowDown"))
+    page.wait_for_timeout(300)
+    assert slider(page) == start and pixels(page) == before
+
+
+def test_the_read_out_matches_the_arrays(page, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    run = Experiment("phantom-quick", "outputs/cohorts/phantom", 0, 2, [], 42, "cpu", "32")
+    view = views.open_view(run, *find(run))
+    canvas = page.locator(".dose-panels canvas").first
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 150.5, box["y"] + 80.5)
+    said = page.locator(".dose-panels .said")
+    said.filter(has_text="planned").wait_for()
+    scale = canvas.evaluate("c => c.width / c.getBoundingClientRect().width")
+    voxel = views.voxel_at(view._replace(index=slider(page)), 150.5 * scale, 80.5 * scale)
+    assert f"planned {view.case.dose_gy[voxel]:.2f} Gy" in said.inner_text() and f"CT {view.case.ct_hu[voxel]} HU" in said.inner_text()
+    page.mouse.move(2, 2)
+    page.wait_for_function("() => document.querySelector('.dose-panels .said').textContent === ''")
+
+
+def find(run):
+    _, _, case_id, method, _ = views.find_choices(run, method="baseline")
+    return case_id, [method]
+
+
+def test_a_hundred_slices_show_the_last_one(page):
+    """Faster than they can be drawn: what is seen in the end is where the wheel stopped."""
+    page.locator(".dose-panels").focus()
+    painted_after(page, lambda: page.keyboard.press("Home"))
+    page.wait_for_timeout(300)
+    page.locator(".dose-panels canvas").first.evaluate(
+        "c => { for (let i = 0; i < 12; i++) c.dispatchEvent(new WheelEvent('wheel', {deltaY: -1, bubbles: true, cancelable: true})); }")
+    page.wait_for_timeout(1500)
+    assert slider(page) == 12
+
+
+def test_the_page_says_what_is_wrong_and_goes_on(page):
+    """Sampling anew without a checkpoint is not offered, with a sentence."""
+    page.get_by_text("sample anew", exact=True).click()
+    page.get_by_text("train it to sample anew").wait_for()
+    assert page.get_by_role("button", name="sample", exact=True).is_disabled()
+
+
+def test_it_fits_a_narrow_window(page):
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.wait_for_timeout(500)
+    widths = page.locator(".dose-panels canvas").evaluate_all("all => all.map(c => c.getBoundingClientRect().width)")
+    assert widths and max(widths) <= 400
+    page.set_viewport_size({"width": 1400, "height": 1000})
+
+
+@pytest.mark.parametrize("plane", ["c", "s", "a"])
+def test_planes_by_key(page, plane):
+    page.locator(".dose-panels").focus()
+    shape = np.array(page.locator(".dose-panels canvas").first.evaluate("c => [c.height, c.width]"))
+    page.keyboard.press(plane)
+    page.wait_for_function("s => { const c = document.querySelector('.dose-panels canvas'); return c.height !== s[0] || c.width !== s[1]; }", arg=shape.tolist())
