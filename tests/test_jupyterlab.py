@@ -17,8 +17,7 @@ def folder(tmp_path_factory):
     shutil.copy(ROOT / "notebooks" / "05_explore.ipynb", folder)
     (folder / "outputs").mkdir()
     (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
-    for part in ("predictions", "weights"):
-        shutil.copytree(ROOT / "outputs" / "phantom-quick" / part, folder / "outputs" / "phantom-quick" / part)
+    shutil.copytree(ROOT / "outputs" / "phantom-quick" / "predictions", folder / "outputs" / "phantom-quick" / "predictions")
     return folder
 
 

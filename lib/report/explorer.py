@@ -21,8 +21,7 @@ from lib.report.tables import goals_of
 from lib.report.views import LAYERS, at_step, draw_dvh, draw_view, find_choices, judged, open_view, point_text, read_out, render_view, voxel_at, with_gamma
 
 NOTHING = "nothing"  # beside the first method
-PLANE_KEYS = {"a": "axial", "c": "coronal", "s": "sagittal"}
-MOVES = {"ArrowUp": 1, "ArrowRight": 1, "ArrowDown": -1, "ArrowLeft": -1, "PageUp": 10, "PageDown": -10, "Home": -10**6, "End": 10**6}
+KEPT = 6  # slices
 
 
 def explore(run, methods=None, case_id=None, method=None, plane="axial"):
@@ -53,18 +52,20 @@ class Explorer:
 
     def __init__(self, run, case_ids, methods, case_id, method, missing, plane):
         self.run, self.missing, self.opened, self.anew, self.gammas = run, missing, None, {}, {}
+        self.index, self.look, self.drawn = 0, 0, {}  # the slice shown; which look the slices kept in `drawn` have
         c = self.controls = make_controls(case_ids, methods, case_id, method, plane)
-        self.panels, self.note, self.dvh, self.structures, self.goals = Panels(), widgets.HTML(), widgets.Image(), row(), widgets.HTML()
+        self.panels, self.dvh, self.structures, self.goals = Panels(), widgets.Image(), row(), widgets.HTML()
         self.anew_box = AnewBox(run, lambda: self.opened and self.opened.case, self.add_anew)
         self.below = widgets.Accordion([self.goals, self.anew_box.widget, self.make_save_box()],
                                        titles=("clinical goals", "sample anew", "save"), selected_index=None)
         self.widget = widgets.VBox([row(c.case_id, c.method, c.beside, c.plane), row(*c.layers, c.opacity, c.top_gy, c.end_gy, c.ct_hu),
                                     row(c.colours, c.contours, c.isodoses, c.isodoses_gy), self.structures, c.index, c.step,
-                                    self.note, self.panels, row(self.dvh), self.below])
+                                    self.panels, row(self.dvh), self.below])
         self.panels.on_event(self.follow)
         self.open()
         listen(self.open, c.case_id, c.method, c.beside, c.plane)
-        listen(self.draw, c.index, c.step, c.opacity, c.top_gy, c.end_gy, c.ct_hu, c.isodoses_gy, c.colours, c.contours, c.isodoses, *c.layers)
+        listen(self.turn_to_slider, c.index)
+        listen(self.draw, c.step, c.opacity, c.top_gy, c.end_gy, c.ct_hu, c.isodoses_gy, c.colours, c.contours, c.isodoses, *c.layers)
         listen(self.draw_dvh, c.contours, c.step)
 
     def make_save_box(self):
@@ -84,16 +85,18 @@ class Explorer:
         try:
             view = self.opened = open_view(self.run, c.case_id.value, methods, c.plane.value)
         except UserError as error:
-            self.opened, self.panels.titles, self.panels.pictures, self.dvh.value, self.goals.value = None, [], [], b"", ""
-            self.note.value = escape(f"{error}.")
+            self.opened, self.dvh.value, self.goals.value = None, b"", ""
+            self.look += 1
+            self.panels.show(self.look, 0, {}, f"{error}.")
             return
         other = before is None or before.case is not view.case
         if other:
             self.forget_anew()
             self.meet_patient(view)
         if other or before.plane != view.plane:
-            with c.index.hold_trait_notifications():
-                c.index.max, c.index.value = view.case.shape[slices.PLANES[view.plane]] - 1, view.index
+            self.index = view.index
+            c.index.max = view.case.shape[slices.PLANES[view.plane]] - 1
+            c.index.value = view.index
         counts = [len(self.anew[m].estimates) for m in methods if m in self.anew]
         c.step.layout.display = "" if any(counts) else "none"
         c.step.max = max(counts, default=0)
@@ -119,7 +122,7 @@ class Explorer:
         chosen = tuple(button.description for button in self.structures.children if button.value and c.contours.value)
         layers = tuple(button.description for button in c.layers if button.value)
         shown = tuple(self.shown_as_wanted(one, "gamma" in layers) for one in opened.shown)
-        return opened._replace(shown=shown, plane=c.plane.value, index=c.index.value, structures=chosen, layers=layers,
+        return opened._replace(shown=shown, plane=c.plane.value, index=self.index, structures=chosen, layers=layers,
                                end_gy=c.end_gy.value, top_gy=c.top_gy.value, opacity=c.opacity.value if c.colours.value else 0.0,
                                ct_hu=c.ct_hu.value, isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else ())
 
@@ -132,18 +135,43 @@ class Explorer:
             return final
         key = (self.opened.case.case_id, one.method, step if final.estimates else None)
         if key not in self.gammas:
-            self.note.value = f"computing the gamma index of {escape(one.method)} …"
+            self.panels.note = f"computing the gamma index of {one.method} …"
             self.gammas[key] = with_gamma(self.opened.case, final).gamma
         return final._replace(gamma=self.gammas[key])
 
     def draw(self, _=None):
-        if self.opened is None:
-            return
-        view = self.view()
-        panels = render_view(view)
-        with self.panels.hold_sync():
-            self.panels.titles, self.panels.pictures = list(panels), [slices.to_jpeg(rgb) for rgb in panels.values()]
-        self.note.value = escape(self.missing + read_out(view) + self.step_text())
+        """The slice as the controls want it."""
+        self.look, self.drawn = self.look + 1, {}
+        self.show()
+
+    def show(self):
+        if self.opened is not None:
+            view = self.view()
+            self.panels.show(self.look, view.index, self.pictures_of(view), self.missing + read_out(view) + self.step_text())
+
+    def pictures_of(self, view):
+        """title -> JPEG bytes; the last few slices of this look are kept."""
+        if view.index not in self.drawn:
+            self.drawn[view.index] = {title: slices.to_jpeg(rgb) for title, rgb in render_view(view).items()}
+            if len(self.drawn) > KEPT:
+                del self.drawn[next(iter(self.drawn))]
+        return self.drawn[view.index]
+
+    def turn_to(self, index):
+        """Another slice; returns what is done when it is seen: the slider follows, and the next slice the same way round is sent ahead."""
+        low, high = self.controls.index.min, self.controls.index.max
+        before, self.index = self.index, min(max(low, index), high)
+        self.show()
+        return lambda: self.follow_up(self.index + (1 if self.index >= before else -1))
+
+    def follow_up(self, ahead):
+        self.controls.index.value = self.index
+        if 0 <= ahead <= self.controls.index.max:
+            self.panels.send_ahead(self.look, ahead, self.pictures_of(self.view()._replace(index=ahead)))
+
+    def turn_to_slider(self, change):
+        if self.opened is not None and change["new"] != self.index:
+            self.turn_to(change["new"])()
 
     def step_text(self):
         steps = next((self.anew[one.method].estimates for one in self.opened.shown if one.method in self.anew), ())
@@ -162,24 +190,19 @@ class Explorer:
         self.goals.value = goals_of(view.case, {"planned": view.case.dose_gy} | doses).to_html(border=0)
 
     def follow(self, what, given):
-        """Wheel, key or pointer over the pictures."""
+        """Wheel, key or pointer over the pictures; returns what is done after the answer, if anything."""
         if self.opened is None:
-            return
-        c = self.controls
-        if what == "point":
-            inside = "x" in given and "y" in given
+            return None
+        if what == "turn":
+            return self.turn_to(self.index + int(given["by"]))
+        if what == "plane":
+            self.controls.plane.value = given["plane"]
+        elif "x" in given and "y" in given:
             view = self.view()
-            self.panels.said = point_text(view, voxel_at(view, given["x"], given["y"])) if inside else ""
-        elif what == "wheel":
-            self.move(int(given["by"]))
-        elif given["key"] in PLANE_KEYS:
-            c.plane.value = PLANE_KEYS[given["key"]]
-        elif given["key"] in MOVES:
-            self.move(MOVES[given["key"]])
-
-    def move(self, by):
-        index = self.controls.index
-        index.value = min(max(index.min, index.value + by), index.max)
+            self.panels.said = point_text(view, voxel_at(view, given["x"], given["y"]))
+        else:
+            self.panels.said = ""
+        return None
 
     def add_anew(self, case, title, prediction, estimates):
         """A dose that was sampled anew becomes a method, shown beside the first."""

@@ -1,43 +1,62 @@
-// Pictures on canvases; one event at a time goes to the kernel, what happens meanwhile is joined.
-const KEYS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "PageUp", "PageDown", "Home", "End", "a", "c", "s"];
+// Pictures on canvases. One event at a time goes to the kernel, what happens meanwhile is joined; a slice that the kernel sent
+// before it was asked for, or that was seen a moment ago, is painted at once.
+const MOVES = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10, Home: -1e6, End: 1e6 };
+const PLANES = { a: "axial", c: "coronal", s: "sagittal" };
+const KEPT = 6;  // slices
+
+function element(name, className, role) {
+  const made = document.createElement(name);
+  made.className = className;
+  if (role) made.setAttribute("role", role);
+  return made;
+}
 
 function render({ model, el }) {
-  const root = document.createElement("div"), row = document.createElement("div"), said = document.createElement("div");
-  root.className = "dose-panels";
-  row.className = "row";
-  said.className = "said";
-  said.setAttribute("role", "status");
+  const root = element("div", "dose-panels"), note = element("div", "note", "status"), row = element("div", "row"), said = element("div", "said", "status");
   root.tabIndex = 0;
   root.setAttribute("aria-label", "dose slices; wheel, arrow and page keys change the slice, a, c and s the plane");
-  root.append(row, said);
+  root.append(note, row, said);
   el.append(root);
 
-  const canvases = [];
-  let newest = 0, number = 0, busy = false, wheel = 0, key = null, point = null;
+  const canvases = [], kept = new Map();  // slice -> promise of its decoded pictures, of one look
+  let look = null, newest = 0, number = 0, busy = false, turn = 0, plane = null, point = null;
 
-  async function show() {
-    const mine = ++newest, titles = model.get("titles");
-    const decoded = await Promise.all(model.get("pictures").map(bytes => createImageBitmap(new Blob([bytes]))));
-    if (mine === newest) {  // all at once, so that nothing flickers and no panel is a slice behind
-      while (canvases.length < decoded.length) add();
-      while (canvases.length > decoded.length) canvases.pop().parentElement.remove();
-      decoded.forEach((picture, i) => {
-        const canvas = canvases[i];
-        if (canvas.width !== picture.width) canvas.width = picture.width;
-        if (canvas.height !== picture.height) canvas.height = picture.height;
-        canvas.getContext("2d").drawImage(picture, 0, 0);
-        canvas.setAttribute("aria-label", titles[i]);
-        canvas.previousElementSibling.textContent = titles[i];
-      });
-      root.dataset.painted = mine;
-      root.dispatchEvent(new CustomEvent("painted"));
-    }
-    decoded.forEach(picture => picture.close());
+  function keep({ look: its, index, titles }, pictures) {
+    if (its !== look) forget();
+    look = its;
+    if (kept.has(index)) return kept.get(index);
+    const decoded = Promise.all(pictures.map(bytes => createImageBitmap(new Blob([bytes])))).then(images => ({ titles, images }));
+    kept.set(index, decoded);
+    if (kept.size > KEPT) drop(kept.keys().next().value);
+    return decoded;
+  }
+
+  function drop(index) {
+    kept.get(index).then(({ images }) => setTimeout(() => images.forEach(image => image.close()), 1000));  // it may be about to be painted
+    kept.delete(index);
+  }
+
+  function forget() { [...kept.keys()].forEach(drop); }
+
+  async function paint(decoded) {
+    const mine = ++newest, { titles, images } = await decoded;
+    if (mine !== newest) return;  // all at once, so that nothing flickers and no panel is a slice behind
+    while (canvases.length < images.length) add();
+    while (canvases.length > images.length) canvases.pop().parentElement.remove();
+    images.forEach((picture, i) => {
+      const canvas = canvases[i];
+      if (canvas.width !== picture.width) canvas.width = picture.width;
+      if (canvas.height !== picture.height) canvas.height = picture.height;
+      canvas.getContext("2d").drawImage(picture, 0, 0);
+      canvas.setAttribute("aria-label", titles[i]);
+      canvas.previousElementSibling.textContent = titles[i];
+    });
+    root.dataset.painted = mine;
+    root.dispatchEvent(new CustomEvent("painted"));
   }
 
   function add() {
-    const figure = document.createElement("figure"), caption = document.createElement("figcaption"), canvas = document.createElement("canvas");
-    canvas.setAttribute("role", "img");
+    const figure = element("figure", ""), caption = element("figcaption", ""), canvas = element("canvas", "", "img");
     figure.append(caption, canvas);
     row.append(figure);
     canvases.push(canvas);
@@ -52,35 +71,44 @@ function render({ model, el }) {
   function send() {
     if (busy) return;
     let message = null;
-    if (wheel) { message = { what: "wheel", by: wheel }; wheel = 0; }
-    else if (key) { message = { what: "key", key }; key = null; }
+    if (turn) {
+      const there = kept.get(model.get("shown").index + turn);
+      if (there) paint(there);
+      message = { what: "turn", by: turn };
+      turn = 0;
+    }
+    else if (plane) { message = { what: "plane", plane }; plane = null; }
     else if (point) { message = { what: "point", ...point }; point = null; }
     if (!message) return;
     busy = true;
     model.send({ ...message, number: ++number });
   }
 
-  const answered = message => { if (message.answered === number) { busy = false; send(); } };
-  const say = () => { said.textContent = model.get("said"); };
+  const show = () => paint(keep(model.get("shown"), model.get("pictures")));
+  const say = () => { note.textContent = model.get("note"); said.textContent = model.get("said"); };
+  const hear = ({ answered, ahead }, buffers) => {
+    if (ahead && ahead.look === look) keep(ahead, buffers);
+    if (answered === number) { busy = false; send(); }
+  };
   row.addEventListener("wheel", event => {
     event.preventDefault();
-    wheel -= Math.sign(event.deltaY);
+    turn -= Math.sign(event.deltaY);
     send();
   }, { passive: false });
   root.addEventListener("keydown", event => {
-    if (!KEYS.includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!(event.key in MOVES || event.key in PLANES) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();  // JupyterLab has its own use for them
-    key = event.key;
+    if (event.key in MOVES) turn += MOVES[event.key]; else plane = PLANES[event.key];
     send();
   });
   root.addEventListener("pointerdown", () => root.focus({ preventScroll: true }));
-  model.on("change:pictures", show);
-  model.on("change:said", say);
-  model.on("msg:custom", answered);
+  model.on("change:shown", show);
+  model.on("change:note change:said", say);
+  model.on("msg:custom", hear);
   show();
   say();
-  return () => { model.off("change:pictures", show); model.off("change:said", say); model.off("msg:custom", answered); };
+  return () => { model.off("change:shown", show); model.off("change:note change:said", say); model.off("msg:custom", hear); forget(); };
 }
 
 export default { render };
