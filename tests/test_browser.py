@@ -95,3 +95,42 @@ def test_the_page_fits_the_window(page, width):
 def test_the_contents_lead_to_their_sections(page):
     for link in page.locator("nav a").all():
         assert page.locator(link.get_attribute("href")).count() == 1
+
+
+def test_a_table_sorts_by_the_column_that_is_clicked_and_back(page):
+    table = page.locator(".scroll table").first
+    button = table.locator("thead button").nth(1)
+
+    def column():
+        return [float(text.split()[0]) for text in table.locator("tbody tr td:nth-of-type(1)").all_inner_texts()]
+
+    button.click()
+    assert column() == sorted(column()) and table.locator("th[aria-sort=ascending]").count() == 1
+    button.focus()
+    page.keyboard.press("Enter")
+    assert column() == sorted(column(), reverse=True) and table.locator("th[aria-sort=descending]").count() == 1
+    table.locator("thead button").first.click()
+    names = table.locator("tbody th").all_inner_texts()
+    assert names[:2] == ["baseline", "control"]
+
+
+def test_figures_and_tables_are_numbered_as_they_appear(page):
+    for what, selector in (("Figure", "figcaption b"), ("Table", "caption b")):
+        assert page.locator(selector).all_text_contents() == [f"{what} {n}." for n in range(1, 1 + page.locator(selector).count())]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_the_page(page, scheme):
+    """Contrast of text and links against their background, WCAG 2.1: 4.5 at least."""
+    page.emulate_media(color_scheme=scheme)
+    for selector in ("p.small", "figcaption", "a", "td", "dl.answer dd"):
+        assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector
+
+
+CONTRAST = """node => {
+  const light = css => { const c = css.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+                         return 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2]; };
+  const paper = node => { const c = getComputedStyle(node).backgroundColor; return c !== 'rgba(0, 0, 0, 0)' || !node.parentElement ? c : paper(node.parentElement); };
+  const [a, b] = [light(getComputedStyle(node).color), light(paper(node))].sort((x, y) => y - x);
+  return (a + 0.05) / (b + 0.05);
+}"""

@@ -1,12 +1,18 @@
 """Sentences follow their numbers; the page escapes what it is given."""
+import shlex
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from lib.experiment import ROOT
 from lib.files import read_json, write_json, write_results
+from lib.parameters import load_params
 from lib.report import claims, html, published, style, tables, verdicts
+from lib.run import plan
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import sizes_of
 
@@ -62,7 +68,7 @@ def test_a_switch_that_cures_is_told_from_one_that_does_not():
     assert "there is no rise to be cured" in told_of_steps(step_rows({10: 6.0, 100: 3.0}), step_rows({10: 3.0, 100: 3.0}, "no clamp", group="sampler"))
 
 
-@pytest.mark.parametrize("worst, told", [(4.0, "no more than theory allows"), (5.0, "more than sampling alone explains")])
+@pytest.mark.parametrize("worst, told", [(4.0, "no more than theory allows**: `ddpm_v` 1.33"), (5.0, "more than sampling alone explains**: `ddpm_v` 1.67")])
 def test_a_cure_is_held_against_what_theory_allows(worst, told):
     """RMSE 1.3 times the MAE for sampler and regression alike: the ratio of the MAEs against 1.41."""
     assert told in told_of_steps(step_rows({1: 3.0, 10: worst}), step_rows({1: 3.0, 10: worst}, "ddpm_v", group="prediction"))
@@ -114,7 +120,7 @@ def test_a_method_sampled_in_fewer_steps_is_judged_to_its_last_and_does_not_shor
 def test_seeds_of_a_method_count_together_and_their_difference_is_told():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "baseline-seed43": 5.0, "ddpm": 4.6, "ddpm-standardised": 3.0})
     text = told_of_methods(rows)
-    assert "`ddpm`: +0.10" in text and "(1 seed and 2 seeds)" in text
+    assert "`ddpm` +0.10" in text and "Averaged over seeds: `baseline` (2)." in text
     assert "sampled differently" not in text
     ways = {"baseline": {"text": "one pass"}, "baseline-seed43": {"text": "2 steps"}}
     assert "sampled differently (one pass; 2 steps)" in told_of_methods(rows, samplings=ways)
@@ -139,12 +145,11 @@ def test_what_is_said_of_a_spread_follows_its_ratio_to_the_error(spread_gy, told
     text = verdicts.ensemble_verdict(found, 0.1)
     rival = verdicts.ensemble_verdict(found | dict(rows=[r | dict(source="baseline") for r in rows], factors={"baseline": 1.5}), 0.1)
     assert ("says little of its doubt" in rival) == (spread_gy == 0.5) and "disguise" not in rival
-    assert told in text and "averaging helps" in text and "floor / b 2.00" in text and "40 calls" in text
-    assert "infinitely many has, by the law, an RMSE of 2.00 Gy" in text
-    assert "50 %: 40 to 51 %, 95 %: 80 to 94 %" in text and "calibrated after it" in text
+    assert told in text and "averaging helps" in text and "`ddpm_v` 2.00" in text and "40 calls" in text
+    assert "promise within 5 points**: `ddpm_v` (times 1.50: 51 of 50 %, 94 of 95 %)" in text
 
 
-@pytest.mark.parametrize("regression_gy, told", [(1.95, "(no more than 1.05)"), (1.85, "(more than 1.05)"), (3.0, "(no more than 1.05)")])
+@pytest.mark.parametrize("regression_gy, told", [(1.95, "**no more than 1.05**: `ddpm_v`"), (1.85, ": **more than 1.05**: `ddpm_v`"), (3.0, "**no more than 1.05**: `ddpm_v`")])
 def test_the_mean_of_infinitely_many_is_held_against_the_regression(regression_gy, told):
     rows = [ensemble_row("ddpm_v", 2.0, 3.0, f"p{i}") for i in range(4)]
     regression_rows = [dict(mae_gy=1.0, rmse_gy=regression_gy)] * 4
@@ -183,6 +188,25 @@ def test_tables_sort_methods_by_error():
     assert list(tables.comparison(rows).index) == ["baseline", "ddpm", "control"]
 
 
+def test_the_first_table_has_one_form_of_each_method_over_its_seeds():
+    table = tables.key(method_rows({"control": 8.0, "baseline": 4.0, "baseline-seed43": 5.0, "flow": 4.6, "flow, mean of 3": 4.0}), 0.1)
+    assert list(table.index) == ["flow, mean of 3", "baseline", "control"]
+    assert table.loc["baseline", "MAE / Gy"].startswith("4.50 [") and table.loc["flow, mean of 3", "so it is"] == "lower"
+    assert table.loc["flow, mean of 3", "less the baseline's / Gy"].startswith("-0.50 [")
+
+
+def test_the_lowest_error_is_named_with_its_interval():
+    text = verdicts.best_result(dict(rows=method_rows({"control": 1.0, "baseline": 4.0, "flow": 3.0})))
+    assert text.startswith("`flow`, MAE 3.00 [") and "the plain U-Net 4.00 [" in text
+    assert verdicts.best_result(dict(rows=method_rows({"baseline": 4.0, "flow": 5.0}))).endswith("in the dose mask.")
+
+
+def test_the_squared_error_is_split_by_setting_and_steps():
+    rows = [dict(setting="flow", n_steps=n, floor_gy2=floor, b_gy2=2.0) for n in (5, 50) for floor in (1.0, n / 5)]
+    table = tables.decomposition(rows, [dict(rmse_gy=2.0)])
+    assert list(table["sum / Gy²"]) == ["3.0", "7.5", "4.0"] and list(table["floor / Gy²"]) == ["1.0", "5.5", ""]
+
+
 def test_structures_count_the_patients_that_have_them():
     table = tables.structure_errors(method_rows({"baseline": 4.0, "control": 8.0}))
     assert list(table.index) == ["Rectum (n = 9)"] and list(table.iloc[0]) == ["4.00", "8.00"]
@@ -194,7 +218,7 @@ def test_wide_tables_show_one_form_of_each_method():
 
 
 def test_hostile_names_are_escaped():
-    assert "<script>" not in html.table(tables.headed([{"case": "<script>alert(1)</script>", "b": "<b>"}], "case"))
+    assert "<script>" not in html.table(count(1), tables.headed([{"case": "<script>alert(1)</script>", "b": "<b>"}], "case"), "<script>")
     assert "<script>" not in html.bullets("- `<script>` **<b>**")
 
 
@@ -203,6 +227,15 @@ def test_a_report_of_nothing_says_what_is_missing(tmp_path):
     html.build_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "has not been run" in page
+
+
+def test_the_commands_to_run_it_again_pass_the_runners_checks(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for line in html.again("phantom-quick") + html.again("openkbp-small"):
+        words = shlex.split(line)
+        given = [words[i + 1] for i, word in enumerate(words) if word == "-p"]
+        stages = plan(load_params(words[3], given), words[3])
+        assert any(s.parameters.get("n_steps") == [5, 25, 100] for s in stages) == bool(given)
 
 
 def finished(folder, mae_gy):

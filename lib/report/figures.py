@@ -3,7 +3,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from lib.evaluation.compare import interval, paired_difference
-from lib.report.style import colour, panels
+from lib.report.style import colour, dashes, panels
 from lib.report.verdicts import over_seeds, ranked
 from lib.studies.rows import by_method
 
@@ -13,8 +13,8 @@ def training_curves(histories):
     figure, (left, right) = panels(2)
     for method, rows in histories.items():
         validated = [row for row in rows if row["validation_mae_gy"] is not None]
-        left.plot([r["epoch"] for r in rows], [r["loss"] for r in rows], color=colour(method), label=method)
-        right.plot([r["epoch"] for r in validated], [r["validation_mae_gy"] for r in validated], "o-", color=colour(method), label=method)
+        left.plot([r["epoch"] for r in rows], [r["loss"] for r in rows], dashes(method), color=colour(method), label=method)
+        right.plot([r["epoch"] for r in validated], [r["validation_mae_gy"] for r in validated], f"o{dashes(method)}", color=colour(method), label=method)
     positive = all(row["loss"] > 0 for rows in histories.values() for row in rows)  # a likelihood's may be below 0
     left.set(xlabel="epoch", ylabel="training loss")
     left.set_yscale("log" if positive else "symlog", **({} if positive else {"linthresh": 0.1}))

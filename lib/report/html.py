@@ -1,6 +1,8 @@
 """The report: one self-contained page per experiment, and the executed notebooks as pages beside it."""
 import base64
 import re
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import jinja2
@@ -8,42 +10,44 @@ import nbformat
 from markupsafe import Markup, escape
 from nbconvert import HTMLExporter
 
+from lib.experiment import OUTPUTS, ROOT
 from lib.files import read_json, write_text
 from lib.report import tables
-from lib.report.scrubber import SCRIPT, scrubbers, step_scrubber
-from lib.report.verdicts import answer, answer_on_spread, answer_on_steps, comparison_verdict, ensemble_verdict, ranked, steps_verdict
+from lib.report.scrubber import scrubbers, step_scrubber
+from lib.report.verdicts import (answer, answer_on_spread, answer_on_steps, best_result, comparison_verdict, ensemble_verdict, ranked,
+                                 steps_verdict)
 
 HERE = Path(__file__).parent
 CAPTIONS = {
-    "fig1_ddpm_training_curves": "Figure 1. A, training loss of each method's own kind. B, error on validation patients during training, averaged weights.",
-    "fig2_sampling_steps_ablation": "Figure 2. Error against the number of sampling steps, the start noise the same everywhere. A, by where "
+    "fig1_ddpm_training_curves": "A, training loss of each method's own kind. B, error on validation patients during training, averaged weights.",
+    "fig2_sampling_steps_ablation": "Error against the number of sampling steps, the start noise the same everywhere. A, by where "
     "sampling starts, the network that predicts noise. B, by what the network predicts. Bands are 95 % intervals over patients; dashed, the regression.",
-    "fig3_ensemble_averaging": "Figure 3. A, error of a mean of n members; ticks at n = 1 are single members. B, squared error "
+    "fig3_ensemble_averaging": "A, error of a mean of n members; ticks at n = 1 are single members. B, squared error "
     "against 1 / n: the intercept is the floor that no averaging removes. Dashed, the regression on the same patients.",
-    "fig4_model_comparison": "Figure 4. Error of every method on the test patients, a dot per patient, the mean with its 95 % interval. "
+    "fig4_model_comparison": "Error of every method on the test patients, a dot per patient, the mean with its 95 % interval. "
     "A, in the dose mask. B, over the whole volume, air included.",
-    "fig5_key_finding": "Figure 5. Paired difference of every method to the baseline with its 95 % interval. The grey band is the margin "
+    "fig5_key_finding": "Paired difference of every method to the baseline with its 95 % interval. The grey band is the margin "
     "that a difference must exceed to be called one.",
-    "fig6_dose_panels": "Figure 6. Planned and predicted doses of one test patient through the middle of the target, with the 95 % and "
+    "fig6_dose_panels": "Planned and predicted doses of one test patient through the middle of the target, with the 95 % and "
     "50 % isodoses, and below the difference predicted - planned where it exceeds 1 Gy. Of a sampled method the mean of its samples.",
-    "fig7_dvhs": "Figure 7. Dose-volume histograms of the same patient: planned as lines, predicted dashed.",
-    "fig8_switches": "Figure 8. One switch at a time from the reference's setting: by how much more sampling steps change the error, with 95 % "
+    "fig7_dvhs": "Dose-volume histograms of the same patient: planned as lines, predicted dashed.",
+    "fig8_switches": "One switch at a time from the reference's setting: by how much more sampling steps change the error, with 95 % "
     "intervals over patients. Right of the grey band, more steps hurt; inside it, they change nothing.",
-    "fig9_noise_levels": "Figure 9. Each network is shown the planned dose with noise of level t and asked once: error of the dose it then sees. "
+    "fig9_noise_levels": "Each network is shown the planned dose with noise of level t and asked once: error of the dose it then sees. "
     "Dashed, the regression, which sees no dose.",
-    "fig10_bias_and_spread": "Figure 10. Expected squared error of one sample, split into what no averaging removes and the samples' variance.",
-    "fig11_trajectories": "Figure 11. The dose estimate after so many network calls, one slice of one validation patient, from one start noise; at the right as planned.",
-    "fig12_calibration": "Figure 12. A, error against spread, voxels of all test patients in bins of their spread; on the line the spread tells the error. "
+    "fig10_bias_and_spread": "Expected squared error of one sample, split into what no averaging removes and the samples' variance.",
+    "fig11_trajectories": "The dose estimate after so many network calls, one slice of one validation patient, from one start noise; at the right as planned.",
+    "fig12_calibration": "A, error against spread, voxels of all test patients in bins of their spread; on the line the spread tells the error. "
     "B, share of voxels whose planned dose lies in the central interval: as sampled (filled), and with one factor chosen on validation patients (open).",
-    "fig13_accuracy_and_cost": "Figure 13. Error against network calls per patient; diamonds are means of several samples.",
+    "fig13_accuracy_and_cost": "Error against network calls per patient; diamonds are means of several samples.",
     "fig0_planned_dvhs": "Planned dose-volume histograms of the cohort by structure.",
     "fig0_patients": "Patients of the cohort, those with findings first: planned dose on CT, axial and coronal.",
 }
 SPEED_CAPTIONS = {
-    "fig14_speed": "Figure 14. How many times as fast each part is as the straightforward way, median and range of pairs taken in turn.",
-    "fig15_limits": "Figure 15. Achieved rate of arithmetic against counted operations a byte, below what the same device reaches in a large "
+    "fig14_speed": "How many times as fast each part is as the straightforward way, median and range of pairs taken in turn.",
+    "fig15_limits": "Achieved rate of arithmetic against counted operations a byte, below what the same device reaches in a large "
     "matrix product and a large copy; with the share of the product's rate.",
-    "fig16_costs": "Figure 16. Time against size, and the power of the size with which it grows.",
+    "fig16_costs": "Time against size, and the power of the size with which it grows.",
 }
 
 
@@ -66,20 +70,37 @@ def contents(folder):
     data, steps, ensemble, comparison = (results.get(name) for name in
                                          ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"))
     published = folder / "results" / "published.json"
+    methods = ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()
     return dict(
-        name=folder.name, css=Markup((HERE / "report.css").read_text(encoding="utf-8")), data=data, steps=steps, ensemble=ensemble,
-        comparison=comparison, speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
-        step_scrubber=step_scrubber(folder), script=Markup(SCRIPT),
-        scrubbers=scrubbers(folder, ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()), figure=lambda name: figure(folder, name), table=table, tables=tables, markdown=bullets,
-        answer=Markup(" ").join(map(inline, whole_answer(steps, ensemble, comparison))) if comparison else "",
-        verdicts=written_verdicts(steps, ensemble, comparison), pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
+        name=folder.name, css=file_text("report.css"), script=file_text("report.js"), data=data, steps=steps, ensemble=ensemble, comparison=comparison,
+        speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
+        figure=partial(figure, folder, count(1)), table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
+        step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods),
+        answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder.name),
+        verdicts=written_verdicts(steps, ensemble, comparison),
+        pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )
 
 
-def whole_answer(steps, ensemble, comparison):
-    """Accuracy, the anomaly, the spread: a sentence or two each."""
+def again(experiment):
+    """The commands that run an experiment again: as it was, and sampled in at most 100 steps."""
+    params = f"params/{experiment}.yaml" if (ROOT / "params" / f"{experiment}.yaml").exists() else f"{OUTPUTS}/{experiment}/experiment.yaml"
+    steps = [f'-p ablation.{name}="[5, 25, 100]"' for name in ("n_steps", "others_steps", "few_steps")]
+    return [f"python -m lib.run {params}",
+            " ".join([f"python -m lib.run {params} -p experiment={experiment}-100", *steps, "-p ensemble.n_steps=100"])]
+
+
+def file_text(name):
+    """A file of this folder that goes into the page as it is."""
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
+def answers(steps, ensemble, comparison):
+    """What is asked -> its answer in a sentence or two."""
     margin_gy = comparison["margin_gy"]
-    return [answer(comparison, margin_gy), answer_on_steps(steps, margin_gy), answer_on_spread(ensemble)]
+    told = {"Accuracy": answer(comparison, margin_gy), "Lowest error": best_result(comparison), "More steps": answer_on_steps(steps, margin_gy),
+            "Its doubt": answer_on_spread(ensemble)}
+    return {asked: text for asked, text in told.items() if text}
 
 
 def written_verdicts(steps, ensemble, comparison):
@@ -89,20 +110,21 @@ def written_verdicts(steps, ensemble, comparison):
     return {name: write(found[name], found[name]["margin_gy"]) for name, write in written.items() if found[name]}
 
 
-def figure(folder, name):
-    """An <img> with the PNG inside, its caption below; a sentence if the figure was not made."""
+def figure(folder, numbers, name):
+    """An <img> with the PNG inside, its numbered caption below; a sentence if the figure was not made."""
     path = folder / "figures" / f"{name}.png"
     if not path.exists():
         return Markup("<p class=missing>{} was not made in this run.</p>").format(name)
     data = base64.b64encode(path.read_bytes()).decode()
     caption = (CAPTIONS | SPEED_CAPTIONS)[name]
-    return Markup('<figure id="{}"><img alt="{}" src="data:image/png;base64,{}"><figcaption>{} <a href="figures/{}.pdf">PDF</a>'
-                  "</figcaption></figure>").format(name, caption, data, caption, name)
+    return Markup('<figure id="{}"><img alt="{}" src="data:image/png;base64,{}"><figcaption><b>Figure {}.</b> {} <a href="figures/{}.pdf">PDF</a>'
+                  "</figcaption></figure>").format(name, caption, data, next(numbers), caption, name)
 
 
-def table(frame):
-    """A data frame as an HTML table whose cells are escaped."""
-    return Markup('<div class="scroll">{}</div>').format(Markup(frame.to_html(escape=True, border=0, na_rep="")))
+def table(numbers, frame, caption):
+    """A data frame as an HTML table whose cells are escaped, with its numbered caption; its columns sort at a click."""
+    body = Markup(frame.to_html(escape=True, border=0, na_rep="").split(">", 1)[1])
+    return Markup('<div class="scroll"><table><caption><b>Table {}.</b> {}</caption>{}</div>').format(next(numbers), caption, body)
 
 
 def bullets(text):
@@ -121,8 +143,7 @@ def notebook_page(path):
     """An executed notebook in the report's own look, its code folded."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(without_widgets(nbformat.read(path, as_version=4)))
-    css = Markup((HERE / "report.css").read_text(encoding="utf-8"))
-    return environment().get_template("notebook.html.jinja").render(title=path.stem, css=css, body=Markup(body))
+    return environment().get_template("notebook.html.jinja").render(title=path.stem, css=file_text("report.css"), body=Markup(body))
 
 
 def without_widgets(notebook):

@@ -21,30 +21,6 @@ from lib.report.steps_figures import shade_of
 
 PATIENTS, METHODS, SLICES = 2, 3, 22
 SIZE_PX, COLUMNS, QUALITY = 176, 8, 40
-SCRIPT = """
-for (const view of document.querySelectorAll(".scrub")) {
-  const range = view.querySelector("input"), select = view.querySelector("select"), said = view.querySelector("output");
-  const frames = [...view.querySelectorAll(".frame")], labels = JSON.parse(view.dataset.labels);
-  const width = +view.dataset.width, height = +view.dataset.height, columns = +view.dataset.columns;
-  const show = () => {
-    const i = +range.value;
-    for (const frame of frames) frame.style.backgroundPosition = `${-(i % columns) * width}px ${-Math.floor(i / columns) * height}px`;
-    said.value = labels[i];
-  };
-  const choose = () => { if (select) for (const one of view.querySelectorAll("[data-method]")) one.hidden = one.dataset.method !== select.value; };
-  range.addEventListener("input", show);
-  if (select) select.addEventListener("change", choose);
-  view.querySelector(".frames").addEventListener("wheel", event => {
-    const before = range.value;
-    range.value = +before - Math.sign(event.deltaY);
-    if (range.value === before) return;  // at the end the page scrolls on
-    event.preventDefault();
-    show();
-  }, {passive: false});
-  show();
-  choose();
-}
-"""
 
 
 def step_scrubber(folder):

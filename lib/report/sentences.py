@@ -20,6 +20,21 @@ def span(difference, unit="Gy"):
     return f"{difference.mean:+.2f} {unit} (95 % interval {difference.low:+.2f} to {difference.high:+.2f}, n = {difference.n})"
 
 
+def short_span(difference):
+    """"+0.31 [+0.10, +0.52]"; says when there is no interval."""
+    if difference.low is None:
+        return f"{difference.mean:+.2f} (no interval with n = {difference.n})"
+    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+
+
+def told_by(pairs):
+    """Pairs (what is said, of whom) as "said: whom, whom; said: whom"."""
+    groups = {}
+    for said, whom in pairs:
+        groups.setdefault(said, []).append(whom)
+    return "; ".join(f"**{said}**: {', '.join(whom)}" for said, whom in groups.items())
+
+
 def cohort(cohort, rows):
     """Who is in the cohort."""
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())

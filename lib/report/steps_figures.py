@@ -4,7 +4,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lib.evaluation.compare import interval
 from lib.report.slices import colour_lut
-from lib.report.style import RAMP, colour, panels, sns
+from lib.report.style import RAMP, colour, dashes, panels, sns
 from lib.report.verdicts import change, compared_steps, curve, settings_of, with_reach
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import grouped
@@ -46,8 +46,8 @@ def tick_steps(ax, steps):
 
 
 def draw_curve(ax, x, groups, line, label):
-    """Means of groups of values with the 95 % interval over patients as a band."""
-    ax.plot(x, [np.mean(values) for values in groups], "o-", color=line, label=label)
+    """Means of groups of values with the 95 % interval over patients as a band; `label` decides whether it is dashed."""
+    ax.plot(x, [np.mean(values) for values in groups], f"o{dashes(label)}", color=line, label=label)
     if len(groups[0]) >= 3:
         bounds = np.array([interval(values) for values in groups])
         ax.fill_between(x, bounds[:, 0], bounds[:, 1], color=line, alpha=0.15, linewidth=0)

@@ -32,6 +32,11 @@ def colour(method):
     return COLOURS.get(kind(method), "#333333")
 
 
+def dashes(method):
+    """Line style: a method trained once more with something else ("ddpm_v-minsnr") is dashed."""
+    return "--" if kind(method) in COLOURS and method.split(",")[0] != kind(method) else "-"
+
+
 def save_figure(figure, folder, name):
     """Write figures/<name>.png and .pdf under the experiment's folder, without dates, so that reruns are equal.
 

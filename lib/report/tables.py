@@ -7,7 +7,8 @@ from lib.evaluation.compare import holm, interval, paired_difference, verdict
 from lib.evaluation.dvh import goal_values
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
-from lib.report.verdicts import one_each
+from lib.report.sentences import short_span
+from lib.report.verdicts import one_each, over_seeds
 from lib.studies.rows import by_method, grouped, sizes_of
 
 
@@ -54,6 +55,17 @@ def step_costs(rows):
     return headed(frame, "setting")
 
 
+def decomposition(rows, regression_rows):
+    """Expected squared error of one sample / Gy² as floor and spread, at the fewest and the most steps that were split."""
+    frame = []
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        for n in sorted({row["n_steps"] for row in rows if row["setting"] == setting}):
+            floor, b = (np.mean([r[key] for r in rows if (r["setting"], r["n_steps"]) == (setting, n)]) for key in ("floor_gy2", "b_gy2"))
+            frame.append({"setting": setting, "steps": n, "floor / Gy²": f"{floor:.1f}", "spread / Gy²": f"{b:.1f}", "sum / Gy²": f"{floor + b:.1f}"})
+    mse = np.mean([row["rmse_gy"] ** 2 for row in regression_rows])
+    return headed([*frame, {"setting": "regression", "steps": "", "floor / Gy²": "", "spread / Gy²": "", "sum / Gy²": f"{mse:.1f}"}], "setting")
+
+
 def ensemble(rows, regression_rows, rx_gy):
     """Expected errors by ensemble size, the law of averages and the spread, a column per source of members."""
     columns = {}
@@ -95,6 +107,20 @@ def calibration(found):
                       "CRPS / Gy": f"{np.mean([r['crps_gy'] for r in before]):.2f} → {np.mean([r['crps_gy'] for r in after]):.2f}",
                       "DVH points in the members' range / %": f"{np.mean([r['dvh_band_pct'] for r in before if r['dvh_band_pct'] is not None]):.0f}"})
     return headed(frame, "source")
+
+
+def key(rows, margin_gy):
+    """The report's first table: one form of each method, seeds averaged, against the baseline; sorted by MAE."""
+    chosen = {row["method"] for row in one_each(rows)}
+    values = {name: of_patients for name, (of_patients, _) in over_seeds(rows).items() if name in chosen}
+    frame = []
+    for name in sorted(values, key=lambda name: np.mean(values[name])):
+        own, d = [row for row in rows if row["method"] == name], paired_difference(values[name], values["baseline"])
+        frame.append({"method": name, "MAE / Gy": with_interval(values[name]),
+                      "less the baseline's / Gy": "" if name == "baseline" else short_span(d), "so it is": "" if name == "baseline" else verdict(d, margin_gy),
+                      "dose score / Gy": f"{np.mean([r['dose_score_gy'] for r in own]):.2f}",
+                      "DVH score / Gy": f"{np.mean([e for r in own for e in r['dvh_errors_gy']]):.2f}"})
+    return headed(frame, "method")
 
 
 def comparison(rows):

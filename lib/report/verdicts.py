@@ -3,10 +3,10 @@ import math
 
 import numpy as np
 
-from lib.evaluation.compare import paired_difference, verdict
+from lib.evaluation.compare import interval, paired_difference, verdict
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.methods import METHODS, find_method, kind
-from lib.report.sentences import CANNOT, bullets, plural, span
+from lib.report.sentences import CANNOT, bullets, short_span, span, told_by
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import by_method, grouped, seeds_of, sizes_of
 
@@ -68,8 +68,7 @@ def steps_verdict(found, margin_gy):
     lines.append(switches_sentence(rows, margin_gy))
     lines += [undertraining_sentence(rows, margin_gy)] if settings_of(rows, "training") else []
     lines += level_sentences(found["level_rows"], regression_rows, found["method"])
-    lines += [cure_sentence(rows, regression_rows, name) for name in settings_of(rows, "prediction")]
-    lines += decomposition_sentences(found["decomposition"], regression_rows)
+    lines += theory_sentences(rows, regression_rows)
     return bullets(lines)
 
 
@@ -120,54 +119,53 @@ def level_sentences(level_rows, regression_rows, method):
     return lines
 
 
-def cure_sentence(rows, regression_rows, name):
+def theory_sentences(rows, regression_rows):
     """Theory: exact posterior samples have at most sqrt(2) times the RMSE of the conditional mean, whatever the steps."""
-    rmse = {n: np.mean(values) for n, values in curve(rows, name, "rmse_gy").items()}
-    regressed = np.mean([row["rmse_gy"] for row in regression_rows])
-    ratio, most = theory_ratio(rows, regression_rows, name), max(rmse)
-    told = "no more than theory allows an exact sampler" if ratio <= ROOT2 else "more than sampling alone explains"
-    single = f" (one step {rmse[1]:.2f} Gy)" if 1 in rmse else ""
-    return (f"`{name}`: RMSE {rmse[most]:.2f} Gy at {most} steps{single}, at most {ratio:.2f} times the smaller of the regression's "
-            f"({regressed:.2f} Gy) and its own one-step value; theory allows {ROOT2:.2f}: {told}.")
-
-
-def decomposition_sentences(decomposition, regression_rows):
-    """How much of the squared error at the most steps is bias (floor) and how much is spread (b)."""
-    mse = np.mean([row["rmse_gy"] ** 2 for row in regression_rows])
-    lines = []
-    for setting in dict.fromkeys(row["setting"] for row in decomposition):
-        own = [row for row in decomposition if row["setting"] == setting]
-        few, most = min(r["n_steps"] for r in own), max(r["n_steps"] for r in own)
-        parts = [f"floor {np.mean([r['floor_gy2'] for r in own if r['n_steps'] == n]):.1f} + spread "
-                 f"{np.mean([r['b_gy2'] for r in own if r['n_steps'] == n]):.1f} Gy² at {plural(n, 'step')}" for n in (few, most)]
-        lines.append(f"Squared error of one sample, **{setting}**: {parts[0]}, {parts[1]}; the regression has {mse:.1f} Gy².")
-    return lines
+    names = settings_of(rows, "prediction")
+    if not names:
+        return []
+    told = {True: "no more than theory allows", False: "more than sampling alone explains"}
+    ratios = {name: theory_ratio(rows, regression_rows, name) for name in names}
+    return [f"Theory allows an exact sampler, at any number of steps, {ROOT2:.2f} times the smaller of the regression's RMSE and its own one-step "
+            f"value. The largest found: {told_by([(told[ratio <= ROOT2], f'`{name}` {ratio:.2f}') for name, ratio in ratios.items()])}."]
 
 
 # --- ensembles ---
 
 
 def ensemble_verdict(found, margin_gy):
-    """What averaging does for each source of members, how wide and how calibrated its spread is. `found`: the study's results."""
+    """What averaging does, how near floor and b are to theory, how far the spread can be believed. `found`: the study's results."""
     mse = np.mean([r["rmse_gy"] ** 2 for r in found["regression_rows"]])
     crps = np.mean([r["mae_gy"] for r in found["regression_rows"]])
-    lines = [source_sentence([r for r in found["rows"] if r["source"] == source], source, mse, factor, margin_gy)
-             for source, factor in found["factors"].items()]
-    return bullets([*lines, price_sentence(found["rows"], crps)])
+    of_source = {source: [r for r in found["rows"] if r["source"] == source] for source in found["factors"]}
+    laws = {source: (np.mean([r["floor_gy2"] for r in rows]), np.mean([r["b_gy2"] for r in rows])) for source, rows in of_source.items()}
+    ratios = {source: spread_skill_ratio([r["spread_skill"] for r in rows]) for source, rows in of_source.items()}
+    covered = {source: recalibrated_text(rows, found["factors"][source]) for source, rows in of_source.items()}
+    return bullets([
+        averaging_sentence(of_source, margin_gy),
+        "floor / b, 1 for an exact posterior: " + ", ".join(f"`{source}` {floor / b:.2f}" for source, (floor, b) in laws.items()) + ".",
+        f"The mean of infinitely many has, by the law of averages, this many times the regression's RMSE: {limits_text(laws, mse)}.",
+        "Spread over error: " + told_by([(told_ratio(ratio, source), f"`{source}` {ratio:.2f}") for source, ratio in ratios.items()]) + ".",
+        "With one factor on the spread, chosen on validation patients: " + told_by(covered.values()) + ".",
+        price_sentence(found["rows"], crps)])
 
 
-def source_sentence(rows, source, mse, factor, margin_gy):
-    """Averaging, floor and b against theory and the regression, spread against error, before and after one factor on it."""
-    sizes = sizes_of(rows)
-    d = paired_difference([r["mae_gy"][sizes[-1]] for r in rows], [r["mae_gy"][sizes[0]] for r in rows])
-    told = {"lower": "averaging helps", "equal": "averaging changes nothing", "higher": "averaging hurts"}.get(
-        verdict(d, margin_gy), f"whether averaging helps {CANNOT}")
-    floor, b = np.mean([r["floor_gy2"] for r in rows]), np.mean([r["b_gy2"] for r in rows])
-    ratio, limit = spread_skill_ratio([r["spread_skill"] for r in rows]), math.sqrt(floor / mse)
-    kept = "no more than" if limit <= WITHIN else "more than"
-    return (f"**{source}**: {told} ({span(d)} from n = {sizes[0]} to {sizes[-1]}); floor / b {floor / b:.2f} (an exact posterior: 1); the mean of "
-            f"infinitely many has, by the law, an RMSE of {math.sqrt(floor):.2f} Gy, {limit:.2f} times the regression's ({kept} {WITHIN:.2f}); spread {np.mean([r['spread_dose_mask_gy'] for r in rows]):.2f} Gy, over "
-            f"error {ratio:.2f} (calibrated: 1): {told_ratio(ratio, source)}. {recalibration_text(rows, factor)}")
+def averaging_sentence(of_source, margin_gy):
+    """Whether the mean of all members has a smaller error than one of them."""
+    told = {"lower": "averaging helps", "equal": "averaging changes nothing", "higher": "averaging hurts"}
+    pairs = []
+    for source, rows in of_source.items():
+        most = sizes_of(rows)[-1]
+        d = paired_difference([r["mae_gy"][most] for r in rows], [r["mae_gy"]["1"] for r in rows])
+        pairs.append((told.get(verdict(d, margin_gy), f"whether it helps {CANNOT}"), f"`{source}` {short_span(d)} (n = {most})"))
+    return "MAE of the mean of n members less that of one / Gy: " + told_by(pairs) + "."
+
+
+def limits_text(laws, mse):
+    """source and RMSE of the mean of infinitely many over the regression's, by whether it is near."""
+    limits = {source: math.sqrt(floor / mse) for source, (floor, _) in laws.items()}
+    return told_by([(f"no more than {WITHIN:.2f}" if limit <= WITHIN else f"more than {WITHIN:.2f}", f"`{source}` {limit:.2f}")
+                    for source, limit in limits.items()])
 
 
 def told_ratio(ratio, source):
@@ -177,17 +175,14 @@ def told_ratio(ratio, source):
     return "too sure of itself" if ratio < 0.9 else "about calibrated" if ratio <= 1.1 else "more cautious than it need be"
 
 
-def recalibration_text(rows, factor):
-    """One factor on the spread, chosen on validation patients, judged on the test patients."""
-    def covered(judged, level):
-        return float(np.mean([r["coverage_pct"][level] for r in judged]))
-
+def recalibrated_text(rows, factor):
+    """(what one factor on the spread, chosen on validation patients, does on the test patients; the source with it)."""
     after = [r["recalibrated"] for r in rows]
-    levels = list(after[0]["coverage_pct"])
-    said = ", ".join(f"{level} %: {covered(rows, level):.0f} to {covered(after, level):.0f} %" for level in levels)
-    miss = max(abs(covered(after, level) - float(level)) for level in levels)
-    told = "calibrated after it" if miss <= 5 else "one factor does not calibrate it"
-    return f"With its spread times {factor:.2f} its intervals hold the planned dose in {said} of the voxels: {told}."
+    covered = {level: float(np.mean([r["coverage_pct"][level] for r in after])) for level in after[0]["coverage_pct"]}
+    miss = max(abs(share - float(level)) for level, share in covered.items())
+    told = "its intervals hold what they promise within 5 points" if miss <= 5 else "one factor does not calibrate it"
+    shares = ", ".join(f"{share:.0f} of {level} %" for level, share in covered.items())
+    return told, f"`{rows[0]['source']}` (times {factor:.2f}: {shares})"
 
 
 def price_sentence(rows, regression_mae_gy):
@@ -228,8 +223,7 @@ def comparison_verdict(found, margin_gy):
     rows, values = found["rows"], by_method(found["rows"])
     best = ranked(rows)[0]
     lines = [f"The lowest error is that of `{best}`: MAE {np.mean(values[best]):.2f} Gy in the dose mask."]
-    seeds = over_seeds(rows)
-    lines += [difference_sentence(seeds, method, margin_gy) for method in seeds if method not in ("baseline", "control")]
+    lines.append(differences_sentence(over_seeds(rows), margin_gy))
     lines += seed_sentences(values, found["samplings"])
     control = paired_difference(values["control"], values["baseline"])
     lines.append(f"The control without a network has {np.mean(values['control']):.2f} Gy, {span(control)} against the baseline.")
@@ -245,12 +239,17 @@ def beats_control(values, method, margin_gy):
     return verdict(paired_difference(values["control"], values[method]), margin_gy) == "higher"
 
 
-def difference_sentence(seeds, method, margin_gy):
-    d = paired_difference(seeds[method][0], seeds["baseline"][0])
-    told = {"higher": "worse than the baseline", "lower": "better than the baseline",
-            "equal": f"within {margin_gy:g} Gy of the baseline"}.get(verdict(d, margin_gy), f"whether it differs from the baseline {CANNOT}")
-    counts = " and ".join(plural(seeds[name][1], "seed") for name in (method, "baseline"))
-    return f"`{method}`: {span(d)} against the baseline ({counts}); {told}."
+def differences_sentence(seeds, margin_gy):
+    """Every method against the baseline by what can be said of the difference; seeds of a method are averaged."""
+    told = {"higher": "worse", "lower": "better", "equal": f"within {margin_gy:g} Gy"}
+    pairs = []
+    for method in seeds:
+        if method not in ("baseline", "control"):
+            d = paired_difference(seeds[method][0], seeds["baseline"][0])
+            pairs.append((told.get(verdict(d, margin_gy), f"whether they differ {CANNOT}"), f"`{method}` {short_span(d)}"))
+    several = ", ".join(f"`{name}` ({n})" for name, (_, n) in seeds.items() if n > 1)
+    return ("Against the baseline, MAE / Gy: " + (told_by(pairs) if pairs else "nothing else was trained")
+            + (f". Averaged over seeds: {several}." if several else "."))
 
 
 def seed_sentences(values, samplings):
@@ -320,11 +319,23 @@ def answer_on_spread(found):
     """The second half of the answer: is the spread worth having?"""
     if not found:
         return ""
-    told = []
-    for source in dict.fromkeys(r["source"] for r in found["rows"]):
-        ratio = spread_skill_ratio([r["spread_skill"] for r in found["rows"] if r["source"] == source])
-        told.append(f"`{source}` {ratio:.2f}")
-    crps = {source: np.mean([r["crps_gy"] for r in found["rows"] if r["source"] == source]) for source in dict.fromkeys(r["source"] for r in found["rows"])}
+    sources = dict.fromkeys(r["source"] for r in found["rows"])
+    ratios = {source: spread_skill_ratio([r["spread_skill"] for r in found["rows"] if r["source"] == source]) for source in sources}
+    nearest, farthest = (pick(ratios, key=lambda source: abs(math.log(ratios[source]))) for pick in (min, max))
+    crps = {source: np.mean([r["crps_gy"] for r in found["rows"] if r["source"] == source]) for source in sources}
     best = min(crps, key=crps.get)
-    return (f"As a statement of doubt: spread over error is {', '.join(told)} (1 is calibrated), and the lowest CRPS is that of `{best}`, "
-            f"{crps[best]:.2f} Gy.")
+    return (f"Spread over error is between {ratios[nearest]:.2f} (`{nearest}`) and {ratios[farthest]:.2f} (`{farthest}`), 1 is calibrated; the lowest "
+            f"CRPS, which rewards a sharp and honest spread, is that of `{best}`, {crps[best]:.2f} Gy.")
+
+
+def best_result(found):
+    """Which result has the lowest error, with its interval, beside the baseline's."""
+    values = {name: of_patients for name, (of_patients, _) in over_seeds(found["rows"]).items() if name != "control"}
+    best = min(values, key=lambda name: np.mean(values[name]))
+    return f"`{best}`, MAE {mean_text(values[best])} Gy in the dose mask" + (
+        "." if best == "baseline" else f"; the plain U-Net {mean_text(values['baseline'])} Gy.")
+
+
+def mean_text(values):
+    low, high = interval(values) if len(values) >= 3 else (None, None)
+    return f"{np.mean(values):.2f}" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "")
