@@ -184,12 +184,17 @@ class StageFailed(Exception):
 
 
 def tidy(path):
-    """Take this machine's paths out of an executed notebook's metadata."""
+    """Take this machine's paths out of an executed notebook's metadata, and colours that nobody sees out of its figures."""
     import nbformat
+
+    from lib.report.pictures import smaller_png
 
     notebook = nbformat.read(path, as_version=4)
     for key in ("input_path", "output_path", "environment_variables"):
         notebook.metadata.get("papermill", {}).pop(key, None)
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}):
+            output.data["image/png"] = smaller_png(output.data["image/png"])
     nbformat.write(notebook, path)
 
 

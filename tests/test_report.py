@@ -1,4 +1,6 @@
 """Sentences follow their numbers; the page escapes what it is given."""
+import base64
+import io
 import shlex
 from itertools import count
 
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from lib.experiment import ROOT
 from lib.files import read_json, write_json, write_results
 from lib.parameters import load_params
-from lib.report import claims, html, published, style, tables, verdicts
+from lib.report import claims, html, pictures, published, style, tables, verdicts
 from lib.run import plan
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import sizes_of
@@ -64,7 +66,7 @@ def test_the_verdict_on_steps_follows_the_numbers(errors, told):
 def test_a_switch_that_cures_is_told_from_one_that_does_not():
     text = told_of_steps(step_rows({10: 3.0, 100: 6.0}), step_rows({10: 3.0, 100: 3.0}, "start held at t = 900"),
                          step_rows({10: 5.0, 100: 9.0}, "no clamp", group="sampler"), step_rows({10: 5.0, 100: 4.0}, "flow", group="prediction"))
-    assert "flat: start held at t = 900" in text and "still rising: no clamp" in text and "falling: flow" in text
+    assert "flat**: start held at t = 900" in text and "still rising**: no clamp" in text and "falling**: flow" in text
     assert "there is no rise to be cured" in told_of_steps(step_rows({10: 6.0, 100: 3.0}), step_rows({10: 3.0, 100: 3.0}, "no clamp", group="sampler"))
 
 
@@ -114,7 +116,7 @@ def test_a_method_sampled_in_fewer_steps_is_judged_to_its_last_and_does_not_shor
             + step_rows({10: 3.0, 100: 3.0}, "flow", group="prediction"))
     assert verdicts.compared_steps(rows) == (10, 250)
     text = verdicts.switches_sentence(rows, 0.1)
-    assert "Between" not in text and "still rising: no clamp" in text and "flat: flow (to 100)" in text
+    assert "Between" not in text and "still rising**: no clamp" in text and "flat**: flow (to 100)" in text
 
 
 def test_seeds_of_a_method_count_together_and_their_difference_is_told():
@@ -279,7 +281,19 @@ def test_a_figure_of_lines_is_written_with_few_colours_and_one_of_pictures_with_
         figure, (ax,) = style.panels(1)
         ax.plot([0, 1], [0, 1])
         if picture:
-            ax.imshow(np.random.default_rng(0).random((40, 40, 3)))
+            ax.imshow(np.random.default_rng(0).random((300, 300, 3)))
         style.save_figure(figure, tmp_path, name)
         drawn = Image.open(tmp_path / "figures" / f"{name}.png")
         assert (drawn.mode == "P") == (not picture) and (tmp_path / "figures" / f"{name}.pdf").stat().st_size > 1000
+
+
+def test_a_notebooks_figure_becomes_smaller_and_looks_the_same():
+    figure, (ax,) = style.panels(1)
+    ax.plot([0, 1, 2], [0, 1, 0.5])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    before = base64.b64encode(buffer.getvalue()).decode()
+    after = pictures.smaller_png(before)
+    assert len(after) < 0.6 * len(before)
+    seen, drawn = (np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"), float) for text in (after, before))
+    assert np.abs(seen - drawn).mean() < 0.5 and np.abs(seen - drawn).max() < 40

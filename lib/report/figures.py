@@ -3,7 +3,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from lib.evaluation.compare import interval, paired_difference
-from lib.report.style import colour, dashes, panels
+from lib.report.style import colour, dashes, panels, plain_ticks
 from lib.report.verdicts import over_seeds, ranked
 from lib.studies.rows import by_method
 
@@ -73,11 +73,12 @@ def accuracy_and_cost(rows, samplings):
         name, _, mean_of = method.partition(", mean of ")
         if name in samplings:
             points.append((samplings[name]["nfe"] * int(mean_of or 1), float(np.mean(errors)), method))
-    gap, below = 0.045 * (max(p[1] for p in points) - min(p[1] for p in points)), {}
+    gap, below = (max(p[1] for p in points) / min(p[1] for p in points)) ** 0.045, {}
     for calls, error, method in sorted(points):
         ax.plot(calls, error, "D" if ", mean of " in method else "o", color=colour(method), markersize=4.5)
-        below[calls] = max(error, below.get(calls, -np.inf) + gap)  # labels of one column do not cover each other
-        ax.annotate(method, (calls, below[calls]), xytext=(6, -2.5), textcoords="offset points", fontsize=7.5, color=colour(method))
-    ax.set(xlabel="network calls per patient", ylabel="MAE in the dose mask / Gy", xscale="log")
+        below[calls] = max(error, below.get(calls, 0) * gap)  # labels of one column do not cover each other
+        ax.annotate(method, (calls, below[calls]), xytext=(6, -2.5), textcoords="offset points", fontsize=7, color=colour(method))
+    ax.set(xlabel="network calls per patient", ylabel="MAE in the dose mask / Gy", xscale="log", yscale="log")
+    plain_ticks(ax.yaxis)
     ax.set_xlim(None, 4 * ax.get_xlim()[1])
     return figure

@@ -123,8 +123,8 @@ def figure(folder, numbers, name):
 
 def table(numbers, frame, caption):
     """A data frame as an HTML table whose cells are escaped, with its numbered caption; its columns sort at a click."""
-    body = Markup(frame.to_html(escape=True, border=0, na_rep="").split(">", 1)[1])
-    return Markup('<div class="scroll"><table><caption><b>Table {}.</b> {}</caption>{}</div>').format(next(numbers), caption, body)
+    return Markup('<figure class="tabled"><figcaption><b>Table {}.</b> {}</figcaption><div class="scroll">{}</div></figure>').format(
+        next(numbers), caption, Markup(frame.to_html(escape=True, border=0, na_rep="")))
 
 
 def bullets(text):

@@ -2,8 +2,7 @@
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from lib.report.steps_figures import plain_ticks
-from lib.report.style import colour, panels
+from lib.report.style import colour, panels, plain_ticks
 from lib.studies.speed import exponents
 
 OURS, LIMIT = colour("baseline"), "#bbbbbb"

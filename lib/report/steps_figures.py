@@ -1,10 +1,10 @@
 """Figures of the ablation of sampling."""
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from lib.evaluation.compare import interval
 from lib.report.slices import colour_lut
-from lib.report.style import RAMP, colour, dashes, panels, sns
+from lib.report.style import RAMP, colour, dashes, panels, plain_ticks, sns
 from lib.report.verdicts import change, compared_steps, curve, settings_of, with_reach
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import grouped
@@ -30,13 +30,6 @@ def sampling_steps(rows, regression_rows, method, regression):
     left.set_ylabel("MAE in the dose mask / Gy")
     plain_ticks(left.yaxis)
     return figure
-
-
-def plain_ticks(axis):
-    """Numbers as a person writes them on a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
 
 
 def tick_steps(ax, steps):

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
 from lib.models.methods import kind
+from lib.report.pictures import smaller
 
 # Okabe & Ito's colour-blind-safe palette; a method keeps its colour everywhere
 COLOURS = {
@@ -38,16 +40,11 @@ def dashes(method):
 
 
 def save_figure(figure, folder, name):
-    """Write figures/<name>.png and .pdf under the experiment's folder, without dates, so that reruns are equal.
-
-    A figure of lines needs no more than a palette of colours, which makes its PNG a third as large.
-    """
+    """Write figures/<name>.png and .pdf under the experiment's folder, without dates, so that reruns are equal."""
     target = Path(folder) / "figures"
     target.mkdir(parents=True, exist_ok=True)
     figure.savefig(target / f"{name}.png", metadata={"Software": None})
-    if not any(ax.images for ax in figure.axes):
-        drawn = Image.open(target / f"{name}.png").convert("RGB")
-        drawn.quantize(256, dither=Image.Dither.NONE).save(target / f"{name}.png", optimize=True)
+    smaller(Image.open(target / f"{name}.png")).save(target / f"{name}.png", optimize=True)
     figure.savefig(target / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
@@ -60,3 +57,10 @@ def panels(columns, rows=1, height_in=2.9, **options):
         for letter, ax in zip("ABCDEFGHIJ", axes):
             ax.set_title(letter)
     return figure, axes
+
+
+def plain_ticks(axis):
+    """Numbers as a person writes them on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

@@ -89,13 +89,11 @@ def switches_sentence(rows, margin_gy):
     if own != "higher":
         told = f"whether there is a rise to be cured {CANNOT}" if own == CANNOT else "there is no rise to be cured at this training"
         return f"Between {low} and {high} steps the reference's own setting changes by {span(change(rows, REFERENCE_GRID, low, high))}: {told}."
-    told = {}
-    for setting in settings_of(rows):
-        if setting != REFERENCE_GRID:
-            told.setdefault(verdict(change(rows, setting, low, high), margin_gy), []).append(with_reach(rows, setting, high))
     names = {"higher": "still rising", "equal": "flat", "lower": "falling", CANNOT: "open"}
+    told = told_by((names[verdict(change(rows, setting, low, high), margin_gy)], with_reach(rows, setting, high))
+                   for setting in settings_of(rows) if setting != REFERENCE_GRID)
     return (f"One switch at a time from the reference's setting, between {low} and {high} steps (which changes by "
-            f"{span(change(rows, REFERENCE_GRID, low, high))}): " + "; ".join(f"{names[k]}: {', '.join(v)}" for k, v in told.items()) + ".")
+            f"{span(change(rows, REFERENCE_GRID, low, high))}): {told}.")
 
 
 def undertraining_sentence(rows, margin_gy):
