@@ -6,6 +6,7 @@ from lib import train as command
 from lib.experiment import Experiment
 from lib.inference import Sampling
 from lib.studies import sampled
+from lib.studies.comparison import means_of_seeds
 from lib.studies.sampled import sampled_doses
 from toys import toy_cohort
 
@@ -58,3 +59,11 @@ def test_a_damaged_file_is_made_again(run):
         path.write_bytes(path.read_bytes()[:-50])
     again, _ = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=4))
     assert all(torch.equal(a, b) for a, b in zip(doses, again))
+
+
+def test_regressions_of_several_seeds_are_averaged_and_samples_are_not():
+    doses = {"control": 9.0, "baseline": 1.0, "baseline-seed43": 3.0, "baseline-other": 7.0, "flow": 5.0, "flow-seed43": 6.0, "gradient": 2.0}
+    predictions = {name: ([torch.full((1, 1, 2, 2, 2), value)] * 2, 0.5) for name, value in doses.items()}
+    [(name, (averaged, seconds))] = means_of_seeds(predictions).items()
+    assert name == "baseline, mean of 2 seeds" and seconds == 1.0 and len(averaged) == 2
+    assert all(torch.equal(dose, torch.full((1, 1, 2, 2, 2), 2.0)) for dose in averaged)

@@ -45,17 +45,16 @@ def spread_gy(members_gy):
 
 
 def crps_gy(members_gy, dose_gy):
-    """Continuous ranked probability score of members [N,V], mean over voxels, in Gy: |error| if there is one member.
+    """Continuous ranked probability score of members [N,V] as they are issued, mean over voxels, in Gy: |error| if there is one.
 
-    E|X - x| - E|X - X'| / 2 with the second mean over pairs of different members (Ferro 2014, Q. J. R. Meteorol. Soc.
-    140:1917, "fair"), so that ensembles of different size can be compared.
+    E|X - x| - E|X - X'| / 2 over all N^2 pairs (Gneiting & Raftery 2007, JASA 102:359, Eq. 21): the score of a forecast that gives each
+    member a share of 1/N. N draws from the truth score sigma / (N sqrt(pi)) more than infinitely many; members that were spread by a
+    factor are scored as any others, which the estimator for unlimited members (Ferro 2014) is not fit for.
     """
     n = len(members_gy)
     error_gy = np.abs(members_gy - dose_gy).mean(dtype=np.float64)
-    if n == 1:
-        return float(error_gy)
     ranks = (2 * np.arange(1, n + 1) - n - 1)[:, None]
-    return float(error_gy - (ranks * np.sort(members_gy, axis=0)).sum(axis=0).mean(dtype=np.float64) / (n * (n - 1)))
+    return float(error_gy - (ranks * np.sort(members_gy, axis=0)).sum(axis=0).mean(dtype=np.float64) / n**2)
 
 
 def coverage_pct(members_gy, dose_gy, level_pct):

@@ -72,7 +72,7 @@ def accuracy_and_cost(rows, samplings):
     for method, errors in by_method(rows).items():
         name, _, mean_of = method.partition(", mean of ")
         if name in samplings:
-            points.append((samplings[name]["nfe"] * int(mean_of or 1), float(np.mean(errors)), method))
+            points.append((samplings[name]["nfe"] * int(mean_of.split()[0] if mean_of else 1), float(np.mean(errors)), method))
     gap, below = (max(p[1] for p in points) / min(p[1] for p in points)) ** 0.045, {}
     for calls, error, method in sorted(points):
         ax.plot(calls, error, "D" if ", mean of " in method else "o", color=colour(method), markersize=4.5)

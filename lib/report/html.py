@@ -12,9 +12,10 @@ from nbconvert import HTMLExporter
 
 from lib.experiment import OUTPUTS, ROOT
 from lib.files import read_json, write_text
+from lib.models.methods import METHODS, kind
 from lib.report import tables
 from lib.report.scrubber import scrubbers, step_scrubber
-from lib.report.verdicts import (answer, answer_on_spread, answer_on_steps, best_result, comparison_verdict, ensemble_verdict, ranked,
+from lib.report.verdicts import (answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result, comparison_verdict, ensemble_verdict, ranked,
                                  steps_verdict)
 
 HERE = Path(__file__).parent
@@ -76,7 +77,7 @@ def contents(folder):
         speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
         figure=partial(figure, folder, count(1)), table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
         step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods),
-        answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder.name),
+        glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder.name),
         verdicts=written_verdicts(steps, ensemble, comparison),
         pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )
@@ -95,11 +96,20 @@ def file_text(name):
     return Markup((HERE / name).read_text(encoding="utf-8"))
 
 
+def glossary(comparison):
+    """What each method that is compared, and each variant of one, is."""
+    names = dict.fromkeys(row["method"].split(",")[0] for row in comparison["rows"])
+    titles = {name: METHODS[name].title for name in names if name in METHODS}
+    return titles | {"control": "no network: the mean dose of the training patients by the distance to the targets",
+                     **{name: f"{kind(name)} trained once more: {name.partition('-')[2]}" for name in names if "-" in name}}
+
+
 def answers(steps, ensemble, comparison):
     """What is asked -> its answer in a sentence or two."""
     margin_gy = comparison["margin_gy"]
-    told = {"Accuracy": answer(comparison, margin_gy), "Lowest error": best_result(comparison), "More steps": answer_on_steps(steps, margin_gy),
-            "Its doubt": answer_on_spread(ensemble)}
+    told = {"Accuracy": answer(comparison, margin_gy), "Lowest error": best_result(comparison), "For the clinic": answer_on_goals(comparison["rows"]),
+            "More steps": answer_on_steps(steps, margin_gy, ensemble),
+            "Uncertainty": answer_on_spread(ensemble)}
     return {asked: text for asked, text in told.items() if text}
 
 

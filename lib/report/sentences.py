@@ -14,16 +14,16 @@ def bullets(lines):
 
 
 def span(difference, unit="Gy"):
-    """"+0.31 Gy (95 % interval +0.10 to +0.52, n = 16)"; says when there is no interval."""
+    """"+0.31 Gy (95 % interval +0.10 to +0.52, 16 patients)"; says when there is no interval."""
     if difference.low is None:
-        return f"{difference.mean:+.2f} {unit} (no interval with n = {difference.n})"
-    return f"{difference.mean:+.2f} {unit} (95 % interval {difference.low:+.2f} to {difference.high:+.2f}, n = {difference.n})"
+        return f"{difference.mean:+.2f} {unit} (no interval with {difference.n} patients)"
+    return f"{difference.mean:+.2f} {unit} (95 % interval {difference.low:+.2f} to {difference.high:+.2f}, {difference.n} patients)"
 
 
 def short_span(difference):
     """"+0.31 [+0.10, +0.52]"; says when there is no interval."""
     if difference.low is None:
-        return f"{difference.mean:+.2f} (no interval with n = {difference.n})"
+        return f"{difference.mean:+.2f} (no interval with {difference.n} patients)"
     return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
 
 

@@ -9,7 +9,7 @@ from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
 from lib.report.sentences import short_span
 from lib.report.verdicts import one_each, over_seeds
-from lib.studies.rows import by_method, grouped, sizes_of
+from lib.studies.rows import by_method, grouped, plain_of, sizes_of
 
 
 def headed(rows, first):
@@ -110,16 +110,17 @@ def calibration(found):
 
 
 def key(rows, margin_gy):
-    """The report's first table: one form of each method, seeds averaged, against the baseline; sorted by MAE."""
-    chosen = {row["method"] for row in one_each(rows)}
-    values = {name: of_patients for name, (of_patients, _) in over_seeds(rows).items() if name in chosen}
+    """The report's first table: one form of each method and the mean of seeds, seeds averaged, against the baseline; sorted by MAE."""
+    chosen = {row["method"] for row in one_each(rows)} | {row["method"] for row in rows if row["method"].endswith(" seeds")}
+    scored = [row | {"dvh": np.mean(row["dvh_errors_gy"])} for row in rows]
+    mae, rmse, dose, dvh = ({name: v for name, (v, _) in over_seeds(scored, value).items() if name in chosen} for value in
+                            ("mae_gy", "rmse_gy", "dose_score_gy", "dvh"))
     frame = []
-    for name in sorted(values, key=lambda name: np.mean(values[name])):
-        own, d = [row for row in rows if row["method"] == name], paired_difference(values[name], values["baseline"])
-        frame.append({"method": name, "MAE / Gy": with_interval(values[name]),
-                      "less the baseline's / Gy": "" if name == "baseline" else short_span(d), "so it is": "" if name == "baseline" else verdict(d, margin_gy),
-                      "dose score / Gy": f"{np.mean([r['dose_score_gy'] for r in own]):.2f}",
-                      "DVH score / Gy": f"{np.mean([e for r in own for e in r['dvh_errors_gy']]):.2f}"})
+    for name in sorted(mae, key=lambda name: np.mean(mae[name])):
+        d = paired_difference(mae[name], mae["baseline"])
+        frame.append({"method": name, "MAE / Gy": with_interval(mae[name]), "minus baseline / Gy": "" if name == "baseline" else short_span(d),
+                      "so it is": "" if name == "baseline" else verdict(d, margin_gy), "RMSE / Gy": f"{np.mean(rmse[name]):.2f}",
+                      "dose score / Gy": f"{np.mean(dose[name]):.2f}", "DVH score / Gy": f"{np.mean(dvh[name]):.2f}"})
     return headed(frame, "method")
 
 
@@ -224,8 +225,9 @@ def costs(rows, samplings, histories):
 
 
 def differences(rows, margin_gy):
-    """Each method against the baseline, paired by patient."""
+    """Each method, seeds averaged, and each variant against the baseline, paired by patient."""
     values = by_method(rows)
+    values = {name: v for name, v in values.items() if plain_of(name) == name} | {name: v for name, (v, _) in over_seeds(rows).items()}
     found = {method: paired_difference(values[method], values["baseline"]) for method in values if method != "baseline"}
     frame = []
     for (method, d), p in zip(found.items(), holm([d.p for d in found.values()])):

@@ -155,8 +155,8 @@ def averaging_sentence(of_source, margin_gy):
     for source, rows in of_source.items():
         most = sizes_of(rows)[-1]
         d = paired_difference([r["mae_gy"][most] for r in rows], [r["mae_gy"]["1"] for r in rows])
-        pairs.append((told.get(verdict(d, margin_gy), f"whether it helps {CANNOT}"), f"`{source}` {short_span(d)} (n = {most})"))
-    return "MAE of the mean of n members less that of one / Gy: " + told_by(pairs) + "."
+        pairs.append((told.get(verdict(d, margin_gy), f"whether it helps {CANNOT}"), f"`{source}` {short_span(d)} ({most} members)"))
+    return "MAE of the mean of all members less that of one / Gy: " + told_by(pairs) + "."
 
 
 def limits_text(laws, mse):
@@ -199,7 +199,7 @@ def price_sentence(rows, regression_mae_gy):
 def one_each(rows):
     """The rows of one form of each method: the mean of its samples where there is one, no variants and second seeds."""
     names = dict.fromkeys(row["method"] for row in rows)
-    means = {kind(name): name for name in names if ", mean of " in name and name.split(",")[0] == kind(name)}
+    means = {kind(name): name for name in names if ", mean of " in name and name.split(",")[0] == kind(name) and not name.endswith("seeds")}
     chosen = {means.get(name, name) for name in names if name == kind(name)}
     return [row for row in rows if row["method"] in chosen]
 
@@ -210,9 +210,9 @@ def ranked(rows):
     return sorted((m for m in values if m != "control"), key=lambda m: np.mean(values[m]))
 
 
-def over_seeds(rows):
+def over_seeds(rows, value="mae_gy"):
     """method -> (values per patient averaged over its seeds, number of seeds)."""
-    values = by_method(rows)
+    values = by_method(rows, value)
     return {name: (np.mean([values[n] for n in names], axis=0), len(names)) for name, names in seeds_of(values).items()}
 
 
@@ -272,7 +272,8 @@ def answer(found, margin_gy):
     text = f"after equally many optimiser steps the best diffusion result, `{best}`, differs from the plain U-Net by {span(d)} in MAE"
     told = {"higher": f"Not for accuracy: {text}, so it is worse.", "lower": f"Yes, for accuracy: {text}, so it is better.",
             "equal": f"Not for accuracy: {text}, so the two are equal within {margin_gy:g} Gy."}.get(
-        verdict(d, margin_gy), f"For accuracy it {CANNOT}: {text}.")
+        verdict(d, margin_gy), f"{leaning(d, margin_gy)}: {text}.")
+    told += rivals_text(seeds, best)
     if found["samplings"].get(best.split(",")[0], {}).get("nfe") == 1:
         told += " It was sampled in one step, the best on validation patients: the answer of a regression, not a sample."
     if verdict(d, margin_gy) == "higher" and not beats_control(by_method(rows), best, margin_gy):
@@ -280,7 +281,41 @@ def answer(found, margin_gy):
     return told
 
 
-def answer_on_steps(found, margin_gy):
+def leaning(d, margin_gy):
+    """What an interval says that reaches over the margin."""
+    if d.low is None or d.low <= 0 <= d.high:
+        return f"For accuracy it {CANNOT}"
+    return f"For accuracy a little {'worse' if d.mean > 0 else 'better'}, but not surely by more than {margin_gy:g} Gy, the least that counts here"
+
+
+def rivals_text(seeds, best):
+    """The best diffusion result without averaging, and averaging without diffusion."""
+    single, told = best.partition(", mean of ")[0], []
+    if single != best and single in seeds:
+        told.append(f"one sample of it {short_span(paired_difference(seeds[single][0], seeds['baseline'][0]))}")
+    for name in seeds:
+        if name.startswith("baseline, mean of "):
+            told.append(f"the {name.partition(', ')[2]} of the U-Net {short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}")
+    return f" For comparison: {', '.join(told)} Gy." if told else ""
+
+
+def answer_on_goals(rows):
+    """Whether a predicted dose meets the clinical goals that the plan meets: the share that agrees, and the goal with the widest gap."""
+    method = ranked(one_each(rows))[0]
+    own = [row["goals"] for row in rows if row["method"] == method]
+    pairs = {text: [(g[text]["planned_met"], g[text]["predicted_met"]) for g in own if None not in (g[text]["planned_met"], g[text]["predicted_met"])]
+             for text in own[0]}
+    pairs = {text: p for text, p in pairs.items() if p}
+    if not pairs:
+        return ""
+    agree = np.mean([a == b for p in pairs.values() for a, b in p])
+    planned, predicted = ({text: sum(pair[i] for pair in p) for text, p in pairs.items()} for i in (0, 1))
+    widest = max(pairs, key=lambda text: abs(planned[text] - predicted[text]) / len(pairs[text]))
+    return (f"`{method}` agrees with the plan on {100 * agree:.0f} % of the clinical goals; farthest apart on {widest}: {planned[widest]} of "
+            f"{len(pairs[widest])} plans meet it, {predicted[widest]} of the predicted doses.")
+
+
+def answer_on_steps(found, margin_gy, ensemble=None):
     """The answer's second part: is the reference's anomaly there, where does it come from, what keeps to theory?"""
     if not found:
         return ""
@@ -291,19 +326,30 @@ def answer_on_steps(found, margin_gy):
         return f"Whether more sampling steps make it worse {CANNOT}: {span(own)} from {best} to {most} steps on the reference's grid."
     if told != "higher":
         return "That more sampling steps make it worse does not show here on the reference's grid."
-    kept = [f"`{name}`" for name in settings_of(rows, "prediction") if theory_ratio(rows, found["regression_rows"], name) <= ROOT2]
+    kept = [f"`{name}`{disguise_note(ensemble, name)}" for name in settings_of(rows, "prediction")
+            if theory_ratio(rows, found["regression_rows"], name) <= ROOT2]
     return (f"That more sampling steps make it worse is real for the reference's method ({span(own)} from {best} to {most} steps)"
-            f"{start_clause(rows)}; " + (f"with {', '.join(kept)} the error stays within what theory allows an exact sampler." if kept
-                                         else "no other prediction that was tried stays within what theory allows an exact sampler."))
+            f"{start_clause(rows)}. " + (f"With {', '.join(kept)} the error stays below theory's bound for an exact sampler, {ROOT2:.2f} times the "
+                                         "regression's RMSE, at any number of steps." if kept else
+                                         "No other prediction that was tried stays below theory's bound for an exact sampler."))
 
 
 def start_clause(rows):
-    """What is left of the rise when sampling starts where the least noise was held."""
+    """What is left of the rise when the start is held, between the same two numbers of steps for all."""
     held = [setting for setting in settings_of(rows, "start") if setting != REFERENCE_GRID]
-    if not held:
+    common = sorted(set.intersection(*(set(curve(rows, setting)) for setting in settings_of(rows, "start"))))
+    best = rise(rows, REFERENCE_GRID)[0]
+    if not held or best >= common[-1]:
         return ""
-    best, most, d = rise(rows, held[-1])
-    return f", and lives where its sampling starts: with the {held[-1]} it is {span(d)} from {best} to {most} steps"
+    low = min(common, key=lambda n: abs(math.log(n / best)))
+    parts = [f"{short_span(change(rows, setting, low, common[-1]))} ({setting})" for setting in held]
+    return f"; from {low} to {common[-1]} steps it is {', '.join(parts)}"
+
+
+def disguise_note(ensemble, name):
+    """A warning where the samples of a method hardly differ from one another."""
+    own = [row["spread_skill"] for row in ensemble["rows"] if row["source"] == name] if ensemble else []
+    return " (whose samples hardly differ)" if own and spread_skill_ratio(own) < DISGUISE else ""
 
 
 def theory_ratio(rows, regression_rows, name):

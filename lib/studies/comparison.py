@@ -14,7 +14,7 @@ from lib.models.control import fit_control, predict_control
 from lib.models.methods import find_method
 from lib.predictions import prediction_path, save_prediction
 from lib.progress import progress
-from lib.studies.rows import grouped, plain_of
+from lib.studies.rows import grouped, plain_of, seeds_of
 from lib.studies.sampled import sampled_doses
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
@@ -76,6 +76,16 @@ def predict_naive(run, training, samples):
     started = time.monotonic()
     doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
     return {"control": (doses, (time.monotonic() - started) / len(samples))}
+
+
+def means_of_seeds(predictions):
+    """The mean over the seeds of each regression that was trained with several, in the shape of `predict_all`'s: averaging without sampling."""
+    found = {}
+    for name, names in seeds_of(n for n in predictions if n != "control" and not find_method(n).sampled).items():
+        if len(names) > 1:
+            doses = [torch.stack(of_patient).mean(0) for of_patient in zip(*(predictions[n][0] for n in names))]
+            found[f"{name}, mean of {len(names)} seeds"] = doses, sum(predictions[n][1] for n in names)
+    return found
 
 
 def compare_methods(run, predictions, samples):
