@@ -13,17 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from lib.beams import open_fields
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
-from lib.files import written_whole
 from lib.grid import coarsened, cropped, dose_box
 from lib.progress import progress
 from lib.stamps import digest, modules_digest
+from lib.tensors import load_tensors, save_tensors
 
 CLIP_MM = 50.0
 SHIFT_MM, ROTATE_DEG, CT_NOISE = 16.0, 5.0, 0.02  # augmentation; the noise in units of the CT channel
@@ -165,26 +163,21 @@ def cached_sample(cohort, case_id, coarsen, beams_deg, folder):
     if path.exists():
         try:
             return read_sample(path)
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        except (UserError, KeyError, ValueError):
             path.unlink()  # damaged: made again below
     sample = make_sample(cohort.load(case_id), coarsen, beams_deg)
     meta = {"case_id": case_id, "site": sample.site, "rx_gy": repr(sample.rx_gy),
             "spacing_mm": " ".join(map(repr, sample.spacing_mm))}
     tensors = dict(cond=sample.cond.half(), dose=sample.dose, mask=sample.mask, constraints=sample.constraints)
-    with written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata=meta)
+    save_tensors(path, tensors, **meta)
     return sample
 
 
 def read_sample(path):
-    with safe_open(path, framework="pt") as stored:
-        meta = stored.metadata()
-        return Sample(
-            case_id=meta["case_id"], site=meta["site"], rx_gy=float(meta["rx_gy"]),
-            spacing_mm=tuple(map(float, meta["spacing_mm"].split())),
-            cond=stored.get_tensor("cond").float(), constraints=stored.get_tensor("constraints"),
-            dose=stored.get_tensor("dose"), mask=stored.get_tensor("mask"),
-        )
+    tensors, meta = load_tensors(path)
+    return Sample(case_id=meta["case_id"], site=meta["site"], rx_gy=float(meta["rx_gy"]),
+                  spacing_mm=tuple(map(float, meta["spacing_mm"].split())), cond=tensors["cond"].float(),
+                  constraints=tensors["constraints"], dose=tensors["dose"], mask=tensors["mask"])
 
 
 @dataclass(frozen=True)

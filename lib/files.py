@@ -3,10 +3,18 @@ import fcntl
 import hashlib
 import json
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
 from lib.errors import UserError
+
+# what reading a damaged npz can end in; RuntimeError is an encrypted or an unknown way of packing
+DAMAGED_NPZ = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, EOFError, RuntimeError, SyntaxError, MemoryError,
+               tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
 @contextmanager
@@ -76,7 +84,7 @@ def read_json(path):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not readable as JSON ({error}); delete it and make it again") from None
 
 

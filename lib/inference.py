@@ -3,8 +3,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from lib.config import TrainConfig, config_from
 from lib.device import autocast, choose_device, choose_precision, memory_format
@@ -20,6 +18,7 @@ from lib.models.samplers import ddim, dpm_solver
 from lib.models.unet import UNet
 from lib.progress import progress
 from lib.seeds import generator_for
+from lib.tensors import load_tensors
 from lib.windows import blended, window_starts
 
 DOSE_LIMITS = (0.0, 1.5)  # of the prescription; every method's result is clamped to them, as the reference's
@@ -106,8 +105,10 @@ def load_predictor(folder, device="auto", precision="auto", weights="weights"):
     config = config_from(read_json(folder / "config.json"), folder / "config.json")
     network = find_method(config.method).make_network(config)
     try:
-        network.load_state_dict({name: w.float() for name, w in load_file(path).items()})
-    except (SafetensorError, RuntimeError, OSError) as error:
+        network.load_state_dict({name: w.float() for name, w in load_tensors(path)[0].items()})
+    except UserError as error:
+        raise UserError(f"{error}; train again") from None
+    except RuntimeError as error:
         raise UserError(f"{path} does not fit ({str(error).splitlines()[0]}); train again") from None
     prior = load_predictor(folder / "prior", device.type, precision) if find_method(config.method).prior else None
     return ready(network, config, device, precision, prior)

@@ -37,13 +37,17 @@ def parameters_cell(notebook):
 
 def read_parameters(path):
     """name -> Parameter of a notebook file, in the order of its parameters cell."""
-    source = parameters_cell(nbformat.read(path, as_version=4))
-    lines = source.splitlines()
-    found = {}
-    for node in ast.parse(source).body:
-        comment = lines[node.lineno - 1].partition("  # ")[2]
-        found[node.targets[0].id] = describe(node.targets[0].id, ast.literal_eval(node.value), comment)
-    return found
+    try:
+        source = parameters_cell(nbformat.read(path, as_version=4))
+        lines = source.splitlines()
+        found = {}
+        for node in ast.parse(source).body:
+            comment = lines[node.lineno - 1].partition("  # ")[2]
+            found[node.targets[0].id] = describe(node.targets[0].id, ast.literal_eval(node.value), comment)
+        return found
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, SyntaxError, ValueError, AttributeError, KeyError, TypeError, RecursionError,
+            MemoryError) as error:
+        raise UserError(f"{path} is not a notebook with lines `name = value  # meaning` as its parameters ({' '.join(str(error).split())[:80]})") from None
 
 
 def describe(name, default, comment):

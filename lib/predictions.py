@@ -1,5 +1,4 @@
 """Predicted doses on disk: predictions/<method>/<case>.npz on the training grid, in steps of 0.01 Gy."""
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,7 +6,7 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
-from lib.files import written_whole
+from lib.files import DAMAGED_NPZ, written_whole
 from lib.grid import dose_box, refined_in_mask
 
 STEP_GY = 0.01
@@ -42,9 +41,11 @@ def load_prediction(path, dose_mask):
             volumes = {name: stored[name] for name in ("dose", "spread") if name == "dose" or name in stored}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run 04_comparison first") from None
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except DAMAGED_NPZ as error:
         raise UserError(f"{path} is damaged ({error}); run 04_comparison again") from None
     mask = torch.from_numpy(dose_mask)
+    if any(volume.dtype != np.uint16 for volume in volumes.values()):
+        raise UserError(f"{path} does not hold doses in steps of {STEP_GY} Gy; run 04_comparison again")
     if any(volume.shape != tuple(b.stop - b.start for b in dose_box(mask, coarsen)) for volume in volumes.values()):
         raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
     fine = {name: refined_in_mask(torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None], coarsen, mask)[0, 0].numpy()
@@ -87,7 +88,7 @@ def load_steps(path):
             return Steps(str(stored["case_id"]), stored["planned"] / np.float32(1000),
                          {name: stored[f"estimates{n}"] / np.float32(1000) for n, name in enumerate(settings)},
                          {name: [str(label) for label in stored[f"labels{n}"]] for n, name in enumerate(settings)})
-    except (FileNotFoundError, ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error):
+    except DAMAGED_NPZ:
         return None
 
 

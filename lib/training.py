@@ -19,13 +19,12 @@ from shutil import copyfile
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 
 from lib.config import TrainConfig
 from lib.device import autocast, choose_device, choose_precision
 from lib.errors import UserError
 from lib.features import augment, dose_statistics, make_batch, part_of
-from lib.files import held, sha256, write_json, write_text, written_whole
+from lib.files import held, sha256, write_json, write_text
 from lib.inference import own_grid_score_gy, predict_doses, ready, usual_sampling, with_priors
 from lib.models.diffusion import schedule
 from lib.models.methods import draw_noise, find_method, offset_of, training_loss
@@ -35,6 +34,7 @@ from lib.progress import progress
 from lib.seeds import generator_for
 from lib.stamps import digest, is_fresh, modules_digest, write_stamp
 from lib.state import clear_state, load_state, save_state
+from lib.tensors import save_tensors
 
 
 FINAL_LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-6, 0.01, 1.0  # the reference's
@@ -314,18 +314,13 @@ def keep_snapshots(run, config, folder):
     """The averaged weights as they stand when a share of the steps is done."""
     for share in config.snapshots_pct:
         if is_first() and run.step == round(share / 100 * config.n_steps):
-            write_weights(folder / f"weights-{share}pct.safetensors", run.averaged.state_dict())
-
-
-def write_weights(path, weights):
-    with written_whole(path) as temporary:
-        save_file({name: w.contiguous().cpu() for name, w in weights.items()}, temporary)
+            save_tensors(folder / f"weights-{share}pct.safetensors", run.averaged.state_dict())
 
 
 def finish(run, config, folder, prior, key):
     """Write the result: averaged weights (or the best) and the last, configuration, history; the running state is then gone."""
-    write_weights(folder / "weights.safetensors", run.best_weights if config.keep == "best" and run.best_weights else run.averaged.state_dict())
-    write_weights(folder / "weights-last.safetensors", run.network.state_dict())
+    save_tensors(folder / "weights.safetensors", run.best_weights if config.keep == "best" and run.best_weights else run.averaged.state_dict())
+    save_tensors(folder / "weights-last.safetensors", run.network.state_dict())
     write_json(folder / "config.json", asdict(config))
     write_text(folder / "history.csv", pd.DataFrame(run.history).to_csv(index=False))
     products = [folder / "config.json", folder / "history.csv", *sorted(folder.glob("weights*.safetensors"))]

@@ -447,8 +447,8 @@ CACHE_DAMAGES = {
     "cut": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
     "empty": lambda p: p.write_bytes(b""),
     "text": lambda p: p.write_text("not tensors"),
-    "foreign": lambda p: features.save_file({"a": torch.zeros(1)}, p),
-    "of other fields": lambda p: features.save_file({"a": torch.zeros(1)}, p, metadata={"case_id": "toy_1"}),
+    "foreign": lambda p: features.save_tensors(p, {"a": torch.zeros(1)}),
+    "of other fields": lambda p: features.save_tensors(p, {"a": torch.zeros(1)}, case_id="toy_1"),
 }
 
 

@@ -134,7 +134,7 @@ def test_weights_and_configuration_that_do_not_fit_are_refused(samples, tmp_path
     assert load_predictor(tmp_path, "cpu").config.method == "baseline"
     whole = (tmp_path / "weights.safetensors").read_bytes()
     (tmp_path / "weights.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="weights.safetensors does not fit"):
+    with pytest.raises(UserError, match="weights.safetensors is damaged"):
         load_predictor(tmp_path, "cpu")
     (tmp_path / "weights.safetensors").write_bytes(whole)
     (tmp_path / "config.json").write_text('{"method": "baseline"}')

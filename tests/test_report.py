@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from lib.experiment import ROOT
 from lib.files import read_json, write_json, write_results
@@ -17,6 +17,7 @@ from lib.report import claims, html, pictures, published, style, tables, verdict
 from lib.run import plan
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import sizes_of
+from lib.tensors import save_tensors
 
 
 def step_rows(errors, setting=REFERENCE_GRID, patients=8, group="start", wobble=0.3):
@@ -263,7 +264,7 @@ def finished(folder, mae_gy):
     """An experiment's folder with a comparison in which the baseline has the given error."""
     write_json(folder / "results" / "04_comparison.json", {"rows": method_rows({"baseline": mae_gy, "control": 8.0})})
     (folder / "checkpoints" / "baseline").mkdir(parents=True, exist_ok=True)
-    save_file({"w": torch.full((3,), 1.2345)}, folder / "checkpoints" / "baseline" / "weights.safetensors")
+    save_tensors(folder / "checkpoints" / "baseline" / "weights.safetensors", {"w": torch.full((3,), 1.2345)})
     write_json(folder / "checkpoints" / "baseline" / "config.json", {"method": "baseline"})
 
 

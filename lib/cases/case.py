@@ -5,14 +5,13 @@ the directions in which DICOM's patient coordinates grow.
 """
 import json
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lib.errors import UserError
-from lib.files import written_whole
+from lib.files import DAMAGED_NPZ, written_whole
 
 VERSION = 1
 ORIENTATION = "SPL"  # the index grows towards Superior, Posterior, Left
@@ -136,8 +135,7 @@ def load_case(path):
         raise UserError(f"{path} cannot be used ({error}); make the cohort again") from None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; make the cohort again") from None
-    except (ValueError, KeyError, OSError, EOFError, TypeError, AttributeError, ArithmeticError, zipfile.BadZipFile,
-            zipfile.zlib.error) as error:
+    except DAMAGED_NPZ as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); make the cohort again") from None
 
 
@@ -146,6 +144,8 @@ def decode_case(meta, ct_hu, dose, packed):
     count = 1 + len(meta["masks"])
     if packed.size != math.ceil(count * math.prod(shape) / 8):  # unpackbits would fill up with zeros
         raise UserError("its masks are not of the case's shape")
+    if ct_hu.dtype != np.int16 or dose.dtype not in (np.uint16, np.uint32, np.float32):
+        raise UserError(f"its CT is {ct_hu.dtype} and its dose {dose.dtype}, not whole HU and a number of Gy")
     masks = np.unpackbits(packed, count=count * math.prod(shape)).view(bool).reshape(count, *shape)
     return Case(case_id=meta["case_id"], ct_hu=ct_hu, dose_gy=decode_dose(dose, meta["dose_step_gy"]), dose_mask=masks[0],
                 masks=dict(zip(meta["masks"], masks[1:])), spacing_mm=tuple(meta["spacing_mm"]), site=meta["site"],

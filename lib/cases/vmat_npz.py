@@ -12,10 +12,7 @@ What a file holds, arrays in (y, x, z), 512 x 512 x 256 voxels of 1 x 1 x 2 mm:
 Without the metadata three things are taken for granted: the voxel size above, y from front to back and x from the
 patient's right to his left as DICOM has them, and z growing towards the head.
 """
-import struct
-import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from scipy import ndimage
 from lib.cases.case import Case
 from lib.cases.protocols import PROSTATE
 from lib.errors import UserError
+from lib.files import DAMAGED_NPZ
 
 STRUCTURES = ("PTV70", "PTV56", "Prostate", "Rectum", "Bladder", "Femur_L", "Femur_R", "Bowel")
 SPACING_MM = (2.0, 1.0, 1.0)  # z, y, x
@@ -32,8 +30,6 @@ BODY_HU = -400.0  # between air and the least dense tissue
 MARGIN_MM = 10.0  # kept around the body, the structures and the dose
 DOSE_KEPT_GY = 7.0  # a tenth of the prescription: dose that lies outside the body is kept from here on
 MOST_VOXELS = 2**28  # a header that announces more is damaged
-DAMAGE = (ValueError, KeyError, OSError, EOFError, TypeError, ArithmeticError, RuntimeError, SyntaxError,
-          tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
 def find_cases(folder):
@@ -63,7 +59,7 @@ def read_npz(path):
         raise UserError(f"{path} cannot be used: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except DAMAGE as error:
+    except DAMAGED_NPZ as error:
         raise UserError(f"{path} is damaged or none of the study's ({type(error).__name__}: {error})") from None
 
 

@@ -7,11 +7,11 @@ from shutil import copyfile
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from lib.experiment import commit
-from lib.files import read_json, write_json, written_whole
+from lib.files import read_json, write_json
 from lib.studies.rows import by_method
+from lib.tensors import load_tensors, save_tensors
 
 TOLERANCE_GY = 0.05
 
@@ -26,9 +26,7 @@ def write_published(folder):
     """Mark the results of `folder` as the published ones, and put its weights beside them."""
     for checkpoint in sorted(Path(folder, "checkpoints").glob("*/weights.safetensors")):
         target = Path(folder, "weights", checkpoint.parent.name)
-        target.mkdir(parents=True, exist_ok=True)
-        with written_whole(target / checkpoint.name) as temporary:
-            save_file({name: w.to(torch.bfloat16) for name, w in load_file(checkpoint).items()}, temporary)
+        save_tensors(target / checkpoint.name, {name: w.to(torch.bfloat16) for name, w in load_tensors(checkpoint)[0].items()})
         copyfile(checkpoint.parent / "config.json", target / "config.json")
     write_json(Path(folder) / "results" / "published.json", {"commit": commit(), "mae_gy": key_numbers(folder)})
 

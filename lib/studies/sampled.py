@@ -2,13 +2,13 @@
 import time
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from lib.device import choose_device, choose_precision
-from lib.files import sha256, written_whole
+from lib.errors import UserError
+from lib.files import sha256
 from lib.inference import predict_doses
 from lib.stamps import digest, modules_digest
+from lib.tensors import load_tensors, save_tensors
 
 
 def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights", label=None):
@@ -23,8 +23,7 @@ def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights",
     started = time.monotonic()
     doses = predict_doses(run.load_predictor(name, weights), samples, sampling, members, label=label)
     seconds = time.monotonic() - started
-    with written_whole(path) as temporary:
-        save_file({sample.case_id: dose.contiguous() for sample, dose in zip(samples, doses)}, temporary, metadata={"seconds": repr(seconds)})
+    save_tensors(path, {sample.case_id: dose for sample, dose in zip(samples, doses)}, seconds=repr(seconds))
     return doses, seconds
 
 
@@ -41,9 +40,8 @@ def read_kept(path, samples):
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as stored:
-            doses = [stored.get_tensor(sample.case_id) for sample in samples]
-            seconds = float(stored.metadata()["seconds"])
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        tensors, about = load_tensors(path)
+        doses, seconds = [tensors[sample.case_id] for sample in samples], float(about["seconds"])
+    except (UserError, KeyError, ValueError):
         return None
     return (doses, seconds) if all(torch.isfinite(dose).all() for dose in doses) else None

@@ -1,0 +1,36 @@
+"""Files of tensors with a checksum: weights, features and doses that were kept. Nothing in them can run code (safetensors)."""
+import hashlib
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lib.errors import UserError
+from lib.files import written_whole
+
+
+def save_tensors(path, tensors, **about):
+    """Write tensors by name, with words `about` them, as safetensors whose metadata holds their checksum."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata=about | {"sha256": checksum(tensors, about)})
+
+
+def load_tensors(path):
+    """(tensors by name, words about them) of a file that `save_tensors` wrote; UserError if it is not whole."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            about, tensors = stored.metadata() or {}, {name: stored.get_tensor(name) for name in stored.keys()}
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0] if str(error) else 'it is empty'})") from None
+    if about.pop("sha256", None) != checksum(tensors, about):
+        raise UserError(f"{path} is damaged (its tensors do not have its checksum)")
+    return tensors, about
+
+
+def checksum(tensors, about):
+    found = hashlib.sha256(repr(sorted(about.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
