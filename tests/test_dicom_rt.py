@@ -517,3 +517,21 @@ def test_no_name_or_date_of_the_patient_leaves_his_folder(case, tmp_path):
     kept += repr(load_case(tmp_path / "P-001.npz")) + json.dumps(report)
     assert not leaked(kept) and "1.2.826" not in kept
     assert got.case_id == "P-001"
+
+
+def test_with_pseudonyms_no_folders_name_is_in_the_cohort(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(["doe_jane", "roe_richard", "poe_edgar", "broken_bob"]):
+        write_patient(toy_case(f"toy_{number}", shape=SMALL), tmp_path / "patients" / name)
+    for path in (tmp_path / "patients" / "broken_bob").glob("rtdose*"):
+        path.unlink()
+    cohorts.main(["dicom", "patients", "--name", "clinic", "--workers", "1", "--pseudonyms", "keys.csv"])
+    cohort = cohorts.open_cohort("outputs/cohorts/clinic")
+    keys = dict(line.split(",") for line in (tmp_path / "keys.csv").read_text().split())
+    assert sorted(keys.values()) == ["broken_bob", "doe_jane", "poe_edgar", "roe_richard"]
+    [bob] = cohort.card["left_out"]
+    assert keys[bob] == "broken_bob" and set(cohort.case_ids) | {bob} == set(keys) == {f"P{n:03d}" for n in range(1, 5)}
+    written = json.dumps(cohort.card) + "".join(path.name for path in cohort.folder.iterdir())
+    assert not any(part in written for name in keys.values() for part in name.split("_"))
+    with pytest.raises(SystemExit):
+        cohorts.main(["dicom", "patients", "--name", "clinic", "--pseudonyms", "outputs/cohorts/clinic/keys.csv"])

@@ -7,6 +7,7 @@
     python -m lib.cases.cohort phantom
 """
 import argparse
+import hashlib
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import yaml
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
-from lib.files import read_json, sha256, write_json
+from lib.files import read_json, sha256, write_json, write_text
 
 VERSION = 1
 FOLDER = Path("outputs/cohorts")
@@ -152,12 +153,34 @@ def make_openkbp(source, folder, workers=2):
     return make_cohort(folder, items, openkbp.read_patient, split, "OpenKBP, public CSV folders", workers)
 
 
-def make_dicom(source, folder, workers=2, **options):
-    """`options` go to lib.cases.dicom_rt.read_patient: IMPORT_KEYS."""
+def make_dicom(source, folder, workers=2, pseudonyms=None, **options):
+    """`options` go to lib.cases.dicom_rt.read_patient: IMPORT_KEYS.
+
+    `pseudonyms` is a file to write, outside the cohort: who is who. The patients are then P001, P002, ... in an order that says nothing.
+    """
     from lib.cases import dicom_rt
 
-    read = partial(dicom_rt.read_patient, **options)
-    return make_cohort(folder, dicom_rt.find_patients(source), read, None, "DICOM-RT folders", workers)
+    found = dicom_rt.find_patients(source)
+    names = {case_id: case_id for case_id in found}
+    if pseudonyms:
+        shuffled = sorted(found, key=lambda case_id: hashlib.sha256(case_id.encode()).digest())
+        names = {case_id: f"P{number:03d}" for number, case_id in enumerate(shuffled, 1)}
+        if Path(folder).resolve() in Path(pseudonyms).resolve().parents:
+            raise UserError(f"{pseudonyms} lies in the cohort's folder; who is who belongs elsewhere")
+        write_text(Path(pseudonyms), "".join(f"{name},{case_id}\n" for case_id, name in names.items()))
+    items = {names[case_id]: (path, names[case_id]) for case_id, path in found.items()}
+    return make_cohort(folder, items, partial(read_named, options), None, "DICOM-RT folders", workers)
+
+
+def read_named(options, item):
+    """A DICOM patient by the name that he has in the cohort; an error does not give another one away."""
+    from lib.cases import dicom_rt
+
+    folder, name = item
+    try:
+        return dicom_rt.read_patient(folder, pseudonym=name, **options)
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), name).replace(Path(folder).name, name)) from None
 
 
 def make_vmat(source, folder, workers=2):
@@ -225,6 +248,7 @@ def main(arguments=None):
     parser.add_argument("--spacing-mm", type=float, nargs=3, metavar=("DZ", "DY", "DX"), help="dicom: grid of the cases; default: the CT's")
     parser.add_argument("--params", help="dicom: params file whose section import holds spacing_mm, aliases, prescription_gy, site")
     parser.add_argument("--prescription-gy", nargs="+", default=[], metavar="PTV70=70", help="dicom: for targets to which no plan prescribes a dose")
+    parser.add_argument("--pseudonyms", metavar="FILE.csv", help="dicom: call the patients P001, P002, ... and write who is who to this file")
     parser.add_argument("--site", choices=list(PROTOCOLS), help="dicom: default: the one whose organs are found")
     options = parser.parse_args(arguments)
     try:
@@ -245,7 +269,7 @@ def make_named(options, target):
     if options.source in ("openkbp", "vmat"):
         make = make_openkbp if options.source == "openkbp" else make_vmat
         return make(options.folder, target, options.workers)
-    given = dict(spacing_mm=options.spacing_mm, site=options.site, prescription_gy=given_prescriptions(options.prescription_gy))
+    given = dict(spacing_mm=options.spacing_mm, site=options.site, pseudonyms=options.pseudonyms, prescription_gy=given_prescriptions(options.prescription_gy))
     stored = read_import(options.params) if options.params else {}
     return make_dicom(options.folder, target, options.workers, **stored | {key: value for key, value in given.items() if value})
 
