@@ -329,6 +329,7 @@ BROKEN_COHORTS = {
     "of version 99": lambda f: edit_card(f, version=99),
     "of version None": lambda f: edit_card(f, version=None),
     "lacks toy_2.npz": lambda f: (f / "toy_2.npz").unlink(),
+    "lists toy_1 twice": lambda f: edit_card(f, split={"train": ["toy_1"], "validation": ["toy_2"], "test": ["toy_3", "toy_1"]}),
     "not readable as JSON": lambda f: (f / "card.json").write_bytes(b'{"version": 1, '),
 }
 FOREIGN_CARDS = {

@@ -3,10 +3,12 @@ import pytest
 import torch
 
 from lib import train as command
+from lib.errors import UserError
 from lib.experiment import Experiment
 from lib.inference import Sampling
 from lib.studies import sampled
 from lib.studies.comparison import means_of_seeds
+from lib.studies.ensembles import deep_ensemble, flipped_pair
 from lib.studies.sampled import sampled_doses
 from toys import toy_cohort
 
@@ -59,6 +61,14 @@ def test_a_damaged_file_is_made_again(run):
         path.write_bytes(path.read_bytes()[:-50])
     again, _ = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=4))
     assert all(torch.equal(a, b) for a, b in zip(doses, again))
+
+
+def test_a_network_is_not_judged_on_patients_that_it_was_trained_on(run):
+    samples = run.load_samples("train")
+    for judge in (lambda: sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=2)), lambda: deep_ensemble(run, ["ddpm_v"], samples),
+                  lambda: flipped_pair(run, "ddpm_v", samples)):
+        with pytest.raises(UserError, match=f"was trained on {samples[0].case_id}, so it cannot be judged on him"):
+            judge()
 
 
 def test_regressions_of_several_seeds_are_averaged_and_samples_are_not():

@@ -80,6 +80,10 @@ def read_card(path):
     try:
         split = {part: list(card["split"][part]) for part in ("train", "validation", "test")}
         foreign = [case_id for part in split.values() for case_id in part if case_id not in card["cases"]]
+        listed = [case_id for part in split.values() for case_id in part]
+        twice = sorted({case_id for case_id in listed if listed.count(case_id) > 1})
+        if twice:
+            raise UserError(f"{path} lists {twice[0]} twice in its split; nobody may be trained on and judged on, make the cohort again")
         if foreign or card["site"] not in PROTOCOLS or not isinstance(card["name"], str):
             raise KeyError(*foreign[:1])
     except (KeyError, TypeError) as error:

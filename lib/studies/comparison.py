@@ -4,6 +4,7 @@ import time
 import numpy as np
 import torch
 
+from lib.errors import UserError
 from lib.evaluation.dose import openkbp_dose_error_gy, region_errors
 from lib.evaluation.dvh import goal_values, openkbp_dvh_errors_gy
 from lib.evaluation.gamma import gamma_index, pass_pct
@@ -33,7 +34,11 @@ def best_sampling(rows, training, seed):
 
 def choose_samplings(run, rows, methods, n_steps):
     """name -> Sampling: what was best on validation patients; another seed is sampled as its method, what the ablation did
-    not sample in its usual way."""
+    not sample in its usual way. A choice that rests on test patients is refused."""
+    judged = {row["case_id"] for row in rows} & set(run.open_cohort().split["test"])
+    if judged:
+        raise UserError(f"the ablation's results hold {min(judged)}, a test patient: run 02_sampling_ablation again, on validation patients")
+
     def chosen(name):
         own = best_sampling(rows, name, run.seed) or best_sampling(rows, plain_of(name), run.seed)
         return own or usual_sampling(run.load_predictor(name).config, n_steps)._replace(seed=run.seed)

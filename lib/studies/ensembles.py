@@ -15,7 +15,7 @@ from lib.inference import on_case_grid, predict_doses, usual_sampling
 from lib.models.methods import find_method
 from lib.progress import progress
 from lib.seeds import generator_for
-from lib.studies.sampled import sampled_doses
+from lib.studies.sampled import refuse_seen, sampled_doses
 
 LEVELS_PCT = (50, 80, 95)
 BIN_EDGES_GY = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)  # of the spread, for the spread-skill curve
@@ -31,13 +31,17 @@ def sampled_members(run, name, samples, sampling, members):
 def deep_ensemble(run, names, samples):
     """The same of trainings that differ in their seed: one member each."""
     started = time.monotonic()
-    each = [predict_doses(run.load_predictor(name), samples) for name in names]
+    predictors = [run.load_predictor(name) for name in names]
+    for predictor in predictors:
+        refuse_seen(predictor, samples)
+    each = [predict_doses(predictor, samples) for predictor in predictors]
     return [torch.cat(doses) for doses in zip(*each)], (time.monotonic() - started) / len(samples) / len(names), 1
 
 
 def flipped_pair(run, name, samples):
     """The same of one regression on each patient and on his mirror image, turned back: two members."""
     predictor = run.load_predictor(name)
+    refuse_seen(predictor, samples)
     started = time.monotonic()
     straight = predict_doses(predictor, samples)
     turned = predict_doses(predictor, [mirrored(sample) for sample in samples])

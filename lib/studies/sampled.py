@@ -20,11 +20,19 @@ def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights",
     kept = read_kept(path, samples)
     if kept:
         return kept
-    started = time.monotonic()
-    doses = predict_doses(run.load_predictor(name, weights), samples, sampling, members, label=label)
+    predictor, started = run.load_predictor(name, weights), time.monotonic()
+    refuse_seen(predictor, samples)
+    doses = predict_doses(predictor, samples, sampling, members, label=label)
     seconds = time.monotonic() - started
     save_tensors(path, {sample.case_id: dose for sample, dose in zip(samples, doses)}, seconds=repr(seconds))
     return doses, seconds
+
+
+def refuse_seen(predictor, samples):
+    """A network is not judged on patients that it was trained on."""
+    seen = [sample.case_id for sample in samples if sample.case_id in predictor.config.case_ids]
+    if seen:
+        raise UserError(f"{predictor.config.method} was trained on {seen[0]}, so it cannot be judged on him; train it again or make the cohort's split again")
 
 
 def key_of(run, name, samples, sampling, members, weights):
