@@ -18,6 +18,7 @@ from typing import NamedTuple
 import yaml
 
 from lib.cases.cohort import check_import
+from lib.disk import check_room
 from lib.errors import UserError
 from lib.experiment import OUTPUTS, ROOT
 from lib.files import held, read_json, sha256, write_text
@@ -255,6 +256,7 @@ def run(arguments):
     if not card.exists():
         raise UserError(f"{card} does not exist; make the cohort with python -m lib.cases.cohort (--help says how)")
     with held(folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"):
+        check_room(stages, read_json(card), folder)
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         executed = run_stages(stages, folder, arguments.only, arguments.force)
         finish(folder, executed, arguments.publish)
