@@ -7,6 +7,7 @@ import torch
 
 from lib.errors import UserError
 from lib.models.unet import UNet
+from lib.parameters import read_parameters
 
 CHANNELS = 16  # of condition at most, near enough
 SWITCHES = 12  # settings of the ablation that are sampled in few steps, at most
@@ -23,25 +24,32 @@ def check_room(stages, card, folder):
 
 def estimate_mb(stages, card):
     """Weights, the state of a running training, features and kept doses of runner stages on the cohort of a `card`, in MB, rounded up."""
-    trainings = [stage.parameters for stage in stages if stage.name.startswith("01_train_")]
-    weights_mb = [parameters_of(p.get("base_channels", 16)) * 4 / MB for p in trainings]
-    kept_mb = sum(mb * (3 + len(p.get("snapshots_pct", (25, 50)))) for p, mb in zip(trainings, weights_mb))
+    given = {stage.name: values_of(stage) for stage in stages}
+    trainings = [values for name, values in given.items() if name.startswith("01_train_")]
+    weights_mb = [parameters_of(values["base_channels"]) * 4 / MB for values in trainings]
+    kept_mb = sum(mb * (3 + len(values["snapshots_pct"])) for values, mb in zip(trainings, weights_mb))
     running_mb = 8 * max(weights_mb, default=0)  # network, average and two moments, in two copies
-    common = stages[0].parameters
-    shapes = [case["shape"] for case in card["cases"].values()][: common.get("first_cases") or None]
-    voxels = sum(math.prod(-(-n // common.get("coarsen", 2)) for n in shape) for shape in shapes) / max(1, len(shapes))
+    common = next(iter(given.values()))
+    shapes = [case["shape"] for case in card["cases"].values()][: common["first_cases"] or None]
+    voxels = sum(math.prod(-(-n // common["coarsen"]) for n in shape) for shape in shapes) / max(1, len(shapes))
     features_mb = len(shapes) * voxels * (2 * CHANNELS + 8) / MB
-    return math.ceil(kept_mb + running_mb + features_mb + doses_kept(stages, card, len(trainings)) * voxels * 4 / MB)
+    return math.ceil(kept_mb + running_mb + features_mb + doses_kept(given, card, len(trainings)) * voxels * 4 / MB)
 
 
-def doses_kept(stages, card, n_trainings):
-    """Number of doses that the studies keep."""
-    given = {stage.name: stage.parameters for stage in stages}
-    ablation, ensemble, comparison = (given.get(name, {}) for name in ("02_sampling_ablation", "03_ensemble", "04_comparison"))
-    curves = (len(ablation.get("n_steps", range(7))) * (1 + len(ablation.get("held_at", range(2))))
-              + len(ablation.get("others_steps", range(7))) * len(ablation.get("others", range(3))) + SWITCHES * len(ablation.get("few_steps", range(3))))
-    members = ensemble.get("members", 8) * len(ensemble.get("sampled", range(3))) * (ensemble.get("patients", 8) + ensemble.get("validation_patients", 4))
-    return ablation.get("patients", 4) * curves + members + n_trainings * comparison.get("members", 3) * len(card["split"]["test"])
+def values_of(stage):
+    """Every parameter of a stage: what the params file gives, else what its notebook says."""
+    return {name: parameter.default for name, parameter in read_parameters(stage.notebook).items()} | stage.parameters
+
+
+def doses_kept(given, card, n_trainings):
+    """Number of doses that the studies keep; none of an experiment without them."""
+    if "04_comparison" not in given:
+        return 0
+    ablation, ensemble, comparison = (given[name] for name in ("02_sampling_ablation", "03_ensemble", "04_comparison"))
+    curves = (len(ablation["n_steps"]) * (1 + len(ablation["held_at"])) + len(ablation["others_steps"]) * len(ablation["others"])
+              + len(ablation["few_steps"]) * SWITCHES)
+    members = ensemble["members"] * len(ensemble["sampled"]) * (ensemble["patients"] + ensemble["validation_patients"])
+    return ablation["patients"] * curves + members + n_trainings * comparison["members"] * len(card["split"]["test"])
 
 
 def parameters_of(base_channels):

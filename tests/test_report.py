@@ -87,7 +87,12 @@ def test_a_difference_that_is_sure_but_perhaps_small_is_called_a_little():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "baseline, mean of 2 seeds": 3.95, "flow": 4.1, "flow, mean of 3": 3.91})
     text = answered(rows)
     assert text.startswith("For accuracy a little better, but not surely by more than 0.1 Gy")
-    assert "one sample of it +0.10 [" in text and "the mean of 2 seeds of the U-Net -0.05 [" in text
+    assert "one sample of it +0.10 [" in text and "the mean of 2 seeds of the U-Net -0.05 [" in text and "differs by -0.04 [" in text
+
+
+def test_the_range_of_the_ratios_is_from_the_least_to_the_most():
+    rows = [ensemble_row(source, spread_gy, 3.0) for source, spread_gy in (("flow", 2.7), ("ddpm", 4.5), ("ddpm_v", 1.5))]
+    assert "between 0.50 (`ddpm_v`) and 1.50 (`ddpm`)" in verdicts.answer_on_spread(dict(rows=rows))
 
 
 def test_the_goal_farthest_from_the_plan_is_named():

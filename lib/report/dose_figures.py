@@ -32,7 +32,7 @@ def show(ax, case, plane, index, overlay, structures):
 
 
 def dose_panels(run, case_id, methods, plane="axial"):
-    """Figure 6. Planned and predicted doses of one patient, and their differences, through the middle of the target."""
+    """fig6: Planned and predicted doses of one patient, and their differences, through the middle of the target."""
     case = run.open_cohort().load(case_id)
     target = primary_target(case)
     index = central_index(case.masks[target], plane)
@@ -94,7 +94,7 @@ def colour_bar(figure, axes, name, limits, label):
 
 
 def dvhs(run, case_id, methods):
-    """Figure 7. Dose-volume histograms of one patient: planned as lines, predicted dashed, one panel a method."""
+    """fig7: Dose-volume histograms of one patient: planned as lines, predicted dashed, one panel a method."""
     case = run.open_cohort().load(case_id)
     figure, axes = panels(len(methods), height_in=3.0, sharey=True)
     for ax, method in zip(axes, methods):

@@ -1,15 +1,16 @@
 """Figures of the comparison of methods, drawn from results; every axis says its unit."""
 import numpy as np
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from lib.evaluation.compare import interval, paired_difference
-from lib.report.style import colour, dashes, panels, plain_ticks
+from lib.report.style import colour, dashes, panels, plain_ticks, tick_steps
 from lib.report.verdicts import over_seeds, ranked
 from lib.studies.rows import by_method
 
 
 def training_curves(histories):
-    """Figure 1. A the loss, B the error on validation patients; `histories` is method -> rows of `train`."""
+    """fig1: A the loss, B the error on validation patients; `histories` is method -> rows of `train`."""
     figure, (left, right) = panels(2)
     for method, rows in histories.items():
         validated = [row for row in rows if row["validation_mae_gy"] is not None]
@@ -27,7 +28,7 @@ def training_curves(histories):
 
 
 def model_comparison(rows):
-    """Figure 4. Error of every method, a dot per patient; A in the dose mask, B over the whole volume, air included."""
+    """fig4: Error of every method, a dot per patient; A in the dose mask, B over the whole volume, air included."""
     order = ["control", *reversed(ranked(rows))]
     figure, axes = panels(2, height_in=0.3 * len(order) + 1.0, sharey=True)
     for ax, key, name in zip(axes, ("mae_gy", "whole_volume_mae_gy"), ("MAE in the dose mask / Gy", "MAE over the whole volume / Gy")):
@@ -48,7 +49,7 @@ def draw_dots(ax, position, values, line):
 
 
 def key_finding(rows, margin_gy):
-    """Figure 5. Difference of every method to the baseline with its 95 % interval; the band is the margin."""
+    """fig5: Difference of every method to the baseline with its 95 % interval; the band is the margin."""
     values = {method: of_patients for method, (of_patients, _) in over_seeds(rows).items()}
     order = sorted((m for m in values if m not in ("baseline", "control")), key=lambda m: -np.mean(values[m]))
     figure, (ax,) = panels(1, height_in=0.3 * len(order) + 1.0)
@@ -66,19 +67,23 @@ def key_finding(rows, margin_gy):
 
 
 def accuracy_and_cost(rows, samplings):
-    """Figure 13. Error against network calls per patient, a point a method; of sampled ones also the mean of N."""
+    """fig13: Error against network calls per patient, seeds averaged; a line leads from one answer to the mean of several (diamond)."""
     figure, (ax,) = panels(1, height_in=3.6)
-    points = []
-    for method, errors in by_method(rows).items():
-        name, _, mean_of = method.partition(", mean of ")
-        if name in samplings:
-            points.append((samplings[name]["nfe"] * int(mean_of.split()[0] if mean_of else 1), float(np.mean(errors)), method))
-    gap, below = (max(p[1] for p in points) / min(p[1] for p in points)) ** 0.045, {}
-    for calls, error, method in sorted(points):
-        ax.plot(calls, error, "D" if ", mean of " in method else "o", color=colour(method), markersize=4.5)
-        below[calls] = max(error, below.get(calls, 0) * gap)  # labels of one column do not cover each other
-        ax.annotate(method, (calls, below[calls]), xytext=(6, -2.5), textcoords="offset points", fontsize=7, color=colour(method))
+    errors, above = {name: float(np.mean(values)) for name, (values, _) in over_seeds(rows).items() if name != "control"}, {}
+    gap = (max(errors.values()) / min(errors.values())) ** 0.05
+    for name in sorted((n for n in errors if n in samplings), key=errors.get):
+        ends = [(samplings[name]["nfe"], errors[name])]
+        ends += [(ends[0][0] * int(mean.split(", mean of ")[1].split()[0]), error) for mean, error in errors.items() if mean.startswith(f"{name}, mean of ")]
+        ax.plot(*zip(*ends), "-", color=colour(name), linewidth=1)
+        for (calls, error), marker in zip(ends, "oD"):
+            ax.plot(calls, error, marker, color=colour(name), markersize=5)
+        calls, error = ends[-1]
+        above[calls] = max(error, above.get(calls, 0) * gap)  # labels of one column do not cover each other
+        left = len(ends) == 1
+        ax.annotate(name, (calls, above[calls]), xytext=(-7 if left else 7, 0), textcoords="offset points", fontsize=8, color=colour(name), va="center",
+                    ha="right" if left else "left", path_effects=[withStroke(linewidth=3, foreground="white")])
     ax.set(xlabel="network calls per patient", ylabel="MAE in the dose mask / Gy", xscale="log", yscale="log")
+    ax.set_xlim(ax.get_xlim()[0] / 1.6, ax.get_xlim()[1] * 1.6)
     plain_ticks(ax.yaxis)
-    ax.set_xlim(None, 4 * ax.get_xlim()[1])
+    tick_steps(ax, sorted({round(x) for line in ax.lines for x in line.get_xdata()}))
     return figure

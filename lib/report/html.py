@@ -40,7 +40,7 @@ CAPTIONS = {
     "fig11_trajectories": "The dose estimate after so many network calls, one slice of one validation patient, from one start noise; at the right as planned.",
     "fig12_calibration": "A, error against spread, voxels of all test patients in bins of their spread; on the line the spread tells the error. "
     "B, share of voxels whose planned dose lies in the central interval: as sampled (filled), and with one factor chosen on validation patients (open).",
-    "fig13_accuracy_and_cost": "Error against network calls per patient; diamonds are means of several samples.",
+    "fig13_accuracy_and_cost": "Error against network calls per patient, seeds averaged; a line leads from one answer to the mean of several (diamond).",
     "fig0_planned_dvhs": "Planned dose-volume histograms of the cohort by structure.",
     "fig0_patients": "Patients of the cohort, those with findings first: planned dose on CT, axial and coronal.",
 }

@@ -38,7 +38,7 @@ def step_scrubber(folder):
 
 
 def coloured(dose):
-    """A slice of fractions of the prescription [h,w] as a picture of whole pixels in the colours of figure 11."""
+    """A slice of fractions of the prescription [h,w] as a picture of whole pixels in the colours of fig11."""
     times = max(1, round(SIZE_PX / max(dose.shape)))
     return colour_lut("turbo")[shade_of(dose)].repeat(times, axis=0).repeat(times, axis=1)
 

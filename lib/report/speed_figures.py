@@ -9,7 +9,7 @@ OURS, LIMIT = colour("baseline"), "#bbbbbb"
 
 
 def ratios(rows):
-    """Figure 14. How many times as fast as the straightforward way, median and range of repeated pairs."""
+    """fig14: How many times as fast as the straightforward way, median and range of repeated pairs."""
     figure, (ax,) = panels(1, height_in=0.32 * len(rows) + 0.9)
     for position, r in enumerate(rows[::-1]):
         ax.plot([r["ratio_low"], r["ratio_high"]], [position, position], color=OURS, linewidth=2.2)
@@ -23,7 +23,7 @@ def ratios(rows):
 
 
 def ceilings(rows):
-    """Figure 15. Achieved arithmetic against the arithmetic intensity, under the measured roof (Williams et al. 2009)."""
+    """fig15: Achieved arithmetic against the arithmetic intensity, under the measured roof (Williams et al. 2009)."""
     figure, (ax,) = panels(1, height_in=3.4)
     intensities = [r["gflop"] / r["gbyte"] for r in rows]
     x = np.geomspace(min(intensities) / 4, max(intensities) * 8, 200)
@@ -43,7 +43,7 @@ def ceilings(rows):
 
 
 def costs(rows):
-    """Figure 16. Seconds against the size of what is predicted, with the exponent that fits."""
+    """fig16: Seconds against the size of what is predicted, with the exponent that fits."""
     powers = exponents(rows)
     figure, axes = panels(len(powers), height_in=2.6)
     for ax, (axis, power) in zip(axes, powers.items()):

@@ -1,10 +1,9 @@
 """Figures of the ablation of sampling."""
 import numpy as np
-from matplotlib.ticker import NullLocator
 
 from lib.evaluation.compare import interval
 from lib.report.slices import colour_lut
-from lib.report.style import RAMP, colour, dashes, panels, plain_ticks, sns
+from lib.report.style import RAMP, colour, dashes, panels, plain_ticks, sns, tick_steps
 from lib.report.verdicts import change, compared_steps, curve, settings_of, with_reach
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import grouped
@@ -14,7 +13,7 @@ GROUPS = {"start": "where sampling starts", "sampler": "clamp, noise, order", "w
 
 
 def sampling_steps(rows, regression_rows, method, regression):
-    """Figure 2. Error against the number of steps: A by where sampling starts, B by what the network predicts."""
+    """fig2: Error against the number of steps: A by where sampling starts, B by what the network predicts."""
     figure, (left, right) = panels(2, height_in=3.6, sharey=True)
     starts = settings_of(rows, "start")
     held = dict(zip(starts[1:], sns.color_palette(RAMP, max(1, len(starts) - 1))))
@@ -32,12 +31,6 @@ def sampling_steps(rows, regression_rows, method, regression):
     return figure
 
 
-def tick_steps(ax, steps):
-    """Plain numbers at the steps that were tried, on a logarithmic axis."""
-    ax.set_xticks(steps, [str(n) for n in steps])
-    ax.xaxis.set_minor_locator(NullLocator())
-
-
 def draw_curve(ax, x, groups, line, label):
     """Means of groups of values with the 95 % interval over patients as a band; `label` decides whether it is dashed."""
     ax.plot(x, [np.mean(values) for values in groups], f"o{dashes(label)}", color=line, label=label)
@@ -47,7 +40,7 @@ def draw_curve(ax, x, groups, line, label):
 
 
 def switches(rows, margin_gy):
-    """Figure 8. One switch at a time: by how much the error changes between two numbers of steps that all curves have."""
+    """fig8: One switch at a time: by how much the error changes between two numbers of steps that all curves have."""
     low, high = compared_steps(rows)
     names = [(group, setting) for group in GROUPS for setting in settings_of(rows, group)][::-1]
     figure, (ax,) = panels(1, height_in=0.26 * len(names) + 0.9)
@@ -67,7 +60,7 @@ def switches(rows, margin_gy):
 
 
 def noise_levels(level_rows, regression_rows, regression):
-    """Figure 9. What the networks see of the dose at each level of noise: error of one call on the truly noised dose."""
+    """fig9: What the networks see of the dose at each level of noise: error of one call on the truly noised dose."""
     figure, (ax,) = panels(1, height_in=3.2)
     for name, own in grouped([row | {"self": row} for row in level_rows], "training", "self").items():
         errors = grouped(own, "t")
@@ -86,7 +79,7 @@ def shade_of(dose):
 
 
 def bias_and_spread(decomposition, regression_rows, regression):
-    """Figure 10. Squared error of one sample as floor (what no averaging removes) and spread, by the number of steps."""
+    """fig10: Squared error of one sample as floor (what no averaging removes) and spread, by the number of steps."""
     settings = list(dict.fromkeys(row["setting"] for row in decomposition))
     figure, axes = panels(len(settings), height_in=2.9, sharey=True)
     mse = np.mean([row["rmse_gy"] ** 2 for row in regression_rows])
@@ -106,7 +99,7 @@ def bias_and_spread(decomposition, regression_rows, regression):
 
 
 def trajectories(found, sample):
-    """Figure 11. The dose estimate after so many network calls, through the middle of the dose; `found`: name -> trajectory."""
+    """fig11: The dose estimate after so many network calls, through the middle of the dose; `found`: name -> trajectory."""
     index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
     calls = few(list(next(iter(found.values()))), 5)
     figure, axes = panels(len(calls) + 1, rows=len(found), height_in=1.25)

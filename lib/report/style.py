@@ -64,3 +64,9 @@ def plain_ticks(axis):
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+def tick_steps(ax, steps):
+    """Plain numbers at the steps or calls that were tried, on a logarithmic axis."""
+    ax.set_xticks(steps, [str(n) for n in steps])
+    ax.xaxis.set_minor_locator(NullLocator())

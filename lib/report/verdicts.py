@@ -295,8 +295,9 @@ def rivals_text(seeds, best):
         told.append(f"one sample of it {short_span(paired_difference(seeds[single][0], seeds['baseline'][0]))}")
     for name in seeds:
         if name.startswith("baseline, mean of "):
-            told.append(f"the {name.partition(', ')[2]} of the U-Net {short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}")
-    return f" For comparison: {', '.join(told)} Gy." if told else ""
+            told.append(f"the {name.partition(', ')[2]} of the U-Net {short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}, from which "
+                        f"the best diffusion result differs by {short_span(paired_difference(seeds[best][0], seeds[name][0]))}")
+    return f" For comparison, in Gy: {'; '.join(told)}." if told else ""
 
 
 def answer_on_goals(rows):
@@ -365,10 +366,10 @@ def answer_on_spread(found):
         return ""
     sources = dict.fromkeys(r["source"] for r in found["rows"])
     ratios = {source: spread_skill_ratio([r["spread_skill"] for r in found["rows"] if r["source"] == source]) for source in sources}
-    nearest, farthest = (pick(ratios, key=lambda source: abs(math.log(ratios[source]))) for pick in (min, max))
+    least, most = min(ratios, key=ratios.get), max(ratios, key=ratios.get)
     crps = {source: np.mean([r["crps_gy"] for r in found["rows"] if r["source"] == source]) for source in sources}
     best = min(crps, key=crps.get)
-    return (f"Spread over error is between {ratios[nearest]:.2f} (`{nearest}`) and {ratios[farthest]:.2f} (`{farthest}`), 1 is calibrated; the lowest "
+    return (f"Spread over error is between {ratios[least]:.2f} (`{least}`) and {ratios[most]:.2f} (`{most}`), 1 is calibrated; the lowest "
             f"CRPS, which rewards a sharp and honest spread, is that of `{best}`, {crps[best]:.2f} Gy.")
 
 

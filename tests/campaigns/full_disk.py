@@ -17,9 +17,7 @@ from pathlib import Path
 import yaml
 from kills import ROOT, contents, start
 
-
-def size_mb(folder):
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink()) / 2**20
+from lib.disk import size_mb
 
 
 def run_there(folder, params):
