@@ -1,12 +1,13 @@
-"""Run an experiment on disks that are full after every so many megabytes; what is left must never be taken for a result.
+"""Run an experiment on a disk that fills up; what is left must never be taken for a result.
 
     python tests/campaigns/full_disk.py [--params params/smoke.yaml] [--disks 12]        as root, on Linux (a tmpfs is mounted)
 
-An undisturbed run tells how much it writes. Then it starts again on one small disk after another, each larger than the one before by the
-same step, with what the last one held: a run must end with exit code 1 and a sentence, or with 0. At last the disk is large enough, and
-the results must equal the undisturbed ones, times and dates aside. Prints a line a disk, and the last line for the README's table.
+An undisturbed run tells how much it writes. Then it starts again and again on a disk on which, as soon as it has begun, something else
+leaves it only a little room: a run must end with exit code 1 and a sentence, or with 0, and goes on from what the last one left. At last it
+has room, and the results must equal the undisturbed ones, times and dates aside. Prints a line a disk, and the last line for the README.
 """
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -20,16 +21,19 @@ from kills import ROOT, contents, start
 from lib.disk import size_mb
 
 
-def run_there(folder, params):
-    """(exit code, what it said last) of a run in a folder."""
-    process = start(folder, params)
+def run_there(folder, params, begun=None, free_mb=None):
+    """(exit code, what it said last) of a run in a folder; with `free_mb` the disk is filled up to it once the file `begun` is written."""
+    before = begun.stat().st_mtime_ns if begun and begun.exists() else 0
+    process, ballast = start(folder, params), folder / "ballast"
+    if begun:
+        while process.poll() is None and not (begun.exists() and begun.stat().st_mtime_ns > before):
+            time.sleep(0.02)
+        left = shutil.disk_usage(folder).free - int(free_mb * 2**20)
+        with open(ballast, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, left))
     _, said = process.communicate(timeout=1800)
+    ballast.unlink(missing_ok=True)
     return process.returncode, (said.strip().splitlines() or [""])[-1]
-
-
-def remount(disk, mb):
-    kind = "remount,size" if disk.is_mount() else "size"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"{kind}={int(mb * 1024)}k", "tmpfs", str(disk)], check=True)
 
 
 def main():
@@ -45,14 +49,13 @@ def main():
     disk, wrong = work / "disk", 0
     disk.mkdir()
     try:
-        for number in range(1, options.disks + 1):
-            mb = needed_mb * number / options.disks
-            remount(disk, mb)
-            code, said = run_there(disk, options.params)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(4 * needed_mb + 200)}m", "tmpfs", str(disk)], check=True)
+        begun, mb = disk / "outputs" / experiment / "experiment.yaml", needed_mb / options.disks
+        for _ in range(options.disks):
+            code, said = run_there(disk, options.params, begun, mb)
             torn = [path for path in disk.rglob(".*.part") if path.is_file()]
             wrong += code not in (0, 1) or not said or bool(torn)
-            print(f"{mb:.1f} MB: exit {code}, {said[:150]}{f', left behind: {torn}' if torn else ''}", flush=True)
-        remount(disk, 4 * needed_mb + 50)
+            print(f"{mb:.1f} MB left: exit {code}, {said[:150]}{f', left behind: {torn}' if torn else ''}", flush=True)
         code, said = run_there(disk, options.params)
         found = contents(disk, experiment)
         differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
