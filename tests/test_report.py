@@ -282,6 +282,12 @@ def test_fresh_numbers_are_compared_with_the_published_ones(tmp_path):
     assert any("baseline" in line and "+0.50" in line for line in published.compare_with_published(tmp_path))
 
 
+def test_an_experiment_that_compares_nothing_is_published_all_the_same(tmp_path):
+    published.write_published(tmp_path)
+    assert read_json(tmp_path / "results" / "published.json")["mae_gy"] == {}
+    assert published.compare_with_published(tmp_path) == []
+
+
 def test_published_weights_are_bf16_with_their_configuration(tmp_path):
     finished(tmp_path, 4.0)
     published.write_published(tmp_path)

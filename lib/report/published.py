@@ -17,8 +17,9 @@ TOLERANCE_GY = 0.05
 
 
 def key_numbers(folder):
-    """method -> mean MAE in Gy over the test patients, from results/04_comparison.json."""
-    rows = read_json(Path(folder) / "results" / "04_comparison.json")["rows"]
+    """method -> mean MAE in Gy over the test patients, from results/04_comparison.json; {} if the experiment compares no methods."""
+    compared = Path(folder) / "results" / "04_comparison.json"
+    rows = read_json(compared)["rows"] if compared.exists() else []
     return {method: round(float(np.mean(values)), 3) for method, values in by_method(rows).items()}
 
 
@@ -33,11 +34,10 @@ def write_published(folder):
 
 def compare_with_published(folder):
     """Lines that say how the fresh numbers stand to the published ones; none if either is missing."""
-    folder = Path(folder)
-    published, fresh = folder / "results" / "published.json", folder / "results" / "04_comparison.json"
-    if not published.exists() or not fresh.exists():
+    published, here = Path(folder) / "results" / "published.json", key_numbers(folder)
+    if not published.exists() or not here:
         return []
-    stored, here = read_json(published), key_numbers(folder)
+    stored = read_json(published)
     lines = [f"MAE in Gy here and as published (commit {stored['commit']}):"]
     for method, value in here.items():
         known = stored["mae_gy"].get(method)
