@@ -5,11 +5,11 @@
 The prediction is one that 04_comparison kept; the file holds the patient's name, so it is not written below outputs.
 """
 import argparse
-import sys
 from pathlib import Path
 
 from lib.cases.cohort import open_cohort
 from lib.cases.rtdose import write_rtdose
+from lib.command import told_in_a_sentence
 from lib.errors import UserError
 from lib.parameters import load_params
 from lib.predictions import load_prediction, predicted_cases, predicted_methods, prediction_path
@@ -46,12 +46,8 @@ def main(arguments=None):
     parser.add_argument("--to", required=True, help="file to write, not below outputs")
     parser.add_argument("--spread", action="store_true", help="the samples' standard deviation instead of the dose")
     given = parser.parse_args(arguments)
-    try:
-        path = export(given.experiment, given.method, given.case_id, given.dicom, given.to, given.spread)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(path)
+    with told_in_a_sentence():
+        print(export(given.experiment, given.method, given.case_id, given.dicom, given.to, given.spread))
 
 
 if __name__ == "__main__":

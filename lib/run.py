@@ -18,6 +18,7 @@ from typing import NamedTuple
 import yaml
 
 from lib.cases.cohort import check_import
+from lib.command import Failed, told_in_a_sentence
 from lib.disk import check_room
 from lib.errors import UserError
 from lib.experiment import OUTPUTS, ROOT
@@ -163,6 +164,7 @@ def key_of(stage, stages, folder):
 def execute(stage, folder, label):
     """Execute one notebook into the output folder; a failed one stays there with its error."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
     target = folder / f"{stage.name}.ipynb"
@@ -175,13 +177,11 @@ def execute(stage, folder, label):
                                        extra_arguments=["--log-level=50"])
         except papermill.PapermillExecutionError as error:
             sentence = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
-            raise StageFailed(f"{stage.name} failed: {sentence}\nsee {target}") from None
+            raise Failed(f"{stage.name} failed: {sentence}\nsee {target}") from None
+        except DeadKernelError:
+            raise Failed(f"{stage.name}: its kernel died, perhaps for want of memory; the same command goes on from here") from None
     tidy(target)
     return time.monotonic() - started
-
-
-class StageFailed(Exception):
-    """A notebook failed; the message says why and where to look."""
 
 
 def tidy(path):
@@ -284,17 +284,9 @@ def main(arguments=None):
     parser.add_argument("--only", action="append", default=[], metavar="02", help="only the notebooks that begin so")
     parser.add_argument("--force", action="store_true", help="execute also what is up to date")
     parser.add_argument("--publish", action="store_true", help="mark the results as the published ones")
-    try:
-        run(parser.parse_args(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except StageFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    options = parser.parse_args(arguments)
+    with told_in_a_sentence():
+        run(options)
 
 
 if __name__ == "__main__":

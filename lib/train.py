@@ -6,8 +6,8 @@
 The notebooks then find the trainings finished and show their course.
 """
 import argparse
-import sys
 
+from lib.command import told_in_a_sentence
 from lib.device import choose_device
 from lib.errors import UserError
 from lib.experiment import ROOT, Experiment
@@ -46,15 +46,12 @@ def main(arguments=None):
     parser.add_argument("methods", nargs="*", help="names from its list of methods; none for all")
     parser.add_argument("-p", action="append", default=[], metavar="section.key=value", help="put a value over the file's")
     options = parser.parse_intermixed_args(arguments)  # methods may stand behind -p
-    try:
+    with told_in_a_sentence():
         params = load_params(options.params, options.p)
         chosen = trainings(params, options.params, options.methods)
         with joined(choose_device(params.get("device", "auto"))):
             for name, parameters in chosen.items():
                 train_one(name, parameters)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

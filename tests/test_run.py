@@ -11,12 +11,13 @@ import nbformat
 import pytest
 
 from lib import disk
+from lib.command import Failed
 from lib.errors import UserError
 from lib.experiment import ROOT
 from lib.files import read_json
 from lib.parameters import load_params
 from lib.report.html import CAPTIONS
-from lib.run import plan
+from lib.run import Stage, execute, plan
 from lib.stamps import code_digest, modules_used
 
 STAGES = 13
@@ -113,6 +114,20 @@ def test_mistakes_end_before_anything_runs(tmp_path, arguments, told):
     refused = run(tmp_path, *arguments)
     assert refused.returncode == 2 and told in refused.stderr and "Traceback" not in refused.stderr
     assert not list(tmp_path.glob("outputs/smoke/*.ipynb"))
+
+
+def test_a_disk_that_refuses_ends_in_one_sentence(tmp_path):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "smoke").write_text("a file where the folder should be")
+    refused = run(tmp_path)
+    assert refused.returncode == 1 and "error: outputs/smoke" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):
+    notebook = tmp_path / "dies.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")]), notebook)
+    with pytest.raises(Failed, match="dies: its kernel died"):
+        execute(Stage("dies", notebook, {}, [], []), tmp_path, "dies")
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):

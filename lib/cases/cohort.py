@@ -8,7 +8,6 @@
 """
 import argparse
 import hashlib
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import yaml
 
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import PROTOCOLS
+from lib.command import told_in_a_sentence
 from lib.errors import UserError
 from lib.files import read_json, sha256, write_json, write_text
 
@@ -255,11 +255,8 @@ def main(arguments=None):
     parser.add_argument("--pseudonyms", metavar="FILE.csv", help="dicom: call the patients P001, P002, ... and write who is who to this file")
     parser.add_argument("--site", choices=list(PROTOCOLS), help="dicom: default: the one whose organs are found")
     options = parser.parse_args(arguments)
-    try:
+    with told_in_a_sentence():
         cohort = make_named(options, FOLDER / (options.name or options.source))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
     print(f"{cohort.folder}: {len(cohort.card['cases'])} cases ({parts}); {len(cohort.card['left_out'])} left out")
 

@@ -1,9 +1,9 @@
 """Kill an experiment at random moments until it has been killed often enough; each end must equal the undisturbed one.
 
-    python tests/campaigns/kills.py [--kills 50] [--seed 1] [--params params/smoke.yaml]
+    python tests/campaigns/kills.py [--kills 50] [--seed 1] [--params params/smoke.yaml] [--kernel]
 
 Every round starts an experiment from nothing, kills the runner with its kernel (SIGKILL to the whole group) after a random time, and
-starts it again, until it ends by itself. Then all results, histories and weights are compared with those of an undisturbed run, times
+starts it again, until it ends by itself. With --kernel only the kernel is killed, and the runner must end with a sentence. Then all results, histories and weights are compared with those of an undisturbed run, times
 and dates aside. Prints a line a round, and the last line for the README's table.
 """
 import argparse
@@ -35,14 +35,20 @@ def start(folder, params):
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def kill(process):
-    """The runner and its children, wherever they stand."""
-    for pid in [process.pid, *children(process.pid)]:
+def kill(process, kernel_only):
+    """The runner and its children, wherever they stand; or the children alone. Returns whether any was there."""
+    pids = children(process.pid) + ([] if kernel_only else [process.pid])
+    for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-    process.wait()
+    if pids:
+        _, said = process.communicate(timeout=120)
+        told = process.returncode == 0 or process.returncode == 1 and "its kernel died" in said  # 0: it was done with its kernel
+        if kernel_only and ("Traceback" in said or not told):
+            sys.exit(f"a killed kernel was not told in a sentence: exit {process.returncode}, {said[-2000:]}")
+    return bool(pids)
 
 
 def children(pid):
@@ -75,20 +81,20 @@ def without_times(value):
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
-def disturbed_round(folder, params, left, draw, longest_s):
+def disturbed_round(folder, params, left, draw, longest_s, kernel_only=False):
     """Run to the end with kills on the way; returns how many."""
     kills = 0
     while True:
         process, deadline = start(folder, params), time.monotonic() + draw.uniform(1, longest_s)
         while process.poll() is None and (kills >= left or time.monotonic() < deadline):
             time.sleep(0.05)
-        if process.poll() is None:
-            kill(process)
+        if process.poll() is None and kill(process, kernel_only):
             kills += 1
-        elif process.returncode == 0:
+            continue
+        process.wait()
+        if process.returncode == 0:
             return kills
-        else:
-            sys.exit(f"a run that was not killed failed after {kills} kills: {process.stderr.read()[-2000:]}")
+        sys.exit(f"a run that was not killed failed after {kills} kills: {process.stderr.read()[-2000:]}")
 
 
 def main():
@@ -97,6 +103,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--longest-s", type=float, default=20.0)
     parser.add_argument("--params", default="params/smoke.yaml")
+    parser.add_argument("--kernel", action="store_true", help="kill the kernel alone")
     options = parser.parse_args()
     experiment, draw = yaml.safe_load((ROOT / options.params).read_text())["experiment"], random.Random(options.seed)
     work = Path(tempfile.mkdtemp(prefix="kills-"))
@@ -107,7 +114,7 @@ def main():
     kills = rounds = wrong = 0
     while kills < options.kills:
         folder = work / f"round{rounds}"
-        kills += disturbed_round(folder, options.params, options.kills - kills, draw, options.longest_s)
+        kills += disturbed_round(folder, options.params, options.kills - kills, draw, options.longest_s, options.kernel)
         found = contents(folder, experiment)
         differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         wrong += bool(differing)
