@@ -30,6 +30,8 @@ class TrainConfig:
     dose_scale: float
     weighting: str  # of the noise levels: "none" | "min-snr"
     region: str  # of the loss: "dose mask" | "whole volume"
+    dose_error: str  # of a regression's loss: "squared" | "absolute"
+    dvh_weight: float  # of a regression's DVH loss
     gradient_weight: float
     gradient_units: str  # "per mm" | "per voxel"
     vgg_weight: float

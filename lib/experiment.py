@@ -126,10 +126,3 @@ def package_version(name):
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def check_methods(methods, wanted):
-    """A sentence if a notebook needs a method that the experiment does not train."""
-    missing = [name for name in wanted if name not in methods]
-    if missing:
-        raise UserError(f"this needs the method {missing[0]}, which methods does not list; add it and train it")

@@ -209,6 +209,11 @@ def make_batch(samples, patch=None, generator=None):
                  torch.tensor([s.spacing_mm for s in samples]), torch.tensor([s.rx_gy for s in samples]))
 
 
+def structures_of(batch):
+    """Where each structure of the protocol lies, bool [B,S,d,h,w]: where its signed distance is negative."""
+    return batch.cond[:, 1 : 1 + len(PROTOCOLS[batch.site].structures)] < 0
+
+
 def part_of(batch, patients):
     """The batch of some of its patients, a slice."""
     names = ("cond", "dose", "mask", "constraints", "spacing_mm", "rx_gy")

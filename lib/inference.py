@@ -168,7 +168,7 @@ def predict_chunk(predictor, samples, members, sampling, watch):
     batch = make_batch([sample.to(predictor.device) for sample in samples])
     inside = inside_of(predictor.config, batch)
     if not predictor.method.sampled:
-        return (run_network(predictor, batch, sampling.window) * inside).clamp(*DOSE_LIMITS).cpu()
+        return (to_dose(predictor, batch, run_network(predictor, batch, sampling.window)) * inside).clamp(*DOSE_LIMITS).cpu()
 
     def watch_each(step, t, dose_hat):
         for sample, member, estimate in zip(samples, members, to_dose(predictor, batch, dose_hat)):
@@ -190,8 +190,8 @@ def start_noise(sample, member, seed):
 def sample_batch(predictor, batch, noise, streams, sampling, watch=None):
     """Sample one batch from its start noise [B,1,d,h,w]; the dose as a fraction of the prescription."""
     if not predictor.method.timed:
-        dose_hat, log_variance = run_network(predictor, batch, sampling.window).split(1, dim=1)
-        return dose_hat + (log_variance.clamp(*LOG_VARIANCE_LIMITS) / 2).exp() * noise
+        output, log_variance = run_network(predictor, batch, sampling.window).split(1, dim=1)
+        return to_dose(predictor, batch, output) + (log_variance.clamp(*LOG_VARIANCE_LIMITS) / 2).exp() * noise
     if predictor.method.predicts == "velocity":
         integrate = midpoint if sampling.solver == "midpoint" else euler
         x = integrate(velocity_of(predictor, batch, sampling.window), noise, sampling.n_steps, watch)

@@ -105,6 +105,19 @@ def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added
     assert torch.allclose(dose, expected.clamp(0, 1.5), atol=1e-5)
 
 
+def test_a_cascade_adds_what_it_predicts_to_the_dose_of_the_first_regression(samples, tmp_path):
+    train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
+    primed = with_priors(load_predictor(tmp_path / "baseline", "cpu", "32"), samples)
+    config = config_for(primed, method="cascade", cond_channels=10, epochs=1, dose_error="absolute", dvh_weight=1.0)
+    training.train(config, primed, primed[:1], tmp_path / "cascade", "cpu", tmp_path / "baseline", report=lambda line: None)
+    cascade = load_predictor(tmp_path / "cascade", "cpu", "32")
+    with torch.no_grad():
+        cascade.network.out.weight.zero_()
+        cascade.network.out.bias.fill_(0.125)
+    expected = ((primed[0].cond[-1:] + 0.125) * (primed[0].mask > 0)).clamp(0, 1.5)
+    assert torch.allclose(predict_doses(cascade, samples[:1])[0][0], expected, atol=1e-5)
+
+
 def test_a_predicted_deviation_is_the_spread_of_the_samples_and_temperature_0_its_mean(samples):
     predictor = predictor_for("gaussian", samples)
     with torch.no_grad():

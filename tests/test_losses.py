@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lib.models.diffusion import add_noise, noise_from_dose, target_of
-from lib.models.losses import dose_loss, gaussian_loss, gradient_loss, mean_inside, min_snr_weight, negative_dose_penalty, sobel_gradient
+from lib.models.losses import (dose_loss, dvh_loss, gaussian_loss, gradient_loss, mean_inside, min_snr_weight, negative_dose_penalty,
+                              sobel_gradient)
 
 SPACING_MM = torch.tensor([[2.0, 1.0, 4.0]])
 
@@ -33,6 +34,26 @@ def test_dose_loss_is_squared_error_and_a_penalty_of_negative_dose():
     dose = torch.full((1, 1, 2, 2, 2), 0.5)
     assert float(dose_loss(dose + 0.1, dose, EVERYWHERE)) == pytest.approx(0.01)
     assert float(dose_loss(dose - 0.7, dose, EVERYWHERE)) == pytest.approx(0.49 + 0.1 * 0.2)
+    assert float(dose_loss(dose - 0.7, dose, EVERYWHERE, "absolute")) == pytest.approx(0.7 + 0.1 * 0.2)
+
+
+def test_the_dvh_loss_is_the_area_between_the_curves():
+    """Against both DVHs drawn at many doses; a missing structure does not count, and moving dose about in a structure costs nothing."""
+    generator = torch.Generator().manual_seed(0)
+    dose, dose_hat = torch.rand(2, 1, 6, 6, 6, generator=generator), torch.rand(2, 1, 6, 6, 6, generator=generator)
+    structures = torch.rand(2, 3, 6, 6, 6, generator=generator) < 0.3
+    structures[0, 1] = False
+    at = torch.linspace(0, 1, 20001)
+
+    def area(i, s):
+        curves = [(volume[i, 0][structures[i, s]][:, None] > at).float().mean(0) for volume in (dose, dose_hat)]
+        return (curves[0] - curves[1]).abs().mean()
+
+    expected = ((area(0, 0) + area(0, 2)) / 2 + (area(1, 0) + area(1, 1) + area(1, 2)) / 3) / 2
+    assert float(dvh_loss(dose_hat, dose, structures)) == pytest.approx(float(expected), abs=1e-4)
+    assert float(dvh_loss(dose + 0.25, dose, structures)) == pytest.approx(0.25, abs=1e-6)
+    one = torch.ones(2, 1, 6, 6, 6, dtype=torch.bool)
+    assert float(dvh_loss(dose.flip(-1), dose, one)) == pytest.approx(0, abs=1e-7)
 
 
 def test_what_lies_outside_the_region_does_not_count():

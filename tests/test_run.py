@@ -20,7 +20,7 @@ from lib.report.html import CAPTIONS
 from lib.run import Stage, execute, plan
 from lib.stamps import code_digest, modules_used
 
-STAGES = 13
+STAGES = 14
 
 
 def run(folder, *arguments):

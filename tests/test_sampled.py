@@ -7,7 +7,7 @@ from lib.errors import UserError
 from lib.experiment import Experiment
 from lib.inference import Sampling
 from lib.studies import sampled
-from lib.studies.comparison import means_of_seeds
+from lib.studies.comparison import means_of_seeds, means_of_sides
 from lib.studies.ensembles import deep_ensemble, flipped_pair
 from lib.studies.sampled import sampled_doses
 from toys import toy_cohort
@@ -20,7 +20,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
         toy_cohort(folder / "toys", n=6)
-        (folder / "p.yaml").write_text("{experiment: try, cohort: toys, coarsen: 1, precision: '32', methods: [ddpm_v], "
+        (folder / "p.yaml").write_text("{experiment: try, cohort: toys, coarsen: 1, precision: '32', methods: [baseline, ddpm_v], "
                                        "train: {epochs: 2, base_channels: 8, validate_every: 9}}")
         command.main(["p.yaml"])
     return folder
@@ -69,6 +69,15 @@ def test_a_network_is_not_judged_on_patients_that_it_was_trained_on(run):
                   lambda: flipped_pair(run, "ddpm_v", samples)):
         with pytest.raises(UserError, match=f"was trained on {samples[0].case_id}, so it cannot be judged on him"):
             judge()
+
+
+def test_both_sides_of_a_patient_are_averaged(run):
+    """A training that sees no side: of a symmetric pair of predictions the mean is half the sum of one and the other turned back."""
+    samples = run.load_samples("test")
+    pairs, _, _ = flipped_pair(run, "baseline", samples)
+    [(name, (doses, _))] = means_of_sides(run, ["baseline"], samples).items()
+    assert name == "baseline, mean of two sides" and [dose.shape[0] for dose in doses] == [1] * len(samples)
+    assert all(torch.allclose(dose[0], (pair[0] + pair[1]) / 2) and not torch.equal(pair[0], pair[1]) for dose, pair in zip(doses, pairs))
 
 
 def test_regressions_of_several_seeds_are_averaged_and_samples_are_not():

@@ -26,8 +26,8 @@ def config_for(samples, **changes):
         method="baseline", cohort="toys", cohort_sha256="", case_ids=[s.case_id for s in samples], site="prostate",
         cond_channels=9, coarsen=1, beams_deg=[], base_channels=8, epochs=3, patches_per_case=1, patch_voxels=[0, 0, 0], batch_size=2, accumulate=1,
         learning_rate=1e-3, ema_decay=0.9, zero_snr=False, dose_shift=0.0, dose_scale=1.0, weighting="none", region="dose mask",
-        gradient_weight=0.1, gradient_units="per mm", vgg_weight=0.01, vgg_file="", augment="whole voxels", validate_every=1,
-        validation_steps=2, patience=0, keep="last", snapshots_pct=[50], seed=1, precision="32")
+        dose_error="squared", dvh_weight=0.0, gradient_weight=0.1, gradient_units="per mm", vgg_weight=0.01, vgg_file="", augment="whole voxels",
+        validate_every=1, validation_steps=2, patience=0, keep="last", snapshots_pct=[50], seed=1, precision="32")
     return TrainConfig(**settings | dict(zero_snr=find_method(changes.get("method", "baseline")).zero_snr) | changes)
 
 
@@ -162,8 +162,8 @@ class FakeRun:
 def made(samples, tmp_path, **changes):
     settings = dataclasses.asdict(config_for(samples))
     kept = ("base_channels", "epochs", "patches_per_case", "patch_voxels", "batch_size", "accumulate", "learning_rate", "ema_decay", "weighting", "region",
-            "gradient_weight", "gradient_units", "vgg_weight", "vgg_file", "augment", "validate_every", "validation_steps", "patience", "keep",
-            "snapshots_pct")
+            "dose_error", "dvh_weight", "gradient_weight", "gradient_units", "vgg_weight", "vgg_file", "augment", "validate_every", "validation_steps",
+            "patience", "keep", "snapshots_pct")
     given = {key: settings[key] for key in kept} | dict(standardise="auto", terminal_snr="auto")
     return training.make_config(FakeRun(tmp_path), samples, **given | changes)
 

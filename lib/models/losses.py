@@ -14,9 +14,22 @@ def mean_inside(values, inside):
     return ((values * inside).sum((1, 2, 3, 4)) / inside.sum((1, 2, 3, 4)).clamp(min=1)).mean()
 
 
-def dose_loss(dose_hat, dose, inside):
-    """Mean squared error + 0.1 x mean(relu(-dose)): the reference's loss of its regression, over its `inside`."""
-    return mean_inside((dose_hat - dose) ** 2 + NEGATIVE_WEIGHT * F.relu(-dose_hat), inside)
+def dose_loss(dose_hat, dose, inside, error="squared"):
+    """Mean squared error + 0.1 x mean(relu(-dose)): the reference's loss of its regression, over its `inside`; or the absolute error."""
+    difference = (dose_hat - dose) ** 2 if error == "squared" else (dose_hat - dose).abs()
+    return mean_inside(difference + NEGATIVE_WEIGHT * F.relu(-dose_hat), inside)
+
+
+def dvh_loss(dose_hat, dose, structures):
+    """Area between the predicted and the planned DVH of each of the `structures` (bool [B,S,D,H,W]), mean over those that a patient has,
+    then over patients; a fraction of the prescription.
+
+    A DVH is the quantile function of the dose in its structure, so the area is the mean absolute difference of the sorted doses, the
+    Wasserstein-1 distance in one dimension (Peyre and Cuturi 2019, Remark 2.30); no smoothing is needed for its gradient.
+    """
+    areas = [[(ours[0][s].sort().values - planned[0][s].sort().values).abs().mean() for s in masks if s.any()]
+             for ours, planned, masks in zip(dose_hat, dose, structures)]
+    return torch.stack([torch.stack(of_patient).mean() for of_patient in areas]).mean()
 
 
 def gaussian_loss(dose_hat, log_variance, dose, inside):

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 
 from lib.errors import UserError
+from lib.features import structures_of
 from lib.models.diffusion import T, add_noise, at_level, dose_from_noise, target_of
 from lib.models.flow import at_time
-from lib.models.losses import dose_loss, gaussian_loss, gradient_loss, mean_inside, min_snr_weight, negative_dose_penalty
+from lib.models.losses import dose_loss, dvh_loss, gaussian_loss, gradient_loss, mean_inside, min_snr_weight, negative_dose_penalty
 from lib.models.unet import UNet
 
 
@@ -50,6 +51,7 @@ METHODS = {
     "baseline": Method("U-Net regression", "dose"),
     "gradient": Method("U-Net regression + gradient loss", "dose", extra="gradient"),
     "gradient_vgg": Method("U-Net regression + gradient and VGG loss", "dose", extra="gradient and vgg"),
+    "cascade": Method("U-Net regression of the regression's residual", "dose", prior="baseline"),
     "gaussian": Method("U-Net regression with a deviation for each voxel", "dose and deviation"),
     "ddpm": Method("DDPM, noise predicted", "noise", timed=True),
     "ddpm_v": Method("diffusion, v predicted", "v", timed=True, zero_snr=True, standardised=True),
@@ -102,13 +104,15 @@ def training_loss(network, batch, drawn, config, alpha_bar, perceptual=None):
 
 
 def regression_loss(network, batch, config, extra, perceptual):
-    """The reference's regression loss, with its gradient loss and that of VGG features where the method has them."""
+    """The reference's regression loss, that of DVHs if weighed, with its gradient loss and that of VGG features where the method has them."""
     inside = inside_of(config, batch)
-    output = network(batch.cond, batch.constraints) * inside
-    dose_hat = output[:, :1]
+    output = network(batch.cond, batch.constraints)
+    dose_hat = (output[:, :1] * config.dose_scale + offset_of(config, batch.cond)) * inside
     if output.shape[1] == 2:
         return gaussian_loss(dose_hat, output[:, 1:], batch.dose, inside)
-    loss = dose_loss(dose_hat, batch.dose, inside)
+    loss = dose_loss(dose_hat, batch.dose, inside, config.dose_error)
+    if config.dvh_weight:
+        loss = loss + config.dvh_weight * dvh_loss(dose_hat, batch.dose, structures_of(batch))
     if extra:
         spacing_mm = batch.spacing_mm if config.gradient_units == "per mm" else torch.ones_like(batch.spacing_mm)
         loss = loss + config.gradient_weight * gradient_loss(dose_hat, batch.dose, spacing_mm)

@@ -32,7 +32,8 @@ def ensemble(rows, regression_rows, regression):
 
 def source_colour(source):
     """A method's own colour; the rivals made of several regressions get one each."""
-    return {"baseline, several seeds": "#004488", "baseline and its mirror image": "#88AACC"}.get(source) or colour(source)
+    rivals = {"several seeds": "#004488", "its mirror image": "#88AACC"}
+    return next((own for ending, own in rivals.items() if source.endswith(ending)), colour(source))
 
 
 def calibration(found):

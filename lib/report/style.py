@@ -13,6 +13,7 @@ from lib.report.pictures import smaller
 COLOURS = {
     "baseline": "#0072B2", "gradient": "#009E73", "ddpm": "#D55E00", "control": "#777777",
     "ddpm_v": "#CC79A7", "ddpm_dose": "#E69F00", "flow": "#56B4E9", "refine": "#8C6D31", "gradient_vgg": "#004D40", "gaussian": "#5B4B8A",
+    "cascade": "#882255",
 }
 RAMP = "crest"  # for ordered quantities in one panel
 SPREAD_MAP, ERROR_MAP = "viridis", "RdBu_r"

@@ -15,6 +15,7 @@ from lib.models.control import fit_control, predict_control
 from lib.models.methods import find_method
 from lib.predictions import prediction_path, save_prediction
 from lib.progress import progress
+from lib.studies.ensembles import flipped_pair
 from lib.studies.rows import grouped, plain_of, seeds_of
 from lib.studies.sampled import sampled_doses
 
@@ -81,6 +82,12 @@ def predict_naive(run, training, samples):
     started = time.monotonic()
     doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
     return {"control": (doses, (time.monotonic() - started) / len(samples))}
+
+
+def means_of_sides(run, names, samples):
+    """The mean of each regression's doses of the patient and of his mirror image, in the shape of `predict_all`'s: test-time augmentation."""
+    pairs = {name: flipped_pair(run, name, samples) for name in names}
+    return {f"{name}, mean of two sides": ([pair.mean(0, keepdim=True) for pair in doses], 2 * seconds) for name, (doses, seconds, _) in pairs.items()}
 
 
 def means_of_seeds(predictions):

@@ -12,7 +12,7 @@ from lib.evaluation.dvh import dvh_curve
 from lib.evaluation.uncertainty import coverage_pct, crps_gy, ensemble_law, mean_of_subsets, spread_gy, spread_skill, spread_skill_ratio
 from lib.features import mirrored
 from lib.inference import on_case_grid, predict_doses, usual_sampling
-from lib.models.methods import find_method
+from lib.models.methods import find_method, kind
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.studies.sampled import refuse_seen, sampled_doses
@@ -70,8 +70,8 @@ def sources(run, samples, methods, regression, deep, members, n_steps):
         sampling = usual_sampling(run.load_predictor(name).config, n_steps)._replace(seed=run.seed, temperature=1.0)
         yield name, sampled_members(run, name, samples, sampling, members)
     if len(deep) > 1:
-        yield "baseline, several seeds", deep_ensemble(run, deep, samples)
-    yield "baseline and its mirror image", flipped_pair(run, regression, samples)
+        yield f"{kind(deep[0])}, several seeds", deep_ensemble(run, deep, samples)
+    yield f"{regression} and its mirror image", flipped_pair(run, regression, samples)
 
 
 def ensemble_row(run, sample, dose, sizes, factor):

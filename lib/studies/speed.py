@@ -55,8 +55,8 @@ def config_to_time(run, samples, method, base_channels, batch_size):
     return make_config(
         run, samples, method=method, standardise="auto", terminal_snr="auto", base_channels=base_channels, epochs=1000, batch_size=batch_size,
         accumulate=1, patches_per_case=1, patch_voxels=[0, 0, 0], learning_rate=1e-3, ema_decay=0.99, region="dose mask", weighting="none",
-        gradient_weight=1.0, gradient_units="per mm", vgg_weight=0.0, vgg_file="", augment="rotated", validate_every=1000,
-        validation_steps=1, patience=0, keep="last", snapshots_pct=[])
+        dose_error="squared", dvh_weight=0.0, gradient_weight=1.0, gradient_units="per mm", vgg_weight=0.0, vgg_file="", augment="rotated",
+        validate_every=1000, validation_steps=1, patience=0, keep="last", snapshots_pct=[])
 
 
 # --- training and sampling ---
