@@ -9,6 +9,7 @@ from lib.inference import Sampling
 from lib.studies import sampled
 from lib.studies.comparison import means_of_seeds, means_of_sides
 from lib.studies.ensembles import deep_ensemble, flipped_pair
+from lib.studies.rows import answers_in
 from lib.studies.sampled import sampled_doses
 from toys import toy_cohort
 
@@ -71,12 +72,16 @@ def test_a_network_is_not_judged_on_patients_that_it_was_trained_on(run):
             judge()
 
 
+def test_means_of_means_are_counted():
+    assert [answers_in(name) for name in ("flow", "flow, mean of 3", "cascade, mean of 2 sides, mean of 3 seeds")] == [1, 3, 6]
+
+
 def test_both_sides_of_a_patient_are_averaged(run):
     """A training that sees no side: of a symmetric pair of predictions the mean is half the sum of one and the other turned back."""
     samples = run.load_samples("test")
     pairs, _, _ = flipped_pair(run, "baseline", samples)
     [(name, (doses, _))] = means_of_sides(run, ["baseline"], samples).items()
-    assert name == "baseline, mean of two sides" and [dose.shape[0] for dose in doses] == [1] * len(samples)
+    assert name == "baseline, mean of 2 sides" and [dose.shape[0] for dose in doses] == [1] * len(samples)
     assert all(torch.allclose(dose[0], (pair[0] + pair[1]) / 2) and not torch.equal(pair[0], pair[1]) for dose, pair in zip(doses, pairs))
 
 

@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator
 from lib.evaluation.compare import interval, paired_difference
 from lib.report.style import colour, dashes, panels, plain_ticks, tick_steps
 from lib.report.verdicts import over_seeds, ranked
-from lib.studies.rows import by_method
+from lib.studies.rows import answers_in, by_method
 
 
 def training_curves(histories):
@@ -73,9 +73,9 @@ def accuracy_and_cost(rows, samplings):
     gap = (max(errors.values()) / min(errors.values())) ** 0.05
     for name in sorted((n for n in errors if n in samplings), key=errors.get):
         ends = [(samplings[name]["nfe"], errors[name])]
-        ends += [(ends[0][0] * int(mean.split(", mean of ")[1].split()[0]), error) for mean, error in errors.items() if mean.startswith(f"{name}, mean of ")]
+        ends += [(ends[0][0] * answers_in(mean), error) for mean, error in errors.items() if mean.startswith(f"{name}, mean of ")]
         ax.plot(*zip(*ends), "-", color=colour(name), linewidth=1)
-        for (calls, error), marker in zip(ends, "oD"):
+        for (calls, error), marker in zip(ends, "o" + "D" * len(ends)):
             ax.plot(calls, error, marker, color=colour(name), markersize=5)
         calls, error = ends[-1]
         above[calls] = max(error, above.get(calls, 0) * gap)  # labels of one column do not cover each other

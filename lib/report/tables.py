@@ -8,7 +8,7 @@ from lib.evaluation.dvh import goal_values
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
 from lib.report.sentences import short_span
-from lib.report.verdicts import one_each, over_seeds
+from lib.report.verdicts import WITHOUT_SAMPLING, one_each, over_seeds
 from lib.studies.rows import by_method, grouped, plain_of, sizes_of
 
 
@@ -110,8 +110,8 @@ def calibration(found):
 
 
 def key(rows, margin_gy):
-    """The report's first table: one form of each method and the mean of seeds, seeds averaged, against the baseline; sorted by MAE."""
-    chosen = {row["method"] for row in one_each(rows)} | {row["method"] for row in rows if row["method"].endswith(" seeds")}
+    """The report's first table: one form of each method and the means of seeds and sides, seeds averaged, against the baseline; sorted by MAE."""
+    chosen = {row["method"] for row in one_each(rows)} | {row["method"] for row in rows if row["method"].endswith(WITHOUT_SAMPLING)}
     scored = [row | {"dvh": np.mean(row["dvh_errors_gy"])} for row in rows]
     mae, rmse, dose, dvh = ({name: v for name, (v, _) in over_seeds(scored, value).items() if name in chosen} for value in
                             ("mae_gy", "rmse_gy", "dose_score_gy", "dvh"))

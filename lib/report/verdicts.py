@@ -13,6 +13,7 @@ from lib.studies.rows import by_method, grouped, seeds_of, sizes_of
 
 DISGUISE = 0.5  # a spread-skill ratio below it: the samples hardly differ from a regression's one answer
 ROOT2 = math.sqrt(2)
+WITHOUT_SAMPLING = (" seeds", " sides")  # how the mean of several answers of a regression is called
 WITHIN = 1.05  # the mean of infinitely many exact samples is the conditional mean, which a regression learns: this near is near
 
 
@@ -216,7 +217,7 @@ def price_sentence(rows, regression_mae_gy):
 def one_each(rows):
     """The rows of one form of each method: the mean of its samples where there is one, no variants and second seeds."""
     names = dict.fromkeys(row["method"] for row in rows)
-    means = {kind(name): name for name in names if ", mean of " in name and name.split(",")[0] == kind(name) and not name.endswith("seeds")}
+    means = {kind(name): name for name in names if ", mean of " in name and name.split(",")[0] == kind(name) and not name.endswith(WITHOUT_SAMPLING)}
     chosen = {means.get(name, name) for name in names if name == kind(name)}
     return [row for row in rows if row["method"] in chosen]
 

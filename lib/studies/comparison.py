@@ -87,7 +87,7 @@ def predict_naive(run, training, samples):
 def means_of_sides(run, names, samples):
     """The mean of each regression's doses of the patient and of his mirror image, in the shape of `predict_all`'s: test-time augmentation."""
     pairs = {name: flipped_pair(run, name, samples) for name in names}
-    return {f"{name}, mean of two sides": ([pair.mean(0, keepdim=True) for pair in doses], 2 * seconds) for name, (doses, seconds, _) in pairs.items()}
+    return {f"{name}, mean of 2 sides": ([pair.mean(0, keepdim=True) for pair in doses], 2 * seconds) for name, (doses, seconds, _) in pairs.items()}
 
 
 def means_of_seeds(predictions):

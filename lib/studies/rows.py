@@ -1,4 +1,5 @@
 """Rows of results by what they are of."""
+import math
 
 
 def grouped(rows, key, value="mae_gy"):
@@ -23,6 +24,11 @@ def plain_of(name):
     training, comma, rest = name.partition(",")
     method, _, variant = training.partition("-")
     return (method if variant.startswith("seed") else training) + comma + rest
+
+
+def answers_in(name):
+    """Of how many answers a result is the mean: 6 of "cascade, mean of 2 sides, mean of 3 seeds"."""
+    return math.prod(int(part.split()[0]) for part in name.split(", mean of ")[1:])
 
 
 def seeds_of(names):
