@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, wilcoxon
 
 from lib.seeds import generator_for
 
@@ -29,6 +28,8 @@ class Difference(NamedTuple):
 
 def paired_difference(first, second, seed=42):
     """Difference of two lists of values, one per patient in the same order; fewer than 3 give no interval."""
+    from scipy.stats import wilcoxon  # here, because scipy.stats takes half a second, which the explorer need not wait for
+
     difference = np.asarray(first, float) - np.asarray(second, float)
     difference = difference[~np.isnan(difference)]  # a patient without one of the two values does not count
     n = len(difference)
@@ -52,6 +53,8 @@ def holm(p_values):
 
 def interval(values, seed=42):
     """Bootstrap 95 % interval of the mean over patients (percentile, 10,000 resamples)."""
+    from scipy.stats import bootstrap
+
     values = np.asarray(values, float)
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])

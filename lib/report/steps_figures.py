@@ -1,9 +1,10 @@
 """Figures of the ablation of sampling."""
 import numpy as np
+import seaborn as sns
 
 from lib.evaluation.compare import interval
 from lib.report.slices import colour_lut
-from lib.report.style import RAMP, colour, dashes, panels, plain_ticks, sns, tick_steps
+from lib.report.style import RAMP, colour, dashes, panels, plain_ticks, tick_steps
 from lib.report.verdicts import change, compared_steps, curve, settings_of, with_reach
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import grouped

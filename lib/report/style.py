@@ -2,7 +2,6 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
@@ -28,6 +27,8 @@ SETTINGS = {
 
 
 def use_style():
+    import seaborn as sns  # here, because it takes half a second, which the explorer need not wait for
+
     sns.set_theme(style="ticks", rc=SETTINGS)
 
 
