@@ -26,6 +26,7 @@ from lib.errors import UserError
 from lib.features import augment, dose_statistics, make_batch, part_of
 from lib.files import held, sha256, write_json, write_text
 from lib.inference import own_grid_score_gy, predict_doses, ready, usual_sampling, with_priors
+from lib.memory import GB, check_memory
 from lib.models.diffusion import schedule
 from lib.models.methods import draw_noise, find_method, offset_of, training_loss
 from lib.models.vgg import WHERE, PerceptualLoss, load_vgg16
@@ -152,6 +153,7 @@ def train(config, train_samples, validation_samples, folder, device="auto", prio
 def go_on(config, train_samples, validation_samples, folder, device, prior, key, save_every_s, report):
     """From the last checkpoint, or the beginning, to the end."""
     report = report if is_first() else lambda text: None
+    check_memory(config, train_samples, device, world())
     run = Run(config, device)
     state = load_state(folder, key, device, report)
     if state:
@@ -172,6 +174,8 @@ def go_on(config, train_samples, validation_samples, folder, device, prior, key,
     except KeyboardInterrupt:
         checkpoint(run, config, folder, key)
         raise UserError(f"stopped by hand at step {run.step} of {config.n_steps}; the same command goes on from there") from None
+    if device.type == "cuda":
+        report(f"at most {torch.cuda.max_memory_allocated(device) / GB:.1f} GB of the GPU's memory were used")
     if is_first():
         finish(run, config, folder, prior, key)
     wait_for_all()
