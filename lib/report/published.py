@@ -1,6 +1,7 @@
 """What is published: the key numbers of an experiment, marked by --publish, with which a fresh run is compared.
 
-The weights are published in bf16 as weights/<method>/, half the size, to sample from without training.
+The weights are put beside them in bf16 as weights/<method>/, half the size, to be published elsewhere: copied to checkpoints/<method>/ of an
+experiment they are sampled from without training.
 """
 from pathlib import Path
 from shutil import copyfile
