@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from lib.experiment import ROOT
 from lib.files import read_json, write_json, write_results
 from lib.parameters import load_params
-from lib.report import claims, html, pictures, published, style, tables, verdicts
+from lib.report import claims, html, pictures, published, sentences, style, tables, verdicts
 from lib.run import plan
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import sizes_of
@@ -23,8 +23,9 @@ from lib.tensors import save_tensors
 def step_rows(errors, setting=REFERENCE_GRID, patients=8, group="start", wobble=0.3):
     """Rows of an ablation in which each number of steps has a mean error."""
     offsets = np.linspace(-wobble, wobble, patients)
+    held = dict(grid="held", start=int(setting.split()[-1])) if setting.startswith("start held") else dict(grid="leading", start=999)
     return [dict(setting=setting, group=group, training="ddpm", weights="weights", n_steps=n, nfe=n, case_id=f"p{i}",
-                 mae_gy=error + offsets[i], rmse_gy=1.3 * error, seconds=0.1 * n, sampling=dict(n_steps=n))
+                 mae_gy=error + offsets[i], rmse_gy=1.3 * error, seconds=0.1 * n, sampling=dict(n_steps=n, **held))
             for n, error in errors.items() for i in range(patients)]
 
 
@@ -77,10 +78,27 @@ def test_a_cure_is_held_against_what_theory_allows(worst, told):
     assert told in told_of_steps(step_rows({1: 3.0, 10: worst}), step_rows({1: 3.0, 10: worst}, "ddpm_v", group="prediction"))
 
 
+def test_a_held_start_is_held_against_the_regression_and_what_it_leaves_out():
+    """sqrt(alpha_bar) at t = 900 is cos(pi/2 (0.9 + 0.008) / 1.008) / cos(pi/2 0.008 / 1.008) = 0.155, Nichol and Dhariwal's cosine."""
+    text = told_of_steps(step_rows({1: 3.0, 10: 4.0}), step_rows({1: 3.0, 10: 4.5}, "start held at t = 900"), regression=3.0)
+    assert "start held at t = 900 1.50 (10 steps, 15 % of the dose left out)" in text
+    assert "held" not in told_of_steps(step_rows({1: 3.0, 10: 4.0}))
+
+
 @pytest.mark.parametrize("ddpm, told", [(5.0, "Not for accuracy"), (3.0, "Yes, for accuracy"), (4.0, "Not for accuracy")])
 def test_the_answer_follows_the_numbers(ddpm, told):
     rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": ddpm})
     assert answered(rows).startswith(told)
+
+
+def test_a_best_result_picked_among_several_says_so():
+    assert "best of" not in answered(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0}))
+    assert "`flow`, the best of 2 on these very patients" in answered(method_rows({"control": 8.0, "baseline": 4.0, "ddpm": 5.0, "flow": 4.5}))
+
+
+def test_the_voxels_of_the_patients_are_told():
+    rows = [dict(shape=[48, 64, 64], spacing_mm=[2.5, 3.9, 3.9]), dict(shape=[48, 64, 64], spacing_mm=[3.0, 3.9, 3.9])]
+    assert sentences.grids(rows, 2).startswith("Voxels: 48 x 64 x 64 of 2.5 to 3 x 3.9 x 3.9 mm (z, y, x); the networks see blocks of 2 x 2 x 2")
 
 
 def test_a_difference_that_is_sure_but_perhaps_small_is_called_a_little():

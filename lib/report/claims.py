@@ -104,7 +104,7 @@ def claim_swing(histories, margin_gy):
     up, base_up = largest_rise(histories["ddpm"]), largest_rise(histories["baseline"])
     told = "holds" if up > margin_gy and up > 2 * base_up else "does not hold"
     return claim(text, theirs, f"largest rise from one validation to a later one {up:.2f} Gy; baseline {base_up:.2f} Gy", told,
-                 "here weights are averaged (EMA), which calms it; a noise loss hardly sees the dose where sampling starts")
+                 "judged here with averaged weights (EMA), which calms it; the study's were not averaged")
 
 
 def largest_rise(history):

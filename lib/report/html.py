@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 import nbformat
+import yaml
 from markupsafe import Markup, escape
 from nbconvert import HTMLExporter
 
@@ -15,6 +16,7 @@ from lib.files import read_json, write_text
 from lib.models.methods import METHODS, kind
 from lib.report import tables
 from lib.report.scrubber import scrubbers, step_scrubber
+from lib.report.sentences import grids
 from lib.report.verdicts import (answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result, comparison_verdict, ensemble_verdict, ranked,
                                  steps_verdict)
 
@@ -70,7 +72,8 @@ def contents(folder):
     results = {path.stem: read_json(path) for path in sorted((folder / "results").glob("0*.json"))}
     data, steps, ensemble, comparison = (results.get(name) for name in
                                          ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"))
-    published = folder / "results" / "published.json"
+    published, params = folder / "results" / "published.json", folder / "experiment.yaml"
+    coarsen = (yaml.safe_load(params.read_text(encoding="utf-8")) if params.exists() else {}).get("coarsen", 2)
     methods = ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()
     return dict(
         name=folder.name, css=file_text("report.css"), script=file_text("report.js"), data=data, steps=steps, ensemble=ensemble, comparison=comparison,
@@ -78,7 +81,7 @@ def contents(folder):
         figure=partial(figure, folder, count(1)), table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
         step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods),
         glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder.name),
-        verdicts=written_verdicts(steps, ensemble, comparison),
+        verdicts=written_verdicts(steps, ensemble, comparison), grids=grids(data["rows"], coarsen) if data else "",
         pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )
 

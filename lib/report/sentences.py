@@ -50,6 +50,15 @@ def cohort(cohort, rows):
     return text
 
 
+def grids(rows, coarsen):
+    """The voxels of the patients, z, y, x, and the blocks of them that the networks see."""
+    shapes = {" x ".join(str(n) for n in row["shape"]) for row in rows}
+    spacings = list(zip(*(row["spacing_mm"] for row in rows)))
+    sizes = " x ".join(f"{min(own):.2g}" + (f" to {max(own):.2g}" if max(own) > min(own) else "") for own in spacings)
+    seen = "the networks see every one of them" if coarsen == 1 else f"the networks see blocks of {coarsen} x {coarsen} x {coarsen} of them, errors are judged voxel by voxel"
+    return f"Voxels: {shapes.pop() if len(shapes) == 1 else 'grids of several sizes'} of {sizes} mm (z, y, x); {seen}."
+
+
 def training_setup(config, training, validation):
     """What is about to be trained, on whom."""
     method = find_method(config.method)

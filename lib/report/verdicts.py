@@ -5,6 +5,7 @@ import numpy as np
 
 from lib.evaluation.compare import interval, paired_difference, verdict
 from lib.evaluation.uncertainty import spread_skill_ratio
+from lib.models.diffusion import cosine_alpha_bar
 from lib.models.methods import METHODS, find_method, kind
 from lib.report.sentences import CANNOT, bullets, short_span, span, told_by
 from lib.studies.ablation import REFERENCE_GRID
@@ -68,7 +69,7 @@ def steps_verdict(found, margin_gy):
     lines.append(switches_sentence(rows, margin_gy))
     lines += [undertraining_sentence(rows, margin_gy)] if settings_of(rows, "training") else []
     lines += level_sentences(found["level_rows"], regression_rows, found["method"])
-    lines += theory_sentences(rows, regression_rows)
+    lines += theory_sentences(rows, regression_rows) + held_sentences(rows, regression_rows)
     return bullets(lines)
 
 
@@ -126,6 +127,22 @@ def theory_sentences(rows, regression_rows):
     ratios = {name: theory_ratio(rows, regression_rows, name) for name in names}
     return [f"Theory allows an exact sampler, at any number of steps, {ROOT2:.2f} times the smaller of the regression's RMSE and its own one-step "
             f"value. The largest found: {told_by([(told[ratio <= ROOT2], f'`{name}` {ratio:.2f}') for name, ratio in ratios.items()])}."]
+
+
+def held_sentences(rows, regression_rows):
+    """What a sample of the most steps costs where the start is held, and how much of the dose that start leaves out."""
+    regressed = np.mean([row["rmse_gy"] for row in regression_rows])
+    parts = []
+    for setting in settings_of(rows, "start"):
+        own = next(row for row in rows if row["setting"] == setting)["sampling"]
+        if own["grid"] == "held":
+            rmse = curve(rows, setting, "rmse_gy")
+            most, share = max(rmse), math.sqrt(cosine_alpha_bar()[own["start"]])
+            parts.append(f"{setting} {np.mean(rmse[most]) / regressed:.2f} ({most} steps, {100 * share:.2g} % of the dose left out)")
+    if not parts:
+        return []
+    return [f"Where the start is held, the RMSE at the most steps over the regression's (a sample's own variance, which an answer of few steps has less of, "
+            f"explains up to {ROOT2:.2f}; a start from noise alone at level t also leaves out what x_t still holds of the dose): {'; '.join(parts)}."]
 
 
 # --- ensembles ---
@@ -269,7 +286,8 @@ def answer(found, margin_gy):
         return "No diffusion method was trained in this experiment."
     best = min(sampled, key=lambda m: np.mean(seeds[m][0]))
     d = paired_difference(seeds[best][0], seeds["baseline"][0])
-    text = f"after equally many optimiser steps the best diffusion result, `{best}`, differs from the plain U-Net by {span(d)} in MAE"
+    picked = f", the best of {len(sampled)} on these very patients" if len(sampled) > 1 else ""
+    text = f"after equally many optimiser steps the best diffusion result, `{best}`{picked}, differs from the plain U-Net by {span(d)} in MAE"
     told = {"higher": f"Not for accuracy: {text}, so it is worse.", "lower": f"Yes, for accuracy: {text}, so it is better.",
             "equal": f"Not for accuracy: {text}, so the two are equal within {margin_gy:g} Gy."}.get(
         verdict(d, margin_gy), f"{leaning(d, margin_gy)}: {text}.")
