@@ -3,12 +3,13 @@ import dataclasses
 import json
 import re
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lib.cases.case import Case, dose_step_gy, load_case, save_case
-from lib.evaluation.checks import describe_case, find_oddities
+from lib.evaluation.checks import check_cohort, describe_case, find_oddities
 from lib.cases.cohort import make_cohort, open_cohort, reference_split
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
@@ -411,6 +412,16 @@ def test_structures_shifted_into_air_are_found():
 def test_a_dose_shifted_against_the_structures_is_found():
     case = toy_case()
     assert find_oddities(changed(case, dose_gy=np.roll(case.dose_gy, 8, axis=2)))
+
+
+def test_one_patient_under_two_names_is_found(tmp_path):
+    cohort = toy_cohort(tmp_path / "toys", 4, split={"train": ["toy_1", "toy_2"], "validation": ["toy_3"], "test": ["toy_4"]})
+    assert not any("two names" in finding for row in check_cohort(cohort) for finding in row["findings"])
+    twin = {"toy_2": "toy_1", "toy_4": "toy_1"}
+    doubled = SimpleNamespace(split=cohort.split, load=lambda case_id: changed(cohort.load(twin.get(case_id, case_id)), case_id=case_id))
+    found = {row["case_id"]: [finding for finding in row["findings"] if "two names" in finding] for row in check_cohort(doubled)}
+    assert found == {"toy_1": [], "toy_3": [], "toy_2": ["its CT is that of toy_1: one patient under two names"],
+                     "toy_4": ["its CT is that of toy_1: one patient under two names, one of train and one of test: the errors on test patients are too good"]}
 
 
 def test_a_ct_without_its_offset_is_found():

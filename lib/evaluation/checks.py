@@ -1,4 +1,6 @@
 """Checks of a cohort before anything is trained on it: what a bad import looks like, in sentences."""
+from hashlib import sha256
+
 import numpy as np
 
 from lib.cases.protocols import PROTOCOLS
@@ -11,11 +13,22 @@ MARGIN_PCT = 10.0  # by which a target's median dose may differ from its prescri
 
 def check_cohort(cohort):
     """One row per case: part of the split, geometry, volumes, planned doses, goals met, findings."""
-    rows = []
+    rows, first_of = [], {}
     for part, case_ids in cohort.split.items():
         for case_id in progress(case_ids, f"checking {part}"):
-            rows.append(describe_case(cohort.load(case_id)) | {"part": part})
+            case = cohort.load(case_id)
+            row = describe_case(case) | {"part": part}
+            row["findings"] += same_patient(row, first_of.setdefault(sha256(case.ct_hu.tobytes()).digest(), row))
+            rows.append(row)
     return rows
+
+
+def same_patient(row, first):
+    """A sentence if the row's CT is, voxel by voxel, that of a case before: one patient under two names."""
+    if first is row:
+        return []
+    both = f", one of {first['part']} and one of {row['part']}: the errors on {row['part']} patients are too good" if first["part"] != row["part"] else ""
+    return [f"its CT is that of {first['case_id']}: one patient under two names{both}"]
 
 
 def describe_case(case):
