@@ -6,6 +6,7 @@ from lib import train as command
 from lib.errors import UserError
 from lib.experiment import Experiment
 from lib.inference import Sampling
+from lib.models.methods import find_method
 from lib.studies import sampled
 from lib.studies.comparison import means_of_seeds
 from lib.studies.ensembles import deep_ensemble, flipped_pair
@@ -52,6 +53,16 @@ def test_another_setting_member_or_weights_are_other_doses(run):
                                        (Sampling(n_steps=3), (0, 1), "weights"), (Sampling(n_steps=3), (0,), "weights-last")):
         sampled_doses(run, "ddpm_v", samples, sampling, members, weights)
     assert len(files(run)) == before + 4
+
+
+def test_what_two_names_of_a_grid_have_in_common_is_sampled_once():
+    """1000 steps of the reference's grid start at 999 as a start held there does, and 5 divides 1000."""
+    ddpm, flow = find_method("ddpm"), find_method("flow")
+    assert sampled.decides(ddpm, Sampling(n_steps=1000)) == sampled.decides(ddpm, Sampling(n_steps=1000, grid="held"))
+    assert sampled.decides(ddpm, Sampling(n_steps=5)) == sampled.decides(ddpm, Sampling(n_steps=5, grid="corrected"))
+    assert sampled.decides(ddpm, Sampling(n_steps=5)) != sampled.decides(ddpm, Sampling(n_steps=5, grid="held"))
+    assert sampled.decides(ddpm, Sampling(n_steps=5)) != sampled.decides(ddpm, Sampling(n_steps=5, eta=1.0))
+    assert sampled.decides(flow, Sampling(n_steps=5)) != sampled.decides(flow, Sampling(n_steps=10))
 
 
 def test_a_damaged_file_is_made_again(run):

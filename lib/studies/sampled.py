@@ -7,6 +7,7 @@ from lib.device import choose_device, choose_precision
 from lib.errors import UserError
 from lib.files import sha256
 from lib.inference import predict_doses
+from lib.models.methods import find_method
 from lib.stamps import digest, modules_digest
 from lib.tensors import load_tensors, save_tensors
 
@@ -39,8 +40,16 @@ def key_of(run, name, samples, sampling, members, weights):
     folder, device = run.checkpoint(name), choose_device(run.device)
     files = [folder / f"{weights}.safetensors", folder / "config.json", folder / "prior" / "weights.safetensors"]
     return digest([[sha256(path) if path.exists() else None for path in files], sha256(run.open_cohort().folder / "card.json"),
-                   [sample.case_id for sample in samples], sampling._asdict(), list(members), run.coarsen, run.beams_deg,
+                   [sample.case_id for sample in samples], decides(find_method(name), sampling), list(members), run.coarsen, run.beams_deg,
                    device.type, choose_precision(run.precision, device), modules_digest("import lib.inference")])[:32]
+
+
+def decides(method, sampling):
+    """What of a sampling decides the doses: of a diffusion the times, so that what two names of a grid have in common is sampled once."""
+    given = sampling._asdict()
+    if not method.timed or method.predicts == "velocity":
+        return given
+    return {"times": sampling.times(), **{key: value for key, value in given.items() if key not in ("n_steps", "grid", "start")}}
 
 
 def read_kept(path, samples):
