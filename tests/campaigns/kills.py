@@ -86,15 +86,16 @@ def disturbed_round(folder, params, left, draw, longest_s, kernel_only=False):
     kills = 0
     while True:
         process, deadline = start(folder, params), time.monotonic() + draw.uniform(1, longest_s)
-        while process.poll() is None and (kills >= left or time.monotonic() < deadline):
+        killed = False
+        while process.poll() is None and not killed:
             time.sleep(0.05)
-        if process.poll() is None and kill(process, kernel_only):
+            killed = kills < left and time.monotonic() >= deadline and kill(process, kernel_only)
+        if killed:
             kills += 1
-            continue
-        process.wait()
-        if process.returncode == 0:
+        elif process.returncode == 0:
             return kills
-        sys.exit(f"a run that was not killed failed after {kills} kills: {process.stderr.read()[-2000:]}")
+        else:
+            sys.exit(f"a run that was not killed failed after {kills} kills: {process.stderr.read()[-2000:]}")
 
 
 def main():
