@@ -1,4 +1,4 @@
-"""How much memory a training takes, told before it starts and checked after: a network too large ends with a sentence, not a kill."""
+"""How much memory a training will take, foretold: one that will not fit ends with a sentence before it starts, not with a kill."""
 import math
 from pathlib import Path
 from weakref import finalize

@@ -185,12 +185,14 @@ def execute(stage, folder, label):
 
 
 def tidy(path):
-    """Take this machine's paths out of an executed notebook's metadata, and colours that nobody sees out of its figures."""
+    """Take this machine's paths out of an executed notebook's metadata, controls that have lost their kernel out of its outputs, and colours
+    that nobody sees out of its figures."""
     import nbformat
 
+    from lib.report.html import without_widgets
     from lib.report.pictures import smaller_png
 
-    notebook = nbformat.read(path, as_version=4)
+    notebook = without_widgets(nbformat.read(path, as_version=4))
     for key in ("input_path", "output_path", "environment_variables"):
         notebook.metadata.get("papermill", {}).pop(key, None)
     for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):

@@ -52,6 +52,7 @@ def test_the_dvh_loss_is_the_area_between_the_curves():
     expected = ((area(0, 0) + area(0, 2)) / 2 + (area(1, 0) + area(1, 1) + area(1, 2)) / 3) / 2
     assert float(dvh_loss(dose_hat, dose, structures)) == pytest.approx(float(expected), abs=1e-4)
     assert float(dvh_loss(dose + 0.25, dose, structures)) == pytest.approx(0.25, abs=1e-6)
+    assert float(dvh_loss(dose + 0.25, dose, torch.zeros_like(structures))) == 0  # a patch between the structures
     one = torch.ones(2, 1, 6, 6, 6, dtype=torch.bool)
     assert float(dvh_loss(dose.flip(-1), dose, one)) == pytest.approx(0, abs=1e-7)
 

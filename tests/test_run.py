@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from lib import disk
-from lib.command import Failed
+from lib.command import Failed, told_in_a_sentence
 from lib.errors import UserError
 from lib.experiment import ROOT
 from lib.files import read_json
@@ -67,7 +67,7 @@ def test_a_method_that_cannot_be_trained_is_listed_with_the_reason_and_stops_not
 
 def test_executed_notebooks_are_small_and_hold_no_path_of_this_machine(smoke):
     for path in outputs(smoke[0]).glob("*.ipynb"):
-        assert path.stat().st_size < 2_000_000
+        assert path.stat().st_size < 2_000_000 and "jupyter.widget" not in path.read_text()
         metadata = nbformat.read(path, as_version=4).metadata
         assert str(ROOT) not in json.dumps(metadata) and str(smoke[0]) not in json.dumps(metadata)
 
@@ -121,6 +121,11 @@ def test_a_disk_that_refuses_ends_in_one_sentence(tmp_path):
     (tmp_path / "outputs" / "smoke").write_text("a file where the folder should be")
     refused = run(tmp_path)
     assert refused.returncode == 1 and "error: outputs/smoke" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_an_error_of_the_system_that_is_no_refusing_disk_keeps_its_traceback():
+    with pytest.raises(FileNotFoundError), told_in_a_sentence():
+        open("nowhere/at/all")
 
 
 def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):

@@ -88,7 +88,6 @@ def test_means_of_means_are_counted():
 
 
 def test_both_sides_of_a_patient_are_averaged(run):
-    """A training that sees no side: of a symmetric pair of predictions the mean is half the sum of one and the other turned back."""
     samples = run.load_samples("test")
     pairs, _, _ = flipped_pair(run, "baseline", samples)
     [(name, (doses, _))] = means_of_sides(run, ["baseline"], samples).items()

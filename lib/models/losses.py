@@ -21,15 +21,15 @@ def dose_loss(dose_hat, dose, inside, error="squared"):
 
 
 def dvh_loss(dose_hat, dose, structures):
-    """Area between the predicted and the planned DVH of each of the `structures` (bool [B,S,D,H,W]), mean over those that a patient has,
-    then over patients; a fraction of the prescription.
+    """Area between the predicted and the planned DVH of each of the `structures` (bool [B,S,D,H,W]), mean over those that a patient has
+    (0 if a patch shows none), then over patients; a fraction of the prescription.
 
     A DVH is the quantile function of the dose in its structure, so the area is the mean absolute difference of the sorted doses, the
     Wasserstein-1 distance in one dimension (Peyre and Cuturi 2019, Remark 2.30); no smoothing is needed for its gradient.
     """
     areas = [[(ours[0][s].sort().values - planned[0][s].sort().values).abs().mean() for s in masks if s.any()]
              for ours, planned, masks in zip(dose_hat, dose, structures)]
-    return torch.stack([torch.stack(of_patient).mean() for of_patient in areas]).mean()
+    return torch.stack([torch.stack(of_patient).mean() if of_patient else 0 * dose_hat.sum() for of_patient in areas]).mean()
 
 
 def gaussian_loss(dose_hat, log_variance, dose, inside):

@@ -73,7 +73,7 @@ def contents(folder):
     data, steps, ensemble, comparison = (results.get(name) for name in
                                          ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"))
     published, params = folder / "results" / "published.json", folder / "experiment.yaml"
-    coarsen = (yaml.safe_load(params.read_text(encoding="utf-8")) if params.exists() else {}).get("coarsen", 2)
+    coarsen = yaml.safe_load(params.read_text(encoding="utf-8")).get("coarsen") if params.exists() else None
     methods = ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()
     return dict(
         name=folder.name, css=file_text("report.css"), script=file_text("report.js"), data=data, steps=steps, ensemble=ensemble, comparison=comparison,
@@ -81,7 +81,7 @@ def contents(folder):
         figure=partial(figure, folder, count(1)), table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
         step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods),
         glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder.name),
-        verdicts=written_verdicts(steps, ensemble, comparison), grids=grids(data["rows"], coarsen) if data else "",
+        verdicts=written_verdicts(steps, ensemble, comparison), grids=grids(data["rows"], coarsen) if data and coarsen else "",
         pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )
 

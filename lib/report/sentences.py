@@ -38,25 +38,29 @@ def told_by(pairs):
 def cohort(cohort, rows):
     """Who is in the cohort."""
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
-    shapes = sorted({" x ".join(map(str, row["shape"])) for row in rows})
-    spacing = sorted({" x ".join(f"{s:.1f}" for s in row["spacing_mm"]) for row in rows})
     odd = sum(bool(row["findings"]) for row in rows)
     left_out = cohort.card["left_out"]
-    spaced = f"{spacing[0]} mm" if len(spacing) == 1 else f"{len(spacing)} voxel sizes from {spacing[0]} to {spacing[-1]} mm"
     text = (f"**{cohort.name}** ({cohort.card['source']}): {plural(len(rows), 'patient')} of {cohort.protocol.title}; {parts}. "
-            f"Grid {', '.join(shapes)} (z, y, x), {spaced}. ")
+            f"Voxels: {voxels(rows)}. ")
     text += f"Checks found something in {plural(odd, 'patient')}. " if odd else "Checks found nothing odd. "
     text += f"Left out at import: {', '.join(f'{k} ({v})' for k, v in left_out.items())}." if left_out else "None was left out at import."
     return text
 
 
+def voxels(rows):
+    """The patients' grids: number and size of the voxels along z, y and x, from the least to the most where they differ."""
+    return f"{ranges([row['shape'] for row in rows])} of {ranges([row['spacing_mm'] for row in rows])} mm (z, y, x)"
+
+
+def ranges(triples):
+    """Numbers along three axes as "128 x 2 to 3.5 x 4"."""
+    return " x ".join(f"{min(own):.3g}" + (f" to {max(own):.3g}" if max(own) > min(own) else "") for own in zip(*triples))
+
+
 def grids(rows, coarsen):
-    """The voxels of the patients, z, y, x, and the blocks of them that the networks see."""
-    shapes = {" x ".join(str(n) for n in row["shape"]) for row in rows}
-    spacings = list(zip(*(row["spacing_mm"] for row in rows)))
-    sizes = " x ".join(f"{min(own):.2g}" + (f" to {max(own):.2g}" if max(own) > min(own) else "") for own in spacings)
-    seen = "the networks see every one of them" if coarsen == 1 else f"the networks see blocks of {coarsen} x {coarsen} x {coarsen} of them, errors are judged voxel by voxel"
-    return f"Voxels: {shapes.pop() if len(shapes) == 1 else 'grids of several sizes'} of {sizes} mm (z, y, x); {seen}."
+    """The patients' voxels, and the blocks of them that the networks see."""
+    seen = "every one of them" if coarsen == 1 else f"blocks of {coarsen} x {coarsen} x {coarsen} of them, errors are judged voxel by voxel"
+    return f"Voxels: {voxels(rows)}; the networks see {seen}."
 
 
 def training_setup(config, training, validation):

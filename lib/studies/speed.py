@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.ndimage import affine_transform, distance_transform_edt
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib.features import CLIP_MM, augment, background, condition_channels, load_samples, make_batch, make_sample, signed_distance_mm
@@ -212,14 +213,8 @@ class BytesCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if not function.is_view:
-            self.total += sum(t.numel() * t.element_size() for t in flat_tensors((args, result)))
+            self.total += sum(t.numel() * t.element_size() for t in tree_leaves((args, result)) if isinstance(t, torch.Tensor))
         return result
-
-
-def flat_tensors(tree):
-    if isinstance(tree, torch.Tensor):
-        return [tree]
-    return [t for item in tree for t in flat_tensors(item)] if isinstance(tree, (tuple, list)) else []
 
 
 def peaks(device, precision):

@@ -3,8 +3,8 @@
     python tests/campaigns/kills.py [--kills 50] [--seed 1] [--params params/smoke.yaml] [--kernel]
 
 Every round starts an experiment from nothing, kills the runner with its kernel (SIGKILL to the whole group) after a random time, and
-starts it again, until it ends by itself. With --kernel only the kernel is killed, and the runner must end with a sentence. Then all results, histories and weights are compared with those of an undisturbed run, times
-and dates aside. Prints a line a round, and the last line for the README's table.
+starts it again, until it ends by itself. Then all results, histories and weights are compared with those of an undisturbed run, times
+and dates aside. With --kernel only the kernel is killed, and the runner must end with a sentence. Prints a line a round, and the last line for the README's table.
 """
 import argparse
 import json
