@@ -1,6 +1,7 @@
 """Sentences follow their numbers; the page escapes what it is given."""
 import base64
 import io
+import re
 import shlex
 from itertools import count
 
@@ -346,3 +347,16 @@ def test_a_notebooks_figure_becomes_smaller_and_looks_the_same():
     assert len(after) < 0.6 * len(before)
     seen, drawn = (np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"), float) for text in (after, before))
     assert np.abs(seen - drawn).mean() < 0.5 and np.abs(seen - drawn).max() < 40
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_pages_picture_is_exact_if_of_few_colours_and_looks_the_same_if_of_many(many):
+    rows, columns = np.mgrid[:360, :480] // 2
+    drawn = np.stack([rows, columns, rows * columns // 240], axis=-1)
+    buffer = io.BytesIO()
+    Image.fromarray((drawn if many else drawn // 16 * 16).astype(np.uint8)).save(buffer, "PNG")
+    page = f'<img alt="x" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    shown = pictures.pngs_to_webp(page)
+    found = re.fullmatch(r'<img alt="x" src="data:image/webp;base64,([^"]+)">', shown)
+    before, after = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) for data in (buffer.getvalue(), base64.b64decode(found[1])))
+    assert np.abs(after - before).max() == 0 if not many else np.abs(after - before).mean() < 2

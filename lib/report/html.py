@@ -1,5 +1,4 @@
 """The report: one self-contained page per experiment, and the executed notebooks as pages beside it."""
-import base64
 import re
 from functools import partial
 from itertools import count
@@ -10,11 +9,13 @@ import nbformat
 import yaml
 from markupsafe import Markup, escape
 from nbconvert import HTMLExporter
+from PIL import Image
 
 from lib.experiment import OUTPUTS, ROOT
 from lib.files import read_json, write_text
 from lib.models.methods import METHODS, kind
 from lib.report import tables
+from lib.report.pictures import pngs_to_webp, webp_uri
 from lib.report.scrubber import scrubbers, step_scrubber
 from lib.report.sentences import grids
 from lib.report.verdicts import (answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result, comparison_verdict, ensemble_verdict, ranked,
@@ -124,14 +125,13 @@ def written_verdicts(steps, ensemble, comparison):
 
 
 def figure(folder, numbers, name):
-    """An <img> with the PNG inside, its numbered caption below; a sentence if the figure was not made."""
+    """An <img> with the picture inside, its numbered caption below; a sentence if the figure was not made."""
     path = folder / "figures" / f"{name}.png"
     if not path.exists():
         return Markup("<p class=missing>{} was not made in this run.</p>").format(name)
-    data = base64.b64encode(path.read_bytes()).decode()
     caption = (CAPTIONS | SPEED_CAPTIONS)[name]
-    return Markup('<figure id="{}"><img alt="{}" src="data:image/png;base64,{}"><figcaption><b>Figure {}.</b> {} <a href="figures/{}.pdf">PDF</a>'
-                  "</figcaption></figure>").format(name, caption, data, next(numbers), caption, name)
+    return Markup('<figure id="{}"><img alt="{}" src="{}"><figcaption><b>Figure {}.</b> {} <a href="figures/{}.pdf">PDF</a>'
+                  "</figcaption></figure>").format(name, caption, webp_uri(Image.open(path)), next(numbers), caption, name)
 
 
 def table(numbers, frame, caption):
@@ -156,7 +156,7 @@ def notebook_page(path):
     """An executed notebook in the report's own look, its code folded."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(without_widgets(nbformat.read(path, as_version=4)))
-    return environment().get_template("notebook.html.jinja").render(title=path.stem, css=file_text("report.css"), body=Markup(body))
+    return environment().get_template("notebook.html.jinja").render(title=path.stem, css=file_text("report.css"), body=Markup(pngs_to_webp(body)))
 
 
 def without_widgets(notebook):

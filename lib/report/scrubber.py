@@ -3,8 +3,6 @@
 All slices of a kind lie in one WebP picture, of which a frame shows a tile: a move of the slider moves the background, and the browser
 decodes nothing.
 """
-import base64
-import io
 import json
 
 import numpy as np
@@ -16,6 +14,7 @@ from lib.cases.cohort import open_cohort
 from lib.errors import UserError
 from lib.predictions import load_prediction, load_steps, predicted_cases, predicted_methods, prediction_path
 from lib.report.dose_figures import difference_overlay, dose_overlay, primary_target
+from lib.report.pictures import webp_uri
 from lib.report.slices import central_index, colour_lut, render_slices
 from lib.report.steps_figures import shade_of
 
@@ -113,9 +112,7 @@ def sprite(pictures):
     sheet = Image.new("RGB", (width * COLUMNS, height * -(-len(pictures) // COLUMNS)))
     for number, picture in enumerate(pictures):
         sheet.paste(Image.fromarray(picture), (number % COLUMNS * width, number // COLUMNS * height))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "WEBP", quality=QUALITY, method=6)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return webp_uri(sheet, QUALITY)
 
 
 def frame(method, title, uri, width, height, index):
