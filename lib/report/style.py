@@ -18,18 +18,21 @@ RAMP = "crest"  # for ordered quantities in one panel
 SPREAD_MAP, ERROR_MAP = "viridis", "RdBu_r"
 WIDTH_IN = 8.0  # of a full-width figure
 
+INK = ".15"  # of lines and text that hold no data
 SETTINGS = {
     "figure.dpi": 95, "savefig.dpi": 140, "pdf.fonttype": 42, "font.family": "DejaVu Sans", "font.size": 9,
     "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8.5,
     "figure.constrained_layout.use": True, "lines.linewidth": 1.8, "lines.markersize": 4.5,
+    "lines.solid_capstyle": "round", "axes.axisbelow": True, "axes.linewidth": 1.25, "grid.color": ".8", "grid.linewidth": 1.0,
+    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "xtick.major.size": 6, "ytick.major.size": 6, "xtick.minor.size": 4, "ytick.minor.size": 4, "xtick.major.width": 1.25, "ytick.major.width": 1.25,
+    "patch.force_edgecolor": True, "patch.edgecolor": "white", "legend.title_fontsize": 12,
 }
 
 
 def use_style():
-    import seaborn as sns  # here, because it takes half a second, which the explorer need not wait for
-
-    sns.set_theme(style="ticks", rc=SETTINGS)
+    plt.rcParams.update(SETTINGS)
 
 
 def colour(method):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,8 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 from lab import jupyterlab, open_notebook  # noqa: E402
 from lib.experiment import ROOT  # noqa: E402
+
+REACH = 14  # slices there and back, less than half of the thinnest patient
 
 TURN = """async ({by, pause_ms}) => {
   await new Promise(done => setTimeout(done, pause_ms));
@@ -71,8 +74,9 @@ def main():
             page.wait_for_timeout(3000)
             before = memory_mb(page)
             panels = page.locator(".dose-panels canvas").count()
+            turns = cycle([-1] * REACH + [1] * REACH)
             for what, pause_ms in (("as fast as they are painted", 0), ("eight a second", 125)):
-                turns_ms = [page.evaluate(TURN, {"by": 1 if (number // 40) % 2 else -1, "pause_ms": pause_ms}) for number in range(given.slices // 2)]
+                turns_ms = [page.evaluate(TURN, {"by": next(turns), "pause_ms": pause_ms}) for _ in range(given.slices // 2)]
                 print(f"{len(turns_ms)} slices of {panels} panels, {what}: median {np.median(turns_ms):.0f} ms, 95th percentile "
                       f"{np.percentile(turns_ms, 95):.0f} ms, largest {max(turns_ms):.0f} ms")
             after = memory_mb(page)
