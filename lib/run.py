@@ -261,19 +261,19 @@ def run(arguments):
         check_room(stages, read_json(card), folder)
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         executed = run_stages(stages, folder, arguments.only, arguments.force)
-        finish(folder, executed, arguments.publish)
+        finish(folder, executed, arguments.publish, arguments.every_patient)
 
 
-def finish(folder, executed, publish):
+def finish(folder, executed, publish, every_patient):
     """Build the report if anything is new, compare with what is published, say where the report lies."""
     from lib.report.html import build_report
     from lib.report.published import compare_with_published, write_published
 
     report = folder / "report.html"
-    if executed or publish or not report.exists():
+    if executed or publish or every_patient or not report.exists():
         if publish:
             write_published(folder)
-        build_report(folder)
+        build_report(folder, every_patient)
     for line in compare_with_published(folder):
         print(line)
     print(f"report: {report}")
@@ -286,6 +286,7 @@ def main(arguments=None):
     parser.add_argument("--only", action="append", default=[], metavar="02", help="only the notebooks that begin so")
     parser.add_argument("--force", action="store_true", help="execute also what is up to date")
     parser.add_argument("--publish", action="store_true", help="mark the results as the published ones")
+    parser.add_argument("--every-patient", action="store_true", help="write a second, larger report to scrub through every patient of comparison.shown")
     options = parser.parse_args(arguments)
     with told_in_a_sentence():
         run(options)

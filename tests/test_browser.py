@@ -4,8 +4,9 @@ import shutil
 import pytest
 
 from lib.experiment import ROOT
+from lib.predictions import predicted_cases
 from lib.report.html import build_report
-from lib.report.scrubber import COLUMNS
+from lib.report.scrubber import COLUMNS, PATIENTS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed (apt install chromium)")
@@ -16,8 +17,14 @@ def report(tmp_path_factory):
     """The published quick report, built anew by this code."""
     folder = tmp_path_factory.mktemp("published") / "phantom-quick"
     shutil.copytree(ROOT / "outputs" / "phantom-quick", folder, ignore=shutil.ignore_patterns("checkpoints", "pages", "*.ipynb"))
-    build_report(folder)
+    build_report(folder, every_patient=True)
     return folder / "report.html"
+
+
+def test_every_patient_is_shown_in_the_report_that_is_asked_to(report):
+    count = {name: (report.parent / name).read_text().count('class="scrub"') for name in ("report.html", "report-every-patient.html")}
+    steps = (report.parent / "results" / "02_steps.npz").exists()
+    assert count["report-every-patient.html"] == len(predicted_cases(report.parent, "baseline")) + steps > count["report.html"] == PATIENTS + steps
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The explorer without a browser: what a view shows, what lies under the pointer, and that the pictures follow every control."""
 import numpy as np
 import pytest
+import torch
 
 from lib import train as command
 from lib.cases.case import Case, save_case
@@ -10,7 +11,7 @@ from lib.features import load_samples
 from lib.files import write_json
 from lib.inference import on_case_grid, predict_doses, usual_sampling
 from lib.predictions import prediction_path, save_prediction
-from lib.report import explorer, slices, views
+from lib.report import explorer, patient_figures, slices, views
 from lib.report.anew import Stopped, sample_anew, samplers_of, sampling_of
 from toys import toy_cohort
 
@@ -203,6 +204,43 @@ def test_the_next_slice_is_sent_ahead_and_is_the_one_that_would_be_drawn(run):
 def test_the_static_picture_is_drawn_with_and_without_predictions(run, experiment):
     figure = views.draw_static(Experiment(experiment, run.cohort, 0, 2, [], 42, "cpu", "32"), "pt_1", "ddpm", "coronal")
     figure.canvas.draw()
+    views.plt.close(figure)
+
+
+def test_three_planes_show_every_layer_that_there_is(run):
+    figure = patient_figures.three_planes(run, "pt_1", "ddpm")
+    assert [ax.get_title("left").split("\n")[-1] for ax in figure.axes[:5]] == [
+        "planned dose", "predicted dose", "predicted - planned", "spread of samples", "gamma, 3 % 3 mm"]
+    assert len(figure.axes) == 15 and all(ax.images for ax in figure.axes)
+    assert len(patient_figures.three_planes(run, "pt_1", "baseline").axes) == 12
+    views.plt.close("all")
+
+
+def test_profiles_run_through_the_target_with_a_band_where_there_are_samples(run):
+    figure = patient_figures.profiles(run, "pt_1", ["baseline", "ddpm"])
+    case = make_case()
+    z, y, x = (slices.central_index(case.masks["PTV70"], plane) for plane in slices.PLANES)
+    across, along, up = figure.axes
+    for ax, planned_gy, step_mm in ((across, case.dose_gy[z, y], 2), (along, case.dose_gy[z, :, x], 2), (up, case.dose_gy[:, y, x], 5)):
+        planned, baseline, ddpm = ax.lines
+        assert np.array_equal(planned.get_ydata(), planned_gy) and np.allclose(np.diff(planned.get_xdata()), step_mm)
+        assert np.allclose(baseline.get_ydata(), 3) and planned.get_ydata()[planned.get_xdata() == 0] == 70
+        _, band = ax.collections  # the target's extent, then the samples' of ddpm alone
+        assert band.get_datalim(ax.transData).intervaly == pytest.approx([3 - 0.6, 3 + 0.6])
+    views.plt.close(figure)
+
+
+def test_the_band_of_dvhs_reaches_from_the_lowest_to_the_highest_member(run):
+    sample = load_samples(run.open_cohort(), ["pt_1"], 2)[0]
+    members = torch.stack([torch.full_like(sample.dose, share) for share in (10 / 70, 20 / 70)])
+    figure = patient_figures.dvh_bands(run, sample, {"ddpm": members, "flow": members})
+    for ax in figure.axes:
+        for name, band in zip(make_case().masks, ax.collections):
+            path = band.get_paths()[0].vertices
+            for dose_gy, low, high in ((5, 100, 100), (15, 0, 100), (25, 0, 0)):  # all, some, none of the members reach it
+                held = path[path[:, 0] == dose_gy, 1]
+                assert (held.min(), held.max()) == (low, high), name
+    assert "2 members" in figure.axes[0].get_title("left")
     views.plt.close(figure)
 
 

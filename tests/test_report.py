@@ -360,3 +360,9 @@ def test_a_pages_picture_is_exact_if_of_few_colours_and_looks_the_same_if_of_man
     found = re.fullmatch(r'<img alt="x" src="data:image/webp;base64,([^"]+)">', shown)
     before, after = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) for data in (buffer.getvalue(), base64.b64decode(found[1])))
     assert np.abs(after - before).max() == 0 if not many else np.abs(after - before).mean() < 2
+
+
+def test_what_is_looked_at_closely_is_the_best_of_the_sampled_or_the_best_of_all():
+    rows = method_rows({"baseline": 1.0, "gradient": 0.9, "ddpm": 5.0, "flow": 4.0})
+    assert verdicts.best_sampled(rows, ["baseline", "ddpm", "flow"]) == "flow"
+    assert verdicts.best_sampled(rows, ["baseline", "gradient"]) == "gradient"

@@ -16,7 +16,7 @@ from lib.files import read_json, write_text
 from lib.models.methods import METHODS, kind
 from lib.report import tables
 from lib.report.pictures import pngs_to_webp, webp_uri
-from lib.report.scrubber import scrubbers, step_scrubber
+from lib.report.scrubber import PATIENTS, scrubbers, step_scrubber
 from lib.report.sentences import grids
 from lib.report.verdicts import (answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result, comparison_verdict, ensemble_verdict, ranked,
                                  steps_verdict)
@@ -44,6 +44,11 @@ CAPTIONS = {
     "fig12_calibration": "A, error against spread, voxels of all test patients in bins of their spread; on the line the spread tells the error. "
     "B, share of voxels whose planned dose lies in the central interval: as sampled (filled), and with one factor chosen on validation patients (open).",
     "fig13_accuracy_and_cost": "Error against network calls per patient, seeds averaged; a line leads from one answer to the mean of several (diamond).",
+    "fig17_three_planes": "The same patient by the sampled method of the lowest error, three planes through the middle of the target: planned and "
+    "predicted dose, difference, spread of the samples, gamma index (3 %, 3 mm).",
+    "fig18_profiles": "Doses of the same patient along lines through the middle of the target (grey), planned black. Bands, where samples are averaged: "
+    "two spreads each way, as sampled.",
+    "fig19_dvh_bands": "Dose-volume histograms of one test patient: planned as lines, the range of the members as bands.",
     "fig0_planned_dvhs": "Planned dose-volume histograms of the cohort by structure.",
     "fig0_patients": "Patients of the cohort, those with findings first: planned dose on CT, axial and coronal.",
 }
@@ -55,12 +60,16 @@ SPEED_CAPTIONS = {
 }
 
 
-def build_report(folder):
-    """Write report.html and the notebooks' pages from the results, figures and executed notebooks of `folder`."""
+def build_report(folder, every_patient=False):
+    """Write report.html and the notebooks' pages from the results, figures and executed notebooks of `folder`; with `every_patient`
+    also report-every-patient.html, in which all patients with predictions are shown slice by slice."""
     folder = Path(folder)
     for notebook in sorted(folder.glob("[0-9]*.ipynb")):
         write_text(folder / "pages" / f"{notebook.stem}.html", notebook_page(notebook))
-    write_text(folder / "report.html", environment().get_template("report.html.jinja").render(**contents(folder)))
+    page = environment().get_template("report.html.jinja")
+    write_text(folder / "report.html", page.render(**contents(folder)))
+    if every_patient:
+        write_text(folder / "report-every-patient.html", page.render(**contents(folder, None)))
 
 
 def environment():
@@ -68,8 +77,8 @@ def environment():
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def contents(folder):
-    """Everything the template shows."""
+def contents(folder, patients=PATIENTS):
+    """Everything the template shows, `patients` of them slice by slice (None: all)."""
     results = {path.stem: read_json(path) for path in sorted((folder / "results").glob("0*.json"))}
     data, steps, ensemble, comparison = (results.get(name) for name in
                                          ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"))
@@ -80,10 +89,10 @@ def contents(folder):
         name=folder.name, css=file_text("report.css"), script=file_text("report.js"), data=data, steps=steps, ensemble=ensemble, comparison=comparison,
         speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
         figure=partial(figure, folder, count(1)), table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
-        step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods),
+        step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods, patients),
         glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder.name),
         verdicts=written_verdicts(steps, ensemble, comparison), grids=grids(data["rows"], coarsen) if data and coarsen else "",
-        pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
+        drawn={path.stem for path in (folder / "figures").glob("*.png")}, pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )
 
 

@@ -42,8 +42,8 @@ def coloured(dose):
     return colour_lut("turbo")[shade_of(dose)].repeat(times, axis=0).repeat(times, axis=1)
 
 
-def scrubbers(folder, wanted=()):
-    """The first patients of an experiment that have predictions, with the first few methods that are `wanted` and kept.
+def scrubbers(folder, wanted=(), patients=PATIENTS):
+    """The first so many patients of an experiment that have predictions, with the first few methods that are `wanted` and kept.
 
     A sentence if their cohort is not at hand.
     """
@@ -54,7 +54,7 @@ def scrubbers(folder, wanted=()):
     try:
         cohort = open_cohort(yaml.safe_load(path.read_text(encoding="utf-8"))["cohort"])
         views = [scrubber(cohort.load(case_id), predictions_of(folder, methods, cohort.load(case_id)))
-                 for case_id in predicted_cases(folder, methods[0])[:PATIENTS]]
+                 for case_id in predicted_cases(folder, methods[0])[:patients]]
     except UserError as error:
         return Markup("<p class=missing>The slices are not shown: {}.</p>").format(str(error))
     return Markup("").join(views)

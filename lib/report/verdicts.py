@@ -228,6 +228,12 @@ def ranked(rows):
     return sorted((m for m in values if m != "control"), key=lambda m: np.mean(values[m]))
 
 
+def best_sampled(rows, names):
+    """Of the named trainings the sampled one with the lowest mean MAE, whose samples have a spread to look at; of all if none is sampled."""
+    values, sampled = by_method(rows), [name for name in names if find_method(name).sampled]
+    return min(sampled or names, key=lambda name: np.mean(values[name]))
+
+
 def over_seeds(rows, value="mae_gy"):
     """method -> (values per patient averaged over its seeds, number of seeds)."""
     values = by_method(rows, value)
