@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from lib.experiment import ROOT
 from lib.files import read_json, write_json, write_results
 from lib.parameters import load_params
-from lib.report import claims, html, pictures, published, sentences, style, tables, verdicts
+from lib.report import captions, claims, html, pictures, published, sentences, style, tables, verdicts
 from lib.run import plan
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import sizes_of
@@ -366,3 +366,12 @@ def test_what_is_looked_at_closely_is_the_best_of_the_sampled_or_the_best_of_all
     rows = method_rows({"baseline": 1.0, "gradient": 0.9, "ddpm": 5.0, "flow": 4.0})
     assert verdicts.best_sampled(rows, ["baseline", "ddpm", "flow"]) == "flow"
     assert verdicts.best_sampled(rows, ["baseline", "gradient"]) == "gradient"
+
+
+def test_captions_count_the_patients_and_alternative_texts_tell_the_numbers():
+    comparison = dict(rows=method_rows({"control": 8.0, "baseline": 4.0, "flow": 5.25}), samplings={}, margin_gy=0.1)
+    n = len({row["case_id"] for row in comparison["rows"]})
+    assert captions.counts(None, None, comparison)["fig5_key_finding"] == f"n = {n} test patients."
+    told = captions.findings(None, None, comparison)
+    assert told["fig4_model_comparison"] == "Mean MAE in Gy: baseline: 4.00; flow: 5.25; control: 8.00."
+    assert "+1.25 Gy" in told["fig5_key_finding"]

@@ -16,7 +16,7 @@ from lib.errors import UserError
 from lib.experiment import ROOT
 from lib.files import read_json
 from lib.parameters import load_params
-from lib.report.html import CAPTIONS
+from lib.report.captions import CAPTIONS
 from lib.run import Stage, execute, plan
 from lib.stamps import code_digest, modules_used
 

@@ -15,6 +15,7 @@ from lib.experiment import OUTPUTS, ROOT
 from lib.files import read_json, write_text
 from lib.models.methods import METHODS, kind
 from lib.report import tables
+from lib.report.captions import CAPTIONS, SPEED_CAPTIONS, counts, findings
 from lib.report.pictures import pngs_to_webp, webp_uri
 from lib.report.scrubber import PATIENTS, scrubbers, step_scrubber
 from lib.report.sentences import grids
@@ -22,42 +23,6 @@ from lib.report.verdicts import (answer, answer_on_goals, answer_on_spread, answ
                                  steps_verdict)
 
 HERE = Path(__file__).parent
-CAPTIONS = {
-    "fig1_ddpm_training_curves": "A, training loss of each method's own kind. B, error on validation patients during training, averaged weights.",
-    "fig2_sampling_steps_ablation": "Error against the number of sampling steps, the start noise the same everywhere. A, by where "
-    "sampling starts, the network that predicts noise. B, by what the network predicts. Bands are 95 % intervals over patients; dashed, the regression.",
-    "fig3_ensemble_averaging": "A, error of a mean of n members; ticks at n = 1 are single members. B, squared error "
-    "against 1 / n: the intercept is the floor that no averaging removes. Dashed, the regression on the same patients.",
-    "fig4_model_comparison": "Error of every method on the test patients, a dot per patient, the mean with its 95 % interval. "
-    "A, in the dose mask. B, over the whole volume, air included.",
-    "fig5_key_finding": "Paired difference of every method to the baseline with its 95 % interval. The grey band is the margin "
-    "that a difference must exceed to be called one.",
-    "fig6_dose_panels": "Planned and predicted doses of one test patient through the middle of the target, with the 95 % and "
-    "50 % isodoses, and below the difference predicted - planned where it exceeds 1 Gy. Of a sampled method the mean of its samples.",
-    "fig7_dvhs": "Dose-volume histograms of the same patient: planned as lines, predicted dashed.",
-    "fig8_switches": "One switch at a time from the reference's setting: by how much more sampling steps change the error, with 95 % "
-    "intervals over patients. Right of the grey band, more steps hurt; inside it, they change nothing.",
-    "fig9_noise_levels": "Each network is shown the planned dose with noise of level t and asked once: error of the dose it then sees. "
-    "Dashed, the regression, which sees no dose.",
-    "fig10_bias_and_spread": "Expected squared error of one sample, split into what no averaging removes and the samples' variance.",
-    "fig11_trajectories": "The dose estimate after so many network calls, one slice of one validation patient, from one start noise; at the right as planned.",
-    "fig12_calibration": "A, error against spread, voxels of all test patients in bins of their spread; on the line the spread tells the error. "
-    "B, share of voxels whose planned dose lies in the central interval: as sampled (filled), and with one factor chosen on validation patients (open).",
-    "fig13_accuracy_and_cost": "Error against network calls per patient, seeds averaged; a line leads from one answer to the mean of several (diamond).",
-    "fig17_three_planes": "The same patient by the sampled method of the lowest error, three planes through the middle of the target: planned and "
-    "predicted dose, difference, spread of the samples, gamma index (3 %, 3 mm).",
-    "fig18_profiles": "Doses of the same patient along lines through the middle of the target (grey), planned black. Bands, where samples are averaged: "
-    "two spreads each way, as sampled.",
-    "fig19_dvh_bands": "Dose-volume histograms of one test patient: planned as lines, the range of the members as bands.",
-    "fig0_planned_dvhs": "Planned dose-volume histograms of the cohort by structure.",
-    "fig0_patients": "Patients of the cohort, those with findings first: planned dose on CT, axial and coronal.",
-}
-SPEED_CAPTIONS = {
-    "fig14_speed": "How many times as fast each part is as the straightforward way, median and range of pairs taken in turn.",
-    "fig15_limits": "Achieved rate of arithmetic against counted operations a byte, below what the same device reaches in a large "
-    "matrix product and a large copy; with the share of the product's rate.",
-    "fig16_costs": "Time against size, and the power of the size with which it grows.",
-}
 
 
 def build_report(folder, every_patient=False):
@@ -88,7 +53,7 @@ def contents(folder, patients=PATIENTS):
     return dict(
         name=folder.name, css=file_text("report.css"), script=file_text("report.js"), data=data, steps=steps, ensemble=ensemble, comparison=comparison,
         speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
-        figure=partial(figure, folder, count(1)), table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
+        figure=partial(figure, folder, count(1), counts(steps, ensemble, comparison), findings(steps, ensemble, comparison)), table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
         step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods, patients),
         glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder.name),
         verdicts=written_verdicts(steps, ensemble, comparison), grids=grids(data["rows"], coarsen) if data and coarsen else "",
@@ -133,14 +98,15 @@ def written_verdicts(steps, ensemble, comparison):
     return {name: write(found[name], found[name]["margin_gy"]) for name, write in written.items() if found[name]}
 
 
-def figure(folder, numbers, name):
+def figure(folder, numbers, counted, found, name):
     """An <img> with the picture inside, its numbered caption below; a sentence if the figure was not made."""
     path = folder / "figures" / f"{name}.png"
     if not path.exists():
         return Markup("<p class=missing>{} was not made in this run.</p>").format(name)
-    caption = (CAPTIONS | SPEED_CAPTIONS)[name]
+    caption = " ".join(filter(None, ((CAPTIONS | SPEED_CAPTIONS)[name], counted.get(name))))
+    seen = " ".join(filter(None, (caption, found.get(name)))).replace("`", "")
     return Markup('<figure id="{}"><img alt="{}" src="{}"><figcaption><b>Figure {}.</b> {} <a href="figures/{}.pdf">PDF</a>'
-                  "</figcaption></figure>").format(name, caption, webp_uri(Image.open(path)), next(numbers), caption, name)
+                  "</figcaption></figure>").format(name, seen, webp_uri(Image.open(path)), next(numbers), caption, name)
 
 
 def table(numbers, frame, caption):
