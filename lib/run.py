@@ -260,8 +260,17 @@ def run(arguments):
     with held(folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"):
         check_room(stages, read_json(card), folder)
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
+        forget_trainings_but(stages, folder)
         executed = run_stages(stages, folder, arguments.only, arguments.force)
         finish(folder, executed, arguments.publish, arguments.every_patient)
+
+
+def forget_trainings_but(stages, folder):
+    """Remove the executed notebooks of trainings that the experiment no longer names; their checkpoints stay."""
+    names = {stage.name for stage in stages}
+    for path in [*folder.glob("01_train_*.ipynb"), *folder.glob("pages/01_train_*.html")]:
+        if path.stem not in names:
+            path.unlink()
 
 
 def finish(folder, executed, publish, every_patient):

@@ -14,10 +14,10 @@ from lib import disk
 from lib.command import Failed, told_in_a_sentence
 from lib.errors import UserError
 from lib.experiment import ROOT
-from lib.files import read_json
+from lib.files import read_json, write_text
 from lib.parameters import load_params
 from lib.report.captions import CAPTIONS
-from lib.run import Stage, execute, plan
+from lib.run import Stage, execute, forget_trainings_but, plan
 from lib.stamps import code_digest, modules_used
 
 STAGES = 14
@@ -133,6 +133,14 @@ def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")]), notebook)
     with pytest.raises(Failed, match="dies: its kernel died"):
         execute(Stage("dies", notebook, {}, [], []), tmp_path, "dies")
+
+
+def test_trainings_that_the_experiment_no_longer_names_leave_its_report(tmp_path):
+    for name in ("01_train_baseline", "01_train_ddpm-old", "04_comparison"):
+        for path in (tmp_path / f"{name}.ipynb", tmp_path / "pages" / f"{name}.html"):
+            write_text(path, "")
+    forget_trainings_but(plan(load_params(ROOT / "params" / "smoke.yaml"), "smoke.yaml"), tmp_path)
+    assert sorted(path.stem for path in tmp_path.rglob("*.*")) == sorted(2 * ["01_train_baseline", "04_comparison"])
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):

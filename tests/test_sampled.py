@@ -1,4 +1,7 @@
 """Doses that a study has sampled are kept: read back exactly, made again when anything that decides them changes."""
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
@@ -7,8 +10,9 @@ from lib.errors import UserError
 from lib.experiment import Experiment
 from lib.inference import Sampling
 from lib.models.methods import find_method
+from lib.predictions import prediction_path, save_prediction
 from lib.studies import sampled
-from lib.studies.comparison import means_of_seeds, means_of_sides
+from lib.studies.comparison import keep_predictions, means_of_seeds, means_of_sides
 from lib.studies.ensembles import deep_ensemble, flipped_pair
 from lib.studies.rows import answers_in
 from lib.studies.sampled import sampled_doses
@@ -101,3 +105,18 @@ def test_regressions_of_several_seeds_are_averaged_and_samples_are_not():
     [(name, (averaged, seconds))] = means_of_seeds(predictions).items()
     assert name == "baseline, mean of 2 seeds" and seconds == 1.0 and len(averaged) == 2
     assert all(torch.equal(dose, torch.full((1, 1, 2, 2, 2), 2.0)) for dose in averaged)
+
+
+def test_predictions_of_an_earlier_run_do_not_stay_for_the_explorer(tmp_path):
+    run = SimpleNamespace(folder=tmp_path, coarsen=2)
+    old = prediction_path(tmp_path, "ddpm-old", "p0")
+    save_prediction(old, np.ones((4, 4, 4)), 2)
+    samples = [SimpleNamespace(case_id=f"p{i}", rx_gy=70.0) for i in range(3)]
+    doses = [torch.full((2, 1, 4, 4, 4), 0.5) + torch.arange(2)[:, None, None, None, None] * 0.1 for _ in samples]
+    keep_predictions(run, {"ddpm": (doses, 1.0), "baseline": ([dose[:1] for dose in doses], 1.0)}, samples, ["p0", "p2"])
+    assert sorted(str(path.relative_to(tmp_path / "predictions")) for path in tmp_path.rglob("*.npz")) == [
+        "baseline/p0.npz", "baseline/p2.npz", "ddpm/p0.npz", "ddpm/p2.npz"]
+    with np.load(prediction_path(tmp_path, "ddpm", "p2")) as stored:
+        assert np.all(stored["dose"] == 3850) and np.allclose(stored["spread"], 7.0 / np.sqrt(2) * 100, atol=1)
+    with np.load(prediction_path(tmp_path, "baseline", "p2")) as stored:
+        assert np.all(stored["dose"] == 3500) and "spread" not in stored

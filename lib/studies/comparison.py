@@ -158,10 +158,12 @@ def gamma_row(case, method, dose, coarsen):
 
 
 def keep_predictions(run, predictions, samples, case_ids):
-    """Write the predictions of `case_ids` for the explorer: the mean of a sampled method's members, with its spread."""
+    """Write the predictions of `case_ids` for the explorer, the mean of a sampled method's members with its spread; those of an earlier run go."""
+    kept = {}
     for method, (doses, _) in predictions.items():
-        for sample, dose in zip(samples, doses):
-            if sample.case_id in case_ids:
-                members_gy = dose[:, 0].numpy() * sample.rx_gy
-                spread = spread_gy(members_gy) if len(members_gy) > 1 else None
-                save_prediction(prediction_path(run.folder, method, sample.case_id), members_gy.mean(axis=0), run.coarsen, spread)
+        kept |= {prediction_path(run.folder, method, s.case_id): dose[:, 0].numpy() * s.rx_gy for s, dose in zip(samples, doses) if s.case_id in case_ids}
+    for path in (run.folder / "predictions").glob("*/*.npz"):
+        if path not in kept:
+            path.unlink()
+    for path, members_gy in kept.items():
+        save_prediction(path, members_gy.mean(axis=0), run.coarsen, spread_gy(members_gy) if len(members_gy) > 1 else None)
