@@ -7,12 +7,14 @@ code 2 before anything runs, a failed notebook with 1.
 """
 import argparse
 import os
+import re
+import shutil
 import sys
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import NamedTuple
 
 import yaml
@@ -35,6 +37,7 @@ ALONE = {"06_speed": "speed"}  # an experiment with this section runs this noteb
 COMMON = ("experiment", "cohort", "first_cases", "coarsen", "beams_deg", "seed", "device", "precision", "methods")
 BESIDE = ("variants", "import")  # what else a params file may hold: trainings that differ, and how DICOM is imported
 OF_A_TRAINING = ("method", "variant")  # parameters of 01_train that the list of methods sets
+SOCKETS = "dose-kernel-"
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
@@ -169,11 +172,11 @@ def execute(stage, folder, label):
 
     target = folder / f"{stage.name}.ipynb"
     started = time.monotonic()
-    with live_line(label, folder), TemporaryDirectory(prefix="kernel-") as sockets:
+    with live_line(label, folder), socket_folder(folder) as sockets:
         try:
             papermill.execute_notebook(str(stage.notebook), str(target), stage.parameters, progress_bar=False,
                                        kernel_name="python3", cwd=str(Path.cwd()), request_save_on_cell_execute=False,
-                                       config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}}),
+                                       config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k", "connection_file": f"{sockets}/kernel.json"}}),
                                        extra_arguments=["--log-level=50"])
         except papermill.PapermillExecutionError as error:
             sentence = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
@@ -182,6 +185,21 @@ def execute(stage, folder, label):
             raise Failed(f"{stage.name}: its kernel died, perhaps for want of memory; the same command goes on from here") from None
     tidy(target)
     return time.monotonic() - started
+
+
+@contextmanager
+def socket_folder(folder):
+    """A temporary folder for the kernel's sockets, whose paths must be short; one that a killed run of this experiment left is removed."""
+    note = folder / "checkpoints" / "sockets.txt"
+    left = note.read_text(encoding="utf-8") if note.exists() else ""
+    if re.fullmatch(f"{SOCKETS}[a-z0-9_]+", left):
+        shutil.rmtree(Path(gettempdir()) / left, ignore_errors=True)
+    with TemporaryDirectory(prefix=SOCKETS) as sockets:
+        write_text(note, Path(sockets).name)
+        try:
+            yield sockets
+        finally:
+            note.unlink()
 
 
 def tidy(path):

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -17,7 +19,7 @@ from lib.experiment import ROOT
 from lib.files import read_json, write_text
 from lib.parameters import load_params
 from lib.report.captions import CAPTIONS
-from lib.run import Stage, execute, forget_trainings_but, plan
+from lib.run import Stage, execute, forget_trainings_but, plan, socket_folder
 from lib.stamps import code_digest, modules_used
 
 STAGES = 14
@@ -133,6 +135,19 @@ def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")]), notebook)
     with pytest.raises(Failed, match="dies: its kernel died"):
         execute(Stage("dies", notebook, {}, [], []), tmp_path, "dies")
+
+
+@pytest.mark.parametrize("left, removed", [("dose-kernel-ab_1", True), ("../dose-kernel-ab_1", False), ("other", False), ("", False)])
+def test_sockets_that_a_killed_run_left_are_removed_and_nothing_else(tmp_path, monkeypatch, left, removed):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    for name in ("tmp/dose-kernel-ab_1", "dose-kernel-ab_1", "tmp/other"):
+        write_text(tmp_path / name / "k-1", "")
+    write_text(tmp_path / "checkpoints" / "sockets.txt", left)
+    with socket_folder(tmp_path) as sockets:
+        assert Path(sockets).parent == tmp_path / "tmp" and (tmp_path / "checkpoints" / "sockets.txt").read_text() == Path(sockets).name
+    assert (tmp_path / "tmp" / "dose-kernel-ab_1").exists() != removed
+    assert (tmp_path / "tmp" / "other").exists() and (tmp_path / "dose-kernel-ab_1").exists()
+    assert not (tmp_path / "checkpoints" / "sockets.txt").exists() and not Path(sockets).exists()
 
 
 def test_trainings_that_the_experiment_no_longer_names_leave_its_report(tmp_path):
