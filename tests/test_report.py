@@ -147,7 +147,7 @@ def test_the_answer_on_the_anomaly_follows_the_numbers():
     curves = (step_rows({10: 3.0, 100: 6.0}), step_rows({10: 3.0, 100: 3.0}, "start held at t = 900"),
               step_rows({10: 3.0, 100: 4.0}, "ddpm_v", group="prediction"), step_rows({10: 3.0, 100: 5.0}, "flow", group="prediction"))
     text = verdicts.answer_on_steps(steps_found(*curves), 0.1)
-    assert "is real for the reference's method (+3.00 Gy" in text and "from 10 to 100 steps it is +0.00 [+0.00, +0.00] (start held at t = 900)" in text
+    assert "is real for `ddpm` on the reference's grid (+3.00 Gy" in text and "from 10 to 100 steps it is +0.00 [+0.00, +0.00] (start held at t = 900)" in text
     assert "With `ddpm_v` the error stays below theory's bound" in text and "`flow`" not in text
     assert "No other prediction" in verdicts.answer_on_steps(steps_found(curves[0], curves[3]), 0.1)
     few = [step_rows({10: 3.0, 100: 6.0}, patients=2)]
@@ -375,3 +375,10 @@ def test_captions_count_the_patients_and_alternative_texts_tell_the_numbers():
     told = captions.findings(None, None, comparison)
     assert told["fig4_model_comparison"] == "Mean MAE in Gy: baseline: 4.00; flow: 5.25; control: 8.00."
     assert "+1.25 Gy" in told["fig5_key_finding"]
+
+
+def test_another_methods_steps_and_samples_say_nothing_of_the_references_claims():
+    ensemble = dict(rows=[dict(source="refine", spread_dose_mask_gy=1.0, spread_whole_volume_gy=0.1, mae_gy={"1": 4.0, "2": 3.0})], rx_gy=70.0)
+    rows = method_rows({"control": 8.0, "baseline": 4.0, "refine": 3.0})
+    found = claims.claims(rows, steps_found(step_rows({10: 3.0, 100: 6.0})) | {"method": "refine"}, ensemble, {}, 0.1)
+    assert {row["verdict"] for row in found} == {"cannot be said"}

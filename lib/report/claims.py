@@ -5,6 +5,7 @@ Its own numbers (REFERENCE) are quoted from its notebook.
 import numpy as np
 
 from lib.evaluation.compare import paired_difference, verdict
+from lib.models.methods import kind
 from lib.report.sentences import CANNOT, span, validation_errors
 from lib.report.verdicts import over_seeds, rise, settings_of
 from lib.studies.ablation import REFERENCE_GRID
@@ -12,6 +13,8 @@ from lib.studies.rows import sizes_of
 
 REFERENCE = dict(baseline_mae_gy=3.73, ddpm_mae_gy=3.78, gradient_mae_gy=3.67, mae_50_steps_gy=3.80, mae_1000_steps_gy=6.73,
                  single_mae_gy=3.775, mean_of_10_mae_gy=3.835, spread_fraction=0.03, swing_low_gy=12.0, swing_high_gy=64.0)
+STEPS = "More sampling steps make it worse"
+STEPS_REFERENCE = f"{REFERENCE['mae_50_steps_gy']} Gy at 50, {REFERENCE['mae_1000_steps_gy']} Gy at 1000 steps"
 
 
 def claim(text, reference, ours, told, why):
@@ -26,8 +29,9 @@ def holds(difference, margin, if_true):
 
 def claims(rows, steps, ensemble, histories, margin_gy):
     """Every claim of the reference as a row."""
-    own = [row for row in ensemble["rows"] if row["source"] == steps["method"]]
-    return [claim_equal(rows, margin_gy), claim_steps(steps, margin_gy), claim_start(steps, margin_gy), claim_single(own, margin_gy),
+    own = [row for row in ensemble["rows"] if row["source"] == steps["method"] and kind(steps["method"]) == "ddpm"]
+    of_steps = [claim_steps, claim_start] if kind(steps["method"]) == "ddpm" else [claim_on_another]
+    return [claim_equal(rows, margin_gy), *(one(steps, margin_gy) for one in of_steps), claim_single(own, margin_gy),
             claim_spread(own, ensemble["rx_gy"]), claim_gradient(rows, margin_gy), claim_swing(histories, margin_gy)]
 
 
@@ -41,9 +45,13 @@ def claim_equal(rows, margin_gy):
                  "the reference compared whole volumes with patches centred on dose; here all have the same patients and region")
 
 
+def claim_on_another(steps, _):
+    """Another method's steps say nothing of what was claimed of the reference's."""
+    return claim(STEPS, STEPS_REFERENCE, "not tried here", CANNOT, f"the ablation of sampling is of {steps['method']}, not of ddpm")
+
+
 def claim_steps(steps, margin_gy):
-    theirs = f"{REFERENCE['mae_50_steps_gy']} Gy at 50, {REFERENCE['mae_1000_steps_gy']} Gy at 1000 steps"
-    return claim("More sampling steps make it worse", theirs, *rise_of(steps["rows"], REFERENCE_GRID, margin_gy),
+    return claim(STEPS, STEPS_REFERENCE, *rise_of(steps["rows"], REFERENCE_GRID, margin_gy),
                  "on the reference's own step grid, whose first noise level rises with the number of steps")
 
 

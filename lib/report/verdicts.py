@@ -349,12 +349,12 @@ def answer_on_steps(found, margin_gy, ensemble=None):
     best, most, own = rise(rows, REFERENCE_GRID)
     told = verdict(own, margin_gy) if best != most else "lower"
     if told == CANNOT:
-        return f"Whether more sampling steps make it worse {CANNOT}: {span(own)} from {best} to {most} steps on the reference's grid."
+        return f"Whether more sampling steps make it worse {CANNOT} for `{found['method']}`: {span(own)} from {best} to {most} steps on the reference's grid."
     if told != "higher":
-        return "That more sampling steps make it worse does not show here on the reference's grid."
+        return f"That more sampling steps make it worse does not show here for `{found['method']}` on the reference's grid."
     kept = [f"`{name}`{disguise_note(ensemble, name)}" for name in settings_of(rows, "prediction")
             if theory_ratio(rows, found["regression_rows"], name) <= ROOT2]
-    return (f"That more sampling steps make it worse is real for the reference's method ({span(own)} from {best} to {most} steps)"
+    return (f"That more sampling steps make it worse is real for `{found['method']}` on the reference's grid ({span(own)} from {best} to {most} steps)"
             f"{start_clause(rows)}. " + (f"With {', '.join(kept)} the error stays below theory's bound for an exact sampler, {ROOT2:.2f} times the "
                                          "regression's RMSE, at any number of steps." if kept else
                                          "No other prediction that was tried stays below theory's bound for an exact sampler."))
