@@ -105,8 +105,9 @@ def figure(folder, numbers, counted, found, name):
         return Markup("<p class=missing>{} was not made in this run.</p>").format(name)
     caption = " ".join(filter(None, ((CAPTIONS | SPEED_CAPTIONS)[name], counted.get(name))))
     seen = " ".join(filter(None, (caption, found.get(name)))).replace("`", "")
-    return Markup('<figure id="{}"><img alt="{}" src="{}"><figcaption><b>Figure {}.</b> {} <a href="figures/{}.pdf">PDF</a>'
-                  "</figcaption></figure>").format(name, seen, webp_uri(Image.open(path)), next(numbers), caption, name)
+    pdf = Markup(' <a href="figures/{}.pdf">PDF</a>').format(name) if path.with_suffix(".pdf").exists() else ""
+    return Markup('<figure id="{}"><img alt="{}" src="{}"><figcaption><b>Figure {}.</b> {}{}</figcaption></figure>').format(
+        name, seen, webp_uri(Image.open(path)), next(numbers), caption, pdf)
 
 
 def table(numbers, frame, caption):
