@@ -382,3 +382,7 @@ def test_another_methods_steps_and_samples_say_nothing_of_the_references_claims(
     rows = method_rows({"control": 8.0, "baseline": 4.0, "refine": 3.0})
     found = claims.claims(rows, steps_found(step_rows({10: 3.0, 100: 6.0})) | {"method": "refine"}, ensemble, {}, 0.1)
     assert {row["verdict"] for row in found} == {"cannot be said"}
+
+
+def test_a_group_of_settings_that_was_not_tried_has_an_empty_table():
+    assert tables.step_curves(step_rows({10: 3.0}), "prediction").empty and not tables.step_curves(step_rows({10: 3.0}), "start").empty

@@ -34,8 +34,10 @@ def step_grids(n_steps):
 
 
 def step_curves(rows, group):
-    """MAE in the dose mask / Gy by setting of a group and number of steps, mean over patients with its 95 % interval."""
+    """MAE in the dose mask / Gy by setting of a group and number of steps, mean over patients with its 95 % interval; empty if none was tried."""
     own = [row for row in rows if row["group"] == group]
+    if not own:
+        return pd.DataFrame()
     cells = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in own], "key")
     frame = pd.Series({key: with_interval(values) for key, values in cells.items()}).unstack(0, sort=False)
     frame = frame.sort_index()[list(dict.fromkeys(row["setting"] for row in own))]
