@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from lib.evaluation.compare import paired_difference
 from lib.experiment import ROOT
 from lib.files import read_json, write_json, write_results
 from lib.parameters import load_params
@@ -116,8 +117,8 @@ def test_the_range_of_the_ratios_is_from_the_least_to_the_most():
 
 def test_the_goal_farthest_from_the_plan_is_named():
     rows = method_rows({"control": 8.0, "baseline": 4.0})
-    assert verdicts.answer_on_goals(rows) == ("`baseline` agrees with the plan on 0 % of the clinical goals; farthest apart on g: 0 of 10 plans "
-                                              "meet it, 10 of the predicted doses.")
+    assert verdicts.answer_on_goals(rows) == ("`baseline` agrees with the plan on 0 % of the clinical goals (the control without a network 0 %); farthest "
+                                              "apart on g: 0 of 10 plans meet it, 10 of the predicted doses.")
 
 
 def test_samples_that_hardly_differ_are_marked_where_they_keep_to_theory():
@@ -386,3 +387,11 @@ def test_another_methods_steps_and_samples_say_nothing_of_the_references_claims(
 
 def test_a_group_of_settings_that_was_not_tried_has_an_empty_table():
     assert tables.step_curves(step_rows({10: 3.0}), "prediction").empty and not tables.step_curves(step_rows({10: 3.0}), "start").empty
+
+
+@pytest.mark.parametrize("shift, told", [(0.5, "worse"), (0.12, "worse, but not surely by 0.1 Gy"), (0.0, "cannot be said"), (-0.12, "better, but not surely by 0.1 Gy"),
+                                         (-0.5, "better")])
+def test_a_difference_says_which_way_it_leans(shift, told):
+    wobble = np.linspace(-0.1, 0.1, 12) if shift else np.linspace(-1, 1, 12)
+    d = paired_difference(4 + shift + wobble, np.full(12, 4.0))
+    assert sentences.told_difference(d, 0.1, {"higher": "worse", "lower": "better"}) == told

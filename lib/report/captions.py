@@ -10,8 +10,8 @@ CAPTIONS = {
     "against 1 / n: the intercept is the floor that no averaging removes. Dashed, the regression on the same patients.",
     "fig4_model_comparison": "Error of every method on the test patients, a dot per patient, the mean with its 95 % interval. "
     "A, in the dose mask. B, over the whole volume, air included.",
-    "fig5_key_finding": "Paired difference of every method to the baseline with its 95 % interval. The grey band is the margin "
-    "that a difference must exceed to be called one.",
+    "fig5_key_finding": "Paired difference of every method to the baseline with its 95 % interval. A difference counts where its interval lies wholly outside "
+    "the grey band, the margin.",
     "fig6_dose_panels": "Planned and predicted doses of one test patient through the middle of the target, with the 95 % and "
     "50 % isodoses, and below the difference predicted - planned where it exceeds 1 Gy. Of a sampled method the mean of its samples.",
     "fig7_dvhs": "Dose-volume histograms of the same patient: planned as lines, predicted dashed.",

@@ -1,4 +1,5 @@
 """Sentences on patients and trainings, written from numbers, and the phrases that all sentences share."""
+from lib.evaluation.compare import verdict
 from lib.models.methods import find_method
 from lib.progress import clock
 
@@ -25,6 +26,15 @@ def short_span(difference):
     if difference.low is None:
         return f"{difference.mean:+.2f} (no interval with {difference.n} patients)"
     return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+
+
+def told_difference(difference, margin_gy, words=None):
+    """The verdict on a paired difference in `words` (verdict -> word); where its interval leaves out 0 but reaches into the margin, which way it leans."""
+    told, words = verdict(difference, margin_gy), words or {}
+    if told != CANNOT or difference.low is None or difference.low <= 0 <= difference.high:
+        return words.get(told, told)
+    leaning = "higher" if difference.mean > 0 else "lower"
+    return f"{words.get(leaning, leaning)}, but not surely by {margin_gy:g} Gy"
 
 
 def told_by(pairs):

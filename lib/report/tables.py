@@ -3,11 +3,11 @@ import numpy as np
 import pandas as pd
 
 from lib.cases.protocols import PROTOCOLS
-from lib.evaluation.compare import holm, interval, paired_difference, verdict
+from lib.evaluation.compare import holm, interval, paired_difference
 from lib.evaluation.dvh import goal_values
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
-from lib.report.sentences import short_span
+from lib.report.sentences import short_span, told_difference
 from lib.report.verdicts import WITHOUT_SAMPLING, one_each, over_seeds
 from lib.studies.rows import by_method, grouped, plain_of, sizes_of
 
@@ -121,7 +121,7 @@ def key(rows, margin_gy):
     for name in sorted(mae, key=lambda name: np.mean(mae[name])):
         d = paired_difference(mae[name], mae["baseline"])
         frame.append({"method": name, "MAE / Gy": with_interval(mae[name]), "minus baseline / Gy": "" if name == "baseline" else short_span(d),
-                      "so it is": "" if name == "baseline" else verdict(d, margin_gy), "RMSE / Gy": f"{np.mean(rmse[name]):.2f}",
+                      "so it is": "" if name == "baseline" else told_difference(d, margin_gy), "RMSE / Gy": f"{np.mean(rmse[name]):.2f}",
                       "dose score / Gy": f"{np.mean(dose[name]):.2f}", "DVH score / Gy": f"{np.mean(dvh[name]):.2f}"})
     return headed(frame, "method")
 
@@ -236,7 +236,7 @@ def differences(rows, margin_gy):
         span = f"[{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else "none with fewer than 3 patients"
         frame.append({"method": method, "patients": d.n, "difference to the baseline / Gy": f"{d.mean:+.2f}",
                       "95 % interval / Gy": span, "effect size d_z": optional(d.effect, "+.1f"),
-                      "Wilcoxon p": optional(d.p, ".2g"), "p after Holm": optional(p, ".2g"), "error is": verdict(d, margin_gy)})
+                      "Wilcoxon p": optional(d.p, ".2g"), "p after Holm": optional(p, ".2g"), "error is": told_difference(d, margin_gy)})
     return headed(frame, "method")
 
 

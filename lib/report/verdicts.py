@@ -7,7 +7,7 @@ from lib.evaluation.compare import interval, paired_difference, verdict
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar
 from lib.models.methods import METHODS, find_method, kind
-from lib.report.sentences import CANNOT, bullets, short_span, span, told_by
+from lib.report.sentences import CANNOT, bullets, short_span, span, told_by, told_difference
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import by_method, grouped, seeds_of, sizes_of
 
@@ -263,12 +263,12 @@ def beats_control(values, method, margin_gy):
 
 def differences_sentence(seeds, margin_gy):
     """Every method against the baseline by what can be said of the difference; seeds of a method are averaged."""
-    told = {"higher": "worse", "lower": "better", "equal": f"within {margin_gy:g} Gy"}
+    told = {"higher": "worse", "lower": "better", "equal": f"within {margin_gy:g} Gy", CANNOT: f"whether they differ {CANNOT}"}
     pairs = []
     for method in seeds:
         if method not in ("baseline", "control"):
             d = paired_difference(seeds[method][0], seeds["baseline"][0])
-            pairs.append((told.get(verdict(d, margin_gy), f"whether they differ {CANNOT}"), f"`{method}` {short_span(d)}"))
+            pairs.append((told_difference(d, margin_gy, told), f"`{method}` {short_span(d)}"))
     several = ", ".join(f"`{name}` ({n})" for name, (_, n) in seeds.items() if n > 1)
     return ("Against the baseline, MAE / Gy: " + (told_by(pairs) if pairs else "nothing else was trained")
             + (f". Averaged over seeds: {several}." if several else "."))
@@ -328,17 +328,27 @@ def rivals_text(seeds, best):
 def answer_on_goals(rows):
     """Whether a predicted dose meets the clinical goals that the plan meets: the share that agrees, and the goal with the widest gap."""
     method = ranked(one_each(rows))[0]
+    pairs = goals_met(rows, method)
+    if not pairs:
+        return ""
+    planned, predicted = ({text: sum(pair[i] for pair in p) for text, p in pairs.items()} for i in (0, 1))
+    widest = max(pairs, key=lambda text: abs(planned[text] - predicted[text]) / len(pairs[text]))
+    others = {"baseline": "the plain U-Net", "control": "the control without a network"}
+    beside = ", ".join(f"{title} {agreement_pct(goals_met(rows, name)):.0f} %" for name, title in others.items() if name != method)
+    return (f"`{method}` agrees with the plan on {agreement_pct(pairs):.0f} % of the clinical goals ({beside}); farthest apart on {widest}: "
+            f"{planned[widest]} of {len(pairs[widest])} plans meet it, {predicted[widest]} of the predicted doses.")
+
+
+def agreement_pct(pairs):
+    return 100 * np.mean([planned == predicted for of_goal in pairs.values() for planned, predicted in of_goal])
+
+
+def goals_met(rows, method):
+    """goal -> pairs (met by the plan, met by the method's dose) of the patients in whom both can be told."""
     own = [row["goals"] for row in rows if row["method"] == method]
     pairs = {text: [(g[text]["planned_met"], g[text]["predicted_met"]) for g in own if None not in (g[text]["planned_met"], g[text]["predicted_met"])]
              for text in own[0]}
-    pairs = {text: p for text, p in pairs.items() if p}
-    if not pairs:
-        return ""
-    agree = np.mean([a == b for p in pairs.values() for a, b in p])
-    planned, predicted = ({text: sum(pair[i] for pair in p) for text, p in pairs.items()} for i in (0, 1))
-    widest = max(pairs, key=lambda text: abs(planned[text] - predicted[text]) / len(pairs[text]))
-    return (f"`{method}` agrees with the plan on {100 * agree:.0f} % of the clinical goals; farthest apart on {widest}: {planned[widest]} of "
-            f"{len(pairs[widest])} plans meet it, {predicted[widest]} of the predicted doses.")
+    return {text: p for text, p in pairs.items() if p}
 
 
 def answer_on_steps(found, margin_gy, ensemble=None):
