@@ -151,6 +151,7 @@ def test_the_answer_on_the_anomaly_follows_the_numbers():
     assert "is real for `ddpm` on the reference's grid (+3.00 Gy" in text and "from 10 to 100 steps it is +0.00 [+0.00, +0.00] (start held at t = 900)" in text
     assert "With `ddpm_v` the error stays below theory's bound" in text and "`flow`" not in text
     assert "No other prediction" in verdicts.answer_on_steps(steps_found(curves[0], curves[3]), 0.1)
+    assert "prediction" not in verdicts.answer_on_steps(steps_found(curves[0]), 0.1)
     few = [step_rows({10: 3.0, 100: 6.0}, patients=2)]
     assert "cannot be said" in verdicts.answer_on_steps(steps_found(*few), 0.1) and "to be cured cannot be said" in told_of_steps(*few)
     assert "does not show here" in verdicts.answer_on_steps(steps_found(step_rows({10: 6.0, 100: 3.0})), 0.1)

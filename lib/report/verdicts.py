@@ -362,12 +362,18 @@ def answer_on_steps(found, margin_gy, ensemble=None):
         return f"Whether more sampling steps make it worse {CANNOT} for `{found['method']}`: {span(own)} from {best} to {most} steps on the reference's grid."
     if told != "higher":
         return f"That more sampling steps make it worse does not show here for `{found['method']}` on the reference's grid."
-    kept = [f"`{name}`{disguise_note(ensemble, name)}" for name in settings_of(rows, "prediction")
-            if theory_ratio(rows, found["regression_rows"], name) <= ROOT2]
     return (f"That more sampling steps make it worse is real for `{found['method']}` on the reference's grid ({span(own)} from {best} to {most} steps)"
-            f"{start_clause(rows)}. " + (f"With {', '.join(kept)} the error stays below theory's bound for an exact sampler, {ROOT2:.2f} times the "
-                                         "regression's RMSE, at any number of steps." if kept else
-                                         "No other prediction that was tried stays below theory's bound for an exact sampler."))
+            f"{start_clause(rows)}." + bound_sentence(rows, found["regression_rows"], ensemble))
+
+
+def bound_sentence(rows, regression_rows, ensemble):
+    """Which of the other predictions keep to theory; nothing if none was tried."""
+    names = settings_of(rows, "prediction")
+    kept = [f"`{name}`{disguise_note(ensemble, name)}" for name in names if theory_ratio(rows, regression_rows, name) <= ROOT2]
+    if kept:
+        return (f" With {', '.join(kept)} the error stays below theory's bound for an exact sampler, {ROOT2:.2f} times the regression's RMSE, "
+                "at any number of steps.")
+    return " No other prediction that was tried stays below theory's bound for an exact sampler." if names else ""
 
 
 def start_clause(rows):
