@@ -183,6 +183,10 @@ def execute(stage, folder, label):
             raise Failed(f"{stage.name} failed: {sentence}\nsee {target}") from None
         except DeadKernelError:
             raise Failed(f"{stage.name}: its kernel died, perhaps for want of memory; the same command goes on from here") from None
+        except RuntimeError as error:  # how jupyter_client says that a kernel died or hung before it was ready
+            if not str(error).startswith("Kernel "):
+                raise
+            raise Failed(f"{stage.name}: its kernel died before it was ready ({error}); the same command goes on from here") from None
     tidy(target)
     return time.monotonic() - started
 

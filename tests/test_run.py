@@ -137,6 +137,15 @@ def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):
         execute(Stage("dies", notebook, {}, [], []), tmp_path, "dies")
 
 
+def test_a_kernel_that_dies_before_it_is_ready_ends_in_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os, signal, sys\nif 'ipykernel_launcher' in ' '.join(sys.orig_argv): os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    notebook = tmp_path / "never.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), notebook)
+    with pytest.raises(Failed, match="never: its kernel died before it was ready"):
+        execute(Stage("never", notebook, {}, [], []), tmp_path, "never")
+
+
 @pytest.mark.parametrize("left, removed", [("dose-kernel-ab_1", True), ("../dose-kernel-ab_1", False), ("other", False), ("", False)])
 def test_sockets_that_a_killed_run_left_are_removed_and_nothing_else(tmp_path, monkeypatch, left, removed):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
