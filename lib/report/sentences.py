@@ -34,7 +34,7 @@ def told_difference(difference, margin_gy, words=None):
     if told != CANNOT or difference.low is None or difference.low <= 0 <= difference.high:
         return words.get(told, told)
     leaning = "higher" if difference.mean > 0 else "lower"
-    return f"{words.get(leaning, leaning)}, but not surely by {margin_gy:g} Gy"
+    return f"a little {words.get(leaning, leaning)}"
 
 
 def told_by(pairs):

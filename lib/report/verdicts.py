@@ -318,10 +318,11 @@ def rivals_text(seeds, best):
     single, told = best.partition(", mean of ")[0], []
     if single != best and single in seeds:
         told.append(f"one sample of it {short_span(paired_difference(seeds[single][0], seeds['baseline'][0]))}")
-    for name in seeds:
-        if name.startswith("baseline, mean of "):
-            told.append(f"the {name.partition(', ')[2]} of the U-Net {short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}, from which "
-                        f"the best diffusion result differs by {short_span(paired_difference(seeds[best][0], seeds[name][0]))}")
+    averaged = [name for name in seeds if name.startswith("baseline, mean of ")]
+    if averaged:
+        name = min(averaged, key=lambda name: np.mean(seeds[name][0]))
+        told.append(f"the {name.partition(', ')[2]} of the U-Net {short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}, from which "
+                    f"the best diffusion result differs by {short_span(paired_difference(seeds[best][0], seeds[name][0]))}")
     return f" For comparison, in Gy: {'; '.join(told)}." if told else ""
 
 
