@@ -396,3 +396,8 @@ def test_a_difference_says_which_way_it_leans(shift, told):
     wobble = np.linspace(-0.1, 0.1, 12) if shift else np.linspace(-1, 1, 12)
     d = paired_difference(4 + shift + wobble, np.full(12, 4.0))
     assert sentences.told_difference(d, 0.1, {"higher": "worse", "lower": "better"}) == told
+
+
+def test_a_figure_that_rests_on_no_patient_has_no_count():
+    steps = dict(rows=step_rows({10: 3.0}), level_rows=[], decomposition=[])
+    assert set(captions.counts(steps, None, None)) == {"fig2_sampling_steps_ablation", "fig8_switches"}

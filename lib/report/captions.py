@@ -5,7 +5,7 @@ from lib.studies.rows import by_method
 CAPTIONS = {
     "fig1_ddpm_training_curves": "A, training loss of each method's own kind. B, error on validation patients during training, averaged weights.",
     "fig2_sampling_steps_ablation": "Error against the number of sampling steps, the start noise the same everywhere. A, by where "
-    "sampling starts, the network that predicts noise. B, by what the network predicts. Bands are 95 % intervals over patients; dashed, the regression.",
+    "sampling starts, of the method whose sampling is varied. B, by what the network predicts. Bands are 95 % intervals over patients; dashed, the regression.",
     "fig3_ensemble_averaging": "A, error of a mean of n members; ticks at n = 1 are single members. B, squared error "
     "against 1 / n: the intercept is the floor that no averaging removes. Dashed, the regression on the same patients.",
     "fig4_model_comparison": "Error of every method on the test patients, a dot per patient, the mean with its 95 % interval. "
@@ -46,7 +46,8 @@ TEST = ("fig4_model_comparison", "fig5_key_finding", "fig13_accuracy_and_cost")
 def counts(steps, ensemble, comparison):
     """figure -> on how many patients it rests."""
     rows_of = {"fig9_noise_levels": "level_rows", "fig10_bias_and_spread": "decomposition"}
-    told = {name: f"n = {patients(steps[rows_of.get(name, 'rows')])} validation patients." for name in VALIDATION if steps}
+    rested = {name: patients(steps[rows_of.get(name, "rows")]) for name in VALIDATION} if steps else {}
+    told = {name: f"n = {n} validation patients." for name, n in rested.items() if n}
     for names, found in ((ENSEMBLE, ensemble), (TEST, comparison)):
         told |= {name: f"n = {patients(found['rows'])} test patients." for name in names if found}
     return told
