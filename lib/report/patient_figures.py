@@ -1,4 +1,6 @@
 """One patient closely: every layer in three planes, doses along lines through the target, DVHs of all samples."""
+import textwrap
+
 import numpy as np
 
 from lib.evaluation.dvh import dvh_curve
@@ -6,7 +8,7 @@ from lib.inference import on_case_grid
 from lib.predictions import load_prediction, prediction_path
 from lib.report.dose_figures import DOSE_STEP_GY, ISODOSE_SHARES, darkened, draw_dvhs, primary_target, slice_box
 from lib.report.slices import PLANES, central_index, structure_colour
-from lib.report.style import WIDTH_IN, colour, panels
+from lib.report.style import WIDTH_IN, colour, dashes, panels
 from lib.report.views import LAYERS, open_view, render_view, with_gamma
 
 LINES = {"right - left": 2, "front - back": 1, "foot - head": 0}  # and the axis they follow
@@ -53,7 +55,8 @@ def profiles(run, case_id, methods):
 def draw_profile(ax, at_mm, prediction, line, method):
     """A predicted dose along a line; where it is a mean of samples, with two of their spreads each way."""
     dose_gy = prediction.dose_gy[line]
-    ax.plot(at_mm, dose_gy, "--", color=colour(method), linewidth=1.4, label=method)
+    stroke = ":" if dashes(method) == "--" else "--"  # a variant has its method's colour
+    ax.plot(at_mm, dose_gy, stroke, color=colour(method), linewidth=1.4, label=method)
     if prediction.spread_gy is not None:
         reach_gy = 2 * prediction.spread_gy[line]
         ax.fill_between(at_mm, dose_gy - reach_gy, dose_gy + reach_gy, color=colour(method), alpha=0.18, linewidth=0)
@@ -70,7 +73,7 @@ def dvh_bands(run, sample, members):
         for name, mask in ((name, mask) for name, mask in case.masks.items() if mask.any()):
             curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
             ax.fill_between(edges_gy, np.min(curves, axis=0), np.max(curves, axis=0), color=darkened(structure_colour(name)), alpha=0.3, linewidth=0)
-        ax.set_title(f"{source}, {len(members_gy)} members", fontsize=8)
+        ax.set_title("\n".join(textwrap.wrap(f"{source}, {len(members_gy)} members", 26)), fontsize=8)
         ax.label_outer()
     for ax in axes[len(members) :]:
         ax.set_axis_off()
