@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from lib import pair
+from lib.errors import UserError
 from lib.evaluation.compare import paired_difference
 from lib.experiment import ROOT
 from lib.files import read_json, write_json, write_results
@@ -243,6 +245,14 @@ def test_the_first_table_has_one_form_of_each_method_over_its_seeds():
     assert table.loc["flow, mean of 3", "minus baseline / Gy"].startswith("-0.50 [")
 
 
+def test_the_dvh_score_counts_every_point_once_however_many_a_patient_has():
+    rows = method_rows({"control": 8.0, "baseline": 4.0}, patients=2)
+    for row, errors in zip(rows, [[1.0], [4.0, 4.0, 4.0]] * 2):
+        row["dvh_errors_gy"] = errors
+    for table in (tables.key(rows, 0.1), tables.comparison(rows)):
+        assert table.loc["baseline", "DVH score / Gy"] == "3.25"
+
+
 def test_the_lowest_error_is_named_with_its_interval():
     text = verdicts.best_result(dict(rows=method_rows({"control": 1.0, "baseline": 4.0, "flow": 3.0})))
     assert text.startswith("`flow`, MAE 3.00 [") and "the plain U-Net 4.00 [" in text
@@ -301,6 +311,22 @@ def test_fresh_numbers_are_compared_with_the_published_ones(tmp_path):
     assert any("baseline" in line and line.endswith("4.00  4.00  equal") for line in published.compare_with_published(tmp_path))
     finished(tmp_path, 4.5)
     assert any("baseline" in line and "+0.50" in line for line in published.compare_with_published(tmp_path))
+
+
+def test_methods_of_two_experiments_are_paired_by_patient_whatever_the_order_of_their_rows(tmp_path):
+    a, b = method_rows({"baseline": 4.0, "baseline-seed43": 5.0, "control": 8.0}), method_rows({"flow": 3.5, "control": 8.0})
+    for name, rows in (("a", a), ("b", b[::-1])):
+        write_json(tmp_path / name / "results" / "04_comparison.json", {"rows": rows, "margin_gy": 0.1})
+    lines = pair.pair_lines((tmp_path / "a", "baseline"), (tmp_path / "b", "flow"))
+    assert "2 seeds" in lines[0] and "1 seed)" in lines[0]
+    assert "4.50 - 3.50: +1.00 Gy (95 % interval +0.99 to +1.01, 10 patients), higher" in lines[1]  # unpaired it would reach from 0.8 to 1.2
+    assert "2.00 - 2.00: +0.00 Gy" in lines[2]
+    assert "+0.00" in pair.pair_lines((tmp_path / "b", "flow"), (tmp_path / "b", "flow"))[1]
+    with pytest.raises(UserError, match="judged no 'flaw'; did you mean flow"):
+        pair.pair_lines((tmp_path / "a", "baseline"), (tmp_path / "b", "flaw"))
+    write_json(tmp_path / "b" / "results" / "04_comparison.json", {"rows": [row for row in b if row["case_id"] != "p9"], "margin_gy": 0.1})
+    with pytest.raises(UserError, match="a paired difference needs"):
+        pair.pair_lines((tmp_path / "a", "baseline"), (tmp_path / "b", "flow"))
 
 
 def test_an_experiment_that_compares_nothing_is_published_all_the_same(tmp_path):

@@ -114,15 +114,15 @@ def calibration(found):
 def key(rows, margin_gy):
     """The report's first table: one form of each method and the means of seeds and sides, seeds averaged, against the baseline; sorted by MAE."""
     chosen = {row["method"] for row in one_each(rows)} | {row["method"] for row in rows if row["method"].endswith(WITHOUT_SAMPLING)}
-    scored = [row | {"dvh": np.mean(row["dvh_errors_gy"])} for row in rows]
-    mae, rmse, dose, dvh = ({name: v for name, (v, _) in over_seeds(scored, value).items() if name in chosen} for value in
-                            ("mae_gy", "rmse_gy", "dose_score_gy", "dvh"))
+    scored = [row | {"dvh_sum_gy": sum(row["dvh_errors_gy"]), "dvh_points": len(row["dvh_errors_gy"])} for row in rows]
+    mae, rmse, dose, dvh, points = ({name: v for name, (v, _) in over_seeds(scored, value).items() if name in chosen} for value in
+                                    ("mae_gy", "rmse_gy", "dose_score_gy", "dvh_sum_gy", "dvh_points"))
     frame = []
     for name in sorted(mae, key=lambda name: np.mean(mae[name])):
         d = paired_difference(mae[name], mae["baseline"])
         frame.append({"method": name, "MAE / Gy": with_interval(mae[name]), "minus baseline / Gy": "" if name == "baseline" else short_span(d),
                       "so it is": "" if name == "baseline" else told_difference(d, margin_gy), "RMSE / Gy": f"{np.mean(rmse[name]):.2f}",
-                      "dose score / Gy": f"{np.mean(dose[name]):.2f}", "DVH score / Gy": f"{np.mean(dvh[name]):.2f}"})
+                      "dose score / Gy": f"{np.mean(dose[name]):.2f}", "DVH score / Gy": f"{sum(dvh[name]) / sum(points[name]):.2f}"})
     return headed(frame, "method")
 
 
