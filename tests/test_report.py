@@ -85,11 +85,11 @@ def test_a_cure_is_held_against_what_theory_allows(worst, told):
 def test_a_held_start_is_held_against_the_regression_and_what_it_leaves_out():
     """sqrt(alpha_bar) at t = 900 is cos(pi/2 (0.9 + 0.008) / 1.008) / cos(pi/2 0.008 / 1.008) = 0.155, Nichol and Dhariwal's cosine."""
     text = told_of_steps(step_rows({1: 3.0, 10: 4.0}), step_rows({1: 3.0, 10: 4.5}, "start held at t = 900"), regression=3.0)
-    assert "start held at t = 900 1.50 (10 steps, 15 % of the dose left out)" in text
+    assert "start held at t = 900: 1.50 (10 steps, 15 % of the dose left out)" in text
     assert "held" not in told_of_steps(step_rows({1: 3.0, 10: 4.0}))
 
 
-@pytest.mark.parametrize("ddpm, told", [(5.0, "Not for accuracy"), (3.0, "Yes, for accuracy"), (4.0, "Not for accuracy")])
+@pytest.mark.parametrize("ddpm, told", [(5.0, "**Not for accuracy**"), (3.0, "**Yes, for accuracy**"), (4.0, "**Not for accuracy**")])
 def test_the_answer_follows_the_numbers(ddpm, told):
     rows = method_rows({"control": 8.0, "baseline": 4.0, "ddpm": ddpm})
     assert answered(rows).startswith(told)
@@ -108,7 +108,7 @@ def test_the_voxels_of_the_patients_are_told():
 def test_a_difference_that_is_sure_but_perhaps_small_is_called_a_little():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "baseline, mean of 2 seeds": 3.95, "flow": 4.1, "flow, mean of 3": 3.91})
     text = answered(rows)
-    assert text.startswith("For accuracy a little better, but not surely by more than 0.1 Gy")
+    assert text.startswith("**For accuracy a little better**, but not surely by more than 0.1 Gy")
     assert "one sample of it +0.10 [" in text and "the mean of 2 seeds of the U-Net -0.05 [" in text and "differs by -0.04 [" in text
 
 
@@ -170,7 +170,7 @@ def test_a_method_sampled_in_fewer_steps_is_judged_to_its_last_and_does_not_shor
 def test_seeds_of_a_method_count_together_and_their_difference_is_told():
     rows = method_rows({"control": 8.0, "baseline": 4.0, "baseline-seed43": 5.0, "ddpm": 4.6, "ddpm-standardised": 3.0})
     text = told_of_methods(rows)
-    assert "`ddpm` +0.10" in text and "Averaged over seeds: `baseline` (2)." in text
+    assert "`ddpm` +0.10" in text and "(averaged over seeds: `baseline` (2)):" in text
     assert "sampled differently" not in text
     ways = {"baseline": {"text": "one pass"}, "baseline-seed43": {"text": "2 steps"}}
     assert "sampled differently (one pass; 2 steps)" in told_of_methods(rows, samplings=ways)
@@ -277,7 +277,7 @@ def test_wide_tables_show_one_form_of_each_method():
 
 def test_hostile_names_are_escaped():
     assert "<script>" not in html.table(count(1), tables.headed([{"case": "<script>alert(1)</script>", "b": "<b>"}], "case"), "<script>")
-    assert "<script>" not in html.bullets("- `<script>` **<b>**")
+    assert "<script>" not in html.bullets("- `<script>` **<b>**") and "<script>" not in html.bullets("- a:\n  - <script>")
 
 
 def test_a_report_of_nothing_says_what_is_missing(tmp_path):
@@ -302,6 +302,16 @@ def finished(folder, mae_gy):
     (folder / "checkpoints" / "baseline").mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "checkpoints" / "baseline" / "weights.safetensors", {"w": torch.full((3,), 1.2345)})
     write_json(folder / "checkpoints" / "baseline" / "config.json", {"method": "baseline"})
+
+
+def test_a_list_within_a_list_stays_one_on_the_page():
+    text = sentences.bullets(["first", sentences.nested("second", ["a", "**b**"]), "third"])
+    assert html.bullets(text) == "<ul><li>first</li><li>second:<ul><li>a</li><li><strong>b</strong></li></ul></li><li>third</li></ul>"
+
+
+def test_a_method_is_explained_where_the_answer_first_names_it():
+    told = html.with_titles({"Accuracy": "`flow, mean of 3` beats `flow`", "Lowest error": "`flow`, `<b>`"})
+    assert told == {"Accuracy": "`flow, mean of 3` (flow matching) beats `flow`", "Lowest error": "`flow`, `<b>`"}
 
 
 def test_fresh_numbers_are_compared_with_the_published_ones(tmp_path):

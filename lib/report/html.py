@@ -53,7 +53,8 @@ def contents(folder, patients=PATIENTS):
     return dict(
         name=folder.name, css=file_text("report.css"), script=file_text("report.js"), data=data, steps=steps, ensemble=ensemble, comparison=comparison,
         speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
-        figure=partial(figure, folder, count(1), counts(steps, ensemble, comparison), findings(steps, ensemble, comparison)), table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
+        figure=partial(figure, folder, count(1), counts(steps, ensemble, comparison), findings(steps, ensemble, comparison)),
+        table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
         step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods, patients),
         glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder.name),
         verdicts=written_verdicts(steps, ensemble, comparison), grids=grids(data["rows"], coarsen) if data and coarsen else "",
@@ -88,7 +89,20 @@ def answers(steps, ensemble, comparison):
     told = {"Accuracy": answer(comparison, margin_gy), "Lowest error": best_result(comparison), "For the clinic": answer_on_goals(comparison["rows"]),
             "More steps": answer_on_steps(steps, margin_gy, ensemble),
             "Uncertainty": answer_on_spread(ensemble)}
-    return {asked: text for asked, text in told.items() if text}
+    return with_titles({asked: text for asked, text in told.items() if text})
+
+
+def with_titles(told):
+    """Each method's title in brackets where it is first named."""
+    seen = set()
+
+    def titled(match):
+        name = match[1].split(",")[0]
+        new = name in METHODS and name not in seen
+        seen.add(name)
+        return f"{match[0]} ({METHODS[name].title})" if new else match[0]
+
+    return {asked: re.sub(r"`([^`]+)`", titled, text) for asked, text in told.items()}
 
 
 def written_verdicts(steps, ensemble, comparison):
@@ -112,14 +126,18 @@ def figure(folder, numbers, counted, found, name):
 
 def table(numbers, frame, caption):
     """A data frame as an HTML table whose cells are escaped, with its numbered caption; its columns sort at a click."""
-    return Markup('<figure class="tabled"><figcaption><b>Table {}.</b> {}</figcaption><div class="scroll">{}</div></figure>').format(
-        next(numbers), caption, Markup(frame.to_html(escape=True, border=0, na_rep="")))
+    return Markup('<figure class="tabled"><figcaption><b>Table {}.</b> {}</figcaption><div class="scroll{}">{}</div></figure>').format(
+        next(numbers), caption, " wide" if len(frame.columns) > 7 else "", Markup(frame.to_html(escape=True, border=0, na_rep="")))
 
 
 def bullets(text):
-    """Lines that begin with "- " as a list."""
-    return Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(inline(line.removeprefix("- ")))
-                                                        for line in text.split("\n")))
+    """Lines that begin with "- " as a list, those that begin with "  - " as lists within it."""
+    items = [item.split("\n  - ") for item in text.removeprefix("- ").split("\n- ")]
+    return listed(inline(head) + (listed(map(inline, parts)) if parts else "") for head, *parts in items)
+
+
+def listed(items):
+    return Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(item) for item in items))
 
 
 def inline(text):

@@ -14,6 +14,11 @@ def bullets(lines):
     return "\n".join(f"- {line}" for line in lines)
 
 
+def nested(head, parts):
+    """A line of `bullets` with a list of its own."""
+    return "\n".join([f"{head}:", *(f"  - {part}" for part in parts)])
+
+
 def span(difference, unit="Gy"):
     """"+0.31 Gy (95 % interval +0.10 to +0.52, 16 patients)"; says when there is no interval."""
     if difference.low is None:
@@ -37,12 +42,16 @@ def told_difference(difference, margin_gy, words=None):
     return f"a little {words.get(leaning, leaning)}"
 
 
-def told_by(pairs):
-    """Pairs (what is said, of whom) as "said: whom, whom; said: whom"."""
+def groups_told(pairs):
+    """Pairs (what is said, of whom) as phrases "said: whom, whom", one for each thing said."""
     groups = {}
     for said, whom in pairs:
         groups.setdefault(said, []).append(whom)
-    return "; ".join(f"**{said}**: {', '.join(whom)}" for said, whom in groups.items())
+    return [f"**{said}**: {', '.join(whom)}" for said, whom in groups.items()]
+
+
+def told_by(pairs):
+    return "; ".join(groups_told(pairs))
 
 
 def cohort(cohort, rows):

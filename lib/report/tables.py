@@ -181,7 +181,7 @@ def goals_predicted(rows):
         for method in dict.fromkeys(row["method"] for row in rows):
             pairs = [row["goals"][text] for row in rows if row["method"] == method]
             pairs = [p for p in pairs if p["planned"] is not None and p["predicted"] is not None]
-            line |= {"plans": len(pairs), "planned": f"{sum(p['planned_met'] for p in pairs)}"}
+            line["planned"] = f"{sum(p['planned_met'] for p in pairs)} of {len(pairs)}"
             off = np.mean([abs(p["predicted"] - p["planned"]) for p in pairs]) if pairs else None
             line[method] = f"{sum(p['predicted_met'] for p in pairs)} ({optional(off, '.1f')})" if pairs else ""
         frame.append(line)

@@ -7,7 +7,7 @@ from lib.evaluation.compare import interval, paired_difference, verdict
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar
 from lib.models.methods import METHODS, find_method, kind
-from lib.report.sentences import CANNOT, bullets, short_span, span, told_by, told_difference
+from lib.report.sentences import CANNOT, bullets, groups_told, nested, short_span, span, told_by, told_difference
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import by_method, grouped, seeds_of, sizes_of
 
@@ -66,22 +66,26 @@ def rise(rows, setting):
 def steps_verdict(found, margin_gy):
     """What the ablation shows: the anomaly, where it comes from, what cures it, how that stands to theory. `found`: its results."""
     rows, regression_rows = found["rows"], found["regression_rows"]
-    lines = [rise_sentence(rows, setting, margin_gy) for setting in settings_of(rows, "start")]
-    lines.append(switches_sentence(rows, margin_gy))
+    starts = settings_of(rows, "start")
+    lines = [nested(f"From its best number of steps to the most the error changes by (n = {len(own_patients(rows))} patients)",
+                    [rise_phrase(rows, setting, margin_gy) for setting in starts]), switches_sentence(rows, margin_gy)]
     lines += [undertraining_sentence(rows, margin_gy)] if settings_of(rows, "training") else []
-    lines += level_sentences(found["level_rows"], regression_rows, found["method"])
+    lines += level_sentence(found["level_rows"], regression_rows)
     lines += theory_sentences(rows, regression_rows) + held_sentences(rows, regression_rows)
     return bullets(lines)
 
 
-def rise_sentence(rows, setting, margin_gy):
+def own_patients(rows):
+    return {row["case_id"] for row in rows}
+
+
+def rise_phrase(rows, setting, margin_gy):
     best, most, difference = rise(rows, setting)
     if best == most:
-        return f"**{setting}**: the error is lowest at the most steps tried ({most}); more steps do not hurt."
+        return f"{setting}: lowest at the most steps tried ({most}); **more steps do not hurt**"
     told = {"higher": "more steps hurt", "equal": "more steps change nothing", "lower": "more steps help"}
-    verdict_ = verdict(difference, margin_gy)
-    return (f"**{setting}**: from {best} to {most} steps the error changes by {span(difference)}: "
-            f"{told.get(verdict_, 'whether more steps hurt ' + CANNOT)}.")
+    return (f"{setting}: {short_span(difference)} Gy from {best} to {most} steps; "
+            f"**{told.get(verdict(difference, margin_gy), 'whether more steps hurt ' + CANNOT)}**")
 
 
 def switches_sentence(rows, margin_gy):
@@ -92,31 +96,32 @@ def switches_sentence(rows, margin_gy):
         told = f"whether there is a rise to be cured {CANNOT}" if own == CANNOT else "there is no rise to be cured at this training"
         return f"Between {low} and {high} steps the reference's own setting changes by {span(change(rows, REFERENCE_GRID, low, high))}: {told}."
     names = {"higher": "still rising", "equal": "flat", "lower": "falling", CANNOT: "open"}
-    told = told_by((names[verdict(change(rows, setting, low, high), margin_gy)], with_reach(rows, setting, high))
-                   for setting in settings_of(rows) if setting != REFERENCE_GRID)
-    return (f"One switch at a time from the reference's setting, between {low} and {high} steps (which changes by "
-            f"{span(change(rows, REFERENCE_GRID, low, high))}): {told}.")
+    return nested(f"One switch at a time from the reference's setting, which changes by {span(change(rows, REFERENCE_GRID, low, high))} "
+                  f"between {low} and {high} steps; the error is",
+                  groups_told((names[verdict(change(rows, setting, low, high), margin_gy)], with_reach(rows, setting, high))
+                              for setting in settings_of(rows) if setting != REFERENCE_GRID))
 
 
 def undertraining_sentence(rows, margin_gy):
     low, high = compared_steps(rows)
-    parts = [f"{setting} {span(change(rows, setting, low, high))}" for setting in [*settings_of(rows, "training"), REFERENCE_GRID]]
-    return f"Is it only too little training? Between {low} and {high} steps the error changes: {'; '.join(parts)} (the last: all of the training)."
+    names = {REFERENCE_GRID: "all of the training"}
+    return nested(f"Is it only too little training? Between {low} and {high} steps the error changes by / Gy",
+                  [f"{names.get(setting, setting)}: {short_span(change(rows, setting, low, high))}" for setting in [*settings_of(rows, "training"), REFERENCE_GRID]])
 
 
-def level_sentences(level_rows, regression_rows, method):
-    """The dose that each network sees in x_t at the noisiest level and at a lower one, against the regression."""
+def level_sentence(level_rows, regression_rows):
+    """The dose that each network sees in x_t at the noisiest level and at a lower one, against the regression; none if no level was tried."""
     if not level_rows:
         return []
     regressed = np.mean([row["mae_gy"] for row in regression_rows])
     levels = sorted({row["t"] for row in level_rows})
-    lines = []
-    for t in (levels[-1], max(t for t in levels if t <= 900)) if levels[0] <= 900 else levels[-1:]:
+    shown = (levels[-1], max(t for t in levels if t <= 900)) if levels[0] <= 900 else levels[-1:]
+    parts = []
+    for t in dict.fromkeys(shown):
         errors = {name: np.mean(v) for name, v in grouped([row for row in level_rows if row["t"] == t], "training").items()}
-        lines.append(f"Given the true dose with noise of level t = {t}, one call of the network is wrong by "
-                     + ", ".join(f"{value:.2f} Gy (`{name}`)" for name, value in errors.items())
-                     + f" on the training grid; the regression, which sees no dose at all, by {regressed:.2f} Gy on the cohort's own grid.")
-    return lines
+        parts.append(f"of level t = {t}: " + ", ".join(f"{value:.2f} Gy (`{name}`)" for name, value in errors.items()))
+    return [nested(f"The regression, which sees no dose at all, is wrong by {regressed:.2f} Gy on the cohort's own grid. Given the true dose with noise, "
+                   "one call of the network is wrong on the training grid, with noise", parts)]
 
 
 def theory_sentences(rows, regression_rows):
@@ -139,11 +144,11 @@ def held_sentences(rows, regression_rows):
         if own["grid"] == "held":
             rmse = curve(rows, setting, "rmse_gy")
             most, share = max(rmse), math.sqrt(cosine_alpha_bar()[own["start"]])
-            parts.append(f"{setting} {np.mean(rmse[most]) / regressed:.2f} ({most} steps, {100 * share:.2g} % of the dose left out)")
+            parts.append(f"{setting}: {np.mean(rmse[most]) / regressed:.2f} ({most} steps, {100 * share:.2g} % of the dose left out)")
     if not parts:
         return []
-    return [f"Where the start is held, the RMSE at the most steps over the regression's (a sample's own variance, which an answer of few steps has less of, "
-            f"explains up to {ROOT2:.2f}; a start from noise alone at level t also leaves out what x_t still holds of the dose): {'; '.join(parts)}."]
+    return [nested("Where the start is held, the RMSE at the most steps over the regression's (a sample's own variance, which an answer of few steps has less "
+                   f"of, explains up to {ROOT2:.2f}; a start from noise alone at level t also leaves out what x_t still holds of the dose)", parts)]
 
 
 # --- ensembles ---
@@ -162,7 +167,7 @@ def ensemble_verdict(found, margin_gy):
         "floor / b, 1 for an exact posterior: " + ", ".join(f"`{source}` {floor / b:.2f}" for source, (floor, b) in laws.items()) + ".",
         f"The mean of infinitely many has, by the law of averages, this many times the regression's RMSE: {limits_text(laws, mse)}.",
         "Spread over error: " + told_by([(told_ratio(ratio, source), f"`{source}` {ratio:.2f}") for source, ratio in ratios.items()]) + ".",
-        "With one factor on the spread, chosen on validation patients: " + told_by(covered.values()) + ".",
+        nested("With one factor on the spread, chosen on validation patients", groups_told(covered.values())),
         price_sentence(found["rows"], crps)])
 
 
@@ -174,7 +179,7 @@ def averaging_sentence(of_source, margin_gy):
         most = sizes_of(rows)[-1]
         d = paired_difference([r["mae_gy"][most] for r in rows], [r["mae_gy"]["1"] for r in rows])
         pairs.append((told.get(verdict(d, margin_gy), f"whether it helps {CANNOT}"), f"`{source}` {short_span(d)} ({most} members)"))
-    return "MAE of the mean of all members less that of one / Gy: " + told_by(pairs) + "."
+    return nested("MAE of the mean of all members less that of one / Gy", groups_told(pairs))
 
 
 def limits_text(laws, mse):
@@ -264,14 +269,11 @@ def beats_control(values, method, margin_gy):
 def differences_sentence(seeds, margin_gy):
     """Every method against the baseline by what can be said of the difference; seeds of a method are averaged."""
     told = {"higher": "worse", "lower": "better", "equal": f"within {margin_gy:g} Gy", CANNOT: f"whether they differ {CANNOT}"}
-    pairs = []
-    for method in seeds:
-        if method not in ("baseline", "control"):
-            d = paired_difference(seeds[method][0], seeds["baseline"][0])
-            pairs.append((told_difference(d, margin_gy, told), f"`{method}` {short_span(d)}"))
+    differences = {method: paired_difference(values, seeds["baseline"][0]) for method, (values, _) in seeds.items() if method not in ("baseline", "control")}
+    pairs = [(told_difference(d, margin_gy, told), f"`{method}` {short_span(d)}") for method, d in sorted(differences.items(), key=lambda item: item[1].mean)]
     several = ", ".join(f"`{name}` ({n})" for name, (_, n) in seeds.items() if n > 1)
-    return ("Against the baseline, MAE / Gy: " + (told_by(pairs) if pairs else "nothing else was trained")
-            + (f". Averaged over seeds: {several}." if several else "."))
+    averaged = f" (averaged over seeds: {several})" if several else ""
+    return nested(f"Against the baseline, MAE / Gy{averaged}", groups_told(pairs)) if pairs else "Nothing but the baseline was trained."
 
 
 def seed_sentences(values, samplings):
@@ -295,8 +297,8 @@ def answer(found, margin_gy):
     d = paired_difference(seeds[best][0], seeds["baseline"][0])
     picked = f", the best of {len(sampled)} on these very patients" if len(sampled) > 1 else ""
     text = f"after equally many optimiser steps the best diffusion result, `{best}`{picked}, differs from the plain U-Net by {span(d)} in MAE"
-    told = {"higher": f"Not for accuracy: {text}, so it is worse.", "lower": f"Yes, for accuracy: {text}, so it is better.",
-            "equal": f"Not for accuracy: {text}, so the two are equal within {margin_gy:g} Gy."}.get(
+    told = {"higher": f"**Not for accuracy**: {text}, so it is worse.", "lower": f"**Yes, for accuracy**: {text}, so it is better.",
+            "equal": f"**Not for accuracy**: {text}, so the two are equal within {margin_gy:g} Gy."}.get(
         verdict(d, margin_gy), f"{leaning(d, margin_gy)}: {text}.")
     told += rivals_text(seeds, best)
     if found["samplings"].get(best.split(",")[0], {}).get("nfe") == 1:
@@ -309,8 +311,8 @@ def answer(found, margin_gy):
 def leaning(d, margin_gy):
     """What an interval says that reaches over the margin."""
     if d.low is None or d.low <= 0 <= d.high:
-        return f"For accuracy it {CANNOT}"
-    return f"For accuracy a little {'worse' if d.mean > 0 else 'better'}, but not surely by more than {margin_gy:g} Gy, the least that counts here"
+        return f"**For accuracy it {CANNOT}**"
+    return f"**For accuracy a little {'worse' if d.mean > 0 else 'better'}**, but not surely by more than {margin_gy:g} Gy, the least that counts here"
 
 
 def rivals_text(seeds, best):
