@@ -42,14 +42,19 @@ def values_of(stage):
 
 
 def doses_kept(given, card, n_trainings):
-    """Number of doses that the studies keep; none of an experiment without them."""
-    if "04_comparison" not in given:
-        return 0
-    ablation, ensemble, comparison = (given[name] for name in ("02_sampling_ablation", "03_ensemble", "04_comparison"))
-    curves = (len(ablation["n_steps"]) * (1 + len(ablation["held_at"])) + len(ablation["others_steps"]) * len(ablation["others"])
-              + len(ablation["few_steps"]) * SWITCHES)
-    members = ensemble["members"] * len(ensemble["sampled"]) * (ensemble["patients"] + ensemble["validation_patients"])
-    return ablation["patients"] * curves + members + n_trainings * comparison["members"] * len(card["split"]["test"])
+    """Number of doses that the studies keep, of those that an experiment has."""
+    counts = {"02_sampling_ablation": doses_of_ablation, "03_ensemble": doses_of_ensemble,
+              "04_comparison": lambda comparison: n_trainings * comparison["members"] * len(card["split"]["test"])}
+    return sum(count(given[name]) for name, count in counts.items() if name in given)
+
+
+def doses_of_ablation(ablation):
+    return ablation["patients"] * (len(ablation["n_steps"]) * (1 + len(ablation["held_at"])) + len(ablation["others_steps"]) * len(ablation["others"])
+                                   + len(ablation["few_steps"]) * SWITCHES)
+
+
+def doses_of_ensemble(ensemble):
+    return ensemble["members"] * len(ensemble["sampled"]) * (ensemble["patients"] + ensemble["validation_patients"])
 
 
 def parameters_of(base_channels):

@@ -93,7 +93,9 @@ class Experiment:
         write_results(self.folder / "results" / f"{name}.json", {"made": self.provenance(), **results})
 
     def load_results(self, name):
-        return read_json(self.folder / "results" / f"{name}.json")
+        """The results of a notebook, or None if it was not run."""
+        path = self.folder / "results" / f"{name}.json"
+        return read_json(path) if path.exists() else None
 
     def provenance(self):
         """Commit, versions, device, seed and date, for results and the report."""

@@ -36,6 +36,9 @@ SECTIONS = {"00_cohort": "data", "01_train": "train", "02_sampling_ablation": "a
 ALONE = {"06_speed": "speed"}  # an experiment with this section runs this notebook and no other
 COMMON = ("experiment", "cohort", "first_cases", "coarsen", "beams_deg", "seed", "device", "precision", "methods")
 BESIDE = ("variants", "import")  # what else a params file may hold: trainings that differ, and how DICOM is imported
+STUDIES_OF = {"02_sampling_ablation": lambda name: find_method(name).timed, "03_ensemble": lambda name: find_method(name).sampled}  # without such a method not run
+NAMING = {"ablation": ("method", "regression", "others", "variants"), "ensemble": ("sampled", "regression", "deep"),
+          "comparison": ("mirrored", "drawn")}  # parameters that name trainings
 OF_A_TRAINING = ("method", "variant")  # parameters of 01_train that the list of methods sets
 SOCKETS = "dose-kernel-"
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -67,9 +70,19 @@ def plan(params, path):
         values = values_for(params, section, definitions[notebook], path)
         if notebook == "01_train":
             stages += [training_stage(folder, values | variants[name], name) for name in methods]
-        else:
+        elif any(map(STUDIES_OF.get(notebook, bool), methods)):
+            check_named(section, {key: p.default for key, p in definitions[notebook].items()} | values, methods, path)
             stages.append(study_stage(notebook, folder, values, methods))
-    return stages
+    planned = {stage.name for stage in stages}
+    return [stage._replace(needs=[name for name in stage.needs if name in planned]) for stage in stages]
+
+
+def check_named(section, values, methods, path):
+    """Refuse a study of a training that is not among the methods."""
+    for key in NAMING.get(section, ()):
+        for name in [values[key]] if isinstance(values[key], str) else values[key]:
+            if name not in methods:
+                raise UserError(f"{path}: {section}.{key} names {name}, which methods does not list{closest(name, methods)}")
 
 
 def values_for(params, section, definitions, path):
@@ -282,15 +295,15 @@ def run(arguments):
     with held(folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"):
         check_room(stages, read_json(card), folder)
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
-        forget_trainings_but(stages, folder)
+        forget_all_but(stages, folder)
         executed = run_stages(stages, folder, arguments.only, arguments.force)
         finish(folder, executed, arguments.publish, arguments.every_patient)
 
 
-def forget_trainings_but(stages, folder):
-    """Remove the executed notebooks of trainings that the experiment no longer names; their checkpoints stay."""
+def forget_all_but(stages, folder):
+    """Remove what notebooks wrote that the experiment no longer has, of trainings and studies; checkpoints stay."""
     names = {stage.name for stage in stages}
-    for path in [*folder.glob("01_train_*.ipynb"), *folder.glob("pages/01_train_*.html")]:
+    for path in [*folder.glob("0[123]_*.ipynb"), *folder.glob("pages/0[123]_*.html"), *folder.glob("results/0[23]_*.json")]:
         if path.stem not in names:
             path.unlink()
 

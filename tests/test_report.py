@@ -420,6 +420,7 @@ def test_another_methods_steps_and_samples_say_nothing_of_the_references_claims(
     rows = method_rows({"control": 8.0, "baseline": 4.0, "refine": 3.0})
     found = claims.claims(rows, steps_found(step_rows({10: 3.0, 100: 6.0})) | {"method": "refine"}, ensemble, {}, 0.1)
     assert {row["verdict"] for row in found} == {"cannot be said"}
+    assert {row["verdict"] for row in claims.claims(rows, None, None, {}, 0.1)} == {"cannot be said"}  # nothing was sampled
 
 
 def test_a_group_of_settings_that_was_not_tried_has_an_empty_table():

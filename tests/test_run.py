@@ -19,7 +19,7 @@ from lib.experiment import ROOT
 from lib.files import read_json, write_text
 from lib.parameters import load_params
 from lib.report.captions import CAPTIONS
-from lib.run import Stage, execute, forget_trainings_but, plan, socket_folder
+from lib.run import Stage, execute, forget_all_but, plan, socket_folder
 from lib.stamps import code_digest, modules_used
 
 STAGES = 14
@@ -163,8 +163,21 @@ def test_trainings_that_the_experiment_no_longer_names_leave_its_report(tmp_path
     for name in ("01_train_baseline", "01_train_ddpm-old", "04_comparison"):
         for path in (tmp_path / f"{name}.ipynb", tmp_path / "pages" / f"{name}.html"):
             write_text(path, "")
-    forget_trainings_but(plan(load_params(ROOT / "params" / "smoke.yaml"), "smoke.yaml"), tmp_path)
+    forget_all_but(plan(load_params(ROOT / "params" / "smoke.yaml"), "smoke.yaml"), tmp_path)
     assert sorted(path.stem for path in tmp_path.rglob("*.*")) == sorted(2 * ["01_train_baseline", "04_comparison"])
+
+
+def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_report(tmp_path):
+    params = {"experiment": "x", "cohort": "outputs/cohorts/phantom", "methods": ["baseline"], "comparison": {"drawn": ["baseline"]}}
+    stages = plan(params, "x.yaml")
+    assert [s.name for s in stages] == ["00_cohort", "01_train_baseline", "04_comparison", "05_explore"]
+    assert next(s.needs for s in stages if s.name == "04_comparison") == ["01_train_baseline"]
+    for name in ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"):
+        write_text(tmp_path / "results" / f"{name}.json", "{}")
+    forget_all_but(stages, tmp_path)
+    assert sorted(path.stem for path in tmp_path.rglob("*.json")) == ["00_cohort", "04_comparison"]
+    gaussian = params | {"methods": ["baseline", "gaussian"], "ensemble": {"sampled": ["gaussian"]}}  # its spread can be judged, its steps cannot
+    assert [s.name for s in plan(gaussian, "x.yaml")][3:] == ["03_ensemble", "04_comparison", "05_explore"]
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):

@@ -28,11 +28,12 @@ def holds(difference, margin, if_true):
 
 
 def claims(rows, steps, ensemble, histories, margin_gy):
-    """Every claim of the reference as a row."""
-    own = [row for row in ensemble["rows"] if row["source"] == steps["method"] and kind(steps["method"]) == "ddpm"]
-    of_steps = [claim_steps, claim_start] if kind(steps["method"]) == "ddpm" else [claim_on_another]
-    return [claim_equal(rows, margin_gy), *(one(steps, margin_gy) for one in of_steps), claim_single(own, margin_gy),
-            claim_spread(own, ensemble["rx_gy"]), claim_gradient(rows, margin_gy), claim_swing(histories, margin_gy)]
+    """Every claim of the reference as a row; `steps` and `ensemble` are None where no method is sampled."""
+    method = steps["method"] if steps else "no method"
+    own = [row for row in ensemble["rows"] if row["source"] == method and kind(method) == "ddpm"] if ensemble else []
+    of_steps = [claim_steps(steps, margin_gy), claim_start(steps, margin_gy)] if kind(method) == "ddpm" else [claim_on_another(method)]
+    return [claim_equal(rows, margin_gy), *of_steps, claim_single(own, margin_gy), claim_spread(own, own and ensemble["rx_gy"]),
+            claim_gradient(rows, margin_gy), claim_swing(histories, margin_gy)]
 
 
 def claim_equal(rows, margin_gy):
@@ -45,9 +46,9 @@ def claim_equal(rows, margin_gy):
                  "the reference compared whole volumes with patches centred on dose; here all have the same patients and region")
 
 
-def claim_on_another(steps, _):
+def claim_on_another(method):
     """Another method's steps say nothing of what was claimed of the reference's."""
-    return claim(STEPS, STEPS_REFERENCE, "not tried here", CANNOT, f"the ablation of sampling is of {steps['method']}, not of ddpm")
+    return claim(STEPS, STEPS_REFERENCE, "not tried here", CANNOT, f"the ablation of sampling is of {method}, not of ddpm")
 
 
 def claim_steps(steps, margin_gy):

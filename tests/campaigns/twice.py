@@ -1,0 +1,71 @@
+"""Run an experiment twice, in two folders and one after the other; the ends must be equal. Then with another number of threads, and tell by how much it differs.
+
+    python tests/campaigns/twice.py [--params params/phantom-quick.yaml] [--threads 2] [--other-threads 1] [--keep FOLDER]
+
+Results, histories, weights and predictions are compared, times and dates aside. Prints a line a run with its minutes, then how the runs
+with the same number of threads differ (they must not), then by how much the mean errors of the methods differ with the other number. With
+--keep the runs lie in that folder, and one that is finished there is not run again.
+"""
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+from kills import ROOT, contents, start
+
+from lib.evaluation.compare import paired_difference
+from lib.studies.rows import by_method
+
+
+def run_there(folder, params, threads):
+    """Run to the end with a number of compute threads; returns the minutes."""
+    started = time.monotonic()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    process = start(folder, params)
+    _, said = process.communicate()
+    if process.returncode:
+        sys.exit(f"the run in {folder} failed: {said[-2000:]}")
+    return (time.monotonic() - started) / 60
+
+
+def differing(first, second):
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+def told_differences(first, second):
+    """A line for each method: its mean error in both runs and the paired difference."""
+    a, b = (by_method(found["04_comparison.json"]["rows"]) for found in (first, second))
+    lines = []
+    for method in a:
+        d = paired_difference(b[method], a[method])
+        largest = np.max(np.abs(np.subtract(b[method], a[method])))
+        lines.append(f"  {method}: MAE {np.mean(a[method]):.3f} and {np.mean(b[method]):.3f} Gy, {d.mean:+.3f} Gy on average, {largest:.3f} at most in a patient")
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--params", default="params/phantom-quick.yaml")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--other-threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path)
+    options = parser.parse_args()
+    experiment = yaml.safe_load((ROOT / options.params).read_text())["experiment"]
+    work, found = options.keep or Path(tempfile.mkdtemp(prefix="twice-")), {}
+    for name, threads in (("first", options.threads), ("second", options.threads), ("other", options.other_threads)):
+        minutes = run_there(work / name, options.params, threads)
+        found[name] = contents(work / name, experiment)
+        print(f"{name}: {threads} threads, {minutes:.1f} min, {len(found[name])} files", flush=True)
+    unlike = differing(found["first"], found["second"])
+    print(f"{options.threads} threads twice: {'equal' if not unlike else f'differing: {unlike}'}")
+    print(f"{options.other_threads} threads against {options.threads}: {len(differing(found['first'], found['other']))} of {len(found['first'])} files differ")
+    print("\n".join(told_differences(found["first"], found["other"])))
+    sys.exit(bool(unlike))
+
+
+if __name__ == "__main__":
+    main()
