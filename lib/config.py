@@ -1,6 +1,6 @@
 """What decides a training; kept beside the weights, and read from there by whoever uses them."""
 import math
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 
 from lib.errors import UserError
 
@@ -44,6 +44,7 @@ class TrainConfig:
     snapshots_pct: list  # shares of the training after which the averaged weights are kept as well
     seed: int
     precision: str
+    start_from: str = ""  # folder of the training whose weights it starts from; none: random ones
 
     @property
     def steps_per_epoch(self):
@@ -55,8 +56,9 @@ class TrainConfig:
 
 
 def config_from(stored, path):
-    """A TrainConfig from its JSON; a file of other keys is refused."""
+    """A TrainConfig from its JSON; a file of other keys is refused, but for what came later and has a default."""
     names = {field.name for field in fields(TrainConfig)}
-    if not isinstance(stored, dict) or set(stored) != names:
+    needed = {field.name for field in fields(TrainConfig) if field.default is MISSING}
+    if not isinstance(stored, dict) or not needed <= set(stored) <= names:
         raise UserError(f"{path} is not the configuration of a training of this version; train again")
     return TrainConfig(**stored)

@@ -105,6 +105,11 @@ class Experiment:
                     versions={name: package_version(name) for name in ("torch", "numpy", "scipy", "papermill")})
 
 
+def training_in(experiment, name):
+    """Folder of the training `name` in the folder of another experiment; "" for none."""
+    return str(Path(experiment) / "checkpoints" / name) if experiment else ""
+
+
 @lru_cache(maxsize=16)
 def cached_case(cohort, first_cases, case_id):
     return open_cohort(cohort, first_cases).load(case_id)

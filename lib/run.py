@@ -23,7 +23,7 @@ from lib.cases.cohort import check_import
 from lib.command import Failed, told_in_a_sentence
 from lib.disk import check_room
 from lib.errors import UserError
-from lib.experiment import OUTPUTS, ROOT
+from lib.experiment import OUTPUTS, ROOT, training_in
 from lib.files import held, read_json, sha256, write_text
 from lib.models.methods import METHODS, find_method, kind
 from lib.parameters import check_value, closest, load_params, read_parameters
@@ -167,9 +167,12 @@ def stamp_path(folder, stage):
 
 
 def key_of(stage, stages, folder):
-    """The stage's key: its code and parameters, the cohort's card, and what the stages it needs have written."""
+    """The stage's key: its code and parameters, the cohort's card, the weights it starts from, and what the stages it needs have written."""
     card = Path(stage.parameters["cohort"]) / "card.json"
     inputs = {"cohort": sha256(card) if card.exists() else None}
+    start = training_in(stage.parameters.get("start_from"), stage.name.removeprefix("01_train_"))
+    if start and Path(start, "weights.safetensors").exists():
+        inputs["start"] = sha256(Path(start, "weights.safetensors"))
     for needed in stages:
         if needed.name in stage.needs:
             stamp = stamp_path(folder, needed)

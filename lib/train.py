@@ -10,7 +10,7 @@ import argparse
 from lib.command import told_in_a_sentence
 from lib.device import choose_device
 from lib.errors import UserError
-from lib.experiment import ROOT, Experiment
+from lib.experiment import ROOT, Experiment, training_in
 from lib.parallel import joined
 from lib.parameters import closest, load_params, read_parameters
 from lib.run import plan
@@ -33,6 +33,7 @@ def train_one(name, parameters):
     """What 01_train does."""
     run = Experiment(**{key: parameters.pop(key) for key in OF_THE_EXPERIMENT})
     parameters.pop("variant")
+    parameters["start_from"] = training_in(parameters["start_from"], name)
     samples = run.load_samples("train"), run.load_samples("validation", optional=True)
     training, validation = start_from_prior(run, parameters["method"], *samples)
     config = make_config(run, training, **parameters)

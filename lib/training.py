@@ -25,7 +25,7 @@ from lib.device import autocast, choose_device, choose_precision
 from lib.errors import UserError
 from lib.features import augment, dose_statistics, make_batch, part_of
 from lib.files import held, sha256, write_json, write_text
-from lib.inference import own_grid_score_gy, predict_doses, ready, usual_sampling, with_priors
+from lib.inference import load_predictor, own_grid_score_gy, predict_doses, ready, usual_sampling, with_priors
 from lib.memory import GB, check_memory
 from lib.models.diffusion import schedule
 from lib.models.methods import draw_noise, find_method, offset_of, training_loss
@@ -159,6 +159,8 @@ def go_on(config, train_samples, validation_samples, folder, device, prior, key,
     if state:
         run.restore(state)
         report(f"going on from step {run.step} of {config.n_steps}")
+    elif config.start_from:
+        start_from(run, config.start_from)
     train_samples, validation_samples = ([s.to(device) for s in samples] for samples in (train_samples, validation_samples))
     try:
         for _ in progress(range(run.step, config.n_steps), f"training {config.method}"):
@@ -183,13 +185,31 @@ def go_on(config, train_samples, validation_samples, folder, device, prior, key,
 
 
 def training_key(config, prior):
-    """What a training depends on: its configuration, which names its cohort's card, its prior's weights, and the code.
+    """What a training depends on: its configuration, which names its cohort's card, the weights of its prior and of its start, and the code.
 
     The units of the dose follow from all these; their last digits depend on how many threads add them up, so they are left out.
     """
-    started_from = sha256(Path(prior) / "weights.safetensors") if prior else None
-    given = {name: value for name, value in asdict(config).items() if name not in ("dose_shift", "dose_scale")}
-    return digest([given, started_from, modules_digest("import lib.training")])
+    before = [weights_sha256(folder) for folder in (prior, config.start_from) if folder]
+    given = {name: value for name, value in asdict(config).items() if name not in ("dose_shift", "dose_scale", "start_from")}
+    return digest([given, before, modules_digest("import lib.training")])
+
+
+def weights_sha256(folder):
+    path = Path(folder) / "weights.safetensors"
+    if not path.exists():
+        raise UserError(f"{folder} holds no finished training ({path.name}), from which this one is to start")
+    return sha256(path)
+
+
+def start_from(run, folder):
+    """Begin with the weights of a finished training; they may be of another grid or cohort, but of a network of the same shape. Raises a UserError."""
+    weights = load_predictor(folder, "cpu", "32").network.state_dict()
+    try:
+        for network in (run.network, run.averaged):
+            network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"the network of {folder} does not fit this training's ({str(error).splitlines()[1].strip()}); "
+                        "its width, its inputs or what it predicts differ") from None
 
 
 def checkpoint(run, config, folder, key):

@@ -1,5 +1,6 @@
 """Training learns, resumes bit for bit, and stops in a sentence when it must."""
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lib.files import read_json, write_json
 from lib.models.methods import find_method
 from lib.models.vgg import vgg16_features
 from lib.state import CURRENT, load_state, save_state
+from lib.tensors import load_tensors
 from toys import toy_case
 
 
@@ -93,6 +95,31 @@ def test_a_finished_training_is_not_repeated_and_another_one_is(samples, tmp_pat
     assert steps == [0, 1]
 
 
+def test_a_training_starts_from_the_weights_of_another(samples, tmp_path):
+    """One step of a rate of next to nothing leaves the other's weights as they were, and its average with them."""
+    train(config_for(samples), samples, tmp_path / "first")
+    config = config_for(samples, epochs=1, learning_rate=1e-12, start_from=str(tmp_path / "first"), seed=2)
+    train(config, samples, tmp_path / "second")
+    first, second = (load_tensors(tmp_path / name / "weights.safetensors")[0] for name in ("first", "second"))
+    for name, weights in first.items():
+        assert torch.allclose(weights, second[name], atol=1e-5)
+    alone = training.training_key(config_for(samples, epochs=1, learning_rate=1e-12, seed=2), None)
+    assert alone != training.training_key(config, None)  # its start counts, wherever it lies
+    stored = read_json(tmp_path / "first" / "config.json")
+    write_json(tmp_path / "first" / "config.json", {key: value for key, value in stored.items() if key != "start_from"})  # of a version before it
+    shutil.copytree(tmp_path / "first", tmp_path / "moved")
+    training.start_from(training.Run(config, torch.device("cpu")), tmp_path / "moved")
+    assert training.training_key(config, None) == training.training_key(dataclasses.replace(config, start_from=str(tmp_path / "moved")), None)
+
+
+def test_a_start_that_is_not_there_or_does_not_fit_is_told_in_a_sentence(samples, tmp_path):
+    with pytest.raises(UserError, match="holds no finished training .* from which this one is to start"):
+        train(config_for(samples, start_from=str(tmp_path)), samples, tmp_path / "second")
+    train(config_for(samples, epochs=1), samples, tmp_path / "first")
+    with pytest.raises(UserError, match="does not fit this training's .*size mismatch.*; its width, its inputs or what it predicts differ"):
+        train(config_for(samples, base_channels=16, start_from=str(tmp_path / "first")), samples, tmp_path / "second")
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(samples, tmp_path, monkeypatch):
     def interrupted(run, *arguments):
         raise KeyboardInterrupt
@@ -163,7 +190,7 @@ def made(samples, tmp_path, **changes):
     settings = dataclasses.asdict(config_for(samples))
     kept = ("base_channels", "epochs", "patches_per_case", "patch_voxels", "batch_size", "accumulate", "learning_rate", "ema_decay", "weighting", "region",
             "dose_error", "dvh_weight", "gradient_weight", "gradient_units", "vgg_weight", "vgg_file", "augment", "validate_every", "validation_steps",
-            "patience", "keep", "snapshots_pct")
+            "patience", "keep", "snapshots_pct", "start_from")
     given = {key: settings[key] for key in kept} | dict(standardise="auto", terminal_snr="auto")
     return training.make_config(FakeRun(tmp_path), samples, **given | changes)
 
