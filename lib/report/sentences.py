@@ -90,7 +90,8 @@ def training_setup(config, training, validation):
     spacing = " x ".join(f"{s:.1f}" for s in training[0].spacing_mm)
     return (f"**{method.title}** (`{config.method}`): {count:,} parameters, {config.n_steps:,} optimiser steps of "
             f"{plural(config.batch_size, 'patient')}, {len(training)} training and {len(validation)} validation patients on a grid of "
-            f"{shape} voxels of {spacing} mm (z, y, x); arithmetic in {config.precision}.")
+            f"{shape} voxels of {spacing} mm (z, y, x); arithmetic in {config.precision}."
+            + (f" It starts from the weights of {config.start_from}." if config.start_from else ""))
 
 
 def training_result(config, history):

@@ -144,7 +144,7 @@ def index_row(case, dose_gy):
 def study_gamma(run, predictions, samples):
     """One row per method and patient: gamma pass rates, global to the prescription, cut-off 10 %, body and targets."""
     return [gamma_row(run.load_case(sample.case_id), method, dose.mean(0, keepdim=True), run.coarsen)
-            for method, (doses, _) in predictions.items() for sample, dose in zip(samples, progress(doses, f"gamma of {method}"))]
+            for method, (doses, _) in predictions.items() for sample, dose in zip(progress(samples, f"gamma of {method}"), doses)]
 
 
 def gamma_row(case, method, dose, coarsen):
