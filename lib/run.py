@@ -228,14 +228,13 @@ def tidy(path):
     import nbformat
 
     from lib.report.html import without_widgets
-    from lib.report.pictures import smaller_png
+    from lib.report.pictures import smaller_output
 
     notebook = without_widgets(nbformat.read(path, as_version=4))
     for key in ("input_path", "output_path", "environment_variables"):
         notebook.metadata.get("papermill", {}).pop(key, None)
-    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
-        if "image/png" in output.get("data", {}):
-            output.data["image/png"] = smaller_png(output.data["image/png"])
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
+        output.data = smaller_output(output.data)
     nbformat.write(notebook, path)
 
 

@@ -16,7 +16,7 @@ from lib.files import read_json, write_text
 from lib.models.methods import METHODS, kind
 from lib.report import tables
 from lib.report.captions import CAPTIONS, SPEED_CAPTIONS, counts, findings
-from lib.report.pictures import pngs_to_webp, webp_uri
+from lib.report.pictures import pictures_to_webp, webp_uri
 from lib.report.scrubber import PATIENTS, scrubbers, step_scrubber
 from lib.report.sentences import grids
 from lib.report.verdicts import (answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result, comparison_verdict, ensemble_verdict, ranked,
@@ -150,7 +150,7 @@ def notebook_page(path):
     """An executed notebook in the report's own look, its code folded."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(without_widgets(nbformat.read(path, as_version=4)))
-    return environment().get_template("notebook.html.jinja").render(title=path.stem, css=file_text("report.css"), body=Markup(pngs_to_webp(body)))
+    return environment().get_template("notebook.html.jinja").render(title=path.stem, css=file_text("report.css"), body=Markup(pictures_to_webp(body)))
 
 
 def without_widgets(notebook):

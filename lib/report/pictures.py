@@ -1,4 +1,4 @@
-"""Pictures as small as they can be without anyone seeing it: PNG in files and notebooks, WebP in pages."""
+"""Pictures as small as they can be without anyone seeing it: PNG in files, PNG or JPEG in notebooks, WebP in pages."""
 import base64
 import io
 import re
@@ -6,7 +6,7 @@ import re
 from PIL import Image
 
 MANY = 20_000  # colours: a figure of lines has fewer, one of CT or dose more
-QUALITY = 90  # of a WebP with many colours
+QUALITY = 90  # of a WebP or a JPEG with many colours
 
 
 def smaller(picture):
@@ -15,12 +15,16 @@ def smaller(picture):
     return picture.quantize(256, dither=Image.Dither.NONE) if picture.getcolors(MANY) else picture
 
 
-def smaller_png(text):
-    """A PNG in base64, as notebooks hold it."""
-    buffer = io.BytesIO()
-    smaller(Image.open(io.BytesIO(base64.b64decode(text)))).save(buffer, "PNG", optimize=True)
+def smaller_output(data):
+    """An output of a notebook (its data by type) with its PNG as small as it can be: with a palette, or a JPEG if it has many colours."""
+    if "image/png" not in data:
+        return data
+    picture, buffer = smaller(Image.open(io.BytesIO(base64.b64decode(data["image/png"])))), io.BytesIO()
+    kind, options = ("PNG", dict(optimize=True)) if picture.mode == "P" else ("JPEG", dict(quality=QUALITY, subsampling=0, optimize=True))
+    picture.save(buffer, kind, **options)
     made = base64.b64encode(buffer.getvalue()).decode()
-    return made if len(made) < len(text) else text
+    rest = {name: value for name, value in data.items() if name != "image/png"}
+    return rest | {f"image/{kind.lower()}": made} if len(made) < len(data["image/png"]) else data
 
 
 def webp_uri(picture, quality=None):
@@ -31,6 +35,6 @@ def webp_uri(picture, quality=None):
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def pngs_to_webp(html):
-    """A page whose PNG data URIs are WebP."""
-    return re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda found: webp_uri(Image.open(io.BytesIO(base64.b64decode(found[1])))), html)
+def pictures_to_webp(html):
+    """A page whose PNG and JPEG data URIs are WebP."""
+    return re.sub(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=\s]+)", lambda found: webp_uri(Image.open(io.BytesIO(base64.b64decode(found[1])))), html)

@@ -9,7 +9,7 @@ from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
 from lib.report.sentences import short_span, told_difference
 from lib.report.verdicts import WITHOUT_SAMPLING, one_each, over_seeds
-from lib.studies.rows import by_method, grouped, plain_of, sizes_of
+from lib.studies.rows import by_method, grouped, sizes_of
 
 
 def headed(rows, first):
@@ -112,8 +112,8 @@ def calibration(found):
 
 
 def key(rows, margin_gy):
-    """The report's first table: one form of each method and the means of seeds and sides, seeds averaged, against the baseline; sorted by MAE."""
-    chosen = {row["method"] for row in one_each(rows)} | {row["method"] for row in rows if row["method"].endswith(WITHOUT_SAMPLING)}
+    """The report's first table: one form of each method and variant and the means of seeds and sides, seeds averaged, against the baseline; sorted by MAE."""
+    chosen = {row["method"] for row in one_each(rows, variants=True)} | {row["method"] for row in rows if row["method"].endswith(WITHOUT_SAMPLING)}
     scored = [row | {"dvh_sum_gy": sum(row["dvh_errors_gy"]), "dvh_points": len(row["dvh_errors_gy"])} for row in rows]
     mae, rmse, dose, dvh, points = ({name: v for name, (v, _) in over_seeds(scored, value).items() if name in chosen} for value in
                                     ("mae_gy", "rmse_gy", "dose_score_gy", "dvh_sum_gy", "dvh_points"))
@@ -228,8 +228,7 @@ def costs(rows, samplings, histories):
 
 def differences(rows, margin_gy):
     """Each method, seeds averaged, and each variant against the baseline, paired by patient."""
-    values = by_method(rows)
-    values = {name: v for name, v in values.items() if plain_of(name) == name} | {name: v for name, (v, _) in over_seeds(rows).items()}
+    values = {name: v for name, (v, _) in over_seeds(rows).items()}
     found = {method: paired_difference(values[method], values["baseline"]) for method in values if method != "baseline"}
     frame = []
     for (method, d), p in zip(found.items(), holm([d.p for d in found.values()])):

@@ -9,7 +9,7 @@ from lib.models.diffusion import cosine_alpha_bar
 from lib.models.methods import METHODS, find_method, kind
 from lib.report.sentences import CANNOT, bullets, groups_told, nested, short_span, span, told_by, told_difference
 from lib.studies.ablation import REFERENCE_GRID
-from lib.studies.rows import by_method, grouped, seeds_of, sizes_of
+from lib.studies.rows import by_method, grouped, plain_of, seeds_of, sizes_of
 
 DISGUISE = 0.5  # a spread-skill ratio below it: the samples hardly differ from a regression's one answer
 ROOT2 = math.sqrt(2)
@@ -219,11 +219,12 @@ def price_sentence(rows, regression_mae_gy):
 # --- comparison ---
 
 
-def one_each(rows):
-    """The rows of one form of each method: the mean of its samples where there is one, no variants and second seeds."""
+def one_each(rows, variants=False):
+    """The rows of one form of each method, with `variants` of each variant too: the mean of its samples where there is one; no second seeds."""
     names = dict.fromkeys(row["method"] for row in rows)
-    means = {kind(name): name for name in names if ", mean of " in name and name.split(",")[0] == kind(name) and not name.endswith(WITHOUT_SAMPLING)}
-    chosen = {means.get(name, name) for name in names if name == kind(name)}
+    wanted = [name for name in names if name == (plain_of(name) if variants else kind(name)) and "," not in name]
+    means = {name.split(",")[0]: name for name in names if ", mean of " in name and not name.endswith(WITHOUT_SAMPLING)}
+    chosen = {means.get(name, name) for name in wanted}
     return [row for row in rows if row["method"] in chosen]
 
 
@@ -240,9 +241,10 @@ def best_sampled(rows, names):
 
 
 def over_seeds(rows, value="mae_gy"):
-    """method -> (values per patient averaged over its seeds, number of seeds)."""
+    """method or variant -> (values per patient averaged over its seeds, number of seeds)."""
     values = by_method(rows, value)
-    return {name: (np.mean([values[n] for n in names], axis=0), len(names)) for name, names in seeds_of(values).items()}
+    names_of = {name: [name] for name in values if plain_of(name) == name} | seeds_of(values)
+    return {name: (np.mean([values[n] for n in names], axis=0), len(names)) for name, names in names_of.items()}
 
 
 def comparison_verdict(found, margin_gy):
