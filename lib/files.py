@@ -56,9 +56,9 @@ def write_json(path, value):
 
 
 def write_results(path, results):
-    """Write a dict as JSON with one line a key, and one a row where its value is a list of rows; numbers to six digits."""
+    """Write a dict as compact JSON with one line a key, and one a row where its value is a list of rows; numbers to six digits."""
     def text(value):
-        return json.dumps(rounded(value), allow_nan=False)
+        return json.dumps(rounded(value), allow_nan=False, separators=(",", ":"))
 
     lines = [f"{json.dumps(key)}: " + ("[\n" + ",\n".join(map(text, value)) + "\n]" if rows(value) else text(value))
              for key, value in results.items()]
