@@ -313,7 +313,7 @@ def answer(found, margin_gy):
 def leaning(d, margin_gy):
     """What an interval says that reaches over the margin."""
     if d.low is None or d.low <= 0 <= d.high:
-        return f"**For accuracy it {CANNOT}**"
+        return f"**Whether it helps accuracy {CANNOT}**"
     return f"**For accuracy a little {'worse' if d.mean > 0 else 'better'}**, but not surely by more than {margin_gy:g} Gy, the least that counts here"
 
 
