@@ -17,7 +17,7 @@ from lib.evaluation.compare import paired_difference
 from lib.experiment import ROOT
 from lib.files import read_json, write_json, write_results
 from lib.parameters import load_params
-from lib.report import captions, claims, html, pictures, published, sentences, style, tables, verdicts
+from lib.report import captions, claims, html, pictures, published, sentences, steps_figures, style, tables, verdicts
 from lib.run import plan
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import sizes_of
@@ -44,7 +44,7 @@ def told_of_steps(*rows, **parts):
 
 def method_rows(means, patients=10):
     wobble = np.linspace(-0.3, 0.3, patients)
-    goal = dict(predicted=1.0, planned=2.0, predicted_met=True, planned_met=False)
+    goal = [1.0, 2.0, True, False]
     index = dict(predicted=0.9, planned=0.8)
     return [dict(method=m, case_id=f"p{i}", mae_gy=mean + wobble[i] * (1 + 0.1 * k), rmse_gy=2.0, bias_gy=0.0, whole_volume_mae_gy=1.0,
                  dose_score_gy=3.0, own_grid_dose_score_gy=2.5, dvh_errors_gy=[1.0], seconds=1.0, structure_mae_gy={"Rectum": mean} if i else {},
@@ -373,6 +373,13 @@ def test_a_figure_of_lines_is_written_with_few_colours_and_one_of_pictures_with_
         style.save_figure(figure, tmp_path, name)
         drawn = Image.open(tmp_path / "figures" / f"{name}.png")
         assert (drawn.mode == "P") == (not picture) and (tmp_path / "figures" / f"{name}.pdf").stat().st_size > 1000
+
+
+def test_variants_of_a_method_are_told_apart_by_their_markers():
+    rows = step_rows({1: 3.0, 5: 2.0}) + sum((step_rows({1: 3.0, 5: 2.0}, name, group="prediction") for name in ("ddpm_v", "ddpm_v-a", "ddpm_v-b", "flow")), [])
+    lines = {line.get_label(): line for line in steps_figures.sampling_steps(rows, step_rows({1: 2.0}), "ddpm", "baseline").axes[1].get_lines()}
+    assert [lines[name].get_marker() for name in ("ddpm_v", "ddpm_v-a", "ddpm_v-b", "flow")] == ["o", "s", "^", "o"]
+    assert [lines[name].get_linestyle() for name in ("ddpm_v", "ddpm_v-a")] == ["-", "--"]
 
 
 @pytest.mark.parametrize("many", [False, True])

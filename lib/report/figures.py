@@ -4,7 +4,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from lib.evaluation.compare import interval, paired_difference
-from lib.report.style import colour, dashes, panels, plain_ticks, tick_steps
+from lib.report.style import colour, dashes, marker, panels, plain_ticks, tick_steps
 from lib.report.verdicts import over_seeds, ranked
 from lib.studies.rows import answers_in, by_method
 
@@ -15,7 +15,7 @@ def training_curves(histories):
     for method, rows in histories.items():
         validated = [row for row in rows if row["validation_mae_gy"] is not None]
         left.plot([r["epoch"] for r in rows], [r["loss"] for r in rows], dashes(method), color=colour(method), label=method)
-        right.plot([r["epoch"] for r in validated], [r["validation_mae_gy"] for r in validated], f"o{dashes(method)}", color=colour(method), label=method)
+        right.plot([r["epoch"] for r in validated], [r["validation_mae_gy"] for r in validated], f"{marker(right, colour(method))}{dashes(method)}", color=colour(method), label=method)
     positive = all(row["loss"] > 0 for rows in histories.values() for row in rows)  # a likelihood's may be below 0
     left.set(xlabel="epoch", ylabel="training loss")
     left.set_yscale("log" if positive else "symlog", **({} if positive else {"linthresh": 0.1}))

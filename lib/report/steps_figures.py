@@ -4,7 +4,7 @@ import seaborn as sns
 
 from lib.evaluation.compare import interval
 from lib.report.slices import colour_lut
-from lib.report.style import RAMP, colour, dashes, panels, plain_ticks, tick_steps
+from lib.report.style import RAMP, colour, dashes, marker, panels, plain_ticks, tick_steps
 from lib.report.verdicts import change, compared_steps, curve, settings_of, with_reach
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import grouped
@@ -33,8 +33,8 @@ def sampling_steps(rows, regression_rows, method, regression):
 
 
 def draw_curve(ax, x, groups, line, label):
-    """Means of groups of values with the 95 % interval over patients as a band; `label` decides whether it is dashed."""
-    ax.plot(x, [np.mean(values) for values in groups], f"o{dashes(label)}", color=line, label=label)
+    """Means of groups of values with the 95 % interval over patients as a band; `label` decides whether it is dashed, the lines before it its marker."""
+    ax.plot(x, [np.mean(values) for values in groups], f"{marker(ax, line)}{dashes(label)}", color=line, label=label)
     if len(groups[0]) >= 3:
         bounds = np.array([interval(values) for values in groups])
         ax.fill_between(x, bounds[:, 0], bounds[:, 1], color=line, alpha=0.15, linewidth=0)

@@ -29,6 +29,7 @@ SETTINGS = {
     "xtick.major.size": 6, "ytick.major.size": 6, "xtick.minor.size": 4, "ytick.minor.size": 4, "xtick.major.width": 1.25, "ytick.major.width": 1.25,
     "patch.force_edgecolor": True, "patch.edgecolor": "white", "legend.title_fontsize": 12,
 }
+MARKERS = "os^DvPX"
 
 
 def use_style():
@@ -42,6 +43,11 @@ def colour(method):
 def dashes(method):
     """Line style: a method trained once more with something else ("ddpm_v-minsnr") is dashed."""
     return "--" if kind(method) in COLOURS and method.split(",")[0] != kind(method) else "-"
+
+
+def marker(ax, line):
+    """The marker of the next line of a colour: a method's variants share its colour."""
+    return MARKERS[sum(drawn.get_color() == line for drawn in ax.get_lines()) % len(MARKERS)]
 
 
 def save_figure(figure, folder, name):

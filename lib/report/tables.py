@@ -9,7 +9,7 @@ from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
 from lib.report.sentences import short_span, told_difference
 from lib.report.verdicts import WITHOUT_SAMPLING, one_each, over_seeds
-from lib.studies.rows import by_method, grouped, sizes_of
+from lib.studies.rows import Goal, by_method, grouped, sizes_of
 
 
 def headed(rows, first):
@@ -167,8 +167,8 @@ def structure_errors(rows):
 
 def goals_agree_pct(rows):
     """Share of clinical goals on which prediction and plan agree (both met or both missed), in %."""
-    judged = [goal["predicted_met"] == goal["planned_met"] for row in rows for goal in row["goals"].values()
-              if goal["predicted_met"] is not None and goal["planned_met"] is not None]
+    goals = [Goal(*goal) for row in rows for goal in row["goals"].values()]
+    judged = [goal.predicted_met == goal.planned_met for goal in goals if goal.predicted_met is not None and goal.planned_met is not None]
     return 100 * np.mean(judged) if judged else float("nan")
 
 
@@ -179,11 +179,11 @@ def goals_predicted(rows):
     for text in rows[0]["goals"]:
         line = {"goal": text}
         for method in dict.fromkeys(row["method"] for row in rows):
-            pairs = [row["goals"][text] for row in rows if row["method"] == method]
-            pairs = [p for p in pairs if p["planned"] is not None and p["predicted"] is not None]
-            line["planned"] = f"{sum(p['planned_met'] for p in pairs)} of {len(pairs)}"
-            off = np.mean([abs(p["predicted"] - p["planned"]) for p in pairs]) if pairs else None
-            line[method] = f"{sum(p['predicted_met'] for p in pairs)} ({optional(off, '.1f')})" if pairs else ""
+            pairs = [Goal(*row["goals"][text]) for row in rows if row["method"] == method]
+            pairs = [p for p in pairs if p.planned is not None and p.predicted is not None]
+            line["planned"] = f"{sum(p.planned_met for p in pairs)} of {len(pairs)}"
+            off = np.mean([abs(p.predicted - p.planned) for p in pairs]) if pairs else None
+            line[method] = f"{sum(p.predicted_met for p in pairs)} ({optional(off, '.1f')})" if pairs else ""
         frame.append(line)
     return headed(frame, "goal")
 

@@ -9,7 +9,7 @@ from lib.models.diffusion import cosine_alpha_bar
 from lib.models.methods import METHODS, find_method, kind
 from lib.report.sentences import CANNOT, bullets, groups_told, nested, short_span, span, told_by, told_difference
 from lib.studies.ablation import REFERENCE_GRID
-from lib.studies.rows import by_method, grouped, plain_of, seeds_of, sizes_of
+from lib.studies.rows import Goal, by_method, grouped, plain_of, seeds_of, sizes_of
 
 DISGUISE = 0.5  # a spread-skill ratio below it: the samples hardly differ from a regression's one answer
 ROOT2 = math.sqrt(2)
@@ -350,8 +350,8 @@ def agreement_pct(pairs):
 
 def goals_met(rows, method):
     """goal -> pairs (met by the plan, met by the method's dose) of the patients in whom both can be told."""
-    own = [row["goals"] for row in rows if row["method"] == method]
-    pairs = {text: [(g[text]["planned_met"], g[text]["predicted_met"]) for g in own if None not in (g[text]["planned_met"], g[text]["predicted_met"])]
+    own = [{text: Goal(*goal) for text, goal in row["goals"].items()} for row in rows if row["method"] == method]
+    pairs = {text: [(g[text].planned_met, g[text].predicted_met) for g in own if None not in (g[text].planned_met, g[text].predicted_met)]
              for text in own[0]}
     return {text: p for text, p in pairs.items() if p}
 

@@ -16,7 +16,7 @@ from lib.models.methods import find_method
 from lib.predictions import prediction_path, save_prediction
 from lib.progress import progress
 from lib.studies.ensembles import flipped_pair
-from lib.studies.rows import grouped, plain_of, seeds_of
+from lib.studies.rows import Goal, grouped, plain_of, seeds_of
 from lib.studies.sampled import sampled_doses
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
@@ -122,12 +122,7 @@ def method_row(case, method, dose_gy, seconds, own_grid_gy):
                 own_grid_dose_score_gy=own_grid_gy,
                 dvh_errors_gy=[round(e, 4) for e in openkbp_dvh_errors_gy(case, dose_gy).values()],
                 structure_mae_gy={name: round(e["mae_gy"], 4) for name, e in errors.items() if name in case.masks},
-                goals={text: goal_row(predicted[text], planned[text]) for text in planned}, **index_row(case, dose_gy))
-
-
-def goal_row(predicted, planned):
-    """A goal's value and whether it is met, predicted and planned; None where the structure is missing or too small."""
-    return dict(predicted=predicted[0], planned=planned[0], predicted_met=predicted[1], planned_met=planned[1])
+                goals={text: Goal(predicted[text][0], planned[text][0], predicted[text][1], planned[text][1]) for text in planned}, **index_row(case, dose_gy))
 
 
 def index_row(case, dose_gy):

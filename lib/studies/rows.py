@@ -1,5 +1,18 @@
 """Rows of results by what they are of."""
 import math
+from typing import NamedTuple
+
+
+class Goal(NamedTuple):
+    """A clinical goal's value by a predicted dose and as planned, and whether each meets it; None where the structure is missing or too small.
+
+    A list of four in files: there are thousands.
+    """
+
+    predicted: float | None
+    planned: float | None
+    predicted_met: bool | None
+    planned_met: bool | None
 
 
 def grouped(rows, key, value="mae_gy"):
