@@ -71,8 +71,8 @@ def plan(params, path):
         if notebook == "01_train":
             stages += [training_stage(folder, values | variants[name], name) for name in methods]
         elif any(map(STUDIES_OF.get(notebook, bool), methods)):
-            check_named(section, {key: p.default for key, p in definitions[notebook].items()} | values, methods, path)
-            stages.append(study_stage(notebook, folder, values, methods))
+            check_named(section, values, methods, path)
+            stages.append(study_stage(notebook, folder, unnamed_defaults(section, values, definitions[notebook], methods) | values, methods))
     planned = {stage.name for stage in stages}
     return [stage._replace(needs=[name for name in stage.needs if name in planned]) for stage in stages]
 
@@ -80,9 +80,23 @@ def plan(params, path):
 def check_named(section, values, methods, path):
     """Refuse a study of a training that is not among the methods."""
     for key in NAMING.get(section, ()):
-        for name in [values[key]] if isinstance(values[key], str) else values[key]:
+        given = values.get(key, [])
+        for name in [given] if isinstance(given, str) else given:
             if name not in methods:
                 raise UserError(f"{path}: {section}.{key} names {name}, which methods does not list{closest(name, methods)}")
+
+
+def unnamed_defaults(section, values, definitions, methods):
+    """What stands for a notebook's defaults that name trainings not among the methods, where the file leaves them to it: those that are; for one
+    name the first method that is sampled in steps, or for the regression the first that is not."""
+    found = {}
+    for key in set(NAMING.get(section, ())) - set(values):
+        usual = definitions[key].default
+        if isinstance(usual, list):
+            found[key] = [name for name in usual if name in methods]
+        elif usual not in methods:
+            found[key] = next((name for name in methods if find_method(name).timed == (key == "method")), methods[0])
+    return {key: value for key, value in found.items() if value != definitions[key].default}
 
 
 def values_for(params, section, definitions, path):

@@ -176,6 +176,9 @@ def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_rep
         write_text(tmp_path / "results" / f"{name}.json", "{}")
     forget_all_but(stages, tmp_path)
     assert sorted(path.stem for path in tmp_path.rglob("*.json")) == ["00_cohort", "04_comparison"]
+    cut = {s.name: s.parameters for s in plan({k: v for k, v in params.items() if k != "comparison"} | {"methods": ["baseline", "flow"]}, "x.yaml")}
+    assert cut["02_sampling_ablation"]["method"] == "flow" and cut["02_sampling_ablation"]["others"] == ["flow"]  # the notebooks' own names as far as they go
+    assert cut["03_ensemble"]["sampled"] == ["flow"] and cut["04_comparison"]["drawn"] == ["baseline", "flow"]
     gaussian = params | {"methods": ["baseline", "gaussian"], "ensemble": {"sampled": ["gaussian"]}}  # its spread can be judged, its steps cannot
     assert [s.name for s in plan(gaussian, "x.yaml")][3:] == ["03_ensemble", "04_comparison", "05_explore"]
 
