@@ -93,9 +93,7 @@ class Experiment:
         write_results(self.folder / "results" / f"{name}.json", {"made": self.provenance(), **results})
 
     def load_results(self, name):
-        """The results of a notebook, or None if it was not run."""
-        path = self.folder / "results" / f"{name}.json"
-        return read_json(path) if path.exists() else None
+        return read_json(self.folder / "results" / f"{name}.json")
 
     def provenance(self):
         """Commit, versions, device, seed and date, for results and the report."""

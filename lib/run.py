@@ -29,6 +29,7 @@ from lib.models.methods import METHODS, find_method, kind
 from lib.parameters import check_value, closest, load_params, read_parameters
 from lib.progress import VARIABLE, clock
 from lib.stamps import is_fresh, stage_key, write_stamp
+from lib.studies.rows import has_study
 
 NOTEBOOKS = ROOT / "notebooks"
 SECTIONS = {"00_cohort": "data", "01_train": "train", "02_sampling_ablation": "ablation", "03_ensemble": "ensemble",
@@ -36,7 +37,6 @@ SECTIONS = {"00_cohort": "data", "01_train": "train", "02_sampling_ablation": "a
 ALONE = {"06_speed": "speed"}  # an experiment with this section runs this notebook and no other
 COMMON = ("experiment", "cohort", "first_cases", "coarsen", "beams_deg", "seed", "device", "precision", "methods")
 BESIDE = ("variants", "import")  # what else a params file may hold: trainings that differ, and how DICOM is imported
-STUDIES_OF = {"02_sampling_ablation": lambda name: find_method(name).timed, "03_ensemble": lambda name: find_method(name).sampled}  # without such a method not run
 NAMING = {"ablation": ("method", "regression", "others", "variants"), "ensemble": ("sampled", "regression", "deep"),
           "comparison": ("mirrored", "drawn")}  # parameters that name trainings
 OF_A_TRAINING = ("method", "variant")  # parameters of 01_train that the list of methods sets
@@ -70,9 +70,9 @@ def plan(params, path):
         values = values_for(params, section, definitions[notebook], path)
         if notebook == "01_train":
             stages += [training_stage(folder, values | variants[name], name) for name in methods]
-        elif any(map(STUDIES_OF.get(notebook, bool), methods)):
+        elif has_study(notebook, methods):
             check_named(section, values, methods, path)
-            stages.append(study_stage(notebook, folder, unnamed_defaults(section, values, definitions[notebook], methods) | values, methods))
+            stages.append(study_stage(notebook, folder, listed_defaults(section, values, definitions[notebook], methods) | values, methods))
     planned = {stage.name for stage in stages}
     return [stage._replace(needs=[name for name in stage.needs if name in planned]) for stage in stages]
 
@@ -86,17 +86,18 @@ def check_named(section, values, methods, path):
                 raise UserError(f"{path}: {section}.{key} names {name}, which methods does not list{closest(name, methods)}")
 
 
-def unnamed_defaults(section, values, definitions, methods):
-    """What stands for a notebook's defaults that name trainings not among the methods, where the file leaves them to it: those that are; for one
-    name the first method that is sampled in steps, or for the regression the first that is not."""
+def listed_defaults(section, values, definitions, methods):
+    """What stands for a notebook's names of trainings where the file leaves them to it and not all are among the methods: those that are, or else
+    the methods that can stand there; for one name the first that is sampled in steps, or for the regression the first that is not."""
+    able = {"sampled": [name for name in methods if find_method(name).sampled], "drawn": methods}
     found = {}
-    for key in set(NAMING.get(section, ())) - set(values):
+    for key in NAMING.get(section, ()):
         usual = definitions[key].default
         if isinstance(usual, list):
-            found[key] = [name for name in usual if name in methods]
-        elif usual not in methods:
-            found[key] = next((name for name in methods if find_method(name).timed == (key == "method")), methods[0])
-    return {key: value for key, value in found.items() if value != definitions[key].default}
+            found[key] = [name for name in usual if name in methods] or able.get(key, [])
+        else:
+            found[key] = usual if usual in methods else next((name for name in methods if find_method(name).timed == (key == "method")), methods[0])
+    return {key: value for key, value in found.items() if key not in values and value != definitions[key].default}
 
 
 def values_for(params, section, definitions, path):

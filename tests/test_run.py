@@ -15,12 +15,13 @@ import pytest
 from lib import disk
 from lib.command import Failed, told_in_a_sentence
 from lib.errors import UserError
-from lib.experiment import ROOT
+from lib.experiment import ROOT, Experiment
 from lib.files import read_json, write_text
 from lib.parameters import load_params
 from lib.report.captions import CAPTIONS
 from lib.run import Stage, execute, forget_all_but, plan, socket_folder
 from lib.stamps import code_digest, modules_used
+from lib.studies.comparison import studies_before
 
 STAGES = 14
 
@@ -179,8 +180,20 @@ def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_rep
     cut = {s.name: s.parameters for s in plan({k: v for k, v in params.items() if k != "comparison"} | {"methods": ["baseline", "flow"]}, "x.yaml")}
     assert cut["02_sampling_ablation"]["method"] == "flow" and cut["02_sampling_ablation"]["others"] == ["flow"]  # the notebooks' own names as far as they go
     assert cut["03_ensemble"]["sampled"] == ["flow"] and cut["04_comparison"]["drawn"] == ["baseline", "flow"]
+    only_v = {s.name: s.parameters for s in plan({k: v for k, v in params.items() if k != "comparison"} | {"methods": ["gradient", "baseline", "ddpm_v"]}, "x.yaml")}
+    assert only_v["02_sampling_ablation"]["method"] == "ddpm_v" and only_v["03_ensemble"]["sampled"] == ["ddpm_v"]  # none of the notebook's own is listed
     gaussian = params | {"methods": ["baseline", "gaussian"], "ensemble": {"sampled": ["gaussian"]}}  # its spread can be judged, its steps cannot
     assert [s.name for s in plan(gaussian, "x.yaml")][3:] == ["03_ensemble", "04_comparison", "05_explore"]
+
+
+def test_a_comparison_before_its_studies_is_refused_and_one_that_has_none_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Experiment("x", "outputs/cohorts/phantom", 0, 1, [], 42, "cpu", "32")
+    with pytest.raises(UserError, match="02_sampling_ablation.json does not exist"):
+        studies_before(run, ["baseline", "flow"])
+    assert studies_before(run, ["baseline"]) == [None, None]
+    write_text(run.folder / "results" / "03_ensemble.json", "{}")
+    assert studies_before(run, ["baseline", "gaussian"]) == [None, {}]
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):

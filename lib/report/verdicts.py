@@ -105,7 +105,7 @@ def switches_sentence(rows, margin_gy):
 def undertraining_sentence(rows, margin_gy):
     low, high = compared_steps(rows)
     names = {REFERENCE_GRID: "all of the training"}
-    return nested(f"Is it only too little training? Between {low} and {high} steps the error changes by / Gy",
+    return nested(f"Is it the training? Between {low} and {high} steps the error changes by / Gy",
                   [f"{names.get(setting, setting)}: {short_span(change(rows, setting, low, high))}" for setting in [*settings_of(rows, "training"), REFERENCE_GRID]])
 
 

@@ -16,10 +16,15 @@ from lib.models.methods import find_method
 from lib.predictions import prediction_path, save_prediction
 from lib.progress import progress
 from lib.studies.ensembles import flipped_pair
-from lib.studies.rows import Goal, grouped, plain_of, seeds_of
+from lib.studies.rows import Goal, grouped, has_study, plain_of, seeds_of
 from lib.studies.sampled import sampled_doses
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
+
+
+def studies_before(run, methods):
+    """The results of the ablation and of the ensembles; None for one that an experiment of these methods does not have."""
+    return [run.load_results(name) if has_study(name, methods) else None for name in ("02_sampling_ablation", "03_ensemble")]
 
 
 def best_sampling(rows, training, seed):

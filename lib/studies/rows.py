@@ -2,6 +2,8 @@
 import math
 from typing import NamedTuple
 
+from lib.models.methods import find_method
+
 
 class Goal(NamedTuple):
     """A clinical goal's value by a predicted dose and as planned, and whether each meets it; None where the structure is missing or too small.
@@ -13,6 +15,12 @@ class Goal(NamedTuple):
     planned: float | None
     predicted_met: bool | None
     planned_met: bool | None
+
+
+def has_study(notebook, methods):
+    """Whether an experiment of these methods runs the notebook: that of steps if one is sampled in steps, that of ensembles if members of one differ."""
+    needed = {"02_sampling_ablation": lambda method: method.timed, "03_ensemble": lambda method: method.sampled}
+    return notebook not in needed or any(needed[notebook](find_method(name)) for name in methods)
 
 
 def grouped(rows, key, value="mae_gy"):
