@@ -8,6 +8,7 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -103,6 +104,16 @@ def test_a_best_result_picked_among_several_says_so():
 def test_the_voxels_of_the_patients_are_told():
     rows = [dict(shape=[48, 64, 64], spacing_mm=[2.5, 3.9, 3.9]), dict(shape=[48, 64, 64], spacing_mm=[3.0, 3.9, 3.9])]
     assert sentences.grids(rows, 2).startswith("Voxels: 48 x 64 x 64 of 2.5 to 3 x 3.9 x 3.9 mm (z, y, x); the networks see blocks of 2 x 2 x 2")
+    assert sentences.size(rows, 2) == "networks at 24 x 32 x 32 voxels"
+
+
+@pytest.mark.parametrize("changed, params", [({}, "params/openkbp-cpu.yaml"), ({"coarsen": 1}, "outputs/openkbp/experiment.yaml")])
+def test_the_command_to_run_again_names_the_params_that_made_the_report(changed, params, tmp_path):
+    folder = tmp_path / "openkbp"
+    folder.mkdir()
+    made = load_params(ROOT / "params" / "openkbp-cpu.yaml") | changed
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
+    assert html.again(folder)[0] == f"python -m lib.run {params}"
 
 
 def test_a_difference_that_is_sure_but_perhaps_small_is_called_a_little():
@@ -287,9 +298,9 @@ def test_a_report_of_nothing_says_what_is_missing(tmp_path):
     assert "has not been run" in page
 
 
-def test_the_commands_to_run_it_again_pass_the_runners_checks(tmp_path, monkeypatch):
+def test_the_commands_to_run_it_again_pass_the_runners_checks(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for line in html.again("phantom-quick") + html.again("openkbp-small"):
+    for line in html.again(ROOT / "outputs" / "phantom-quick") + html.again(ROOT / "outputs" / "openkbp-small"):
         words = shlex.split(line)
         given = [words[i + 1] for i, word in enumerate(words) if word == "-p"]
         stages = plan(load_params(words[3], given), words[3])

@@ -18,7 +18,7 @@ from lib.report import tables
 from lib.report.captions import CAPTIONS, SPEED_CAPTIONS, counts, findings
 from lib.report.pictures import pictures_to_webp, webp_uri
 from lib.report.scrubber import PATIENTS, scrubbers, step_scrubber
-from lib.report.sentences import grids
+from lib.report.sentences import grids, size
 from lib.report.verdicts import (answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result, comparison_verdict, ensemble_verdict, ranked,
                                  steps_verdict)
 
@@ -47,8 +47,7 @@ def contents(folder, patients=PATIENTS):
     results = {path.stem: read_json(path) for path in sorted((folder / "results").glob("0*.json"))}
     data, steps, ensemble, comparison = (results.get(name) for name in
                                          ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"))
-    published, params = folder / "results" / "published.json", folder / "experiment.yaml"
-    coarsen = yaml.safe_load(params.read_text(encoding="utf-8")).get("coarsen") if params.exists() else None
+    published, coarsen = folder / "results" / "published.json", read_yaml(folder / "experiment.yaml").get("coarsen")
     methods = ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()
     return dict(
         name=folder.name, css=file_text("report.css"), script=file_text("report.js"), data=data, steps=steps, ensemble=ensemble, comparison=comparison,
@@ -56,18 +55,30 @@ def contents(folder, patients=PATIENTS):
         figure=partial(figure, folder, count(1), counts(steps, ensemble, comparison), findings(steps, ensemble, comparison)),
         table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
         step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods, patients),
-        glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder.name),
+        glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder),
         verdicts=written_verdicts(steps, ensemble, comparison), grids=grids(data["rows"], coarsen) if data and coarsen else "",
+        size=size(data["rows"], coarsen) if data and coarsen else "",
         drawn={path.stem for path in (folder / "figures").glob("*.png")}, pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
     )
 
 
-def again(experiment):
+def again(folder):
     """The commands that run an experiment again: as it was, and sampled in at most 100 steps."""
-    params = f"params/{experiment}.yaml" if (ROOT / "params" / f"{experiment}.yaml").exists() else f"{OUTPUTS}/{experiment}/experiment.yaml"
+    params, experiment = params_of(folder), folder.name
     steps = [f'-p ablation.{name}="[5, 25, 100]"' for name in ("n_steps", "others_steps", "few_steps")]
     return [f"python -m lib.run {params}",
             " ".join([f"python -m lib.run {params} -p experiment={experiment}-100", *steps, "-p ensemble.n_steps=100"])]
+
+
+def params_of(folder):
+    """The params file that made an experiment; the copy in its folder, if something was changed for it."""
+    made = read_yaml(folder / "experiment.yaml")
+    same = [path.name for path in sorted((ROOT / "params").glob("*.yaml")) if read_yaml(path) == made]
+    return f"params/{same[0]}" if same else f"{OUTPUTS}/{folder.name}/experiment.yaml"
+
+
+def read_yaml(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def file_text(name):

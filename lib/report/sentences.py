@@ -82,6 +82,11 @@ def grids(rows, coarsen):
     return f"Voxels: {voxels(rows)}; the networks see {seen}."
 
 
+def size(rows, coarsen):
+    """The grid of the networks, for a title."""
+    return f"networks at {ranges([[-(-n // coarsen) for n in row['shape']] for row in rows])} voxels"
+
+
 def training_setup(config, training, validation):
     """What is about to be trained, on whom."""
     method = find_method(config.method)
