@@ -44,6 +44,7 @@ class TrainConfig:
     snapshots_pct: list  # shares of the training after which the averaged weights are kept as well
     seed: int
     precision: str
+    compile: bool = False  # the network by torch.compile, here and in sampling
     start_from: str = ""  # folder of the training whose weights it starts from; none: random ones
 
     @property

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from lib.config import TrainConfig, config_from
-from lib.device import autocast, choose_device, choose_precision, memory_format
+from lib.device import autocast, choose_device, choose_precision, compile_for, memory_format
 from lib.errors import UserError
 from lib.features import Batch, make_batch, with_prior
 from lib.files import read_json
@@ -111,7 +111,10 @@ def load_predictor(folder, device="auto", precision="auto", weights="weights"):
     except RuntimeError as error:
         raise UserError(f"{path} does not fit ({str(error).splitlines()[0]}); train again") from None
     prior = load_predictor(folder / "prior", device.type, precision) if find_method(config.method).prior else None
-    return ready(network, config, device, precision, prior)
+    predictor = ready(network, config, device, precision, prior)
+    if config.compile:
+        compile_for("sampling", predictor.network, device)
+    return predictor
 
 
 def ready(network, config, device, precision, prior=None):
@@ -270,7 +273,8 @@ def run_network(predictor, batch, window, x_t=None, t=None):
 def call_network(predictor, batch, x_t, t):
     cond = batch.cond.contiguous(memory_format=memory_format(predictor.device, predictor.precision))
     with autocast(predictor.device, predictor.precision):
-        return predictor.network(cond, batch.constraints, x_t, t)
+        output = predictor.network(cond, batch.constraints, x_t, t)
+    return output.clone() if predictor.config.compile else output  # a CUDA graph writes its next output over this one
 
 
 def cut(volume, start, window):

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from lib.config import TrainConfig
-from lib.device import autocast, choose_device, choose_precision
+from lib.device import autocast, choose_device, choose_precision, compile_for
 from lib.errors import UserError
 from lib.features import augment, dose_statistics, make_batch, part_of
 from lib.files import held, sha256, write_json, write_text
@@ -57,8 +57,10 @@ class Run:
             torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
             network = find_method(config.method).make_network(config)
         self.network = network.to(device)
-        self.shared = together(self.network)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+        if config.compile:
+            compile_for("training", self.network, device)
+        self.shared = together(self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
         self.alpha_bar = schedule(config.zero_snr)

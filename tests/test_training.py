@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import training
+from lib import device, training
 from lib.config import TrainConfig
 from lib.errors import UserError
 from lib.features import dose_statistics, make_sample
 from lib.files import read_json, write_json
+from lib.inference import Sampling, load_predictor, predict_doses
 from lib.models.methods import find_method
 from lib.models.vgg import vgg16_features
 from lib.state import CURRENT, load_state, save_state
@@ -120,6 +121,32 @@ def test_a_start_that_is_not_there_or_does_not_fit_is_told_in_a_sentence(samples
         train(config_for(samples, base_channels=16, start_from=str(tmp_path / "first")), samples, tmp_path / "second")
 
 
+def test_a_compiled_network_trains_and_samples_as_the_plain_one(samples, tmp_path, monkeypatch):
+    """Traced and differentiated as on a GPU, its kernels left as they are: to generate them takes minutes."""
+    monkeypatch.setattr(device, "COMPILED_FOR", dict.fromkeys(("training", "sampling"), {"backend": "aot_eager", "fullgraph": True}))
+    histories = [train(config_for(samples, method="ddpm_v", compile=name == "compiled"), samples, tmp_path / name) for name in ("plain", "compiled")]
+    for plain, compiled in zip(*histories):
+        assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+    plain, compiled = (load_predictor(tmp_path / name, "cpu", "32") for name in ("plain", "compiled"))
+    assert list(plain.network.state_dict()) == list(compiled.network.state_dict())
+    calls = []
+    monkeypatch.setattr(compiled.network, "_compiled_call_impl", counted(compiled.network._compiled_call_impl, calls))
+    doses = [predict_doses(predictor, samples[:1], Sampling(n_steps=2))[0] for predictor in (plain, compiled)]
+    assert len(calls) == 2 and torch.allclose(*doses, atol=1e-3)
+
+
+def counted(function, calls):
+    return lambda *a: (calls.append(1), function(*a))[1]
+
+
+@pytest.mark.parametrize("kind, told", [("cpu", r"needs a C\+\+ compiler"), ("cuda", "needs Triton")])
+def test_where_nothing_can_compile_it_is_told(kind, told, monkeypatch):
+    monkeypatch.setattr(device.shutil, "which", lambda name: None)
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=told):
+        device.compile_for("training", torch.nn.Identity(), torch.device(kind))
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(samples, tmp_path, monkeypatch):
     def interrupted(run, *arguments):
         raise KeyboardInterrupt
@@ -190,7 +217,7 @@ def made(samples, tmp_path, **changes):
     settings = dataclasses.asdict(config_for(samples))
     kept = ("base_channels", "epochs", "patches_per_case", "patch_voxels", "batch_size", "accumulate", "learning_rate", "ema_decay", "weighting", "region",
             "dose_error", "dvh_weight", "gradient_weight", "gradient_units", "vgg_weight", "vgg_file", "augment", "validate_every", "validation_steps",
-            "patience", "keep", "snapshots_pct", "start_from")
+            "patience", "keep", "snapshots_pct", "compile", "start_from")
     given = {key: settings[key] for key in kept} | dict(standardise="auto", terminal_snr="auto")
     return training.make_config(FakeRun(tmp_path), samples, **given | changes)
 
