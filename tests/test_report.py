@@ -130,14 +130,14 @@ def test_the_range_of_the_ratios_is_from_the_least_to_the_most():
 
 def test_the_goal_farthest_from_the_plan_is_named():
     rows = method_rows({"control": 8.0, "baseline": 4.0})
-    assert answers.answer_on_goals(rows) == ("`baseline` agrees with the plan on 0 % of the clinical goals (the control without a network: 0 %). Farthest "
+    assert answers.answer_on_goals(rows) == ("The dose meets or misses a clinical goal as the plan does: `baseline` 0 %; the control without a network 0 %. Farthest "
                                               "apart on g: 0 of 10 plans meet it, 10 of the predicted doses.")
 
 
 def test_least_doses_and_limits_are_counted_apart():
     met, missed = (True, True), (False, True)
     text = answers.agreement_text({"T D99 % ≥ 66 Gy": [missed] * 3, "O Dmean ≤ 26 Gy": [met] * 3})
-    assert text == "50 %, 0 % of the least doses and 100 % of the limits,"
+    assert text == "50 % (least doses 0 %, limits 100 %)"
 
 
 def test_a_gain_smaller_than_what_the_seed_or_averaging_changes_is_not_called_one():

@@ -81,8 +81,8 @@ def answer_on_goals(rows):
     planned, predicted = ({text: sum(pair[i] for pair in p) for text, p in pairs.items()} for i in (0, 1))
     widest = max(pairs, key=lambda text: abs(planned[text] - predicted[text]) / len(pairs[text]))
     others = {"baseline": "the plain U-Net", "control": "the control without a network"}
-    beside = "; ".join(f"{title}: {agreement_text(goals_met(rows, name))}" for name, title in others.items() if name != method)
-    return (f"`{method}` agrees with the plan on {agreement_text(pairs)} of the clinical goals ({beside}). Farthest apart on {widest}: "
+    beside = "; ".join(f"{title} {agreement_text(goals_met(rows, name))}" for name, title in others.items() if name != method)
+    return (f"The dose meets or misses a clinical goal as the plan does: `{method}` {agreement_text(pairs)}; {beside}. Farthest apart on {widest}: "
             f"{planned[widest]} of {len(pairs[widest])} plans meet it, {predicted[widest]} of the predicted doses.")
 
 
@@ -90,7 +90,7 @@ def agreement_text(pairs):
     """The share that agrees; least doses of targets and limits apart, where there are both: a dose too low everywhere meets the limits."""
     least = {text: p for text, p in pairs.items() if "≥" in text}
     limits = {text: p for text, p in pairs.items() if text not in least}
-    apart = f", {agreement_pct(least):.0f} % of the least doses and {agreement_pct(limits):.0f} % of the limits," if least and limits else ""
+    apart = f" (least doses {agreement_pct(least):.0f} %, limits {agreement_pct(limits):.0f} %)" if least and limits else ""
     return f"{agreement_pct(pairs):.0f} %{apart}"
 
 

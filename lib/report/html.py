@@ -17,6 +17,7 @@ from lib.models.methods import METHODS, kind
 from lib.report import tables
 from lib.report.answers import answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result
 from lib.report.captions import CAPTIONS, SPEED_CAPTIONS, counts, findings
+from lib.report.claims import claims
 from lib.report.pictures import pictures_to_webp, webp_uri
 from lib.report.scrubber import PATIENTS, scrubbers, step_scrubber
 from lib.report.sentences import grids, size
@@ -56,6 +57,7 @@ def contents(folder, patients=PATIENTS):
         table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
         step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods, patients),
         glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder),
+        claims=claims(comparison["rows"], steps, ensemble, comparison["histories"], comparison["margin_gy"]) if comparison else [],
         verdicts=written_verdicts(steps, ensemble, comparison), grids=grids(data["rows"], coarsen) if data and coarsen else "",
         size=size(data["rows"], coarsen) if data and coarsen else "",
         drawn={path.stem for path in (folder / "figures").glob("*.png")}, pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),

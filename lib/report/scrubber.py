@@ -18,7 +18,7 @@ from lib.report.pictures import webp_uri
 from lib.report.slices import central_index, colour_lut, render_slices
 from lib.report.steps_figures import shade_of
 
-PATIENTS, METHODS, SLICES = 2, 3, 22
+PATIENTS, METHODS, SLICES = 1, 3, 22
 SIZE_PX, COLUMNS, QUALITY = 176, 8, 40
 
 
