@@ -1,9 +1,10 @@
 """What stands below each figure, and what is read to those who do not see it."""
-from lib.report.verdicts import answer, answer_on_spread, answer_on_steps
+from lib.report.answers import answer, answer_on_spread, answer_on_steps
 from lib.studies.rows import by_method
 
 CAPTIONS = {
-    "fig1_ddpm_training_curves": "A, training loss of each method's own kind. B, error on validation patients during training, averaged weights.",
+    "fig1_ddpm_training_curves": "A, training loss of each method's own kind. B, error on validation patients during training, averaged weights. "
+    "A likelihood may rise while the error falls: it is weighted by the deviation that the network predicts.",
     "fig2_sampling_steps_ablation": "Error against the number of sampling steps, the start noise the same everywhere. A, by where "
     "sampling starts, of the method whose sampling is varied. B, by what the network predicts. Bands are 95 % intervals over patients; dashed, the regression.",
     "fig3_ensemble_averaging": "A, error of a mean of n members; ticks at n = 1 are single members. B, squared error "
@@ -18,12 +19,13 @@ CAPTIONS = {
     "fig8_switches": "One switch at a time from the reference's setting: by how much more sampling steps change the error, with 95 % "
     "intervals over patients. Right of the grey band, more steps hurt; inside it, they change nothing.",
     "fig9_noise_levels": "Each network is shown the planned dose with noise of level t and asked once: error of the dose it then sees. "
-    "Dashed, the regression, which sees no dose.",
+    "Dashed, the regression, which sees no dose; its error is on the cohort's own grid, those of the networks are on the training grid.",
     "fig10_bias_and_spread": "Expected squared error of one sample, split into what no averaging removes and the samples' variance.",
     "fig11_trajectories": "The dose estimate after so many network calls, one slice of one validation patient, from one start noise; at the right as planned.",
     "fig12_calibration": "A, error against spread, voxels of all test patients in bins of their spread; on the line the spread tells the error. "
     "B, share of voxels whose planned dose lies in the central interval: as sampled (filled), and with one factor chosen on validation patients (open).",
-    "fig13_accuracy_and_cost": "Error against network calls per patient, seeds averaged; a line leads from one answer to the mean of several (diamond).",
+    "fig13_accuracy_and_cost": "Error against network calls per patient, seeds averaged; a line leads from one answer to the mean of several (diamond). "
+    "The one call of a prior is not counted.",
     "fig17_three_planes": "The same patient by the sampled method of the lowest error, three planes through the middle of the target: planned and "
     "predicted dose, difference, spread of the samples, gamma index (3 %, 3 mm).",
     "fig18_profiles": "Doses of the same patient along lines through the middle of the target (grey), planned black. Bands, where samples are averaged: "
@@ -63,6 +65,6 @@ def findings(steps, ensemble, comparison):
     if comparison:
         mean_gy = {name: sum(values) / len(values) for name, values in by_method(comparison["rows"]).items()}
         told["fig4_model_comparison"] = "Mean MAE in Gy: " + "; ".join(f"{name}: {mean_gy[name]:.2f}" for name in sorted(mean_gy, key=mean_gy.get)) + "."
-        told["fig5_key_finding"] = answer(comparison, comparison["margin_gy"])
-        told |= dict.fromkeys(("fig2_sampling_steps_ablation", "fig8_switches"), answer_on_steps(steps, comparison["margin_gy"], ensemble))
+        told["fig5_key_finding"] = answer(comparison, comparison["margin_gy"], ensemble)
+        told |= dict.fromkeys(("fig2_sampling_steps_ablation", "fig8_switches"), answer_on_steps(steps, comparison["margin_gy"], ensemble, comparison["rows"]))
     return told | dict.fromkeys(ENSEMBLE, answer_on_spread(ensemble))

@@ -15,12 +15,12 @@ from lib.experiment import OUTPUTS, ROOT
 from lib.files import read_json, write_text
 from lib.models.methods import METHODS, kind
 from lib.report import tables
+from lib.report.answers import answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result
 from lib.report.captions import CAPTIONS, SPEED_CAPTIONS, counts, findings
 from lib.report.pictures import pictures_to_webp, webp_uri
 from lib.report.scrubber import PATIENTS, scrubbers, step_scrubber
 from lib.report.sentences import grids, size
-from lib.report.verdicts import (answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result, comparison_verdict, ensemble_verdict, ranked,
-                                 steps_verdict)
+from lib.report.verdicts import comparison_verdict, ensemble_verdict, ranked, steps_verdict
 
 HERE = Path(__file__).parent
 
@@ -97,8 +97,8 @@ def glossary(comparison):
 def answers(steps, ensemble, comparison):
     """What is asked -> its answer in a sentence or two."""
     margin_gy = comparison["margin_gy"]
-    told = {"Accuracy": answer(comparison, margin_gy), "Lowest error": best_result(comparison), "For the clinic": answer_on_goals(comparison["rows"]),
-            "More steps": answer_on_steps(steps, margin_gy, ensemble),
+    told = {"Accuracy": answer(comparison, margin_gy, ensemble), "Lowest error": best_result(comparison), "For the clinic": answer_on_goals(comparison["rows"]),
+            "More steps": answer_on_steps(steps, margin_gy, ensemble, comparison["rows"]),
             "Uncertainty": answer_on_spread(ensemble)}
     return with_titles({asked: text for asked, text in told.items() if text})
 

@@ -22,15 +22,15 @@ def nested(head, parts):
 def span(difference, unit="Gy"):
     """"+0.31 Gy (95 % interval +0.10 to +0.52, 16 patients)"; says when there is no interval."""
     if difference.low is None:
-        return f"{difference.mean:+.2f} {unit} (no interval with {difference.n} patients)"
-    return f"{difference.mean:+.2f} {unit} (95 % interval {difference.low:+.2f} to {difference.high:+.2f}, {difference.n} patients)"
+        return f"{difference.mean:+z.2f} {unit} (no interval with {difference.n} patients)"
+    return f"{difference.mean:+z.2f} {unit} (95 % interval {difference.low:+z.2f} to {difference.high:+z.2f}, {difference.n} patients)"
 
 
 def short_span(difference):
     """"+0.31 [+0.10, +0.52]"; says when there is no interval."""
     if difference.low is None:
-        return f"{difference.mean:+.2f} (no interval with {difference.n} patients)"
-    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+        return f"{difference.mean:+z.2f} (no interval with {difference.n} patients)"
+    return f"{difference.mean:+z.2f} [{difference.low:+z.2f}, {difference.high:+z.2f}]"
 
 
 def told_difference(difference, margin_gy, words=None):

@@ -1,15 +1,15 @@
-"""The verdicts of the three studies and the report's answer, written from rows; no digit of a result is typed by hand."""
+"""The verdicts of the three studies, written from rows; no digit of a result is typed by hand."""
 import math
 
 import numpy as np
 
-from lib.evaluation.compare import interval, paired_difference, verdict
+from lib.evaluation.compare import paired_difference, verdict
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar
 from lib.models.methods import METHODS, find_method, kind
-from lib.report.sentences import CANNOT, bullets, groups_told, nested, short_span, span, told_by, told_difference
+from lib.report.sentences import CANNOT, bullets, groups_told, nested, plural, short_span, span, told_by, told_difference
 from lib.studies.ablation import REFERENCE_GRID
-from lib.studies.rows import Goal, by_method, grouped, plain_of, seeds_of, sizes_of
+from lib.studies.rows import by_method, grouped, plain_of, seeds_of, sizes_of
 
 DISGUISE = 0.5  # a spread-skill ratio below it: the samples hardly differ from a regression's one answer
 ROOT2 = math.sqrt(2)
@@ -30,13 +30,12 @@ def settings_of(rows, group=None):
     return list(dict.fromkeys(row["setting"] for row in rows if group in (None, row["group"])))
 
 
-def compared_steps(rows):
-    """The two numbers of steps between which every curve's change is judged: of those that all settings of the reference's method
-    have the most, and the one nearest to where its own curve is lowest."""
-    errors = curve(rows, REFERENCE_GRID)
-    settings = [setting for setting in settings_of(rows) if setting not in settings_of(rows, "prediction")]
+def compared_steps(rows, settings=None):
+    """The two numbers of steps between which curves' changes are judged: of those that all the settings (by default all of the
+    reference's method) have the most, and the one nearest to where the curve on the reference's grid is lowest."""
+    settings = settings or [setting for setting in settings_of(rows) if setting not in settings_of(rows, "prediction")]
     common = sorted(set.intersection(*(set(curve(rows, setting)) for setting in settings)))
-    best = min(errors, key=lambda n: np.mean(errors[n]))
+    best = rise(rows, REFERENCE_GRID)[0]
     return min(common[:-1] or common, key=lambda n: abs(math.log(n / best))), common[-1]
 
 
@@ -45,9 +44,14 @@ def last_step(rows, setting, high):
     return max(n for n in curve(rows, setting) if n <= high)
 
 
-def change(rows, setting, low, high):
+def changes(rows, setting, low, high):
+    """By how much each patient's error changes from `low` to `high` steps."""
     errors = curve(rows, setting)
-    return paired_difference(errors[last_step(rows, setting, high)], errors[last_step(rows, setting, low)])
+    return np.subtract(errors[last_step(rows, setting, high)], errors[last_step(rows, setting, low)])
+
+
+def change(rows, setting, low, high):
+    return paired_difference(changes(rows, setting, low, high), 0)
 
 
 def with_reach(rows, setting, high):
@@ -66,9 +70,9 @@ def rise(rows, setting):
 def steps_verdict(found, margin_gy):
     """What the ablation shows: the anomaly, where it comes from, what cures it, how that stands to theory. `found`: its results."""
     rows, regression_rows = found["rows"], found["regression_rows"]
-    starts = settings_of(rows, "start")
+    curves = settings_of(rows, "start") + settings_of(rows, "prediction")
     lines = [nested(f"From its best number of steps to the most the error changes by (n = {len(own_patients(rows))} patients)",
-                    [rise_phrase(rows, setting, margin_gy) for setting in starts]), switches_sentence(rows, margin_gy)]
+                    [rise_phrase(rows, setting, margin_gy) for setting in curves]), switches_sentence(rows, margin_gy)]
     lines += [undertraining_sentence(rows, margin_gy)] if settings_of(rows, "training") else []
     lines += level_sentence(found["level_rows"], regression_rows)
     lines += theory_sentences(rows, regression_rows) + held_sentences(rows, regression_rows)
@@ -82,7 +86,8 @@ def own_patients(rows):
 def rise_phrase(rows, setting, margin_gy):
     best, most, difference = rise(rows, setting)
     if best == most:
-        return f"{setting}: lowest at the most steps tried ({most}); **more steps do not hurt**"
+        tried = max(max(curve(rows, name)) for name in settings_of(rows))
+        return f"{setting}: lowest at {most} steps, " + ("the most tried; **more steps do not hurt**" if most == tried else "more were not tried with it")
     told = {"higher": "more steps hurt", "equal": "more steps change nothing", "lower": "more steps help"}
     return (f"{setting}: {short_span(difference)} Gy from {best} to {most} steps; "
             f"**{told.get(verdict(difference, margin_gy), 'whether more steps hurt ' + CANNOT)}**")
@@ -130,9 +135,18 @@ def theory_sentences(rows, regression_rows):
     if not names:
         return []
     told = {True: "no more than theory allows", False: "more than sampling alone explains"}
-    ratios = {name: theory_ratio(rows, regression_rows, name) for name in names}
+    found = [(name, *theory_ratio(rows, regression_rows, name)) for name in names]
+    largest = told_by([(told[ratio <= ROOT2], f"`{name}` {ratio:.2f} (at {plural(n, 'step')})") for name, ratio, n in found])
     return [f"Theory allows an exact sampler, at any number of steps, {ROOT2:.2f} times the smaller of the regression's RMSE and its own one-step "
-            f"value. The largest found: {told_by([(told[ratio <= ROOT2], f'`{name}` {ratio:.2f}') for name, ratio in ratios.items()])}."]
+            f"value. The largest found: {largest}."]
+
+
+def theory_ratio(rows, regression_rows, name):
+    """(the largest RMSE of a setting over the smaller of the regression's and its own one-step RMSE, at which number of steps)."""
+    rmse = {n: np.mean(values) for n, values in curve(rows, name, "rmse_gy").items()}
+    regressed = np.mean([row["rmse_gy"] for row in regression_rows])
+    most = max(rmse, key=rmse.get)
+    return rmse[most] / min(regressed, rmse.get(1, math.inf)), most
 
 
 def held_sentences(rows, regression_rows):
@@ -173,12 +187,12 @@ def ensemble_verdict(found, margin_gy):
 
 def averaging_sentence(of_source, margin_gy):
     """Whether the mean of all members has a smaller error than one of them."""
-    told = {"lower": "averaging helps", "equal": "averaging changes nothing", "higher": "averaging hurts"}
+    told = {"equal": f"within {margin_gy:g} Gy", CANNOT: f"whether they differ {CANNOT}"}
     pairs = []
     for source, rows in of_source.items():
         most = sizes_of(rows)[-1]
         d = paired_difference([r["mae_gy"][most] for r in rows], [r["mae_gy"]["1"] for r in rows])
-        pairs.append((told.get(verdict(d, margin_gy), f"whether it helps {CANNOT}"), f"`{source}` {short_span(d)} ({most} members)"))
+        pairs.append((told_difference(d, margin_gy, told), f"`{source}` {short_span(d)} ({most} members)"))
     return nested("MAE of the mean of all members less that of one / Gy", groups_told(pairs))
 
 
@@ -200,9 +214,9 @@ def recalibrated_text(rows, factor):
     """(what one factor on the spread, chosen on validation patients, does on the test patients; the source with it)."""
     after = [r["recalibrated"] for r in rows]
     covered = {level: float(np.mean([r["coverage_pct"][level] for r in after])) for level in after[0]["coverage_pct"]}
-    miss = max(abs(share - float(level)) for level, share in covered.items())
+    miss = max(abs(round(share) - float(level)) for level, share in covered.items())
     told = "its intervals hold what they promise within 5 points" if miss <= 5 else "one factor does not calibrate it"
-    shares = ", ".join(f"{share:.0f} of {level} %" for level, share in covered.items())
+    shares = ", ".join(f"the {level} % interval holds {share:.0f} %" for level, share in covered.items())
     return told, f"`{rows[0]['source']}` (times {factor:.2f}: {shares})"
 
 
@@ -249,12 +263,12 @@ def over_seeds(rows, value="mae_gy"):
 
 def comparison_verdict(found, margin_gy):
     """Which method is best, by how much, with what certainty; what was not trained. `found`: the comparison's results."""
-    rows, values = found["rows"], by_method(found["rows"])
+    rows, values, seeds = found["rows"], by_method(found["rows"]), over_seeds(found["rows"])
     best = ranked(rows)[0]
     lines = [f"The lowest error is that of `{best}`: MAE {np.mean(values[best]):.2f} Gy in the dose mask."]
-    lines.append(differences_sentence(over_seeds(rows), margin_gy))
-    lines += seed_sentences(values, found["samplings"])
-    control = paired_difference(values["control"], values["baseline"])
+    lines.append(differences_sentence(seeds, margin_gy))
+    lines += prior_sentences(values, margin_gy) + seed_sentences(values, found["samplings"])
+    control = paired_difference(values["control"], seeds["baseline"][0])
     lines.append(f"The control without a network has {np.mean(values['control']):.2f} Gy, {span(control)} against the baseline.")
     untrained = [f"`{method}`" for method in values if not beats_control(values, method, margin_gy) and method != "control"]
     if untrained:
@@ -278,6 +292,15 @@ def differences_sentence(seeds, margin_gy):
     return nested(f"Against the baseline, MAE / Gy{averaged}", groups_told(pairs)) if pairs else "Nothing but the baseline was trained."
 
 
+def prior_sentences(values, margin_gy):
+    """What answers with the residual of a regression, against that very training; none if there is no such method."""
+    priors = {name: find_method(name).prior for name in values if kind(name) in METHODS}
+    found = {name: paired_difference(values[name], values[prior]) for name, prior in priors.items() if prior in values}
+    told = {"equal": f"within {margin_gy:g} Gy", CANNOT: f"whether they differ {CANNOT}"}
+    pairs = [(told_difference(d, margin_gy, told), f"`{name}` {short_span(d)}") for name, d in found.items()]
+    return [nested("Against the very training whose residual it predicts, MAE / Gy", groups_told(pairs))] if pairs else []
+
+
 def seed_sentences(values, samplings):
     """By how much two trainings of one method differ when nothing but the seed does."""
     def note(first, second):
@@ -286,147 +309,3 @@ def seed_sentences(values, samplings):
 
     return [f"Two seeds of `{method}` differ by {span(paired_difference(values[names[1]], values[names[0]]))}{note(*names[:2])}."
             for method, names in seeds_of(values).items() if len(names) > 1]
-
-
-def answer(found, margin_gy):
-    """The report's answer in a sentence or two: does diffusion help? `found`: the comparison's results."""
-    rows = found["rows"]
-    seeds = over_seeds(rows)
-    sampled = [m for m in seeds if METHODS.get(kind(m)) and find_method(m).timed]
-    if not sampled:
-        return "No diffusion method was trained in this experiment."
-    best = min(sampled, key=lambda m: np.mean(seeds[m][0]))
-    d = paired_difference(seeds[best][0], seeds["baseline"][0])
-    picked = f", the best of {len(sampled)} on these very patients" if len(sampled) > 1 else ""
-    text = f"after equally many optimiser steps the best diffusion result, `{best}`{picked}, differs from the plain U-Net by {span(d)} in MAE"
-    told = {"higher": f"**Not for accuracy**: {text}, so it is worse.", "lower": f"**Yes, for accuracy**: {text}, so it is better.",
-            "equal": f"**Not for accuracy**: {text}, so the two are equal within {margin_gy:g} Gy."}.get(
-        verdict(d, margin_gy), f"{leaning(d, margin_gy)}: {text}.")
-    told += rivals_text(seeds, best)
-    if found["samplings"].get(best.split(",")[0], {}).get("nfe") == 1:
-        told += " It was sampled in one step, the best on validation patients: the answer of a regression, not a sample."
-    if verdict(d, margin_gy) == "higher" and not beats_control(by_method(rows), best, margin_gy):
-        told += " It is not even better than a control without a network, so its training is too short or wrong, and this run says no more of it."
-    return told
-
-
-def leaning(d, margin_gy):
-    """What an interval says that reaches over the margin."""
-    if d.low is None or d.low <= 0 <= d.high:
-        return f"**Whether it helps accuracy {CANNOT}**"
-    return f"**For accuracy a little {'worse' if d.mean > 0 else 'better'}**, but not surely by more than {margin_gy:g} Gy, the least that counts here"
-
-
-def rivals_text(seeds, best):
-    """The best diffusion result without averaging, and averaging without diffusion."""
-    single, told = best.partition(", mean of ")[0], []
-    if single != best and single in seeds:
-        told.append(f"one sample of it {short_span(paired_difference(seeds[single][0], seeds['baseline'][0]))}")
-    averaged = [name for name in seeds if name.startswith("baseline, mean of ")]
-    if averaged:
-        name = min(averaged, key=lambda name: np.mean(seeds[name][0]))
-        told.append(f"the {name.partition(', ')[2]} of the U-Net {short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}, from which "
-                    f"the best diffusion result differs by {short_span(paired_difference(seeds[best][0], seeds[name][0]))}")
-    return f" For comparison, in Gy: {'; '.join(told)}." if told else ""
-
-
-def answer_on_goals(rows):
-    """Whether a predicted dose meets the clinical goals that the plan meets: the share that agrees, and the goal with the widest gap."""
-    method = ranked(one_each(rows))[0]
-    pairs = goals_met(rows, method)
-    if not pairs:
-        return ""
-    planned, predicted = ({text: sum(pair[i] for pair in p) for text, p in pairs.items()} for i in (0, 1))
-    widest = max(pairs, key=lambda text: abs(planned[text] - predicted[text]) / len(pairs[text]))
-    others = {"baseline": "the plain U-Net", "control": "the control without a network"}
-    beside = ", ".join(f"{title} {agreement_pct(goals_met(rows, name)):.0f} %" for name, title in others.items() if name != method)
-    return (f"`{method}` agrees with the plan on {agreement_pct(pairs):.0f} % of the clinical goals ({beside}); farthest apart on {widest}: "
-            f"{planned[widest]} of {len(pairs[widest])} plans meet it, {predicted[widest]} of the predicted doses.")
-
-
-def agreement_pct(pairs):
-    return 100 * np.mean([planned == predicted for of_goal in pairs.values() for planned, predicted in of_goal])
-
-
-def goals_met(rows, method):
-    """goal -> pairs (met by the plan, met by the method's dose) of the patients in whom both can be told."""
-    own = [{text: Goal(*goal) for text, goal in row["goals"].items()} for row in rows if row["method"] == method]
-    pairs = {text: [(g[text].planned_met, g[text].predicted_met) for g in own if None not in (g[text].planned_met, g[text].predicted_met)]
-             for text in own[0]}
-    return {text: p for text, p in pairs.items() if p}
-
-
-def answer_on_steps(found, margin_gy, ensemble=None):
-    """The answer's second part: is the reference's anomaly there, where does it come from, what keeps to theory?"""
-    if not found:
-        return ""
-    rows = found["rows"]
-    best, most, own = rise(rows, REFERENCE_GRID)
-    told = verdict(own, margin_gy) if best != most else "lower"
-    if told == CANNOT:
-        return f"Whether more sampling steps make it worse {CANNOT} for `{found['method']}`: {span(own)} from {best} to {most} steps on the reference's grid."
-    if told != "higher":
-        return f"That more sampling steps make it worse does not show here for `{found['method']}` on the reference's grid."
-    return (f"That more sampling steps make it worse is real for `{found['method']}` on the reference's grid ({span(own)} from {best} to {most} steps)"
-            f"{start_clause(rows)}." + bound_sentence(rows, found["regression_rows"], ensemble))
-
-
-def bound_sentence(rows, regression_rows, ensemble):
-    """Which of the other predictions keep to theory; nothing if none was tried."""
-    names = settings_of(rows, "prediction")
-    kept = [f"`{name}`{disguise_note(ensemble, name)}" for name in names if theory_ratio(rows, regression_rows, name) <= ROOT2]
-    if kept:
-        return (f" With {', '.join(kept)} the error stays below theory's bound for an exact sampler, {ROOT2:.2f} times the regression's RMSE, "
-                "at any number of steps.")
-    return " No other prediction that was tried stays below theory's bound for an exact sampler." if names else ""
-
-
-def start_clause(rows):
-    """What is left of the rise when the start is held, between the same two numbers of steps for all."""
-    held = [setting for setting in settings_of(rows, "start") if setting != REFERENCE_GRID]
-    common = sorted(set.intersection(*(set(curve(rows, setting)) for setting in settings_of(rows, "start"))))
-    best = rise(rows, REFERENCE_GRID)[0]
-    if not held or best >= common[-1]:
-        return ""
-    low = min(common, key=lambda n: abs(math.log(n / best)))
-    parts = [f"{short_span(change(rows, setting, low, common[-1]))} ({setting})" for setting in held]
-    return f"; from {low} to {common[-1]} steps it is {', '.join(parts)}"
-
-
-def disguise_note(ensemble, name):
-    """A warning where the samples of a method hardly differ from one another."""
-    own = [row["spread_skill"] for row in ensemble["rows"] if row["source"] == name] if ensemble else []
-    return " (whose samples hardly differ)" if own and spread_skill_ratio(own) < DISGUISE else ""
-
-
-def theory_ratio(rows, regression_rows, name):
-    """The largest RMSE of a setting over the smaller of the regression's and its own one-step RMSE."""
-    rmse = {n: np.mean(values) for n, values in curve(rows, name, "rmse_gy").items()}
-    regressed = np.mean([row["rmse_gy"] for row in regression_rows])
-    return max(rmse.values()) / min(regressed, rmse.get(1, math.inf))
-
-
-def answer_on_spread(found):
-    """The second half of the answer: is the spread worth having?"""
-    if not found:
-        return ""
-    sources = dict.fromkeys(r["source"] for r in found["rows"])
-    ratios = {source: spread_skill_ratio([r["spread_skill"] for r in found["rows"] if r["source"] == source]) for source in sources}
-    least, most = min(ratios, key=ratios.get), max(ratios, key=ratios.get)
-    crps = {source: np.mean([r["crps_gy"] for r in found["rows"] if r["source"] == source]) for source in sources}
-    best = min(crps, key=crps.get)
-    return (f"Spread over error is between {ratios[least]:.2f} (`{least}`) and {ratios[most]:.2f} (`{most}`), 1 is calibrated; the lowest "
-            f"CRPS, which rewards a sharp and honest spread, is that of `{best}`, {crps[best]:.2f} Gy.")
-
-
-def best_result(found):
-    """Which result has the lowest error, with its interval, beside the baseline's."""
-    values = {name: of_patients for name, (of_patients, _) in over_seeds(found["rows"]).items() if name != "control"}
-    best = min(values, key=lambda name: np.mean(values[name]))
-    return f"`{best}`, MAE {mean_text(values[best])} Gy in the dose mask" + (
-        "." if best == "baseline" else f"; the plain U-Net {mean_text(values['baseline'])} Gy.")
-
-
-def mean_text(values):
-    low, high = interval(values) if len(values) >= 3 else (None, None)
-    return f"{np.mean(values):.2f}" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "")
