@@ -181,6 +181,11 @@ def test_a_claim_fails_where_the_interval_leaves_no_room_for_it(low, high, if_tr
     assert claims.holds(Difference(8, 0.0, low, high, None, None), 0.1, if_true) == told
 
 
+def test_switches_tried_only_up_to_the_best_number_of_steps_cure_nothing():
+    text = told_of_steps(step_rows({5: 6.0, 25: 3.0, 500: 6.0}), step_rows({5: 5.0, 25: 4.0}, "no clamp", group="sampler"))
+    assert "What cures the rise cannot be said: every switch was tried to 25 steps, the reference's own setting is best at 25." in text
+
+
 def test_what_was_not_tried_in_more_steps_is_not_said_to_bear_them():
     text = told_of_steps(step_rows({10: 3.0, 100: 6.0, 1000: 7.0}), step_rows({10: 4.0, 100: 3.0}, "start held at t = 900"))
     assert "start held at t = 900: lowest at 100 steps, more were not tried with it" in text

@@ -96,6 +96,9 @@ def rise_phrase(rows, setting, margin_gy):
 def switches_sentence(rows, margin_gy):
     """Which switch keeps the error from rising between the two numbers of steps that every curve has."""
     low, high = compared_steps(rows)
+    best, most, _ = rise(rows, REFERENCE_GRID)
+    if high <= best < most:
+        return f"What cures the rise {CANNOT}: every switch was tried to {high} steps, the reference's own setting is best at {best}."
     own = verdict(change(rows, REFERENCE_GRID, low, high), margin_gy)
     if own != "higher":
         told = f"whether there is a rise to be cured {CANNOT}" if own == CANNOT else "there is no rise to be cured at this training"
