@@ -182,8 +182,9 @@ def test_a_claim_fails_where_the_interval_leaves_no_room_for_it(low, high, if_tr
 
 
 def test_switches_tried_only_up_to_the_best_number_of_steps_cure_nothing():
-    text = told_of_steps(step_rows({5: 6.0, 25: 3.0, 500: 6.0}), step_rows({5: 5.0, 25: 4.0}, "no clamp", group="sampler"))
-    assert "What cures the rise cannot be said: every switch was tried to 25 steps, the reference's own setting is best at 25." in text
+    text = told_of_steps(step_rows({5: 6.0, 25: 3.0, 500: 6.0}), step_rows({5: 5.0, 25: 4.0}, "no clamp", group="sampler"),
+                         step_rows({5: 6.0, 25: 4.0, 500: 4.0}, "start held at t = 980"))
+    assert "**flat**: start held at t = 980" in text and "**not tried beyond 25, where the reference's own setting is best**: no clamp" in text
 
 
 def test_what_was_not_tried_in_more_steps_is_not_said_to_bear_them():

@@ -5,7 +5,7 @@ import seaborn as sns
 from lib.evaluation.compare import interval
 from lib.report.slices import colour_lut
 from lib.report.style import RAMP, colour, dashes, marker, panels, plain_ticks, tick_steps
-from lib.report.verdicts import change, compared_steps, curve, settings_of, with_reach
+from lib.report.verdicts import change, compared_steps, curve, settings_of, switched, with_reach
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import grouped
 
@@ -43,7 +43,7 @@ def draw_curve(ax, x, groups, line, label):
 def switches(rows, margin_gy):
     """fig8: One switch at a time: by how much the error changes between two numbers of steps that all curves have."""
     low, high = compared_steps(rows)
-    names = [(group, setting) for group in GROUPS for setting in settings_of(rows, group)][::-1]
+    names = [(group, setting) for group in GROUPS for setting in switched(rows, group)][::-1]
     figure, (ax,) = panels(1, height_in=0.26 * len(names) + 0.9)
     ax.axvspan(-margin_gy, margin_gy, color="#dddddd", linewidth=0)
     ax.axvline(0, color="#888888", linewidth=1)

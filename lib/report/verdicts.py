@@ -30,10 +30,16 @@ def settings_of(rows, group=None):
     return list(dict.fromkeys(row["setting"] for row in rows if group in (None, row["group"])))
 
 
+def switched(rows, group=None):
+    """The settings that were tried in more steps than the reference's own is best at: only they tell what becomes of its rise."""
+    best, most, _ = rise(rows, REFERENCE_GRID)
+    return [setting for setting in settings_of(rows, group) if best == most or max(curve(rows, setting)) > best]
+
+
 def compared_steps(rows, settings=None):
     """The two numbers of steps between which curves' changes are judged: of those that all the settings (by default all of the
-    reference's method) have the most, and the one nearest to where the curve on the reference's grid is lowest."""
-    settings = settings or [setting for setting in settings_of(rows) if setting not in settings_of(rows, "prediction")]
+    reference's method that tell of its rise) have the most, and the one nearest to where the curve on the reference's grid is lowest."""
+    settings = settings or [setting for setting in switched(rows) if setting not in settings_of(rows, "prediction")]
     common = sorted(set.intersection(*(set(curve(rows, setting)) for setting in settings)))
     best = rise(rows, REFERENCE_GRID)[0]
     return min(common[:-1] or common, key=lambda n: abs(math.log(n / best))), common[-1]
@@ -73,7 +79,7 @@ def steps_verdict(found, margin_gy):
     curves = settings_of(rows, "start") + settings_of(rows, "prediction")
     lines = [nested(f"From its best number of steps to the most the error changes by (n = {len(own_patients(rows))} patients)",
                     [rise_phrase(rows, setting, margin_gy) for setting in curves]), switches_sentence(rows, margin_gy)]
-    lines += [undertraining_sentence(rows, margin_gy)] if settings_of(rows, "training") else []
+    lines += [undertraining_sentence(rows, margin_gy)] if switched(rows, "training") else []
     lines += level_sentence(found["level_rows"], regression_rows)
     lines += theory_sentences(rows, regression_rows) + held_sentences(rows, regression_rows)
     return bullets(lines)
@@ -96,25 +102,23 @@ def rise_phrase(rows, setting, margin_gy):
 def switches_sentence(rows, margin_gy):
     """Which switch keeps the error from rising between the two numbers of steps that every curve has."""
     low, high = compared_steps(rows)
-    best, most, _ = rise(rows, REFERENCE_GRID)
-    if high <= best < most:
-        return f"What cures the rise {CANNOT}: every switch was tried to {high} steps, the reference's own setting is best at {best}."
     own = verdict(change(rows, REFERENCE_GRID, low, high), margin_gy)
     if own != "higher":
         told = f"whether there is a rise to be cured {CANNOT}" if own == CANNOT else "there is no rise to be cured at this training"
         return f"Between {low} and {high} steps the reference's own setting changes by {span(change(rows, REFERENCE_GRID, low, high))}: {told}."
     names = {"higher": "still rising", "equal": "flat", "lower": "falling", CANNOT: "open"}
+    told = [(names[verdict(change(rows, setting, low, high), margin_gy)], with_reach(rows, setting, high))
+            for setting in switched(rows) if setting != REFERENCE_GRID]
+    untold = [(f"not tried beyond {low}, where the reference's own setting is best", setting) for setting in settings_of(rows) if setting not in switched(rows)]
     return nested(f"One switch at a time from the reference's setting, which changes by {span(change(rows, REFERENCE_GRID, low, high))} "
-                  f"between {low} and {high} steps; the error is",
-                  groups_told((names[verdict(change(rows, setting, low, high), margin_gy)], with_reach(rows, setting, high))
-                              for setting in settings_of(rows) if setting != REFERENCE_GRID))
+                  f"between {low} and {high} steps; the error is", groups_told(told + untold))
 
 
 def undertraining_sentence(rows, margin_gy):
     low, high = compared_steps(rows)
     names = {REFERENCE_GRID: "all of the training"}
     return nested(f"Is it the training? Between {low} and {high} steps the error changes by / Gy",
-                  [f"{names.get(setting, setting)}: {short_span(change(rows, setting, low, high))}" for setting in [*settings_of(rows, "training"), REFERENCE_GRID]])
+                  [f"{names.get(setting, setting)}: {short_span(change(rows, setting, low, high))}" for setting in [*switched(rows, "training"), REFERENCE_GRID]])
 
 
 def level_sentence(level_rows, regression_rows):
