@@ -192,6 +192,15 @@ def test_what_was_not_tried_in_more_steps_is_not_said_to_bear_them():
     assert "start held at t = 900: lowest at 100 steps, more were not tried with it" in text
 
 
+def test_after_the_factor_each_price_is_paired_with_the_cheapest():
+    def of(source, members, crps):
+        rows = [ensemble_row(source, 2.0, 3.0, f"p{i}") for i in range(4)]
+        return [row | dict(members=members, recalibrated=row["recalibrated"] | dict(crps_gy=crps + i)) for i, row in enumerate(rows)]
+
+    text = verdicts.price_after_factor(of("flow", 8, 1.0) + of("baseline", 2, 1.25))
+    assert "less that of `baseline`, the cheapest: `flow` 2.50 (-0.25 [-0.25, -0.25]), `baseline` 2.75." in text
+
+
 def test_samples_that_hardly_differ_are_marked_where_they_keep_to_theory():
     found = steps_found(step_rows({10: 3.0, 100: 6.0}), step_rows({10: 3.0, 100: 4.0}, "ddpm_v", group="prediction"))
     told = [answers.answer_on_steps(found, 0.1, dict(rows=[ensemble_row("ddpm_v", spread_gy, 3.0)])) for spread_gy in (1.0, 2.5)]

@@ -23,9 +23,11 @@ def answer(found, margin_gy, ensemble=None):
     prior = f", and those of the {find_method(best).prior} before," if find_method(best).prior else ""
     text = f"after equally many optimiser steps{prior} the best diffusion result, `{best}`{picked}, differs from the plain U-Net by {span(d)} in MAE"
     doubts = doubts_on(seeds, by_method(rows), best) if d.high is not None and d.high < 0 else []
-    told = f"**Not shown for accuracy**: {text}, but {' and '.join(doubts)}." if doubts else {"higher": f"**Not for accuracy**: {text}, so it is worse.", "lower": f"**Yes, for accuracy**: {text}, so it is better.",
+    told = {"higher": f"**Not for accuracy**: {text}, so it is worse.", "lower": f"**Yes, for accuracy**: {text}, so it is better.",
             "equal": f"**Not for accuracy**: {text}, so the two are equal within {margin_gy:g} Gy."}.get(
         verdict(d, margin_gy), f"{leaning(d, margin_gy)}: {text}.")
+    if doubts:
+        told = f"**Not shown for accuracy**: {text}, but {' and '.join(doubts)}."
     told += rivals_text(seeds, best)
     if found["samplings"].get(best.split(",")[0], {}).get("nfe") == 1:
         told += " It was sampled in one step, the best on validation patients: the answer of a regression, not a sample."
@@ -137,7 +139,8 @@ def bound_sentence(rows, regression_rows, ensemble):
         rises = {name: rise(rows, name)[2] for name in kept}
         rising = ", ".join(f"`{name}` {short_span(d)}" for name, d in rises.items() if d.low is not None and d.low > 0)
         return (f" The RMSE of these stays below theory's bound for an exact sampler, {ROOT2:.2f} times the smaller of the regression's and its own "
-                f"one-step value, at any number of steps: {listed}" + (f"; from the best number of steps to the most their MAE rises by {rising}." if rising else "."))
+                f"one-step value, at any number of steps: {listed}"
+                + (f"; from the best number of steps to the most their MAE rises by {rising}." if rising else "."))
     return " No other prediction that was tried stays below theory's bound for an exact sampler." if names else ""
 
 
@@ -158,7 +161,7 @@ def disguise_note(ensemble, name):
 
 
 def answer_on_spread(found):
-    """The second half of the answer: is the spread worth having?"""
+    """Is the spread worth having?"""
     if not found:
         return ""
     sources = dict.fromkeys(r["source"] for r in found["rows"])
@@ -168,7 +171,8 @@ def answer_on_spread(found):
     best = min(crps, key=lambda source: np.mean(crps[source]))
     near = [f"`{source}` {np.mean(values):.2f}" for source, values in crps.items() if source != best and not surely_higher(values, crps[best])]
     return (f"Spread over error is between {ratios[least]:.2f} (`{least}`) and {ratios[most]:.2f} (`{most}`), 1 is calibrated; the lowest "
-            f"CRPS, which rewards a sharp and honest spread, is that of `{best}`, {np.mean(crps[best]):.2f} Gy{', not surely lower than ' + ', '.join(near) if near else ''}.")
+            f"CRPS, which rewards a sharp and honest spread, is that of `{best}`, {np.mean(crps[best]):.2f} Gy"
+            + (f", not surely lower than {', '.join(near)}." if near else "."))
 
 
 def surely_higher(values, others):

@@ -189,7 +189,7 @@ def ensemble_verdict(found, margin_gy):
         f"The mean of infinitely many has, by the law of averages, this many times the regression's RMSE: {limits_text(laws, mse)}.",
         "Spread over error: " + told_by([(told_ratio(ratio, source), f"`{source}` {ratio:.2f}") for source, ratio in ratios.items()]) + ".",
         nested("With one factor on the spread, chosen on validation patients", groups_told(covered.values())),
-        price_sentence(found["rows"], crps)])
+        price_sentence(found["rows"], crps), price_after_factor(found["rows"])])
 
 
 def averaging_sentence(of_source, margin_gy):
@@ -235,6 +235,16 @@ def price_sentence(rows, regression_mae_gy):
         parts.append(f"`{source}` {np.mean([r['crps_gy'] for r in own]):.2f} Gy for {own[0]['members'] * own[0]['nfe_per_member']} calls")
     return (f"Worth its price? The CRPS (for one answer without a spread: its MAE, the regression's {regression_mae_gy:.2f} Gy for 1 call): "
             + ", ".join(parts) + ".")
+
+
+def price_after_factor(rows):
+    """CRPS with the one factor on the spread, each less that of the source of the fewest calls, paired by patient."""
+    of_source = {source: [r for r in rows if r["source"] == source] for source in dict.fromkeys(r["source"] for r in rows)}
+    crps = {source: [r["recalibrated"]["crps_gy"] for r in own] for source, own in of_source.items()}
+    cheapest = min(crps, key=lambda source: (of_source[source][0]["members"] * of_source[source][0]["nfe_per_member"], np.mean(crps[source])))
+    parts = [f"`{source}` {np.mean(values):.2f}" + (f" ({short_span(paired_difference(values, crps[cheapest]))})" if source != cheapest else "")
+             for source, values in crps.items()]
+    return f"CRPS after the factor / Gy, in brackets less that of `{cheapest}`, the cheapest: " + ", ".join(parts) + "."
 
 
 # --- comparison ---
