@@ -25,7 +25,7 @@ def ensemble(rows, regression_rows, regression):
     right.axhline(np.mean([row["rmse_gy"] ** 2 for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2)
     left.set(xlabel="members averaged, n", ylabel="MAE in the dose mask / Gy", ylim=(0, None))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(fontsize=7.5)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=7.5)
     right.set(xlabel="1 / n", ylabel="mean squared error / Gy$^2$", ylim=(0, None), xlim=(0, 1.02))
     return figure
 
@@ -55,5 +55,5 @@ def calibration(found):
     right.plot([40, 100], [40, 100], color="#888888", linewidth=1)
     left.set(xlabel="spread of the members / Gy", ylabel="root mean squared error / Gy", xlim=(0, None), ylim=(0, None))
     right.set(xlabel="central interval / %", ylabel="voxels whose planned dose it holds / %", ylim=(0, 100), xlim=(45, 100))
-    left.legend(fontsize=7.5)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=7.5)
     return figure
