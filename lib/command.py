@@ -1,12 +1,21 @@
 """How a command ends: with one sentence, not a traceback, when a person or the machine did something wrong."""
+
 import errno
 import sys
 from contextlib import contextmanager
 
 from lib.errors import UserError
 
-
-REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST}  # by a disk
+REFUSED = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}  # by a disk
 
 
 class Failed(Exception):

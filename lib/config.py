@@ -1,4 +1,5 @@
 """What decides a training; kept beside the weights, and read from there by whoever uses them."""
+
 import math
 from dataclasses import MISSING, dataclass, fields
 

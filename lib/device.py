@@ -1,4 +1,5 @@
 """Which device and precision a run uses, chosen automatically unless the parameters say otherwise."""
+
 import importlib.util
 import os
 import shutil
@@ -10,11 +11,14 @@ import torch
 from lib.errors import UserError
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
-COMPILED_FOR = {"training": {}, "sampling": {"mode": "reduce-overhead"}}  # the mode replays a call's kernels as one CUDA graph
+COMPILED_FOR = {
+    "training": {},
+    "sampling": {"mode": "reduce-overhead"},
+}  # the mode replays a call's kernels as one CUDA graph
 
 
 def choose_device(name):
-    """"auto", "cpu" or "cuda" as a torch.device."""
+    """ "auto", "cpu" or "cuda" as a torch.device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -23,7 +27,7 @@ def choose_device(name):
 
 
 def choose_precision(name, device):
-    """"auto", "32", "bf16" or "16"; auto takes bf16 where the hardware multiplies in it."""
+    """ "auto", "32", "bf16" or "16"; auto takes bf16 where the hardware multiplies in it."""
     if name == "auto":
         return "bf16" if has_bf16(device) else "32"
     if name == "16" and device.type == "cpu":
@@ -57,7 +61,9 @@ def compile_for(purpose, network, device):
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
         raise UserError("train.compile needs Triton on a GPU (pip install triton); set it to false")
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        raise UserError("train.compile needs a C++ compiler (g++, or the one that CXX names) on a CPU; set it to false")
+        raise UserError(
+            "train.compile needs a C++ compiler (g++, or the one that CXX names) on a CPU; set it to false"
+        )
     network.compile(**COMPILED_FOR[purpose])
 
 

@@ -1,4 +1,5 @@
 """What every notebook of an experiment shares: its folders, its cohort, its results and where they came from."""
+
 import os
 import platform
 import subprocess
@@ -56,7 +57,9 @@ class Experiment:
         """
         cohort = self.open_cohort()
         if not cohort.split[part] and not optional:
-            raise UserError(f"the cohort {cohort.folder} has no {part} patients, which this needs; its card's split says who is who")
+            raise UserError(
+                f"the cohort {cohort.folder} has no {part} patients, which this needs; its card's split says who is who"
+            )
         return load_samples(cohort, cohort.split[part][:first], self.coarsen, self.beams_deg)
 
     def checkpoint(self, method):
@@ -70,7 +73,9 @@ class Experiment:
     def load_predictor(self, method, weights="weights"):
         predictor = load_predictor(self.checkpoint(method), self.device, self.precision, weights)
         if predictor.config.method != kind(method):
-            raise UserError(f"{self.checkpoint(method)} holds a training of {predictor.config.method}, not of {kind(method)}; train {method} again")
+            raise UserError(
+                f"{self.checkpoint(method)} holds a training of {predictor.config.method}, not of {kind(method)}; train {method} again"
+            )
         return predictor
 
     def is_plain_diffusion(self, name):
@@ -98,9 +103,14 @@ class Experiment:
     def provenance(self):
         """Commit, versions, device, seed and date, for results and the report."""
         device = choose_device(self.device)
-        return dict(commit=commit(), seed=self.seed, device=describe(device, choose_precision(self.precision, device)),
-                    python=platform.python_version(), date=time.strftime("%Y-%m-%d"),
-                    versions={name: package_version(name) for name in ("torch", "numpy", "scipy", "papermill")})
+        return {
+            "commit": commit(),
+            "seed": self.seed,
+            "device": describe(device, choose_precision(self.precision, device)),
+            "python": platform.python_version(),
+            "date": time.strftime("%Y-%m-%d"),
+            "versions": {name: package_version(name) for name in ("torch", "numpy", "scipy", "papermill")},
+        }
 
 
 def training_in(experiment, name):
@@ -123,7 +133,9 @@ def commit():
 
 
 def git(*arguments):
-    return subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def package_version(name):

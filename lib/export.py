@@ -4,6 +4,7 @@
 
 The prediction is one that 04_comparison kept; the file holds the patient's name, so it is not written below outputs.
 """
+
 import argparse
 from pathlib import Path
 
@@ -25,26 +26,38 @@ def export(folder, method, case_id, dicom, target, spread=False):
     if spread and prediction.spread_gy is None:
         raise UserError(f"{method} has no spread for {case_id}: it gives one dose, or one sample was drawn")
     dose_gy = prediction.spread_gy if spread else prediction.dose_gy
-    return write_rtdose(target, dose_gy, case, dicom, description="spread" if spread else "dose", method=method)
+    return write_rtdose(
+        target, dose_gy, case, dicom, description="spread" if spread else "dose", method=method
+    )
 
 
 def check_kept(folder, method, case_id):
     """A sentence that lists what there is, if the experiment keeps no such prediction."""
     if method not in predicted_methods(folder):
-        raise UserError(f"{folder} keeps no predictions by {method}; there are {', '.join(predicted_methods(folder)) or 'none'}")
+        raise UserError(
+            f"{folder} keeps no predictions by {method}; there are {', '.join(predicted_methods(folder)) or 'none'}"
+        )
     if case_id not in predicted_cases(folder, method):
-        raise UserError(f"{folder} keeps no prediction by {method} for {case_id}; there are those for "
-                        f"{', '.join(predicted_cases(folder, method))}; comparison.shown says for how many")
+        raise UserError(
+            f"{folder} keeps no prediction by {method} for {case_id}; there are those for "
+            f"{', '.join(predicted_cases(folder, method))}; comparison.shown says for how many"
+        )
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m lib.export", description="Write a kept prediction as DICOM RTDOSE.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.export", description="Write a kept prediction as DICOM RTDOSE."
+    )
     parser.add_argument("experiment", help="folder of the experiment, such as outputs/clinic")
     parser.add_argument("method", help="a method of the experiment, or control")
     parser.add_argument("case_id")
-    parser.add_argument("--dicom", required=True, help="the patient's DICOM folder: CT, structures and dose, as imported")
+    parser.add_argument(
+        "--dicom", required=True, help="the patient's DICOM folder: CT, structures and dose, as imported"
+    )
     parser.add_argument("--to", required=True, help="file to write, not below outputs")
-    parser.add_argument("--spread", action="store_true", help="the samples' standard deviation instead of the dose")
+    parser.add_argument(
+        "--spread", action="store_true", help="the samples' standard deviation instead of the dose"
+    )
     given = parser.parse_args(arguments)
     with told_in_a_sentence():
         print(export(given.experiment, given.method, given.case_id, given.dicom, given.to, given.spread))

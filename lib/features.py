@@ -5,9 +5,10 @@ and divided by it, +1 where absent), for head and neck the dose mask and, where 
 fields. Distances are computed at full size; then everything is averaged over blocks of `coarsen`^3 voxels, of which a
 network sees the box around the dose mask.
 """
+
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ class Sample:
     rx_gy: float
 
     def to(self, device):
-        return replace(self, **{name: getattr(self, name).to(device) for name in ("cond", "dose", "mask", "constraints")})
+        return replace(
+            self, **{name: getattr(self, name).to(device) for name in ("cond", "dose", "mask", "constraints")}
+        )
 
 
 def signed_distance_mm(mask, spacing_mm, clip_mm=CLIP_MM):
@@ -71,7 +74,9 @@ def signed_distance_mm(mask, spacing_mm, clip_mm=CLIP_MM):
 
 
 def scale_ct(ct_hu, protocol):
-    return (np.clip(ct_hu, *protocol.ct_window_hu) / protocol.ct_scale_hu + protocol.ct_offset).astype(np.float32)
+    return (np.clip(ct_hu, *protocol.ct_window_hu) / protocol.ct_scale_hu + protocol.ct_offset).astype(
+        np.float32
+    )
 
 
 def condition_channels(case):
@@ -90,7 +95,10 @@ def background(site, channels):
     """Value of each condition channel outside the patient: air, far from every structure, no dose."""
     protocol = PROTOCOLS[site]
     air = scale_ct(np.float32(protocol.ct_window_hu[0]), protocol)
-    known = [float(air), *[1.0] * len(protocol.structures)]  # beyond them: dose mask, open fields, a prior's dose
+    known = [
+        float(air),
+        *[1.0] * len(protocol.structures),
+    ]  # beyond them: dose mask, open fields, a prior's dose
     return torch.tensor(known + [0.0] * (channels - len(known)))
 
 
@@ -123,11 +131,14 @@ def make_sample(case, coarsen, beams_deg=()):
     if beams_deg:
         cond = torch.cat([cond, beam_channel(case, box, coarsen, beams_deg)])
     return Sample(
-        case_id=case.case_id, site=case.site,
+        case_id=case.case_id,
+        site=case.site,
         cond=cond.half().float(),  # as the cache keeps it
-        dose=coarse(case.dose_gy / case.rx_gy), mask=coarse(case.dose_mask),
+        dose=coarse(case.dose_gy / case.rx_gy),
+        mask=coarse(case.dose_mask),
         constraints=torch.tensor(constraint_vector(case)),
-        spacing_mm=tuple(s * coarsen for s in case.spacing_mm), rx_gy=case.rx_gy,
+        spacing_mm=tuple(s * coarsen for s in case.spacing_mm),
+        rx_gy=case.rx_gy,
     )
 
 
@@ -135,9 +146,14 @@ def beam_channel(case, box, coarsen, beams_deg):
     """The open fields [1,d,h,w] of the case's targets, made at half the blocks' size."""
     half = coarsen // 2 if coarsen % 2 == 0 else 1
     inside = tuple(slice(b.start * coarsen // half, b.stop * coarsen // half) for b in box)
-    targets = np.any([case.masks[name] for name in PROTOCOLS[case.site].targets if name in case.masks], axis=0)
+    targets = np.any(
+        [case.masks[name] for name in PROTOCOLS[case.site].targets if name in case.masks], axis=0
+    )
     density = np.clip(1 + case.ct_hu / 1000, 0, 2)
-    targets, density = (cropped(coarsened(torch.from_numpy(v.astype(np.float32))[None], half), inside)[0] for v in (targets, density))
+    targets, density = (
+        cropped(coarsened(torch.from_numpy(v.astype(np.float32))[None], half), inside)[0]
+        for v in (targets, density)
+    )
     fields = open_fields(targets, density, tuple(s * half for s in case.spacing_mm), beams_deg)
     return coarsened(fields[None], coarsen // half)
 
@@ -145,14 +161,17 @@ def beam_channel(case, box, coarsen, beams_deg):
 def load_samples(cohort, case_ids, coarsen, beams_deg=(), device="cpu"):
     """The samples of `case_ids` in order; each is made once and kept under outputs/features."""
     folder = features_folder(cohort, coarsen, beams_deg)
-    return [cached_sample(cohort, case_id, coarsen, beams_deg, folder).to(device) for case_id in progress(case_ids, "reading patients")]
+    return [
+        cached_sample(cohort, case_id, coarsen, beams_deg, folder).to(device)
+        for case_id in progress(case_ids, "reading patients")
+    ]
 
 
 def features_folder(cohort, coarsen, beams_deg):
     return CACHE / f"{cohort.name}-coarsen{coarsen}-{features_digest(tuple(beams_deg))}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def features_digest(beams_deg):
     """What the kept features depend on beside the case: this code and the beams."""
     return digest([modules_digest("import lib.features"), beams_deg])[:8]
@@ -166,18 +185,34 @@ def cached_sample(cohort, case_id, coarsen, beams_deg, folder):
         except (UserError, KeyError, ValueError):
             path.unlink()  # damaged: made again below
     sample = make_sample(cohort.load(case_id), coarsen, beams_deg)
-    meta = {"case_id": case_id, "site": sample.site, "rx_gy": repr(sample.rx_gy),
-            "spacing_mm": " ".join(map(repr, sample.spacing_mm))}
-    tensors = dict(cond=sample.cond.half(), dose=sample.dose, mask=sample.mask, constraints=sample.constraints)
+    meta = {
+        "case_id": case_id,
+        "site": sample.site,
+        "rx_gy": repr(sample.rx_gy),
+        "spacing_mm": " ".join(map(repr, sample.spacing_mm)),
+    }
+    tensors = {
+        "cond": sample.cond.half(),
+        "dose": sample.dose,
+        "mask": sample.mask,
+        "constraints": sample.constraints,
+    }
     save_tensors(path, tensors, **meta)
     return sample
 
 
 def read_sample(path):
     tensors, meta = load_tensors(path)
-    return Sample(case_id=meta["case_id"], site=meta["site"], rx_gy=float(meta["rx_gy"]),
-                  spacing_mm=tuple(map(float, meta["spacing_mm"].split())), cond=tensors["cond"].float(),
-                  constraints=tensors["constraints"], dose=tensors["dose"], mask=tensors["mask"])
+    return Sample(
+        case_id=meta["case_id"],
+        site=meta["site"],
+        rx_gy=float(meta["rx_gy"]),
+        spacing_mm=tuple(map(float, meta["spacing_mm"].split())),
+        cond=tensors["cond"].float(),
+        constraints=tensors["constraints"],
+        dose=tensors["dose"],
+        mask=tensors["mask"],
+    )
 
 
 @dataclass(frozen=True)
@@ -205,8 +240,15 @@ def make_batch(samples, patch=None, generator=None):
     size = tuple(map(min, patch, largest)) if patch else tuple(largest)
     parts = [cut(s, patch_start(s, size, generator), size) for s in samples]
     cond, dose, mask = (torch.stack(part) for part in zip(*parts))
-    return Batch(samples[0].site, cond, dose, mask, torch.stack([s.constraints for s in samples]),
-                 torch.tensor([s.spacing_mm for s in samples]), torch.tensor([s.rx_gy for s in samples]))
+    return Batch(
+        samples[0].site,
+        cond,
+        dose,
+        mask,
+        torch.stack([s.constraints for s in samples]),
+        torch.tensor([s.spacing_mm for s in samples]),
+        torch.tensor([s.rx_gy for s in samples]),
+    )
 
 
 def structures_of(batch):
@@ -258,15 +300,28 @@ def augment(batch, how, generator):
     draw = torch.rand(n, 5, generator=generator)
     noise = torch.randn(batch.cond[:, :1].shape, generator=generator)
     flipped = (draw[:, 0] < 0.5).to(device)
-    cond = torch.where(flipped[:, None, None, None, None], batch.cond.flip(-1)[:, mirror_order(batch.site, batch.cond.shape[1])], batch.cond)
-    constraints = torch.where(flipped[:, None], mirrored_flags(batch.site, batch.constraints), batch.constraints)
-    dose, mask = (torch.where(flipped[:, None, None, None, None], v.flip(-1), v) for v in (batch.dose, batch.mask))
+    cond = torch.where(
+        flipped[:, None, None, None, None],
+        batch.cond.flip(-1)[:, mirror_order(batch.site, batch.cond.shape[1])],
+        batch.cond,
+    )
+    constraints = torch.where(
+        flipped[:, None], mirrored_flags(batch.site, batch.constraints), batch.constraints
+    )
+    dose, mask = (
+        torch.where(flipped[:, None, None, None, None], v.flip(-1), v) for v in (batch.dose, batch.mask)
+    )
     shift_mm, angle = (2 * draw[:, 1:4] - 1) * SHIFT_MM, (2 * draw[:, 4] - 1) * math.radians(ROTATE_DEG)
     if whole:
         shift_mm, angle = torch.round(shift_mm / batch.spacing_mm) * batch.spacing_mm, torch.zeros_like(angle)
     grid = motion_grid(batch, shift_mm, angle)
     outside = background(batch.site, batch.cond.shape[1]).to(device)[None, :, None, None, None]
-    moved = F.grid_sample(torch.cat([cond - outside, dose, mask], 1), grid.to(device), "nearest" if whole else "bilinear", align_corners=False)
+    moved = F.grid_sample(
+        torch.cat([cond - outside, dose, mask], 1),
+        grid.to(device),
+        "nearest" if whole else "bilinear",
+        align_corners=False,
+    )
     cond, dose, mask = moved.split([cond.shape[1], 1, 1], dim=1)
     cond = cond + outside
     cond[:, :1] += CT_NOISE * noise.to(device)
@@ -285,8 +340,13 @@ def mirrored_flags(site, constraints):
 def mirrored(sample):
     """The patient's mirror image, left and right exchanged."""
     cond = sample.cond.flip(-1)[mirror_order(sample.site, len(sample.cond))]
-    return replace(sample, cond=cond, dose=sample.dose.flip(-1), mask=sample.mask.flip(-1),
-                   constraints=mirrored_flags(sample.site, sample.constraints))
+    return replace(
+        sample,
+        cond=cond,
+        dose=sample.dose.flip(-1),
+        mask=sample.mask.flip(-1),
+        constraints=mirrored_flags(sample.site, sample.constraints),
+    )
 
 
 def motion_grid(batch, shift_mm, angle):
@@ -294,9 +354,12 @@ def motion_grid(batch, shift_mm, angle):
     half_mm = batch.spacing_mm * torch.tensor(batch.dose.shape[2:]) / 2
     z, y, x = half_mm.unbind(1)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    rows = torch.stack([
-        torch.stack([cos, -sin * y / x, zero, shift_mm[:, 2] / x], 1),
-        torch.stack([sin * x / y, cos, zero, shift_mm[:, 1] / y], 1),
-        torch.stack([zero, zero, zero + 1, shift_mm[:, 0] / z], 1),
-    ], 1)
+    rows = torch.stack(
+        [
+            torch.stack([cos, -sin * y / x, zero, shift_mm[:, 2] / x], 1),
+            torch.stack([sin * x / y, cos, zero, shift_mm[:, 1] / y], 1),
+            torch.stack([zero, zero, zero + 1, shift_mm[:, 0] / z], 1),
+        ],
+        1,
+    )
     return F.affine_grid(rows, batch.dose.shape, align_corners=False)

@@ -1,4 +1,5 @@
 """Writing whole files or none: written beside under another name, synced, then renamed."""
+
 import fcntl
 import hashlib
 import json
@@ -13,8 +14,22 @@ from pathlib import Path
 from lib.errors import UserError
 
 # what reading a damaged npz can end in; RuntimeError is an encrypted or an unknown way of packing
-DAMAGED_NPZ = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, EOFError, RuntimeError, SyntaxError, MemoryError,
-               tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile)
+DAMAGED_NPZ = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    MemoryError,
+    tokenize.TokenError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 @contextmanager
@@ -57,11 +72,15 @@ def write_json(path, value):
 
 def write_results(path, results):
     """Write a dict as compact JSON with one line a key, and one a row where its value is a list of rows; numbers to six digits."""
+
     def text(value):
         return json.dumps(rounded(value), allow_nan=False, separators=(",", ":"))
 
-    lines = [f"{json.dumps(key)}: " + ("[\n" + ",\n".join(map(text, value)) + "\n]" if rows(value) else text(value))
-             for key, value in results.items()]
+    lines = [
+        f"{json.dumps(key)}: "
+        + ("[\n" + ",\n".join(map(text, value)) + "\n]" if rows(value) else text(value))
+        for key, value in results.items()
+    ]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 

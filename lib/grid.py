@@ -1,4 +1,5 @@
 """Between a case's grid and a training grid: blocks averaged, the box around the dose mask, and the way back."""
+
 import torch
 import torch.nn.functional as F
 

@@ -1,4 +1,5 @@
 """From a trained network and patients to doses: one pass, or sampling, whole volumes or windows, patients batched."""
+
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,16 @@ from lib.errors import UserError
 from lib.features import Batch, make_batch, with_prior
 from lib.files import read_json
 from lib.grid import refined_in_mask
-from lib.models.diffusion import T, at_level, corrected_grid, estimates, held_grid, leading_grid, noise_from_dose, schedule
+from lib.models.diffusion import (
+    T,
+    at_level,
+    corrected_grid,
+    estimates,
+    held_grid,
+    leading_grid,
+    noise_from_dose,
+    schedule,
+)
 from lib.models.flow import euler, midpoint
 from lib.models.losses import LOG_VARIANCE_LIMITS
 from lib.models.methods import find_method, flow_level, inside_of, offset_of
@@ -67,8 +77,12 @@ class Sampling(NamedTuple):
     seed: int = 42
 
     def checked(self):
-        for value, known, what in ((self.grid, GRIDS, "step grid"), (self.solver, SOLVERS, "solver"), (self.clamp, CLAMPS, "clamp"),
-                                   (self.window_noise, WINDOW_NOISES, "noise of windows")):
+        for value, known, what in (
+            (self.grid, GRIDS, "step grid"),
+            (self.solver, SOLVERS, "solver"),
+            (self.clamp, CLAMPS, "clamp"),
+            (self.window_noise, WINDOW_NOISES, "noise of windows"),
+        ):
             if value not in known:
                 raise UserError(f"there is no {what} {value!r}; there are {', '.join(known)}")
         return self
@@ -92,7 +106,9 @@ def usual_sampling(config, n_steps):
     A method that predicts a deviation gives its mean.
     """
     if not config.zero_snr:
-        return Sampling(n_steps=n_steps, temperature=float(find_method(config.method).timed), seed=config.seed)
+        return Sampling(
+            n_steps=n_steps, temperature=float(find_method(config.method).timed), seed=config.seed
+        )
     return Sampling(n_steps=n_steps, grid="held", clamp="rederive noise", seed=config.seed)
 
 
@@ -101,7 +117,9 @@ def load_predictor(folder, device="auto", precision="auto", weights="weights"):
     folder, device = Path(folder), choose_device(device)
     path = folder / f"{weights}.safetensors"
     if not path.exists():
-        raise UserError(f"{folder} holds no finished training ({path.name}); run 01_train for the method {folder.name} first")
+        raise UserError(
+            f"{folder} holds no finished training ({path.name}); run 01_train for the method {folder.name} first"
+        )
     config = config_from(read_json(folder / "config.json"), folder / "config.json")
     network = find_method(config.method).make_network(config)
     try:
@@ -110,7 +128,9 @@ def load_predictor(folder, device="auto", precision="auto", weights="weights"):
         raise UserError(f"{error}; train again") from None
     except RuntimeError as error:
         raise UserError(f"{path} does not fit ({str(error).splitlines()[0]}); train again") from None
-    prior = load_predictor(folder / "prior", device.type, precision) if find_method(config.method).prior else None
+    prior = (
+        load_predictor(folder / "prior", device.type, precision) if find_method(config.method).prior else None
+    )
     predictor = ready(network, config, device, precision, prior)
     if config.compile:
         compile_for("sampling", predictor.network, device)
@@ -125,7 +145,9 @@ def ready(network, config, device, precision, prior=None):
 
 
 @torch.no_grad()
-def predict_doses(predictor, samples, sampling=Sampling(), members=(0,), batch_size=8, watch=None, label=None):
+def predict_doses(
+    predictor, samples, sampling=Sampling(), members=(0,), batch_size=8, watch=None, label=None
+):
     """Doses on the training grid, [len(members),1,d,h,w] as fractions of the prescription, one per sample.
 
     A member's start noise is named by (seed, case, member): it does not depend on batches, steps or grid.
@@ -137,13 +159,20 @@ def predict_doses(predictor, samples, sampling=Sampling(), members=(0,), batch_s
         samples = with_priors(predictor.prior, samples, label)
     for sample in samples:
         if sample.cond.shape[0] != predictor.config.cond_channels:
-            raise UserError(f"{sample.case_id} has {sample.cond.shape[0]} condition channels, the network of "
-                            f"{predictor.config.method} was trained with {predictor.config.cond_channels}")
+            raise UserError(
+                f"{sample.case_id} has {sample.cond.shape[0]} condition channels, the network of "
+                f"{predictor.config.method} was trained with {predictor.config.cond_channels}"
+            )
     members = members if predictor.method.sampled else members[:1]
     pairs = [(index, member) for index in range(len(samples)) for member in members]
     doses = [[None] * len(members) for _ in samples]
-    for chunk in progress(list(same_shape_chunks(pairs, samples, batch_size)), f"predicting by {predictor.config.method}" if label is None else label):
-        result = predict_chunk(predictor, [samples[i] for i, _ in chunk], [m for _, m in chunk], sampling, watch)
+    for chunk in progress(
+        list(same_shape_chunks(pairs, samples, batch_size)),
+        f"predicting by {predictor.config.method}" if label is None else label,
+    ):
+        result = predict_chunk(
+            predictor, [samples[i] for i, _ in chunk], [m for _, m in chunk], sampling, watch
+        )
         for (index, member), dose in zip(chunk, result):
             doses[index][members.index(member)] = dose
     return [torch.stack(of_sample) for of_sample in doses]
@@ -159,7 +188,9 @@ def same_shape_chunks(pairs, samples, batch_size):
     """Pairs sorted by the volume's shape, cut where it changes or the batch is full."""
     chunk = []
     for pair in sorted(pairs, key=lambda pair: samples[pair[0]].dose.shape):
-        if chunk and (len(chunk) == batch_size or samples[pair[0]].dose.shape != samples[chunk[0][0]].dose.shape):
+        if chunk and (
+            len(chunk) == batch_size or samples[pair[0]].dose.shape != samples[chunk[0][0]].dose.shape
+        ):
             yield chunk
             chunk = []
         chunk.append(pair)
@@ -171,7 +202,11 @@ def predict_chunk(predictor, samples, members, sampling, watch):
     batch = make_batch([sample.to(predictor.device) for sample in samples])
     inside = inside_of(predictor.config, batch)
     if not predictor.method.sampled:
-        return (to_dose(predictor, batch, run_network(predictor, batch, sampling.window)) * inside).clamp(*DOSE_LIMITS).cpu()
+        return (
+            (to_dose(predictor, batch, run_network(predictor, batch, sampling.window)) * inside)
+            .clamp(*DOSE_LIMITS)
+            .cpu()
+        )
 
     def watch_each(step, t, dose_hat):
         for sample, member, estimate in zip(samples, members, to_dose(predictor, batch, dose_hat)):
@@ -181,7 +216,12 @@ def predict_chunk(predictor, samples, members, sampling, watch):
     if sampling.window and sampling.window_noise == "own":
         dose = sample_windows_apart(predictor, batch, streams, sampling)
     else:
-        noise = torch.stack([start_noise(s, m, sampling.seed) for s, m in zip(samples, members)]).to(predictor.device) * sampling.temperature
+        noise = (
+            torch.stack([start_noise(s, m, sampling.seed) for s, m in zip(samples, members)]).to(
+                predictor.device
+            )
+            * sampling.temperature
+        )
         dose = sample_batch(predictor, batch, noise, streams, sampling, watch_each if watch else None)
     return (dose * inside).clamp(*DOSE_LIMITS).cpu()
 
@@ -194,7 +234,9 @@ def sample_batch(predictor, batch, noise, streams, sampling, watch=None):
     """Sample one batch from its start noise [B,1,d,h,w]; the dose as a fraction of the prescription."""
     if not predictor.method.timed:
         output, log_variance = run_network(predictor, batch, sampling.window).split(1, dim=1)
-        return to_dose(predictor, batch, output) + (log_variance.clamp(*LOG_VARIANCE_LIMITS) / 2).exp() * noise
+        return (
+            to_dose(predictor, batch, output) + (log_variance.clamp(*LOG_VARIANCE_LIMITS) / 2).exp() * noise
+        )
     if predictor.method.predicts == "velocity":
         integrate = midpoint if sampling.solver == "midpoint" else euler
         x = integrate(velocity_of(predictor, batch, sampling.window), noise, sampling.n_steps, watch)
@@ -205,8 +247,17 @@ def sample_batch(predictor, batch, noise, streams, sampling, watch=None):
     if sampling.solver == "dpm_solver":
         x = dpm_solver(denoise, noise, sampling.times(), alpha_bar, clamp=clamp, watch=watch)
     else:
-        x = ddim(denoise, noise, sampling.times(), alpha_bar, clamp=clamp, rederive_noise=sampling.clamp == "rederive noise",
-                 eta=sampling.eta, generator=generator_for(sampling.seed, "eta", *streams), watch=watch)
+        x = ddim(
+            denoise,
+            noise,
+            sampling.times(),
+            alpha_bar,
+            clamp=clamp,
+            rederive_noise=sampling.clamp == "rederive noise",
+            eta=sampling.eta,
+            generator=generator_for(sampling.seed, "eta", *streams),
+            watch=watch,
+        )
     return to_dose(predictor, batch, x)
 
 
@@ -214,12 +265,20 @@ def sample_windows_apart(predictor, batch, streams, sampling):
     """The reference's way: each window from its own noise, as if it were a patient; blended at the end."""
 
     def sample_window(part, number):
-        noise = torch.stack([torch.randn(part.dose.shape[1:], generator=generator_for(sampling.seed, "window", number, *stream))
-                             for stream in streams]).to(predictor.device)
+        noise = torch.stack(
+            [
+                torch.randn(
+                    part.dose.shape[1:], generator=generator_for(sampling.seed, "window", number, *stream)
+                )
+                for stream in streams
+            ]
+        ).to(predictor.device)
         return sample_batch(predictor, part, noise, streams, sampling._replace(window=0))
 
-    parts = ((start, sample_window(cut_batch(batch, start, sampling.window), number))
-             for number, start in enumerate(window_starts(batch.dose.shape[2:], sampling.window)))
+    parts = (
+        (start, sample_window(cut_batch(batch, start, sampling.window), number))
+        for number, start in enumerate(window_starts(batch.dose.shape[2:], sampling.window))
+    )
     return blended(parts, batch.dose.shape[2:], sampling.window)
 
 
@@ -245,7 +304,9 @@ def denoiser(predictor, batch, alpha_bar, window):
         output = run_network(predictor, batch, window, x_t, t)
         dose_hat, noise_hat = estimates(predictor.method.predicts, output, x_t, alpha_bar_t)
         known = nothing.to(x_t).expand_as(x_t)
-        return torch.where(inside, dose_hat, known), torch.where(inside, noise_hat, noise_from_dose(x_t, known, alpha_bar_t))
+        return torch.where(inside, dose_hat, known), torch.where(
+            inside, noise_hat, noise_from_dose(x_t, known, alpha_bar_t)
+        )
 
     return denoise
 
@@ -265,8 +326,15 @@ def run_network(predictor, batch, window, x_t=None, t=None):
     """The network's output [B,1,d,h,w]: of the whole volume, or of windows blended into one."""
     if not window:
         return call_network(predictor, batch, x_t, t)
-    parts = ((start, call_network(predictor, cut_batch(batch, start, window), x_t if x_t is None else cut(x_t, start, window), t))
-             for start in window_starts(batch.dose.shape[2:], window))
+    parts = (
+        (
+            start,
+            call_network(
+                predictor, cut_batch(batch, start, window), x_t if x_t is None else cut(x_t, start, window), t
+            ),
+        )
+        for start in window_starts(batch.dose.shape[2:], window)
+    )
     return blended(parts, batch.dose.shape[2:], window)
 
 
@@ -274,7 +342,9 @@ def call_network(predictor, batch, x_t, t):
     cond = batch.cond.contiguous(memory_format=memory_format(predictor.device, predictor.precision))
     with autocast(predictor.device, predictor.precision):
         output = predictor.network(cond, batch.constraints, x_t, t)
-    return output.clone() if predictor.config.compile else output  # a CUDA graph writes its next output over this one
+    return (
+        output.clone() if predictor.config.compile else output
+    )  # a CUDA graph writes its next output over this one
 
 
 def cut(volume, start, window):

@@ -1,4 +1,5 @@
 """How much memory a training will take, foretold: one that will not fit ends with a sentence before it starts, not with a kill."""
+
 import math
 from pathlib import Path
 from weakref import finalize
@@ -83,8 +84,10 @@ def check_memory(config, samples, device, processes):
         return
     needed_gb = needs_gb(config, shape, patients)
     if needed_gb > room_gb:
-        raise UserError(f"a training step of {config.method} needs about {needed_gb:.1f} GB for {patients} x {' x '.join(map(str, shape))} voxels at once, "
-                        f"and {room_gb:.1f} GB are free; {advice(config, shape, patients, room_gb)}")
+        raise UserError(
+            f"a training step of {config.method} needs about {needed_gb:.1f} GB for {patients} x {' x '.join(map(str, shape))} voxels at once, "
+            f"and {room_gb:.1f} GB are free; {advice(config, shape, patients, room_gb)}"
+        )
 
 
 def step_shape(config, samples):

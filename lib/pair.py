@@ -4,6 +4,7 @@
 
 A method is called as in the report's table of methods; one that was trained with several seeds is averaged over them.
 """
+
 import argparse
 from pathlib import Path
 
@@ -18,8 +19,13 @@ from lib.report.sentences import plural, span, told_difference
 from lib.report.verdicts import over_seeds
 from lib.studies.rows import by_method
 
-MEASURES = {"mae_gy": "MAE in the dose mask", "rmse_gy": "RMSE in the dose mask", "dose_score_gy": "dose score",
-            "own_grid_dose_score_gy": "dose score on the network's grid", "dvh_gy": "DVH points, mean of a patient's"}
+MEASURES = {
+    "mae_gy": "MAE in the dose mask",
+    "rmse_gy": "RMSE in the dose mask",
+    "dose_score_gy": "dose score",
+    "own_grid_dose_score_gy": "dose score on the network's grid",
+    "dvh_gy": "DVH points, mean of a patient's",
+}
 
 
 def judged(folder):
@@ -44,18 +50,25 @@ def pair_lines(*two):
         raise UserError(f"{first} and {second} judged other patients; a paired difference needs the same")
     sides = [(folder, found["rows"], method) for (folder, method), found in zip(two, (a, b))]
     seeds = [values_of(*side, "mae_gy")[1] for side in sides]
-    lines = [" minus ".join(f"{method} ({folder}, {plural(n, 'seed')})" for (folder, method), n in zip(two, seeds))]
+    lines = [
+        " minus ".join(f"{method} ({folder}, {plural(n, 'seed')})" for (folder, method), n in zip(two, seeds))
+    ]
     for measure, title in MEASURES.items():
         x, y = (values_of(*side, measure)[0] for side in sides)
         d = paired_difference(x, y)
-        lines.append(f"  {title:<33} {np.mean(x):.2f} - {np.mean(y):.2f}: {span(d)}, {told_difference(d, a['margin_gy'])}")
+        lines.append(
+            f"  {title:<33} {np.mean(x):.2f} - {np.mean(y):.2f}: {span(d)}, {told_difference(d, a['margin_gy'])}"
+        )
     return lines
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m lib.pair", description="The paired difference of two methods of one or two experiments.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.pair",
+        description="The paired difference of two methods of one or two experiments.",
+    )
     parser.add_argument("first_folder", help="folder of an experiment, such as outputs/openkbp-small")
-    parser.add_argument("first", help="a method of its table, such as baseline or \"flow, mean of 3\"")
+    parser.add_argument("first", help='a method of its table, such as baseline or "flow, mean of 3"')
     parser.add_argument("second_folder")
     parser.add_argument("second")
     given = parser.parse_args(arguments)

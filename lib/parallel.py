@@ -3,6 +3,7 @@
 Started by torchrun (PyTorch's own launcher), which sets RANK, WORLD_SIZE and LOCAL_RANK, on one machine or several that share the
 output folder. Started otherwise a process is alone, and nothing here does anything.
 """
+
 import os
 import signal
 from contextlib import contextmanager, nullcontext
@@ -43,7 +44,9 @@ def joined(device):
     if device.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
-            raise UserError(f"process {local} has no GPU: there are {torch.cuda.device_count()}; lower --nproc-per-node")
+            raise UserError(
+                f"process {local} has no GPU: there are {torch.cuda.device_count()}; lower --nproc-per-node"
+            )
         torch.cuda.set_device(local)
     signal.signal(signal.SIGTERM, end)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
@@ -51,9 +54,13 @@ def joined(device):
         yield
         dist.destroy_process_group()
     except (Ended, RuntimeError) as error:  # torch's own errors of communication are RuntimeErrors
-        if not isinstance(error, (Ended, dist.DistBackendError, dist.DistNetworkError)) and "peer" not in str(error):
+        if not isinstance(error, (Ended, dist.DistBackendError, dist.DistNetworkError)) and "peer" not in str(
+            error
+        ):
             raise
-        raise UserError("another process of this training has ended; the same command goes on from the last checkpoint") from None
+        raise UserError(
+            "another process of this training has ended; the same command goes on from the last checkpoint"
+        ) from None
 
 
 def end(number, frame):
@@ -62,7 +69,9 @@ def end(number, frame):
 
 def own_device(device):
     """The device of this process: of several GPUs its own."""
-    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and world() > 1 else device
+    return (
+        torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and world() > 1 else device
+    )
 
 
 def together(network):
@@ -89,7 +98,11 @@ def mean_over_all(value):
 
 def sum_over_all(value, device):
     """Sum of a number over all processes."""
-    return float(mean_over_all(torch.tensor(value, dtype=torch.float64, device=device))) * world() if world() > 1 else value
+    return (
+        float(mean_over_all(torch.tensor(value, dtype=torch.float64, device=device))) * world()
+        if world() > 1
+        else value
+    )
 
 
 def own_share(items):

@@ -3,6 +3,7 @@
 A line reads `name = default  # meaning; low..high` or `# meaning; a | b | c`. The default gives the type,
 the comment the range or the choices (of each element, for a list).
 """
+
 import ast
 import difflib
 import re
@@ -45,9 +46,20 @@ def read_parameters(path):
             comment = lines[node.lineno - 1].partition("  # ")[2]
             found[node.targets[0].id] = describe(node.targets[0].id, ast.literal_eval(node.value), comment)
         return found
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, SyntaxError, ValueError, AttributeError, KeyError, TypeError, RecursionError,
-            MemoryError) as error:
-        raise UserError(f"{path} is not a notebook with lines `name = value  # meaning` as its parameters ({' '.join(str(error).split())[:80]})") from None
+    except (
+        nbformat.reader.NotJSONError,
+        nbformat.ValidationError,
+        SyntaxError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise UserError(
+            f"{path} is not a notebook with lines `name = value  # meaning` as its parameters ({' '.join(str(error).split())[:80]})"
+        ) from None
 
 
 def describe(name, default, comment):
@@ -98,7 +110,9 @@ def check_value(parameter, value, where):
     if isinstance(default, list):
         if not isinstance(value, list):
             raise UserError(f"{where} must be a list like {default}, not {value!r}")
-        element = parameter._replace(default=default[0] if default else "" if parameter.low is None else float(parameter.low))
+        element = parameter._replace(
+            default=default[0] if default else "" if parameter.low is None else float(parameter.low)
+        )
         return [check_value(element, item, where) for item in value]
     value = as_type(value, type(default))
     if value is None:
@@ -106,7 +120,9 @@ def check_value(parameter, value, where):
     if parameter.choices and value not in parameter.choices:
         raise UserError(f"{where} is {value!r}; it must be one of {', '.join(parameter.choices)}")
     if parameter.low is not None and not parameter.low <= value <= parameter.high:
-        raise UserError(f"{where} is {value}; it must be from {parameter.low:g} to {parameter.high:g} ({parameter.help})")
+        raise UserError(
+            f"{where} is {value}; it must be from {parameter.low:g} to {parameter.high:g} ({parameter.help})"
+        )
     return value
 
 

@@ -1,4 +1,5 @@
 """Predicted doses on disk: predictions/<method>/<case>.npz on the training grid, in steps of 0.01 Gy."""
+
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,9 @@ def save_prediction(path, dose_gy, coarsen, spread_gy=None):
     volumes = {"dose": np.asarray(dose_gy)} | ({} if spread_gy is None else {"spread": np.asarray(spread_gy)})
     if not all(np.isfinite(volume).all() for volume in volumes.values()):
         raise UserError(f"{path} is not written: the prediction holds values that are not finite")
-    stored = {name: np.rint(volume / STEP_GY).clip(0, 65535).astype(np.uint16) for name, volume in volumes.items()}
+    stored = {
+        name: np.rint(volume / STEP_GY).clip(0, 65535).astype(np.uint16) for name, volume in volumes.items()
+    }
     with written_whole(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, coarsen=np.array(coarsen), **stored)
 
@@ -46,10 +49,17 @@ def load_prediction(path, dose_mask):
     mask = torch.from_numpy(dose_mask)
     if any(volume.dtype != np.uint16 for volume in volumes.values()):
         raise UserError(f"{path} does not hold doses in steps of {STEP_GY} Gy; run 04_comparison again")
-    if any(volume.shape != tuple(b.stop - b.start for b in dose_box(mask, coarsen)) for volume in volumes.values()):
+    if any(
+        volume.shape != tuple(b.stop - b.start for b in dose_box(mask, coarsen))
+        for volume in volumes.values()
+    ):
         raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
-    fine = {name: refined_in_mask(torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None], coarsen, mask)[0, 0].numpy()
-            for name, volume in volumes.items()}
+    fine = {
+        name: refined_in_mask(
+            torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None], coarsen, mask
+        )[0, 0].numpy()
+        for name, volume in volumes.items()
+    }
     return Prediction(fine["dose"], fine.get("spread"))
 
 
@@ -69,9 +79,16 @@ class Steps(NamedTuple):
 
 def save_steps(path, steps):
     """Write Steps; estimates are rounded to 0.001 of the prescription, within -30 to 30."""
-    stored = {"case_id": np.array(steps.case_id), "settings": np.array(list(steps.estimates)), "planned": thousandths(steps.planned)}
+    stored = {
+        "case_id": np.array(steps.case_id),
+        "settings": np.array(list(steps.estimates)),
+        "planned": thousandths(steps.planned),
+    }
     for number, setting in enumerate(steps.estimates):
-        stored[f"estimates{number}"], stored[f"labels{number}"] = thousandths(steps.estimates[setting]), np.array(steps.labels[setting])
+        stored[f"estimates{number}"], stored[f"labels{number}"] = (
+            thousandths(steps.estimates[setting]),
+            np.array(steps.labels[setting]),
+        )
     with written_whole(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **stored)
 
@@ -85,9 +102,12 @@ def load_steps(path):
     try:
         with np.load(path, allow_pickle=False) as stored:
             settings = [str(name) for name in stored["settings"]]
-            return Steps(str(stored["case_id"]), stored["planned"] / np.float32(1000),
-                         {name: stored[f"estimates{n}"] / np.float32(1000) for n, name in enumerate(settings)},
-                         {name: [str(label) for label in stored[f"labels{n}"]] for n, name in enumerate(settings)})
+            return Steps(
+                str(stored["case_id"]),
+                stored["planned"] / np.float32(1000),
+                {name: stored[f"estimates{n}"] / np.float32(1000) for n, name in enumerate(settings)},
+                {name: [str(label) for label in stored[f"labels{n}"]] for n, name in enumerate(settings)},
+            )
     except DAMAGED_NPZ:
         return None
 

@@ -3,6 +3,7 @@
 The runner names the file in DOSE_PROGRESS and shows its line; a bar in the notebook would leave a line
 of output per refresh in the executed copy.
 """
+
 import os
 import time
 from pathlib import Path
@@ -41,4 +42,10 @@ def tell(label, done, total, elapsed_s):
 def clock(seconds):
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+    return (
+        f"{hours} h {minutes:02} min"
+        if hours
+        else f"{minutes} min {seconds:02} s"
+        if minutes
+        else f"{seconds} s"
+    )

@@ -5,6 +5,7 @@
 What is up to date is not done again (lib.stamps says what that means). A person's mistake ends with exit
 code 2 before anything runs, a failed notebook with 1.
 """
+
 import argparse
 import os
 import re
@@ -32,13 +33,35 @@ from lib.stamps import is_fresh, stage_key, write_stamp
 from lib.studies.rows import has_study
 
 NOTEBOOKS = ROOT / "notebooks"
-SECTIONS = {"00_cohort": "data", "01_train": "train", "02_sampling_ablation": "ablation", "03_ensemble": "ensemble",
-            "04_comparison": "comparison", "05_explore": "explore"}
+SECTIONS = {
+    "00_cohort": "data",
+    "01_train": "train",
+    "02_sampling_ablation": "ablation",
+    "03_ensemble": "ensemble",
+    "04_comparison": "comparison",
+    "05_explore": "explore",
+}
 ALONE = {"06_speed": "speed"}  # an experiment with this section runs this notebook and no other
-COMMON = ("experiment", "cohort", "first_cases", "coarsen", "beams_deg", "seed", "device", "precision", "methods")
-BESIDE = ("variants", "import")  # what else a params file may hold: trainings that differ, and how DICOM is imported
-NAMING = {"ablation": ("method", "regression", "others", "variants"), "ensemble": ("sampled", "regression", "deep"),
-          "comparison": ("mirrored", "drawn")}  # parameters that name trainings
+COMMON = (
+    "experiment",
+    "cohort",
+    "first_cases",
+    "coarsen",
+    "beams_deg",
+    "seed",
+    "device",
+    "precision",
+    "methods",
+)
+BESIDE = (
+    "variants",
+    "import",
+)  # what else a params file may hold: trainings that differ, and how DICOM is imported
+NAMING = {
+    "ablation": ("method", "regression", "others", "variants"),
+    "ensemble": ("sampled", "regression", "deep"),
+    "comparison": ("mirrored", "drawn"),
+}  # parameters that name trainings
 OF_A_TRAINING = ("method", "variant")  # parameters of 01_train that the list of methods sets
 SOCKETS = "dose-kernel-"
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -62,7 +85,10 @@ def plan(params, path):
     check_keys(params, definitions, sections, path)
     folder = OUTPUTS / check_name(params["experiment"], path)
     if sections is not SECTIONS:
-        return [study_stage(n, folder, values_for(params, s, definitions[n], path), []) for n, s in sections.items()]
+        return [
+            study_stage(n, folder, values_for(params, s, definitions[n], path), [])
+            for n, s in sections.items()
+        ]
     methods = check_value(definitions["04_comparison"]["methods"], params["methods"], f"{path}: methods")
     variants = check_variants(methods, params.get("variants") or {}, definitions["01_train"], path)
     stages = []
@@ -72,7 +98,14 @@ def plan(params, path):
             stages += [training_stage(folder, values | variants[name], name) for name in methods]
         elif has_study(notebook, methods):
             check_named(section, values, methods, path)
-            stages.append(study_stage(notebook, folder, listed_defaults(section, values, definitions[notebook], methods) | values, methods))
+            stages.append(
+                study_stage(
+                    notebook,
+                    folder,
+                    listed_defaults(section, values, definitions[notebook], methods) | values,
+                    methods,
+                )
+            )
     planned = {stage.name for stage in stages}
     return [stage._replace(needs=[name for name in stage.needs if name in planned]) for stage in stages]
 
@@ -83,7 +116,9 @@ def check_named(section, values, methods, path):
         given = values.get(key, [])
         for name in [given] if isinstance(given, str) else given:
             if name not in methods:
-                raise UserError(f"{path}: {section}.{key} names {name}, which methods does not list{closest(name, methods)}")
+                raise UserError(
+                    f"{path}: {section}.{key} names {name}, which methods does not list{closest(name, methods)}"
+                )
 
 
 def listed_defaults(section, values, definitions, methods):
@@ -96,15 +131,26 @@ def listed_defaults(section, values, definitions, methods):
         if isinstance(usual, list):
             found[key] = [name for name in usual if name in methods] or able.get(key, [])
         else:
-            found[key] = usual if usual in methods else next((name for name in methods if find_method(name).timed == (key == "method")), methods[0])
-    return {key: value for key, value in found.items() if key not in values and value != definitions[key].default}
+            found[key] = (
+                usual
+                if usual in methods
+                else next(
+                    (name for name in methods if find_method(name).timed == (key == "method")), methods[0]
+                )
+            )
+    return {
+        key: value for key, value in found.items() if key not in values and value != definitions[key].default
+    }
 
 
 def values_for(params, section, definitions, path):
     """The values that a params file gives to one notebook's parameters, checked."""
     given = {key: params[key] for key in COMMON if key in params} | (params.get(section) or {})
-    return {key: check_value(p, given[key], f"{path}: {key if key in COMMON else f'{section}.{key}'}")
-            for key, p in definitions.items() if key in given}
+    return {
+        key: check_value(p, given[key], f"{path}: {key if key in COMMON else f'{section}.{key}'}")
+        for key, p in definitions.items()
+        if key in given
+    }
 
 
 def training_stage(folder, values, name):
@@ -113,14 +159,24 @@ def training_stage(folder, values, name):
     prior = find_method(method).prior
     checkpoint = folder / "checkpoints" / name
     products = [checkpoint / file for file in ("weights.safetensors", "config.json", "history.csv")]
-    return Stage(f"01_train_{name}", NOTEBOOKS / "01_train.ipynb", values | {"method": method, "variant": variant}, products,
-                 [f"01_train_{prior}"] if prior else [], checkpoint / "failed.json")
+    return Stage(
+        f"01_train_{name}",
+        NOTEBOOKS / "01_train.ipynb",
+        values | {"method": method, "variant": variant},
+        products,
+        [f"01_train_{prior}"] if prior else [],
+        checkpoint / "failed.json",
+    )
 
 
 def study_stage(notebook, folder, values, methods):
     trainings = [f"01_train_{name}" for name in methods]
-    needs = {"02_sampling_ablation": trainings, "03_ensemble": trainings, "05_explore": ["04_comparison"],
-             "04_comparison": [*trainings, "02_sampling_ablation", "03_ensemble"]}.get(notebook, [])
+    needs = {
+        "02_sampling_ablation": trainings,
+        "03_ensemble": trainings,
+        "05_explore": ["04_comparison"],
+        "04_comparison": [*trainings, "02_sampling_ablation", "03_ensemble"],
+    }.get(notebook, [])
     products = [] if notebook == "05_explore" else [folder / "results" / f"{notebook}.json"]
     return Stage(notebook, NOTEBOOKS / f"{notebook}.ipynb", values, products, needs)
 
@@ -128,7 +184,9 @@ def study_stage(notebook, folder, values, methods):
 def check_variants(methods, variants, definitions, path):
     """name -> what its training has otherwise than the section train, for every training of the list of methods."""
     if not isinstance(variants, dict):
-        raise UserError(f"{path}: variants must be a section of trainings, each with what it has otherwise; not {variants!r}")
+        raise UserError(
+            f"{path}: variants must be a section of trainings, each with what it has otherwise; not {variants!r}"
+        )
     known = [key for key in definitions if key not in (*COMMON[:4], *OF_A_TRAINING)]
     checked = {}
     for name in dict.fromkeys([*methods, *variants]):
@@ -142,18 +200,31 @@ def check_variants(methods, variants, definitions, path):
             raise UserError(f"{path}: methods lists {name}, but variants does not say what it has otherwise")
         given = variants.get(name) or {}
         if name in variants and (name not in methods or "-" not in name or not isinstance(given, dict)):
-            raise UserError(f"{path}: variants.{name} must be the keys of a training that methods lists as <method>-<variant>")
+            raise UserError(
+                f"{path}: variants.{name} must be the keys of a training that methods lists as <method>-<variant>"
+            )
         for key in given:
             if key not in known:
-                raise UserError(f"{path}: there is no key {f'variants.{name}.{key}'!r}{closest(str(key), known)}")
-        checked[name] = {key: check_value(definitions[key], value, f"{path}: variants.{name}.{key}") for key, value in given.items()}
+                raise UserError(
+                    f"{path}: there is no key {f'variants.{name}.{key}'!r}{closest(str(key), known)}"
+                )
+        checked[name] = {
+            key: check_value(definitions[key], value, f"{path}: variants.{name}.{key}")
+            for key, value in given.items()
+        }
     return checked
 
 
 def check_keys(params, definitions, sections, path):
     """Refuse keys that no notebook knows, and missing ones."""
-    known = {section: [k for k in definitions[notebook] if k not in COMMON and not (section == "train" and k in OF_A_TRAINING)]
-             for notebook, section in sections.items()}
+    known = {
+        section: [
+            k
+            for k in definitions[notebook]
+            if k not in COMMON and not (section == "train" and k in OF_A_TRAINING)
+        ]
+        for notebook, section in sections.items()
+    }
     for key in params:
         if key not in (*COMMON, *BESIDE, *known):
             raise UserError(f"{path}: there is no key {key!r}{closest(str(key), [*COMMON, *BESIDE, *known])}")
@@ -172,7 +243,11 @@ def check_keys(params, definitions, sections, path):
 
 
 def check_name(name, path, key="experiment"):
-    if not isinstance(name, str) or not name or any(c not in "abcdefghijklmnopqrstuvwxyz0123456789-_" for c in name):
+    if (
+        not isinstance(name, str)
+        or not name
+        or any(c not in "abcdefghijklmnopqrstuvwxyz0123456789-_" for c in name)
+    ):
         raise UserError(f"{path}: {key} must be a name of small letters, digits and dashes, not {name!r}")
     return name
 
@@ -205,19 +280,40 @@ def execute(stage, folder, label):
     started = time.monotonic()
     with live_line(label, folder), socket_folder(folder) as sockets:
         try:
-            papermill.execute_notebook(str(stage.notebook), str(target), stage.parameters, progress_bar=False,
-                                       kernel_name="python3", cwd=str(Path.cwd()), request_save_on_cell_execute=False,
-                                       config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k", "connection_file": f"{sockets}/kernel.json"}}),
-                                       extra_arguments=["--log-level=50"])
+            papermill.execute_notebook(
+                str(stage.notebook),
+                str(target),
+                stage.parameters,
+                progress_bar=False,
+                kernel_name="python3",
+                cwd=str(Path.cwd()),
+                request_save_on_cell_execute=False,
+                config=Config(
+                    {
+                        "KernelManager": {
+                            "transport": "ipc",
+                            "ip": f"{sockets}/k",
+                            "connection_file": f"{sockets}/kernel.json",
+                        }
+                    }
+                ),
+                extra_arguments=["--log-level=50"],
+            )
         except papermill.PapermillExecutionError as error:
             sentence = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
             raise Failed(f"{stage.name} failed: {sentence}\nsee {target}") from None
         except DeadKernelError:
-            raise Failed(f"{stage.name}: its kernel died, perhaps for want of memory; the same command goes on from here") from None
-        except RuntimeError as error:  # how jupyter_client says that a kernel died or hung before it was ready
+            raise Failed(
+                f"{stage.name}: its kernel died, perhaps for want of memory; the same command goes on from here"
+            ) from None
+        except (
+            RuntimeError
+        ) as error:  # how jupyter_client says that a kernel died or hung before it was ready
             if not str(error).startswith("Kernel "):
                 raise
-            raise Failed(f"{stage.name}: its kernel died before it was ready ({error}); the same command goes on from here") from None
+            raise Failed(
+                f"{stage.name}: its kernel died before it was ready ({error}); the same command goes on from here"
+            ) from None
     tidy(target)
     return time.monotonic() - started
 
@@ -277,7 +373,12 @@ def show_progress(label, told, done, started):
     terminal = sys.stderr.isatty()
     while not done.wait(1.0 if terminal else 60.0):
         line = f"{label}  {clock(time.monotonic() - started)}  {told.read_text(encoding='utf-8') if told.exists() else ''}"
-        print(f"\r{line:<100.100}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r{line:<100.100}" if terminal else line,
+            end="" if terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
     if terminal:
         print("\r" + " " * 100 + "\r", end="", file=sys.stderr, flush=True)
 
@@ -286,7 +387,9 @@ def run_stages(stages, folder, only, force):
     """Execute what is not up to date; returns whether anything was executed."""
     chosen = [s for s in stages if not only or any(s.name.startswith(o) for o in only)]
     if not chosen:
-        raise UserError(f"--only {' '.join(only)}: no notebook begins so; there are {', '.join(s.name for s in stages)}")
+        raise UserError(
+            f"--only {' '.join(only)}: no notebook begins so; there are {', '.join(s.name for s in stages)}"
+        )
     executed = False
     for number, stage in enumerate(chosen, 1):
         label = f"[{number}/{len(chosen)}] {stage.name}"
@@ -308,8 +411,12 @@ def run(arguments):
     folder = OUTPUTS / params["experiment"]
     card = Path(stages[0].parameters["cohort"]) / "card.json"
     if not card.exists():
-        raise UserError(f"{card} does not exist; make the cohort with python -m lib.cases.cohort (--help says how)")
-    with held(folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"):
+        raise UserError(
+            f"{card} does not exist; make the cohort with python -m lib.cases.cohort (--help says how)"
+        )
+    with held(
+        folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"
+    ):
         check_room(stages, read_json(card), folder)
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         forget_all_but(stages, folder)
@@ -320,7 +427,11 @@ def run(arguments):
 def forget_all_but(stages, folder):
     """Remove what notebooks wrote that the experiment no longer has, of trainings and studies; checkpoints stay."""
     names = {stage.name for stage in stages}
-    for path in [*folder.glob("0[123]_*.ipynb"), *folder.glob("pages/0[123]_*.html"), *folder.glob("results/0[23]_*.json")]:
+    for path in [
+        *folder.glob("0[123]_*.ipynb"),
+        *folder.glob("pages/0[123]_*.html"),
+        *folder.glob("results/0[23]_*.json"),
+    ]:
         if path.stem not in names:
             path.unlink()
 
@@ -341,13 +452,23 @@ def finish(folder, executed, publish, every_patient):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m lib.run", description="Run an experiment's notebooks and build its report.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.run", description="Run an experiment's notebooks and build its report."
+    )
     parser.add_argument("params", help="a params file, such as params/phantom-quick.yaml")
-    parser.add_argument("-p", action="append", default=[], metavar="section.key=value", help="put a value over the file's")
-    parser.add_argument("--only", action="append", default=[], metavar="02", help="only the notebooks that begin so")
+    parser.add_argument(
+        "-p", action="append", default=[], metavar="section.key=value", help="put a value over the file's"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="02", help="only the notebooks that begin so"
+    )
     parser.add_argument("--force", action="store_true", help="execute also what is up to date")
     parser.add_argument("--publish", action="store_true", help="mark the results as the published ones")
-    parser.add_argument("--every-patient", action="store_true", help="write a second, larger report to scrub through every patient of comparison.shown")
+    parser.add_argument(
+        "--every-patient",
+        action="store_true",
+        help="write a second, larger report to scrub through every patient of comparison.shown",
+    )
     options = parser.parse_args(arguments)
     with told_in_a_sentence():
         run(options)

@@ -3,6 +3,7 @@
 A training step's randomness depends only on (seed, "step", number); a run that is resumed at any step
 therefore goes on exactly as it would have, and there is no random state to save.
 """
+
 import hashlib
 
 import torch

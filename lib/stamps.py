@@ -4,10 +4,11 @@ Code is the notebook's cells and every module of lib it imports, directly or not
 without docstrings: a comment retrains nothing. Stamps lie in the git-ignored checkpoint folder, so that a
 fresh clone computes instead of finding everything done.
 """
+
 import ast
 import hashlib
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from lib.errors import UserError
@@ -37,12 +38,17 @@ def code_digest(source):
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             node.body = body[1:]
     return digest(ast.dump(tree))
 
 
-@lru_cache(maxsize=None)
+@cache
 def module_digest(path):
     return code_digest(path.read_text(encoding="utf-8"))
 
@@ -78,7 +84,9 @@ def is_fresh(stamp, key):
         stored = read_json(stamp)
     except UserError:
         return False
-    return stored["key"] == key and all(Path(p).exists() and sha256(p) == d for p, d in stored["products"].items())
+    return stored["key"] == key and all(
+        Path(p).exists() and sha256(p) == d for p, d in stored["products"].items()
+    )
 
 
 def write_stamp(stamp, key, products):

@@ -3,6 +3,7 @@
 The first line is the SHA-256 of what follows, so a torn or damaged file is recognised and the one before
 it used. It is read with weights_only: a stranger's file cannot run code.
 """
+
 import hashlib
 import io
 import os

@@ -1,4 +1,5 @@
 """Files of tensors with a checksum: weights, features and doses that were kept. Nothing in them can run code (safetensors)."""
+
 import hashlib
 
 import torch
@@ -20,9 +21,11 @@ def load_tensors(path):
     """(tensors by name, words about them) of a file that `save_tensors` wrote; UserError if it is not whole."""
     try:
         with safe_open(path, framework="pt") as stored:
-            about, tensors = stored.metadata() or {}, {name: stored.get_tensor(name) for name in stored.keys()}
+            about, tensors = stored.metadata() or {}, {name: stored.get_tensor(name) for name in stored}
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0] if str(error) else 'it is empty'})") from None
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0] if str(error) else 'it is empty'})"
+        ) from None
     if about.pop("sha256", None) != checksum(tensors, about):
         raise UserError(f"{path} is damaged (its tensors do not have its checksum)")
     return tensors, about

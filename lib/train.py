@@ -5,6 +5,7 @@
 
 The notebooks then find the trainings finished and show their course.
 """
+
 import argparse
 
 from lib.command import told_in_a_sentence
@@ -16,13 +17,26 @@ from lib.parameters import closest, load_params, read_parameters
 from lib.run import plan
 from lib.training import make_config, start_from_prior, train_or_say
 
-OF_THE_EXPERIMENT = ("experiment", "cohort", "first_cases", "coarsen", "beams_deg", "seed", "device", "precision")
+OF_THE_EXPERIMENT = (
+    "experiment",
+    "cohort",
+    "first_cases",
+    "coarsen",
+    "beams_deg",
+    "seed",
+    "device",
+    "precision",
+)
 
 
 def trainings(params, path, names):
     """name -> parameters of 01_train, for the names, or for all methods in order."""
     defaults = {key: p.default for key, p in read_parameters(ROOT / "notebooks" / "01_train.ipynb").items()}
-    stages = {stage.name.removeprefix("01_train_"): stage for stage in plan(params, path) if stage.name.startswith("01_train_")}
+    stages = {
+        stage.name.removeprefix("01_train_"): stage
+        for stage in plan(params, path)
+        if stage.name.startswith("01_train_")
+    }
     for name in names:
         if name not in stages:
             raise UserError(f"{path}: methods does not list {name!r}{closest(name, list(stages))}")
@@ -37,15 +51,26 @@ def train_one(name, parameters):
     samples = run.load_samples("train"), run.load_samples("validation", optional=True)
     training, validation = start_from_prior(run, parameters["method"], *samples)
     config = make_config(run, training, **parameters)
-    train_or_say(config, training, validation, run.checkpoint(name), run.device, run.prior_checkpoint(parameters["method"]),
-                 report=lambda text: print(f"{name}: {text}", flush=True))
+    train_or_say(
+        config,
+        training,
+        validation,
+        run.checkpoint(name),
+        run.device,
+        run.prior_checkpoint(parameters["method"]),
+        report=lambda text: print(f"{name}: {text}", flush=True),
+    )
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m lib.train", description="Train the methods of a params file without notebooks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.train", description="Train the methods of a params file without notebooks."
+    )
     parser.add_argument("params", help="a params file, such as params/openkbp.yaml")
     parser.add_argument("methods", nargs="*", help="names from its list of methods; none for all")
-    parser.add_argument("-p", action="append", default=[], metavar="section.key=value", help="put a value over the file's")
+    parser.add_argument(
+        "-p", action="append", default=[], metavar="section.key=value", help="put a value over the file's"
+    )
     options = parser.parse_intermixed_args(arguments)  # methods may stand behind -p
     with told_in_a_sentence():
         params = load_params(options.params, options.p)

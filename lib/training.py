@@ -9,7 +9,9 @@ optimiser and history, and nothing random, and any number of processes does the 
     prior/                       weights and configuration of the regression it starts from, where the method has one
     failed.json                  instead of all these, why it could not be done or was stopped: {"reason": sentence}
 """
+
 import copy
+import itertools
 import math
 import time
 from contextlib import nullcontext
@@ -30,13 +32,23 @@ from lib.memory import GB, check_memory
 from lib.models.diffusion import schedule
 from lib.models.methods import draw_noise, find_method, offset_of, training_loss
 from lib.models.vgg import WHERE, PerceptualLoss, load_vgg16
-from lib.parallel import is_first, mean_over_all, own_device, own_share, rank, sum_over_all, together, wait_for_all, without_talk, world
+from lib.parallel import (
+    is_first,
+    mean_over_all,
+    own_device,
+    own_share,
+    rank,
+    sum_over_all,
+    together,
+    wait_for_all,
+    without_talk,
+    world,
+)
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.stamps import digest, is_fresh, modules_digest, write_stamp
 from lib.state import clear_state, load_state, save_state
 from lib.tensors import save_tensors
-
 
 FINAL_LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-6, 0.01, 1.0  # the reference's
 STAMP = "trained.json"
@@ -61,7 +73,9 @@ class Run:
         if config.compile:
             compile_for("training", self.network, device)
         self.shared = together(self.network)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
         self.alpha_bar = schedule(config.zero_snr)
         self.perceptual = PerceptualLoss(load_vgg16(config.vgg_file), device) if config.vgg_file else None
@@ -72,7 +86,9 @@ class Run:
         self.best_mae_gy, self.best_weights = math.inf, {}
 
     def state(self):
-        return {name: getattr(self, name).state_dict() for name in self.PARTS} | {n: getattr(self, n) for n in self.NUMBERS}
+        return {name: getattr(self, name).state_dict() for name in self.PARTS} | {
+            n: getattr(self, n) for n in self.NUMBERS
+        }
 
     def restore(self, state):
         for name in self.PARTS:
@@ -89,21 +105,38 @@ def make_config(run, training, *, method, standardise, terminal_snr, **parameter
     found = find_method(method)
     zero_snr = found.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
     if zero_snr and found.predicts == "noise":
-        raise UserError("with zero terminal signal-to-noise ratio a predicted noise says nothing of the dose; "
-                        "take terminal_snr: reference, or a method that predicts v or the dose")
+        raise UserError(
+            "with zero terminal signal-to-noise ratio a predicted noise says nothing of the dose; "
+            "take terminal_snr: reference, or a method that predicts v or the dose"
+        )
     standardised = found.standardised if standardise == "auto" else standardise == "yes"
     config = TrainConfig(
-        method=method, cohort=run.open_cohort().name, cohort_sha256=sha256(run.open_cohort().folder / "card.json"),
-        case_ids=[sample.case_id for sample in training], site=training[0].site, coarsen=run.coarsen, beams_deg=list(run.beams_deg),
-        cond_channels=len(training[0].cond), seed=run.seed, precision=choose_precision(run.precision, choose_device(run.device)),
-        zero_snr=zero_snr, dose_shift=0.0, dose_scale=1.0, **parameters)
+        method=method,
+        cohort=run.open_cohort().name,
+        cohort_sha256=sha256(run.open_cohort().folder / "card.json"),
+        case_ids=[sample.case_id for sample in training],
+        site=training[0].site,
+        coarsen=run.coarsen,
+        beams_deg=list(run.beams_deg),
+        cond_channels=len(training[0].cond),
+        seed=run.seed,
+        precision=choose_precision(run.precision, choose_device(run.device)),
+        zero_snr=zero_snr,
+        dose_shift=0.0,
+        dose_scale=1.0,
+        **parameters,
+    )
     return with_units(config, training) if standardised else config
 
 
 def with_units(config, training):
     """The configuration in which what the network predicts has mean 0 and deviation 1 inside the training dose masks."""
-    left = [replace(sample, dose=sample.dose - offset_of(config, sample.cond[None])[0]) if find_method(config.method).prior else sample
-            for sample in training]
+    left = [
+        replace(sample, dose=sample.dose - offset_of(config, sample.cond[None])[0])
+        if find_method(config.method).prior
+        else sample
+        for sample in training
+    ]
     shift, scale = dose_statistics(left)
     return replace(config, dose_shift=shift, dose_scale=scale)
 
@@ -135,7 +168,16 @@ def check_perceptual(config):
         raise CannotTrain(f"{config.method} needs the weights of VGG16 as train.vgg_file; {WHERE}")
 
 
-def train(config, train_samples, validation_samples, folder, device="auto", prior=None, save_every_s=60.0, report=print):
+def train(
+    config,
+    train_samples,
+    validation_samples,
+    folder,
+    device="auto",
+    prior=None,
+    save_every_s=60.0,
+    report=print,
+):
     """Train to the end, or until patience runs out; write weights, configuration and history to `folder`.
 
     The same training (configuration, patients, code) goes on where it was stopped, and is not repeated once
@@ -149,7 +191,17 @@ def train(config, train_samples, validation_samples, folder, device="auto", prio
         return read_history(folder / "history.csv")
     alone = held(folder / "training.lock", f"another process is training {folder}; wait for it or stop it")
     with alone if is_first() else nullcontext():
-        return go_on(config, train_samples, validation_samples, folder, own_device(choose_device(device)), prior, key, save_every_s, report)
+        return go_on(
+            config,
+            train_samples,
+            validation_samples,
+            folder,
+            own_device(choose_device(device)),
+            prior,
+            key,
+            save_every_s,
+            report,
+        )
 
 
 def go_on(config, train_samples, validation_samples, folder, device, prior, key, save_every_s, report):
@@ -163,11 +215,15 @@ def go_on(config, train_samples, validation_samples, folder, device, prior, key,
         report(f"going on from step {run.step} of {config.n_steps}")
     elif config.start_from:
         start_from(run, config.start_from)
-    train_samples, validation_samples = ([s.to(device) for s in samples] for samples in (train_samples, validation_samples))
+    train_samples, validation_samples = (
+        [s.to(device) for s in samples] for samples in (train_samples, validation_samples)
+    )
     try:
         for _ in progress(range(run.step, config.n_steps), f"training {config.method}"):
             if out_of_patience(run.history, config.patience):
-                report(f"stopped after epoch {run.history[-1]['epoch']}: no better for {config.patience} epochs")
+                report(
+                    f"stopped after epoch {run.history[-1]['epoch']}: no better for {config.patience} epochs"
+                )
                 break
             timed_step(run, config, train_samples, device)
             keep_snapshots(run, config, folder)
@@ -177,7 +233,9 @@ def go_on(config, train_samples, validation_samples, folder, device, prior, key,
                 checkpoint(run, config, folder, key)
     except KeyboardInterrupt:
         checkpoint(run, config, folder, key)
-        raise UserError(f"stopped by hand at step {run.step} of {config.n_steps}; the same command goes on from there") from None
+        raise UserError(
+            f"stopped by hand at step {run.step} of {config.n_steps}; the same command goes on from there"
+        ) from None
     if device.type == "cuda":
         report(f"at most {torch.cuda.max_memory_allocated(device) / GB:.1f} GB of the GPU's memory were used")
     if is_first():
@@ -192,7 +250,11 @@ def training_key(config, prior):
     The units of the dose follow from all these; their last digits depend on how many threads add them up, so they are left out.
     """
     before = [weights_sha256(folder) for folder in (prior, config.start_from) if folder]
-    given = {name: value for name, value in asdict(config).items() if name not in ("dose_shift", "dose_scale", "start_from")}
+    given = {
+        name: value
+        for name, value in asdict(config).items()
+        if name not in ("dose_shift", "dose_scale", "start_from")
+    }
     return digest([given, before, modules_digest("import lib.training")])
 
 
@@ -210,8 +272,10 @@ def start_from(run, folder):
         for network in (run.network, run.averaged):
             network.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"the network of {folder} does not fit this training's ({str(error).splitlines()[1].strip()}); "
-                        "its width, its inputs or what it predicts differ") from None
+        raise UserError(
+            f"the network of {folder} does not fit this training's ({str(error).splitlines()[1].strip()}); "
+            "its width, its inputs or what it predicts differ"
+        ) from None
 
 
 def checkpoint(run, config, folder, key):
@@ -266,7 +330,10 @@ def own_parts(patients, accumulate):
     """
     parts = world() * accumulate
     edges = [round(i * patients / parts) for i in range(parts + 1)]
-    cut = [(slice(a, b), world() * (b - a) / patients) if b > a else (slice(0, 1), 0.0) for a, b in zip(edges, edges[1:])]
+    cut = [
+        (slice(a, b), world() * (b - a) / patients) if b > a else (slice(0, 1), 0.0)
+        for a, b in itertools.pairwise(edges)
+    ]
     own = cut[rank() * accumulate : (rank() + 1) * accumulate]
     return own if world() > 1 else [part for part in own if part[1]]
 
@@ -300,15 +367,23 @@ def close_epoch(run, config, validation_samples, device, report):
     """Write the epoch's row of the history; every `validate_every` epochs and at the end with a validation error."""
     check_finite(run, config)
     epoch = run.step // config.steps_per_epoch
-    row = dict(epoch=epoch, step=run.step, loss=float(run.loss_sum) / config.steps_per_epoch,
-               learning_rate=learning_rate(config, run.step), validation_mae_gy=None, seconds=round(run.seconds, 1))
+    row = {
+        "epoch": epoch,
+        "step": run.step,
+        "loss": float(run.loss_sum) / config.steps_per_epoch,
+        "learning_rate": learning_rate(config, run.step),
+        "validation_mae_gy": None,
+        "seconds": round(run.seconds, 1),
+    }
     run.loss_sum.zero_()
     if validation_samples and (epoch % config.validate_every == 0 or epoch == config.epochs):
         row["validation_mae_gy"] = validate(run, config, validation_samples, device)
         if config.keep == "best" and row["validation_mae_gy"] < run.best_mae_gy:
             run.best_mae_gy = row["validation_mae_gy"]
             run.best_weights = {name: w.clone() for name, w in run.averaged.state_dict().items()}
-        report(f"epoch {epoch}/{config.epochs}: loss {row['loss']:.4g}, validation MAE {row['validation_mae_gy']:.2f} Gy")
+        report(
+            f"epoch {epoch}/{config.epochs}: loss {row['loss']:.4g}, validation MAE {row['validation_mae_gy']:.2f} Gy"
+        )
     run.history.append(row)
 
 
@@ -332,8 +407,10 @@ def out_of_patience(history, patience):
 
 def check_finite(run, config):
     if not math.isfinite(float(run.loss_sum)):
-        raise CannotTrain(f"the training of {config.method} diverged at step {run.step}: its loss is not finite; "
-                          "lower train.learning_rate")
+        raise CannotTrain(
+            f"the training of {config.method} diverged at step {run.step}: its loss is not finite; "
+            "lower train.learning_rate"
+        )
 
 
 def keep_snapshots(run, config, folder):
@@ -345,7 +422,10 @@ def keep_snapshots(run, config, folder):
 
 def finish(run, config, folder, prior, key):
     """Write the result: averaged weights (or the best) and the last, configuration, history; the running state is then gone."""
-    save_tensors(folder / "weights.safetensors", run.best_weights if config.keep == "best" and run.best_weights else run.averaged.state_dict())
+    save_tensors(
+        folder / "weights.safetensors",
+        run.best_weights if config.keep == "best" and run.best_weights else run.averaged.state_dict(),
+    )
     save_tensors(folder / "weights-last.safetensors", run.network.state_dict())
     write_json(folder / "config.json", asdict(config))
     write_text(folder / "history.csv", pd.DataFrame(run.history).to_csv(index=False))

@@ -3,6 +3,7 @@
 Half a window is shared with the next one, as in the reference study (128 with an overlap of 64); the weights are
 Gaussian, of a quarter of the window as deviation.
 """
+
 import torch
 
 from lib.errors import UserError

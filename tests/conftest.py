@@ -1,4 +1,5 @@
 """Fixtures for all tests; `import toys` works because pytest puts this folder on the path."""
+
 import os
 from pathlib import Path
 
@@ -17,5 +18,7 @@ def openkbp_folder():
     """The real patients: the folder that holds train-pats and validation-pats."""
     folder = os.environ.get("OPENKBP_FOLDER")
     if not folder:
-        pytest.skip("OPENKBP_FOLDER is not set; it names the folder that holds train-pats and validation-pats")
+        pytest.skip(
+            "OPENKBP_FOLDER is not set; it names the folder that holds train-pats and validation-pats"
+        )
     return Path(folder)

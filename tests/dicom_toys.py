@@ -1,4 +1,5 @@
 """Made-up patients as DICOM-RT folders: what tests read back, bend and damage."""
+
 import io
 from pathlib import Path
 
@@ -11,10 +12,21 @@ from skimage.measure import find_contours
 
 from lib.cases.dicom_rt import read_patient
 
-CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "RTSTRUCT": "1.2.840.10008.5.1.4.1.1.481.3",
-           "RTDOSE": "1.2.840.10008.5.1.4.1.1.481.2", "RTPLAN": "1.2.840.10008.5.1.4.1.1.481.5"}
-PRIVATE = {"PatientName": "Doe^Jane^Secretia", "PatientID": "MRN-8675309", "PatientBirthDate": "19470311",
-           "PatientSex": "F", "StudyDate": "20190823", "StudyTime": "101500", "ReferringPhysicianName": "Grey^Meredith"}
+CLASSES = {
+    "CT": "1.2.840.10008.5.1.4.1.1.2",
+    "RTSTRUCT": "1.2.840.10008.5.1.4.1.1.481.3",
+    "RTDOSE": "1.2.840.10008.5.1.4.1.1.481.2",
+    "RTPLAN": "1.2.840.10008.5.1.4.1.1.481.5",
+}
+PRIVATE = {
+    "PatientName": "Doe^Jane^Secretia",
+    "PatientID": "MRN-8675309",
+    "PatientBirthDate": "19470311",
+    "PatientSex": "F",
+    "StudyDate": "20190823",
+    "StudyTime": "101500",
+    "ReferringPhysicianName": "Grey^Meredith",
+}
 POSITIONS = {"HFS": (1, 1), "HFP": (-1, -1), "FFS": (-1, 1), "FFP": (1, -1)}  # directions of columns and rows
 PIXELS = b"\xe0\x7f\x10\x00OW\x00\x00"  # tag, VR and reserved bytes of PixelData; four bytes of length follow
 NONSENSE = (("LO", "x"), ("US", 0), ("DS", "-1"), ("DS", "1e30"), ("DS", "nan"), ("UI", "1.2.3"), ("CS", ""))
@@ -26,7 +38,9 @@ def read_case(folder):
     return read_patient(folder)[0]
 
 
-def write_patient(case, folder, *, position="HFS", reverse=False, absolute=False, dose=None, names=None, edit=None):
+def write_patient(
+    case, folder, *, position="HFS", reverse=False, absolute=False, dose=None, names=None, edit=None
+):
     """`case` as a folder of CT slices, RTSTRUCT, RTDOSE and RTPLAN; returns the folder.
 
     position   how the patient lies, a key of POSITIONS, or "turned": columns run front to back
@@ -44,8 +58,15 @@ def write_patient(case, folder, *, position="HFS", reverse=False, absolute=False
     numbers = range(len(slices))[::-1] if reverse else range(len(slices))
     files = [("CT", k, slices[k]) for k in numbers]
     files.append(("RTSTRUCT", 0, structure_set(case, uids, slices, ROI_NAMES if names is None else names)))
-    files.append(("RTDOSE", 0, rt_dose(dose or (case.dose_gy, case.origin_mm, case.spacing_mm), position, reverse,
-                                       absolute, uids)))
+    files.append(
+        (
+            "RTDOSE",
+            0,
+            rt_dose(
+                dose or (case.dose_gy, case.origin_mm, case.spacing_mm), position, reverse, absolute, uids
+            ),
+        )
+    )
     files.append(("RTPLAN", 0, rt_plan(case, uids)))
     for i, (kind, k, ds) in enumerate(files):
         if edit is None or edit(kind, k, ds) is not False:
@@ -123,20 +144,36 @@ def structure_set(case, uids, slices, names):
     ds = common("RTSTRUCT", uids)
     ds.StructureSetLabel, ds.StructureSetDate, ds.StructureSetTime = "toy", "20190823", "101500"
     ds.ApprovalStatus = "UNAPPROVED"
-    images = [item(ReferencedSOPClassUID=CLASSES["CT"], ReferencedSOPInstanceUID=s.SOPInstanceUID) for s in slices]
+    images = [
+        item(ReferencedSOPClassUID=CLASSES["CT"], ReferencedSOPInstanceUID=s.SOPInstanceUID) for s in slices
+    ]
     series = item(SeriesInstanceUID=uids["series"], ContourImageSequence=images)
-    study = item(ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1", ReferencedSOPInstanceUID=uids["study"],
-                 RTReferencedSeriesSequence=[series])
-    ds.ReferencedFrameOfReferenceSequence = [item(FrameOfReferenceUID=uids["frame"], RTReferencedStudySequence=[study])]
+    study = item(
+        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",
+        ReferencedSOPInstanceUID=uids["study"],
+        RTReferencedSeriesSequence=[series],
+    )
+    ds.ReferencedFrameOfReferenceSequence = [
+        item(FrameOfReferenceUID=uids["frame"], RTReferencedStudySequence=[study])
+    ]
     structures = {"BODY": case.dose_mask, **{name: case.masks[name] for name in sorted(case.masks)}}
     ds.StructureSetROISequence, ds.ROIContourSequence, ds.RTROIObservationsSequence = [], [], []
     for n, (name, mask) in enumerate(structures.items(), 1):
-        ds.StructureSetROISequence.append(item(ROINumber=n, ReferencedFrameOfReferenceUID=uids["frame"],
-                                               ROIName=names.get(name, name), ROIGenerationAlgorithm="MANUAL"))
-        ds.ROIContourSequence.append(item(ReferencedROINumber=n, ContourSequence=contours(mask, case, images)))
+        ds.StructureSetROISequence.append(
+            item(
+                ROINumber=n,
+                ReferencedFrameOfReferenceUID=uids["frame"],
+                ROIName=names.get(name, name),
+                ROIGenerationAlgorithm="MANUAL",
+            )
+        )
+        ds.ROIContourSequence.append(
+            item(ReferencedROINumber=n, ContourSequence=contours(mask, case, images))
+        )
         kind = "EXTERNAL" if name == "BODY" else "PTV" if name.startswith("PTV") else "ORGAN"
-        ds.RTROIObservationsSequence.append(item(ObservationNumber=n, ReferencedROINumber=n, RTROIInterpretedType=kind,
-                                                 ROIInterpreter=""))
+        ds.RTROIObservationsSequence.append(
+            item(ObservationNumber=n, ReferencedROINumber=n, RTROIInterpretedType=kind, ROIInterpreter="")
+        )
     return ds
 
 
@@ -148,8 +185,14 @@ def contours(mask, case, images):
         for line in find_contours(np.pad(mask[k], 1).astype(float), 0.5):
             y, x = ((line[:-1] - 1) * case.spacing_mm[1:] + case.origin_mm[1:]).T
             points = np.stack([x, y, np.full(len(x), z)], axis=1)
-            items.append(item(ContourImageSequence=[images[k]], ContourGeometricType="CLOSED_PLANAR",
-                              NumberOfContourPoints=len(points), ContourData=[f"{v:.3f}" for v in points.ravel()]))
+            items.append(
+                item(
+                    ContourImageSequence=[images[k]],
+                    ContourGeometricType="CLOSED_PLANAR",
+                    NumberOfContourPoints=len(points),
+                    ContourData=[f"{v:.3f}" for v in points.ravel()],
+                )
+            )
     return items
 
 
@@ -168,8 +211,9 @@ def rt_dose(dose, position, reverse, absolute, uids):
     ds.SliceThickness = ds_number(spacing_mm[0])
     ds.NumberOfFrames, ds.FrameIncrementPointer = len(frames), 0x3004000C
     ds.GridFrameOffsetVector = [ds_number(v) for v in (z_mm if absolute else (z_mm - z_mm[0]) * normal_z)]
-    ds.ReferencedRTPlanSequence = [item(ReferencedSOPClassUID=CLASSES["RTPLAN"],
-                                        ReferencedSOPInstanceUID=uids["RTPLAN"])]
+    ds.ReferencedRTPlanSequence = [
+        item(ReferencedSOPClassUID=CLASSES["RTPLAN"], ReferencedSOPInstanceUID=uids["RTPLAN"])
+    ]
     fill_pixels(ds, np.rint(frames * 100).astype("<u2"))
     return ds
 
@@ -180,11 +224,18 @@ def rt_plan(case, uids):
     ds.ApprovalStatus = "UNAPPROVED"
     numbers = {name: n for n, name in enumerate(["BODY", *sorted(case.masks)], 1)}
     ds.DoseReferenceSequence = [
-        item(DoseReferenceNumber=k, DoseReferenceStructureType="VOLUME", ReferencedROINumber=numbers[name],
-             DoseReferenceType="TARGET", TargetPrescriptionDose=ds_number(gy))
-        for k, (name, gy) in enumerate(case.prescription_gy.items(), 1)]
-    ds.ReferencedStructureSetSequence = [item(ReferencedSOPClassUID=CLASSES["RTSTRUCT"],
-                                              ReferencedSOPInstanceUID=uids["RTSTRUCT"])]
+        item(
+            DoseReferenceNumber=k,
+            DoseReferenceStructureType="VOLUME",
+            ReferencedROINumber=numbers[name],
+            DoseReferenceType="TARGET",
+            TargetPrescriptionDose=ds_number(gy),
+        )
+        for k, (name, gy) in enumerate(case.prescription_gy.items(), 1)
+    ]
+    ds.ReferencedStructureSetSequence = [
+        item(ReferencedSOPClassUID=CLASSES["RTSTRUCT"], ReferencedSOPInstanceUID=uids["RTSTRUCT"])
+    ]
     return ds
 
 

@@ -1,11 +1,12 @@
 """Open fields against what attenuation, distance and divergence say, and against symmetries."""
+
 import pytest
 import torch
+from toys import toy_case
 
 from lib.beams import ATTENUATION_PER_MM, SOURCE_MM, open_fields
 from lib.features import beam_channel, make_sample
 from lib.grid import dose_box
-from toys import toy_case
 
 SPACING_MM = (4.0, 4.0, 4.0)
 SIZE = 61
@@ -48,10 +49,15 @@ def test_the_field_widens_with_the_distance_from_the_source():
         assert far / near == pytest.approx((SOURCE_MM + far_mm) / (SOURCE_MM + near_mm), rel=0.06)
 
 
-@pytest.mark.parametrize("angle, entrance, exit", [
-    (0, (MIDDLE, 3, MIDDLE), (MIDDLE, -4, MIDDLE)), (180, (MIDDLE, -4, MIDDLE), (MIDDLE, 3, MIDDLE)),
-    (90, (MIDDLE, MIDDLE, -4), (MIDDLE, MIDDLE, 3)), (270, (MIDDLE, MIDDLE, 3), (MIDDLE, MIDDLE, -4)),
-])
+@pytest.mark.parametrize(
+    "angle, entrance, exit",
+    [
+        (0, (MIDDLE, 3, MIDDLE), (MIDDLE, -4, MIDDLE)),
+        (180, (MIDDLE, -4, MIDDLE), (MIDDLE, 3, MIDDLE)),
+        (90, (MIDDLE, MIDDLE, -4), (MIDDLE, MIDDLE, 3)),
+        (270, (MIDDLE, MIDDLE, 3), (MIDDLE, MIDDLE, -4)),
+    ],
+)
 def test_angles_are_those_of_a_patient_on_his_back(angle, entrance, exit):
     """0 enters from the front (low y), 90 from his left (high x); each enters where the dose is highest."""
     fields = open_fields(box_target(), water(), SPACING_MM, [angle])
@@ -74,7 +80,9 @@ def test_a_quarter_turn_of_all_turns_the_fields():
 
 def test_fields_of_several_angles_are_their_mean():
     parts = [open_fields(box_target(), water(), SPACING_MM, [angle]) for angle in (0, 40, 250)]
-    assert torch.allclose(open_fields(box_target(), water(), SPACING_MM, [0, 40, 250]), sum(parts) / 3, atol=1e-6)
+    assert torch.allclose(
+        open_fields(box_target(), water(), SPACING_MM, [0, 40, 250]), sum(parts) / 3, atol=1e-6
+    )
 
 
 def test_without_a_target_there_is_no_field():

@@ -1,4 +1,5 @@
 """The report in a real browser: the slices follow slider, keys, wheel and the list of methods; it fits a phone; it needs no network."""
+
 import shutil
 
 import pytest
@@ -16,20 +17,33 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed (
 def report(tmp_path_factory):
     """The published quick report, built anew by this code."""
     folder = tmp_path_factory.mktemp("published") / "phantom-quick"
-    shutil.copytree(ROOT / "outputs" / "phantom-quick", folder, ignore=shutil.ignore_patterns("checkpoints", "pages", "*.ipynb"))
+    shutil.copytree(
+        ROOT / "outputs" / "phantom-quick",
+        folder,
+        ignore=shutil.ignore_patterns("checkpoints", "pages", "*.ipynb"),
+    )
     build_report(folder, every_patient=True)
     return folder / "report.html"
 
 
 def test_every_patient_is_shown_in_the_report_that_is_asked_to(report):
-    count = {name: (report.parent / name).read_text().count('class="scrub"') for name in ("report.html", "report-every-patient.html")}
+    count = {
+        name: (report.parent / name).read_text().count('class="scrub"')
+        for name in ("report.html", "report-every-patient.html")
+    }
     steps = (report.parent / "results" / "02_steps.npz").exists()
-    assert count["report-every-patient.html"] == len(predicted_cases(report.parent, "baseline")) + steps > count["report.html"] == PATIENTS + steps
+    assert (
+        count["report-every-patient.html"]
+        == len(predicted_cases(report.parent, "baseline")) + steps
+        > count["report.html"]
+        == PATIENTS + steps
+    )
 
 
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
@@ -43,7 +57,9 @@ def page(browser, report):
     opened, wrong = context.new_page(), []
     opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None)
+    opened.on(
+        "request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None
+    )
     opened.goto(report.as_uri())
     yield opened
     context.close()
@@ -52,7 +68,10 @@ def page(browser, report):
 
 def tile(view):
     """Number of the tile that the first frame shows."""
-    x, y = (float(p.removesuffix("px")) for p in view.locator(".frame").first.evaluate("f => f.style.backgroundPosition").split())
+    x, y = (
+        float(p.removesuffix("px"))
+        for p in view.locator(".frame").first.evaluate("f => f.style.backgroundPosition").split()
+    )
     width, height = (float(view.get_attribute(f"data-{side}")) for side in ("width", "height"))
     return round(-x / width) + COLUMNS * round(-y / height)
 
@@ -96,7 +115,9 @@ def test_the_list_of_methods_chooses_what_is_shown(page):
 def test_the_page_fits_the_window(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("img").evaluate_all("all => all.every(i => i.alt && i.complete && i.naturalWidth > 0)")
+    assert page.locator("img").evaluate_all(
+        "all => all.every(i => i.alt && i.complete && i.naturalWidth > 0)"
+    )
 
 
 def test_the_contents_lead_to_their_sections(page):
@@ -109,13 +130,17 @@ def test_a_table_sorts_by_the_column_that_is_clicked_and_back(page):
     button = table.locator("thead button").nth(1)
 
     def column():
-        return [float(text.split()[0]) for text in table.locator("tbody tr td:nth-of-type(1)").all_inner_texts()]
+        return [
+            float(text.split()[0]) for text in table.locator("tbody tr td:nth-of-type(1)").all_inner_texts()
+        ]
 
     button.click()
     assert column() == sorted(column()) and table.locator("th[aria-sort=ascending]").count() == 1
     button.focus()
     page.keyboard.press("Enter")
-    assert column() == sorted(column(), reverse=True) and table.locator("th[aria-sort=descending]").count() == 1
+    assert (
+        column() == sorted(column(), reverse=True) and table.locator("th[aria-sort=descending]").count() == 1
+    )
     table.locator("thead button").first.click()
     names = table.locator("tbody th").all_inner_texts()
     assert names[:2] == ["baseline", "control"]
@@ -123,7 +148,9 @@ def test_a_table_sorts_by_the_column_that_is_clicked_and_back(page):
 
 def test_figures_and_tables_are_numbered_as_they_appear(page):
     for what, selector in (("Figure", "figure:not(.tabled) figcaption b"), ("Table", ".tabled figcaption b")):
-        assert page.locator(selector).all_text_contents() == [f"{what} {n}." for n in range(1, 1 + page.locator(selector).count())]
+        assert page.locator(selector).all_text_contents() == [
+            f"{what} {n}." for n in range(1, 1 + page.locator(selector).count())
+        ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

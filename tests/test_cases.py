@@ -1,4 +1,5 @@
 """Case files keep everything exactly or say in one sentence why not; cohorts list, split and leave out as promised."""
+
 import dataclasses
 import json
 import re
@@ -7,14 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from toys import SHAPE, toy_case, toy_cohort
 
 from lib.cases.case import Case, dose_step_gy, load_case, save_case
-from lib.evaluation.checks import check_cohort, describe_case, find_oddities
 from lib.cases.cohort import make_cohort, open_cohort, reference_split
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
+from lib.evaluation.checks import check_cohort, describe_case, find_oddities
 from lib.files import read_json, written_whole
-from toys import SHAPE, toy_case, toy_cohort
 
 REFERENCE_IDS = [f"case_{n:04d}" for n in range(1, 25) if n != 13]
 
@@ -71,8 +72,16 @@ def test_every_multiple_of_a_step_up_to_80_gy_is_exact(step_gy, tmp_path):
     shape = (1, 1, n)
     ones = np.ones(shape, bool)
     dose_gy = np.arange(n).reshape(shape).astype(np.float64) * step_gy
-    case = Case("ramp", np.zeros(shape, np.int16), dose_gy.astype(np.float32), {"PTV70": ones}, ones, (2, 2, 2),
-                {"PTV70": 70}, "prostate")
+    case = Case(
+        "ramp",
+        np.zeros(shape, np.int16),
+        dose_gy.astype(np.float32),
+        {"PTV70": ones},
+        ones,
+        (2, 2, 2),
+        {"PTV70": 70},
+        "prostate",
+    )
     assert dose_step_gy(case.dose_gy) == step_gy
     assert np.array_equal(round_trip(case, tmp_path).dose_gy, case.dose_gy)
 
@@ -209,28 +218,36 @@ def test_a_folder_in_the_files_place_is_named(tmp_path):
 def with_dose(case, value, at=(8, 12, 12)):
     dose_gy = case.dose_gy.copy()
     dose_gy[at] = value
-    return dict(dose_gy=dose_gy)
+    return {"dose_gy": dose_gy}
 
 
 REFUSED = {
-    "shapes differ": lambda c: dict(ct_hu=c.ct_hu[1:]),
-    "PTV56": lambda c: dict(masks=c.masks | {"PTV56": c.masks["PTV56"][:, 1:]}),
-    "three axes": lambda c: dict(ct_hu=c.ct_hu[0], dose_gy=c.dose_gy[0], dose_mask=c.dose_mask[0],
-                                 masks={n: m[0] for n, m in c.masks.items()}),
-    "in cm or m": lambda c: dict(spacing_mm=(0.25, 0.1, 0.1)),
-    "between 0.3 and 20": lambda c: dict(spacing_mm=(0.0025, 0.001, 0.001)),
-    r"spacing of \(2.0, 2.0\)": lambda c: dict(spacing_mm=(2.0, 2.0)),
-    "spacing of .*nan": lambda c: dict(spacing_mm=(2.0, 2.0, float("nan"))),
+    "shapes differ": lambda c: {"ct_hu": c.ct_hu[1:]},
+    "PTV56": lambda c: {"masks": c.masks | {"PTV56": c.masks["PTV56"][:, 1:]}},
+    "three axes": lambda c: {
+        "ct_hu": c.ct_hu[0],
+        "dose_gy": c.dose_gy[0],
+        "dose_mask": c.dose_mask[0],
+        "masks": {n: m[0] for n, m in c.masks.items()},
+    },
+    "in cm or m": lambda c: {"spacing_mm": (0.25, 0.1, 0.1)},
+    "between 0.3 and 20": lambda c: {"spacing_mm": (0.0025, 0.001, 0.001)},
+    r"spacing of \(2.0, 2.0\)": lambda c: {"spacing_mm": (2.0, 2.0)},
+    "spacing of .*nan": lambda c: {"spacing_mm": (2.0, 2.0, float("nan"))},
     "not finite": lambda c: with_dose(c, np.nan),
     "values that are not finite": lambda c: with_dose(c, np.inf),
-    "in cGy": lambda c: dict(dose_gy=c.dose_gy * 100),
+    "in cGy": lambda c: {"dose_gy": c.dose_gy * 100},
     "a dose from -0.1": lambda c: with_dose(c, -0.1),
-    "or empty": lambda c: dict(dose_gy=np.zeros(SHAPE, np.float32)),
-    "dose mask is empty": lambda c: dict(dose_mask=np.zeros(SHAPE, bool)),
-    "target PTV56 has a prescription but no voxels": lambda c: dict(masks=c.masks | {"PTV56": np.zeros(SHAPE, bool)}),
-    "target PTV70 has a prescription but no voxels": lambda c: dict(masks={n: c.masks[n] for n in ("PTV56", "Rectum")}),
-    "prescription .* missing": lambda c: dict(prescription_gy={}),
-    "not in Gy": lambda c: dict(prescription_gy={"PTV70": 7000.0}),
+    "or empty": lambda c: {"dose_gy": np.zeros(SHAPE, np.float32)},
+    "dose mask is empty": lambda c: {"dose_mask": np.zeros(SHAPE, bool)},
+    "target PTV56 has a prescription but no voxels": lambda c: {
+        "masks": c.masks | {"PTV56": np.zeros(SHAPE, bool)}
+    },
+    "target PTV70 has a prescription but no voxels": lambda c: {
+        "masks": {n: c.masks[n] for n in ("PTV56", "Rectum")}
+    },
+    "prescription .* missing": lambda c: {"prescription_gy": {}},
+    "not in Gy": lambda c: {"prescription_gy": {"PTV70": 7000.0}},
 }
 
 
@@ -283,7 +300,12 @@ def test_make_cohort_lists_whom_it_left_out_and_goes_on(tmp_path):
     assert cohort.card["left_out"] == {"bad_1": "bad_1.csv is cut off", "bad_2": "bad_2.csv is cut off"}
     assert said == ["left out bad_1: bad_1.csv is cut off", "left out bad_2: bad_2.csv is cut off"]
     assert cohort.split == {"train": ["toy_1", "toy_2"], "validation": [], "test": ["toy_3"]}
-    assert sorted(p.name for p in cohort.folder.iterdir()) == ["card.json", "toy_1.npz", "toy_2.npz", "toy_3.npz"]
+    assert sorted(p.name for p in cohort.folder.iterdir()) == [
+        "card.json",
+        "toy_1.npz",
+        "toy_2.npz",
+        "toy_3.npz",
+    ]
 
 
 def test_make_cohort_with_no_usable_patient_says_why(tmp_path):
@@ -295,7 +317,9 @@ def test_make_cohort_with_no_usable_patient_says_why(tmp_path):
 
 def test_toy_cohorts_are_what_make_cohort_writes(tmp_path):
     ids = [f"toy_{i}" for i in (1, 2, 3)]
-    made = make_cohort(tmp_path / "a" / "c", {i: i for i in ids}, toy_case, reference_split(ids), "toys", workers=1)
+    made = make_cohort(
+        tmp_path / "a" / "c", {i: i for i in ids}, toy_case, reference_split(ids), "toys", workers=1
+    )
     assert made.card == toy_cohort(tmp_path / "b" / "c", n=3).card
 
 
@@ -330,7 +354,9 @@ BROKEN_COHORTS = {
     "of version 99": lambda f: edit_card(f, version=99),
     "of version None": lambda f: edit_card(f, version=None),
     "lacks toy_2.npz": lambda f: (f / "toy_2.npz").unlink(),
-    "lists toy_1 twice": lambda f: edit_card(f, split={"train": ["toy_1"], "validation": ["toy_2"], "test": ["toy_3", "toy_1"]}),
+    "lists toy_1 twice": lambda f: edit_card(
+        f, split={"train": ["toy_1"], "validation": ["toy_2"], "test": ["toy_3", "toy_1"]}
+    ),
     "not readable as JSON": lambda f: (f / "card.json").write_bytes(b'{"version": 1, '),
 }
 FOREIGN_CARDS = {
@@ -373,8 +399,11 @@ def test_the_prostate_vector_is_the_references():
 
 def test_the_head_and_neck_vector_is_prescriptions_and_flags():
     case = toy_case(site="head-and-neck")
-    without = changed(case, masks={n: m for n, m in case.masks.items() if n not in ("PTV63", "Larynx")},
-                      prescription_gy={"PTV70": 70.0, "PTV56": 56.0})
+    without = changed(
+        case,
+        masks={n: m for n, m in case.masks.items() if n not in ("PTV63", "Larynx")},
+        prescription_gy={"PTV70": 70.0, "PTV56": 56.0},
+    )
     assert constraint_vector(case) == [1, 0.9, 0.8] + [1] * 10
     assert constraint_vector(without) == [1, 0, 0.8, 1, 0, 1, 1, 1, 1, 1, 1, 0, 1]
 
@@ -390,7 +419,7 @@ def test_nothing_is_odd_about_a_good_patient(site, seed):
 
 @pytest.mark.parametrize("site", PROTOCOLS)
 def test_swapped_sides_are_found(site):
-    (left, right), = PROTOCOLS[site].mirrored
+    ((left, right),) = PROTOCOLS[site].mirrored
     case = toy_case(site=site)
     swapped = changed(case, masks=case.masks | {left: case.masks[right], right: case.masks[left]})
     assert any(left in finding and "swapped" in finding for finding in find_oddities(swapped))
@@ -415,18 +444,34 @@ def test_a_dose_shifted_against_the_structures_is_found():
 
 
 def test_one_patient_under_two_names_is_found(tmp_path):
-    cohort = toy_cohort(tmp_path / "toys", 4, split={"train": ["toy_1", "toy_2"], "validation": ["toy_3"], "test": ["toy_4"]})
+    cohort = toy_cohort(
+        tmp_path / "toys", 4, split={"train": ["toy_1", "toy_2"], "validation": ["toy_3"], "test": ["toy_4"]}
+    )
     assert not any("two names" in finding for row in check_cohort(cohort) for finding in row["findings"])
     twin = {"toy_2": "toy_1", "toy_4": "toy_1"}
-    doubled = SimpleNamespace(split=cohort.split, load=lambda case_id: changed(cohort.load(twin.get(case_id, case_id)), case_id=case_id))
-    found = {row["case_id"]: [finding for finding in row["findings"] if "two names" in finding] for row in check_cohort(doubled)}
-    assert found == {"toy_1": [], "toy_3": [], "toy_2": ["its CT is that of toy_1: one patient under two names"],
-                     "toy_4": ["its CT is that of toy_1: one patient under two names, one of train and one of test: the errors on test patients are too good"]}
+    doubled = SimpleNamespace(
+        split=cohort.split,
+        load=lambda case_id: changed(cohort.load(twin.get(case_id, case_id)), case_id=case_id),
+    )
+    found = {
+        row["case_id"]: [finding for finding in row["findings"] if "two names" in finding]
+        for row in check_cohort(doubled)
+    }
+    assert found == {
+        "toy_1": [],
+        "toy_3": [],
+        "toy_2": ["its CT is that of toy_1: one patient under two names"],
+        "toy_4": [
+            "its CT is that of toy_1: one patient under two names, one of train and one of test: the errors on test patients are too good"
+        ],
+    }
 
 
 def test_a_ct_without_its_offset_is_found():
     case = toy_case()
-    assert any("no body" in finding for finding in find_oddities(changed(case, ct_hu=case.ct_hu + np.int16(1024))))
+    assert any(
+        "no body" in finding for finding in find_oddities(changed(case, ct_hu=case.ct_hu + np.int16(1024)))
+    )
 
 
 def test_a_description_agrees_with_plain_counting():

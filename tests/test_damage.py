@@ -4,21 +4,24 @@ DAMAGE_VARIANTS=n takes n variants of each kind instead of a few: the campaign. 
 state of a training, the reference's npz) must be refused or equal. Text has none: there a digit may become another digit, so it must
 only be read or refused.
 """
+
 import io
 import os
 import re
 import signal
 import zipfile
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
-
 import test_vmat_npz as vmat
+import torch
+from toys import toy_case, toy_cohort, write_openkbp_folder
+
 from lib.cases import openkbp, vmat_npz
 from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
@@ -33,12 +36,28 @@ from lib.predictions import load_prediction, save_prediction
 from lib.run import plan
 from lib.state import load_state, save_state
 from lib.tensors import save_tensors
-from toys import toy_case, toy_cohort, write_openkbp_folder
 
 VARIANTS = int(os.environ.get("DAMAGE_VARIANTS", 30))
 LONGEST_S = 20
-HOSTILE = [b"nan", b"-inf", b"1e308", b"-1", b"", b"null", b"9" * 400, b"../../../etc/passwd", b"<script>alert(1)</script>", b"[" * 3000, b"\x00",
-           b"!!python/object/apply:os.system ['touch pwned']", b"&a [*a, *a]", "\u202e\u0000\ud7ff".encode(), b"true", b"{}", b"\xff\xfe"]
+HOSTILE = [
+    b"nan",
+    b"-inf",
+    b"1e308",
+    b"-1",
+    b"",
+    b"null",
+    b"9" * 400,
+    b"../../../etc/passwd",
+    b"<script>alert(1)</script>",
+    b"[" * 3000,
+    b"\x00",
+    b"!!python/object/apply:os.system ['touch pwned']",
+    b"&a [*a, *a]",
+    "\u202e\u0000\ud7ff".encode(),
+    b"true",
+    b"{}",
+    b"\xff\xfe",
+]
 
 
 class Kind(NamedTuple):
@@ -51,9 +70,27 @@ class Kind(NamedTuple):
 
 
 def made_weights(folder):
-    words = dict(method="baseline", cohort="toys", cohort_sha256="0" * 64, case_ids=["toy_1"], site="prostate", beams_deg=[], patch_voxels=[0, 0, 0],
-                 zero_snr=False, weighting="none", region="dose mask", gradient_units="per mm", vgg_file="", augment="none", keep="last",
-                 snapshots_pct=[], precision="32", base_channels=8, cond_channels=9, dose_scale=1.0)
+    words = {
+        "method": "baseline",
+        "cohort": "toys",
+        "cohort_sha256": "0" * 64,
+        "case_ids": ["toy_1"],
+        "site": "prostate",
+        "beams_deg": [],
+        "patch_voxels": [0, 0, 0],
+        "zero_snr": False,
+        "weighting": "none",
+        "region": "dose mask",
+        "gradient_units": "per mm",
+        "vgg_file": "",
+        "augment": "none",
+        "keep": "last",
+        "snapshots_pct": [],
+        "precision": "32",
+        "base_channels": 8,
+        "cond_channels": 9,
+        "dose_scale": 1.0,
+    }
     numbers = {field.name: 1 for field in fields(TrainConfig) if field.name not in words}
     config = TrainConfig(**words, **numbers)
     save_tensors(folder / "weights.safetensors", find_method("baseline").make_network(config).state_dict())
@@ -89,18 +126,48 @@ def copied(name, target):
 
 
 KINDS = {
-    "case": Kind(lambda f: save_case(toy_case(shape=(8, 10, 12)), f / "a.npz"), lambda f: load_case(f / "a.npz"), "a.npz", True),
+    "case": Kind(
+        lambda f: save_case(toy_case(shape=(8, 10, 12)), f / "a.npz"),
+        lambda f: load_case(f / "a.npz"),
+        "a.npz",
+        True,
+    ),
     "cohort card": Kind(lambda f: toy_cohort(f, n=4, shape=(8, 8, 8)), read_card, "card.json", False),
-    "OpenKBP folder": Kind(write_openkbp_folder, lambda f: openkbp.read_patient(f / "train-pats" / "pt_1"), "train-pats/pt_1/*.csv", False),
-    "prediction": Kind(lambda f: save_prediction(f / "a.npz", np.full((4, 5, 6), 3.0), 2),
-                       lambda f: load_prediction(f / "a.npz", np.ones((8, 10, 12), bool)), "a.npz", True),
-    "weights": Kind(made_weights, lambda f: load_predictor(f, "cpu").network.state_dict(), "weights.safetensors", True),
+    "OpenKBP folder": Kind(
+        write_openkbp_folder,
+        lambda f: openkbp.read_patient(f / "train-pats" / "pt_1"),
+        "train-pats/pt_1/*.csv",
+        False,
+    ),
+    "prediction": Kind(
+        lambda f: save_prediction(f / "a.npz", np.full((4, 5, 6), 3.0), 2),
+        lambda f: load_prediction(f / "a.npz", np.ones((8, 10, 12), bool)),
+        "a.npz",
+        True,
+    ),
+    "weights": Kind(
+        made_weights, lambda f: load_predictor(f, "cpu").network.state_dict(), "weights.safetensors", True
+    ),
     "configuration": Kind(made_weights, lambda f: load_predictor(f, "cpu").config, "config.json", False),
-    "state of a training": Kind(lambda f: save_state(f, "key", {"w": torch.arange(50.0), "epoch": 3}),
-                                lambda f: load_state(f, "key", "cpu", report=lambda text: None) or refuse(), "state.pt", True),
+    "state of a training": Kind(
+        lambda f: save_state(f, "key", {"w": torch.arange(50.0), "epoch": 3}),
+        lambda f: load_state(f, "key", "cpu", report=lambda text: None) or refuse(),
+        "state.pt",
+        True,
+    ),
     "params file": Kind(copied("params/phantom-quick.yaml", "p.yaml"), read_params, "p.yaml", False),
-    "notebook": Kind(copied("notebooks/02_sampling_ablation.ipynb", "n.ipynb"), lambda f: read_parameters(f / "n.ipynb"), "n.ipynb", False),
-    "reference npz": Kind(lambda f: vmat.write(f / "case_0007.npz", vmat.arrays()), lambda f: vmat_npz.read_npz(f / "case_0007.npz"), "*.npz", True),
+    "notebook": Kind(
+        copied("notebooks/02_sampling_ablation.ipynb", "n.ipynb"),
+        lambda f: read_parameters(f / "n.ipynb"),
+        "n.ipynb",
+        False,
+    ),
+    "reference npz": Kind(
+        lambda f: vmat.write(f / "case_0007.npz", vmat.arrays()),
+        lambda f: vmat_npz.read_npz(f / "case_0007.npz"),
+        "*.npz",
+        True,
+    ),
 }
 
 
@@ -199,6 +266,7 @@ def bent(payload, way):
 def at_most(seconds):
     def stop(*_):
         raise TimeoutError(f"longer than {seconds} s")
+
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
     try:

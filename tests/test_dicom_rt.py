@@ -1,4 +1,5 @@
 """DICOM-RT folders: what is read is what was written, whatever is wrong is named, and no name leaks."""
+
 import dataclasses
 import json
 import os
@@ -13,17 +14,18 @@ import yaml
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("skimage")
 
-from dicom_toys import (CLASSES, POSITIONS, PRIVATE, damage, item, read_case, write, write_patient)  # noqa: E402
-from lib.cases import cohort as cohorts  # noqa: E402
-from lib.cases.case import load_case, save_case  # noqa: E402
-from lib.cases.cohort import make_cohort  # noqa: E402
-from lib.cases.dicom_rt import find_patients, read_patient  # noqa: E402
-from lib.cases.dicom_structures import ALIASES, gy_in_name, parity  # noqa: E402
-from lib.cases.protocols import PROTOCOLS  # noqa: E402
-from lib.errors import UserError  # noqa: E402
-from lib.evaluation.checks import find_oddities  # noqa: E402
-from lib.report import tables  # noqa: E402
-from toys import toy_case  # noqa: E402
+from dicom_toys import CLASSES, POSITIONS, PRIVATE, damage, item, read_case, write, write_patient
+from toys import toy_case
+
+from lib.cases import cohort as cohorts
+from lib.cases.case import load_case, save_case
+from lib.cases.cohort import make_cohort
+from lib.cases.dicom_rt import find_patients, read_patient
+from lib.cases.dicom_structures import ALIASES, gy_in_name, parity
+from lib.cases.protocols import PROTOCOLS
+from lib.errors import UserError
+from lib.evaluation.checks import find_oddities
+from lib.report import tables
 
 VARIANTS = int(os.environ.get("DICOM_VARIANTS", 240))  # a campaign takes more
 SMALL = (10, 16, 16)
@@ -65,10 +67,14 @@ def leaked(text):
 @pytest.mark.parametrize("position", [*POSITIONS, "turned"])
 def test_a_patient_comes_back_however_he_lay_and_was_exported(position, reverse, site, tmp_path):
     case = toy_case(site=site)
-    got, report = read_patient(write_patient(case, tmp_path, position=position, reverse=reverse, absolute=reverse))
+    got, report = read_patient(
+        write_patient(case, tmp_path, position=position, reverse=reverse, absolute=reverse)
+    )
     assert differences(got, case) == [] and got.site == site and got.orientation == "SPL"
     assert report["missing"] == report["warnings"] == report["ignored"] == []
-    assert set(report["structures"]) == set(case.masks) and set(report["prescription_from"].values()) == {"plan"}
+    assert set(report["structures"]) == set(case.masks) and set(report["prescription_from"].values()) == {
+        "plan"
+    }
 
 
 def test_a_shifted_grid_of_rectangular_pixels_comes_back(tmp_path):
@@ -109,7 +115,12 @@ def test_a_dose_grid_of_its_own_is_interpolated_and_0_outside(tmp_path):
     halves_mm = np.add(case.spacing_mm, spacing_mm) / 2  # no part of the voxel is in the dose grid
     beyond = [(m < a[0] - half) | (m > a[-1] + half) for m, a, half in zip(mine_mm, axes_mm, halves_mm)]
     assert abs(got.dose_gy - ramp_gy(mine_mm))[np.ix_(*held)].max() < 0.02
-    assert got.dose_gy[beyond[0]].max() == got.dose_gy[:, beyond[1]].max() == got.dose_gy[:, :, beyond[2]].max() == 0
+    assert (
+        got.dose_gy[beyond[0]].max()
+        == got.dose_gy[:, beyond[1]].max()
+        == got.dose_gy[:, :, beyond[2]].max()
+        == 0
+    )
     assert report["dose_spacing_mm"] == list(spacing_mm) and report["body_inside_dose_grid_pct"] < 100
 
 
@@ -121,7 +132,9 @@ def test_a_coarser_grid_averages_and_keeps_volumes_and_places(tmp_path):
     blocks = case.dose_gy.reshape(16, 2, 24, 2, 24, 2).mean(axis=(1, 3, 5))
     assert abs(got.dose_gy - blocks).max() < 1e-3
     for name, mask in case.masks.items():
-        assert np.array_equal(got.masks[name], mask.reshape(16, 2, 24, 2, 24, 2).mean(axis=(1, 3, 5)) >= 0.5), name
+        assert np.array_equal(
+            got.masks[name], mask.reshape(16, 2, 24, 2, 24, 2).mean(axis=(1, 3, 5)) >= 0.5
+        ), name
 
 
 def test_a_ramp_stays_a_ramp_on_an_odd_coarser_grid(tmp_path):
@@ -153,9 +166,22 @@ def test_parity_fills_a_shifted_triangle_by_pixel_centres():
 # --- names and prescriptions ---
 
 
-@pytest.mark.parametrize("name, gy", [
-    ("PTV70", 70), ("PTV_56", 56), ("ptv 5040", 50.4), ("PTV_7000cGy", 70), ("PTV63Gy", 63), ("PTV1", None),
-    ("PTV70_eval", None), ("zPTV70", None), ("PTV_LN", None), ("CTV70", None), ("PTV99", None)])
+@pytest.mark.parametrize(
+    "name, gy",
+    [
+        ("PTV70", 70),
+        ("PTV_56", 56),
+        ("ptv 5040", 50.4),
+        ("PTV_7000cGy", 70),
+        ("PTV63Gy", 63),
+        ("PTV1", None),
+        ("PTV70_eval", None),
+        ("zPTV70", None),
+        ("PTV_LN", None),
+        ("CTV70", None),
+        ("PTV99", None),
+    ],
+)
 def test_a_name_says_a_dose_only_if_it_is_clear(name, gy):
     assert gy_in_name(name) == gy
 
@@ -169,7 +195,9 @@ def without_plan(kind, number, ds):
 def test_without_a_plan_the_names_tell_the_prescription_and_the_report_says_so(case, tmp_path):
     got, report = read_patient(write_patient(case, tmp_path, edit=without_plan))
     assert differences(got, case) == []
-    assert set(report["prescription_from"].values()) == {"name"} and report["warnings"] == ["there is no RTPLAN"]
+    assert set(report["prescription_from"].values()) == {"name"} and report["warnings"] == [
+        "there is no RTPLAN"
+    ]
 
 
 def test_without_a_clear_name_the_parameter_is_needed(case, tmp_path):
@@ -195,7 +223,9 @@ def test_a_plan_that_contradicts_the_name_is_refused_unless_the_parameter_decide
 def test_the_users_aliases_go_before_the_others(case, tmp_path):
     write_patient(case, tmp_path, names={"Bladder": "Blase", "Rectum": "O.A.R. 7"})
     assert read_patient(tmp_path)[1]["ignored"] == ["Blase", "O.A.R. 7"]
-    got, report = read_patient(tmp_path, aliases={"Bladder": ["blase"], "Rectum": "OAR7", "Bowel": ["O.A.R. 7"]})
+    got, report = read_patient(
+        tmp_path, aliases={"Bladder": ["blase"], "Rectum": "OAR7", "Bowel": ["O.A.R. 7"]}
+    )
     assert report["structures"]["Bladder"] == "Blase" and report["structures"]["Bowel"] == "O.A.R. 7"
     assert np.array_equal(got.masks["Bowel"], case.masks["Rectum"]) and report["missing"] == ["Rectum"]
 
@@ -223,8 +253,12 @@ def test_without_an_outline_the_body_is_found_on_the_ct(tmp_path):
 
 def second_series(folder, case):
     """Another CT series of the same patient, of another scan."""
+
     def edit(kind, number, ds):
-        ds.SeriesInstanceUID, ds.FrameOfReferenceUID = ds.SeriesInstanceUID + ".7", ds.FrameOfReferenceUID + ".7"
+        ds.SeriesInstanceUID, ds.FrameOfReferenceUID = (
+            ds.SeriesInstanceUID + ".7",
+            ds.FrameOfReferenceUID + ".7",
+        )
         ds.SOPInstanceUID += ".7"
         return kind == "CT"
 
@@ -248,6 +282,7 @@ def test_of_two_series_without_a_reference_none_is_taken(case, tmp_path):
 
 def another(folder, case, kind, change=lambda ds: None):
     """A second file of `kind`, with a UID of its own."""
+
     def edit(own, number, ds):
         ds.SOPInstanceUID += ".9"
         change(ds)
@@ -285,6 +320,7 @@ def test_two_doses_of_one_plan_are_a_choice_that_is_listed(case, tmp_path):
 
 def setting(kind, number=None, **values):
     """An edit that sets tags of the files of `kind`; None deletes one."""
+
     def edit(own, k, ds):
         if own == kind and number in (None, k):
             for keyword, value in values.items():
@@ -302,8 +338,11 @@ def leaving_out(kind, number=None):
 
 def on_contours(change):
     """An edit that changes the contours' points [N,3] of the whole structure set."""
+
     def edit(kind, number, ds):
-        for contour in [c for roi in ds.ROIContourSequence for c in roi.ContourSequence] if kind == "RTSTRUCT" else []:
+        for contour in (
+            [c for roi in ds.ROIContourSequence for c in roi.ContourSequence] if kind == "RTSTRUCT" else []
+        ):
             points = change(np.reshape(contour.ContourData, (-1, 3)).astype(float))
             contour.ContourData = [f"{v:.3f}" for v in points.ravel()]
 
@@ -337,11 +376,18 @@ BAD = {
     "no dose scaling": (setting("RTDOSE", DoseGridScaling=None), "rtdose_011.dcm: DoseGridScaling"),
     "negative dose scaling": (setting("RTDOSE", DoseGridScaling="-0.01"), "negative"),
     "no frame offsets": (setting("RTDOSE", GridFrameOffsetVector=None), "GridFrameOffsetVector"),
-    "uneven frame offsets": (setting("RTDOSE", GridFrameOffsetVector=lambda ds: [
-        *ds.GridFrameOffsetVector[:-1], 500]), "GridFrameOffsetVector"),
-    "odd frame offsets": (setting("RTDOSE", GridFrameOffsetVector=lambda ds: [
-        v + 5 for v in ds.GridFrameOffsetVector]), "GridFrameOffsetVector starts"),
-    "oblique dose": (setting("RTDOSE", ImageOrientationPatient=TILT), "rtdose_011.dcm: ImageOrientationPatient"),
+    "uneven frame offsets": (
+        setting("RTDOSE", GridFrameOffsetVector=lambda ds: [*ds.GridFrameOffsetVector[:-1], 500]),
+        "GridFrameOffsetVector",
+    ),
+    "odd frame offsets": (
+        setting("RTDOSE", GridFrameOffsetVector=lambda ds: [v + 5 for v in ds.GridFrameOffsetVector]),
+        "GridFrameOffsetVector starts",
+    ),
+    "oblique dose": (
+        setting("RTDOSE", ImageOrientationPatient=TILT),
+        "rtdose_011.dcm: ImageOrientationPatient",
+    ),
     "dose elsewhere": (setting("RTDOSE", ImagePositionPatient=[900, 900, 900]), "does not hold PTV70"),
     "dose of another scan": (setting("RTDOSE", FrameOfReferenceUID="1.2.3"), "FrameOfReferenceUID"),
     "dose of another plan": (setting("RTPLAN", SOPInstanceUID="1.2.3"), "no RTPLAN is the one"),
@@ -351,12 +397,32 @@ BAD = {
     "no CT": (leaving_out("CT"), "0 CT series"),
     "a slice lost": (leaving_out("CT", 4), "1 CT slices are missing"),
     "the last slice lost": (leaving_out("CT", 9), "1 CT slices are missing"),
-    "a slice twice": (setting("CT", 4, ImagePositionPatient=lambda ds: [
-        *ds.ImagePositionPatient[:2], f"{ds.ImagePositionPatient[2] - 19.2:.2f}"]), "two slices at one position"),
-    "a slice moved": (setting("CT", 4, ImagePositionPatient=lambda ds: [
-        *ds.ImagePositionPatient[:2], float(ds.ImagePositionPatient[2]) + 3]), "slice distance changes"),
-    "a slice shifted": (setting("CT", 4, ImagePositionPatient=lambda ds: [
-        0, *ds.ImagePositionPatient[1:]]), "ct_004.dcm differs"),
+    "a slice twice": (
+        setting(
+            "CT",
+            4,
+            ImagePositionPatient=lambda ds: [
+                *ds.ImagePositionPatient[:2],
+                f"{ds.ImagePositionPatient[2] - 19.2:.2f}",
+            ],
+        ),
+        "two slices at one position",
+    ),
+    "a slice moved": (
+        setting(
+            "CT",
+            4,
+            ImagePositionPatient=lambda ds: [
+                *ds.ImagePositionPatient[:2],
+                float(ds.ImagePositionPatient[2]) + 3,
+            ],
+        ),
+        "slice distance changes",
+    ),
+    "a slice shifted": (
+        setting("CT", 4, ImagePositionPatient=lambda ds: [0, *ds.ImagePositionPatient[1:]]),
+        "ct_004.dcm differs",
+    ),
     "oblique CT": (setting("CT", ImageOrientationPatient=TILT), "not axial"),
     "sagittal CT": (setting("CT", ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "not axial"),
     "one spacing differs": (setting("CT", 3, PixelSpacing=[14, 21]), "ct_003.dcm differs"),
@@ -370,10 +436,20 @@ BAD = {
     "contours between slices": (on_contours(lambda points: points + [0, 0, 8]), "does not lie on a CT slice"),
     "contours beside the CT": (on_contours(lambda points: points + [400, 0, 0]), "leaves the CT"),
     "contours on every second slice": (every_second_contour, "every second slice"),
-    "structures of another scan": (setting("RTSTRUCT", StructureSetROISequence=lambda ds: [
-        item(ROINumber=r.ROINumber, ROIName=r.ROIName, ReferencedFrameOfReferenceUID="1.2.3")
-        for r in ds.StructureSetROISequence]), "another frame of reference"),
-    "structures of another patient": (setting("RTSTRUCT", PatientID="someone"), "rtstruct_010.dcm has another"),
+    "structures of another scan": (
+        setting(
+            "RTSTRUCT",
+            StructureSetROISequence=lambda ds: [
+                item(ROINumber=r.ROINumber, ROIName=r.ROIName, ReferencedFrameOfReferenceUID="1.2.3")
+                for r in ds.StructureSetROISequence
+            ],
+        ),
+        "another frame of reference",
+    ),
+    "structures of another patient": (
+        setting("RTSTRUCT", PatientID="someone"),
+        "rtstruct_010.dcm has another",
+    ),
     "structures of another series": (setting("CT", SeriesInstanceUID="1.2.3"), "refers to 0"),
     "a structure twice": (roi_name_twice, "are both"),
     "a deflated file": (lambda kind, k, ds: None, "deflated"),
@@ -415,9 +491,16 @@ CLINIC = {"aliases": {"Bladder": ["Blase"]}, "prescription_gy": {"PTV70": 70, "P
 
 
 @pytest.mark.parametrize("how", ["params", "flags"])
-def test_the_command_takes_names_and_prescriptions_and_the_card_tells_what_became_of_them(how, case, tmp_path, monkeypatch):
+def test_the_command_takes_names_and_prescriptions_and_the_card_tells_what_became_of_them(
+    how, case, tmp_path, monkeypatch
+):
     for k in range(3):
-        write_patient(case, tmp_path / "patients" / f"p_{k}", edit=without_plan, names={"PTV70": "PTV_High", "PTV56": "PTV_Low", "Bladder": "Blase"})
+        write_patient(
+            case,
+            tmp_path / "patients" / f"p_{k}",
+            edit=without_plan,
+            names={"PTV70": "PTV_High", "PTV56": "PTV_Low", "Bladder": "Blase"},
+        )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clinic.yaml").write_text(yaml.safe_dump({"import": CLINIC}))
     told = ["--params", "clinic.yaml"] if how == "params" else ["--prescription-gy", "PTV70=70", "PTV56=56"]
@@ -425,15 +508,28 @@ def test_the_command_takes_names_and_prescriptions_and_the_card_tells_what_becam
     cohort = cohorts.open_cohort("outputs/cohorts/clinic")
     assert cohort.load("p_0").prescription_gy == {"PTV70": 70.0, "PTV56": 56.0}
     table = tables.imports(cohort)
-    assert list(table["prescription from"]) == ["parameter"] * 3 and list(table["warnings"]) == ["there is no RTPLAN"] * 3
-    assert ("Bladder ← Blase" in table["taken as"].iloc[0]) == (how == "params") == ("Blase" not in table["ignored"].iloc[0])
+    assert (
+        list(table["prescription from"]) == ["parameter"] * 3
+        and list(table["warnings"]) == ["there is no RTPLAN"] * 3
+    )
+    assert (
+        ("Bladder ← Blase" in table["taken as"].iloc[0])
+        == (how == "params")
+        == ("Blase" not in table["ignored"].iloc[0])
+    )
     assert (table["structures missing"].iloc[0] == "Bladder") == (how == "flags")
 
 
-@pytest.mark.parametrize("section, words", [(None, "has no section import"), ({"alias": {}}, "there is no key 'import.alias'"),
-                                            ({"aliases": ["Blase"]}, "import.aliases must be keys and values"),
-                                            ({"prescription_gy": {"PTV70": "much"}}, "import.prescription_gy.PTV70 must be a dose in Gy"),
-                                            ({"prescription_gy": {"PTV70": 7000}}, "must be a dose in Gy")])
+@pytest.mark.parametrize(
+    "section, words",
+    [
+        (None, "has no section import"),
+        ({"alias": {}}, "there is no key 'import.alias'"),
+        ({"aliases": ["Blase"]}, "import.aliases must be keys and values"),
+        ({"prescription_gy": {"PTV70": "much"}}, "import.prescription_gy.PTV70 must be a dose in Gy"),
+        ({"prescription_gy": {"PTV70": 7000}}, "must be a dose in Gy"),
+    ],
+)
 def test_a_mistyped_import_section_is_named(section, words, tmp_path):
     path = tmp_path / "clinic.yaml"
     path.write_text(yaml.safe_dump({"import": section} if section else {"seed": 1}))
@@ -530,8 +626,12 @@ def test_with_pseudonyms_no_folders_name_is_in_the_cohort(tmp_path, monkeypatch)
     keys = dict(line.split(",") for line in (tmp_path / "keys.csv").read_text().split())
     assert sorted(keys.values()) == ["broken_bob", "doe_jane", "poe_edgar", "roe_richard"]
     [bob] = cohort.card["left_out"]
-    assert keys[bob] == "broken_bob" and set(cohort.case_ids) | {bob} == set(keys) == {f"P{n:03d}" for n in range(1, 5)}
+    assert keys[bob] == "broken_bob" and set(cohort.case_ids) | {bob} == set(keys) == {
+        f"P{n:03d}" for n in range(1, 5)
+    }
     written = json.dumps(cohort.card) + "".join(path.name for path in cohort.folder.iterdir())
     assert not any(part in written for name in keys.values() for part in name.split("_"))
     with pytest.raises(SystemExit):
-        cohorts.main(["dicom", "patients", "--name", "clinic", "--pseudonyms", "outputs/cohorts/clinic/keys.csv"])
+        cohorts.main(
+            ["dicom", "patients", "--name", "clinic", "--pseudonyms", "outputs/cohorts/clinic/keys.csv"]
+        )

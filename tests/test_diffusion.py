@@ -1,10 +1,29 @@
 """Laws of the schedule, the grids and DDIM, on data whose denoiser is known exactly, and against diffusers."""
+
+import itertools
+
 import pytest
 import torch
 
 from lib.errors import UserError
-from lib.models.diffusion import (T, add_noise, at_level, corrected_grid, cosine_alpha_bar, dose_from_noise, dose_from_v, estimates,
-                                  held_grid, leading_grid, noise_from_dose, noise_from_v, noise_gain, schedule, target_of, v_from)
+from lib.models.diffusion import (
+    T,
+    add_noise,
+    at_level,
+    corrected_grid,
+    cosine_alpha_bar,
+    dose_from_noise,
+    dose_from_v,
+    estimates,
+    held_grid,
+    leading_grid,
+    noise_from_dose,
+    noise_from_v,
+    noise_gain,
+    schedule,
+    target_of,
+    v_from,
+)
 from lib.models.samplers import ddim, dpm_solver, half_log_snr
 
 ALPHA_BAR = cosine_alpha_bar()
@@ -12,7 +31,9 @@ MU, S = 0.7, 0.3
 
 
 ZERO = schedule(zero_snr=True)
-FINE = torch.cos(torch.arange(1, 100_001, dtype=torch.float64) / 100_001 * torch.pi / 2) ** 2  # so many levels that rounding a time does not matter
+FINE = (
+    torch.cos(torch.arange(1, 100_001, dtype=torch.float64) / 100_001 * torch.pi / 2) ** 2
+)  # so many levels that rounding a time does not matter
 
 
 def gaussian_denoiser(mu=MU, s=S, alpha_bar=ALPHA_BAR):
@@ -27,7 +48,11 @@ def gaussian_denoiser(mu=MU, s=S, alpha_bar=ALPHA_BAR):
 
 
 def quantiles():
-    return torch.distributions.Normal(0, 1).icdf(torch.linspace(0.1, 0.9, 9, dtype=torch.float64)).view(9, 1, 1, 1, 1)
+    return (
+        torch.distributions.Normal(0, 1)
+        .icdf(torch.linspace(0.1, 0.9, 9, dtype=torch.float64))
+        .view(9, 1, 1, 1, 1)
+    )
 
 
 def test_schedule_falls_and_has_the_gains_the_reference_starts_at():
@@ -39,7 +64,10 @@ def test_schedule_falls_and_has_the_gains_the_reference_starts_at():
 
 def test_noise_and_dose_are_each_others_inverse():
     torch.manual_seed(0)
-    dose, noise = torch.rand(3, 1, 2, 2, 2, dtype=torch.float64), torch.randn(3, 1, 2, 2, 2, dtype=torch.float64)
+    dose, noise = (
+        torch.rand(3, 1, 2, 2, 2, dtype=torch.float64),
+        torch.randn(3, 1, 2, 2, 2, dtype=torch.float64),
+    )
     a = at_level(ALPHA_BAR, torch.tensor([0, 500, 998]), dose)
     x_t = add_noise(dose, noise, a)
     assert torch.allclose(dose_from_noise(x_t, noise, a), dose, atol=1e-9)
@@ -49,19 +77,30 @@ def test_noise_and_dose_are_each_others_inverse():
 @pytest.mark.parametrize("predicts", ["noise", "v", "dose"])
 def test_from_the_true_target_come_back_the_true_dose_and_noise(predicts):
     torch.manual_seed(0)
-    dose, noise = torch.rand(3, 1, 2, 2, 2, dtype=torch.float64), torch.randn(3, 1, 2, 2, 2, dtype=torch.float64)
+    dose, noise = (
+        torch.rand(3, 1, 2, 2, 2, dtype=torch.float64),
+        torch.randn(3, 1, 2, 2, 2, dtype=torch.float64),
+    )
     a = at_level(ALPHA_BAR, torch.tensor([1, 500, 998]), dose)
-    dose_hat, noise_hat = estimates(predicts, target_of(predicts, dose, noise, a), add_noise(dose, noise, a), a)
+    dose_hat, noise_hat = estimates(
+        predicts, target_of(predicts, dose, noise, a), add_noise(dose, noise, a), a
+    )
     assert torch.allclose(dose_hat, dose, atol=1e-9) and torch.allclose(noise_hat, noise, atol=1e-9)
 
 
 def test_at_zero_terminal_snr_v_is_minus_the_dose_and_the_state_is_noise():
     """Lin et al. 2024, section 3.2; the first level is left as it was (their Algorithm 1)."""
-    assert float(ZERO[-1]) == 0 and float(ZERO[0]) == pytest.approx(float(ALPHA_BAR[0])) and (ZERO[1:] < ZERO[:-1]).all()
+    assert (
+        float(ZERO[-1]) == 0
+        and float(ZERO[0]) == pytest.approx(float(ALPHA_BAR[0]))
+        and (ZERO[1:] < ZERO[:-1]).all()
+    )
     dose, noise = torch.rand(1, 1, 2, 2, 2), torch.randn(1, 1, 2, 2, 2)
     a = at_level(ZERO, torch.tensor([999]), dose)
     assert torch.equal(add_noise(dose, noise, a), noise) and torch.equal(v_from(dose, noise, a), -dose)
-    assert torch.equal(dose_from_v(noise, -dose, a), dose) and torch.equal(noise_from_v(noise, -dose, a), noise)
+    assert torch.equal(dose_from_v(noise, -dose, a), dose) and torch.equal(
+        noise_from_v(noise, -dose, a), noise
+    )
 
 
 @pytest.mark.parametrize("asked, run", [(1, 1), (3, 4), (50, 50), (300, 334), (1000, 1000)])
@@ -95,8 +134,12 @@ def test_impossible_step_counts_are_refused_in_a_sentence(n):
 def test_with_an_exact_denoiser_more_steps_are_never_worse():
     noise = quantiles()
     exact = MU + S * noise
-    errors = [float((ddim(gaussian_denoiser(), noise, held_grid(n, 999), ALPHA_BAR, clamp=None) - exact).abs().max())
-              for n in (10, 50, 100, 250, 1000)]
+    errors = [
+        float(
+            (ddim(gaussian_denoiser(), noise, held_grid(n, 999), ALPHA_BAR, clamp=None) - exact).abs().max()
+        )
+        for n in (10, 50, 100, 250, 1000)
+    ]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01
 
 
@@ -124,9 +167,11 @@ def gaussian_error(sampler, n):
 
 
 def test_ddim_is_of_first_order_and_the_dpm_solver_of_second():
-    first, second = ([gaussian_error(sampler, n) for n in (20, 40, 80, 160)] for sampler in (ddim, dpm_solver))
-    assert all(1.8 < a / b < 2.2 for a, b in zip(first, first[1:]))
-    assert all(a / b > 3.5 for a, b in zip(second, second[1:])) and second[-1] < first[-1] / 20
+    first, second = (
+        [gaussian_error(sampler, n) for n in (20, 40, 80, 160)] for sampler in (ddim, dpm_solver)
+    )
+    assert all(1.8 < a / b < 2.2 for a, b in itertools.pairwise(first))
+    assert all(a / b > 3.5 for a, b in itertools.pairwise(second)) and second[-1] < first[-1] / 20
 
 
 def two_points(x_t, t):
@@ -138,7 +183,10 @@ def two_points(x_t, t):
     return dose_hat, noise_from_dose(x_t, dose_hat, a)
 
 
-@pytest.mark.parametrize("sample", [ddim, dpm_solver, lambda *a, **k: ddim(*a, eta=1.0, generator=torch.Generator().manual_seed(1), **k)])
+@pytest.mark.parametrize(
+    "sample",
+    [ddim, dpm_solver, lambda *a, **k: ddim(*a, eta=1.0, generator=torch.Generator().manual_seed(1), **k)],
+)
 def test_data_of_two_points_comes_back_as_two_points_of_equal_share(sample):
     noise = torch.randn(4000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sampled = sample(two_points, noise, held_grid(200, 999), ALPHA_BAR, clamp=None).ravel()
@@ -149,26 +197,45 @@ def test_data_of_two_points_comes_back_as_two_points_of_equal_share(sample):
 
 def test_one_step_from_no_signal_is_the_mean_of_the_data():
     """The regression's answer: with zero terminal SNR the first estimate can depend on the patient alone."""
+
     def denoise(x_t, t):
         a = at_level(ZERO, t, x_t)
         dose_hat = MU + a.sqrt() * S**2 * (x_t - a.sqrt() * MU) / (a * S**2 + 1 - a)
         return dose_hat, noise_from_dose(x_t, dose_hat, a)
 
-    assert torch.allclose(ddim(denoise, quantiles(), held_grid(1, 999), ZERO, clamp=None), torch.full_like(quantiles(), MU))
+    assert torch.allclose(
+        ddim(denoise, quantiles(), held_grid(1, 999), ZERO, clamp=None), torch.full_like(quantiles(), MU)
+    )
 
 
 def test_the_network_is_called_once_a_step():
     calls = []
-    ddim(gaussian_denoiser(), quantiles(), leading_grid(7), ALPHA_BAR, watch=lambda step, t, dose: calls.append(t))
+    ddim(
+        gaussian_denoiser(),
+        quantiles(),
+        leading_grid(7),
+        ALPHA_BAR,
+        watch=lambda step, t, dose: calls.append(t),
+    )
     assert calls == leading_grid(7)
 
 
 def test_ancestral_sampling_has_the_variance_of_the_data():
     noise = torch.randn(20_000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    sampled = ddim(gaussian_denoiser(), noise, held_grid(250, 999), ALPHA_BAR, clamp=None, eta=1.0,
-                   generator=torch.Generator().manual_seed(2))
+    sampled = ddim(
+        gaussian_denoiser(),
+        noise,
+        held_grid(250, 999),
+        ALPHA_BAR,
+        clamp=None,
+        eta=1.0,
+        generator=torch.Generator().manual_seed(2),
+    )
     # four standard errors of a mean and of a deviation of 20,000 draws
-    assert abs(float(sampled.mean()) - MU) < 4 * S / 20_000**0.5 and abs(float(sampled.std()) - S) < 4 * S / 40_000**0.5 + 0.003
+    assert (
+        abs(float(sampled.mean()) - MU) < 4 * S / 20_000**0.5
+        and abs(float(sampled.std()) - S) < 4 * S / 40_000**0.5 + 0.003
+    )
 
 
 @pytest.mark.parametrize("rederive", [True, False])
@@ -179,8 +246,15 @@ def test_re_derived_noise_agrees_with_x_t_after_a_clamp_and_kept_noise_does_not(
         states.append(x_t)
         return gaussian_denoiser(s=2.0)(x_t, t)
 
-    ddim(denoise, 6 * quantiles(), [900, 400], ALPHA_BAR, clamp=(0.0, 1.0), rederive_noise=rederive,
-         watch=lambda step, t, dose_hat: doses.append(dose_hat))
+    ddim(
+        denoise,
+        6 * quantiles(),
+        [900, 400],
+        ALPHA_BAR,
+        clamp=(0.0, 1.0),
+        rederive_noise=rederive,
+        watch=lambda step, t, dose_hat: doses.append(dose_hat),
+    )
     noise = noise_from_dose(states[1], doses[0], ALPHA_BAR[400])
     agrees = torch.allclose(add_noise(doses[0], noise, ALPHA_BAR[900]), states[0], atol=1e-9)
     assert agrees == rederive
@@ -189,14 +263,23 @@ def test_re_derived_noise_agrees_with_x_t_after_a_clamp_and_kept_noise_does_not(
 @pytest.mark.parametrize("rederive", [False, True])
 @pytest.mark.parametrize("n", [5, 50])
 def test_ddim_agrees_with_diffusers(n, rederive):
-    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed; pip install -e '.[test]'")
+    diffusers = pytest.importorskip(
+        "diffusers", reason="diffusers is not installed; pip install -e '.[test]'"
+    )
     beta = torch.cat([1 - ALPHA_BAR[:1], 1 - ALPHA_BAR[1:] / ALPHA_BAR[:-1]])
-    scheduler = diffusers.DDIMScheduler(trained_betas=beta.numpy(), clip_sample=True, clip_sample_range=1.0,
-                                        set_alpha_to_one=True, timestep_spacing="trailing")
+    scheduler = diffusers.DDIMScheduler(
+        trained_betas=beta.numpy(),
+        clip_sample=True,
+        clip_sample_range=1.0,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+    )
     scheduler.alphas_cumprod = ALPHA_BAR  # it keeps float32, too coarse for a gain of 64,000 at t = 999
     scheduler.set_timesteps(n)
     x_t = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ours = ddim(gaussian_denoiser(), x_t, held_grid(n, 999), ALPHA_BAR, clamp=(-1.0, 1.0), rederive_noise=rederive)
+    ours = ddim(
+        gaussian_denoiser(), x_t, held_grid(n, 999), ALPHA_BAR, clamp=(-1.0, 1.0), rederive_noise=rederive
+    )
     for t in scheduler.timesteps:
         noise_hat = gaussian_denoiser()(x_t, torch.full((2,), int(t)))[1]
         x_t = scheduler.step(noise_hat, t, x_t, use_clipped_model_output=rederive).prev_sample

@@ -1,4 +1,5 @@
 """What is needed is said once: pyproject, lock and environment.yml hold together."""
+
 import re
 import tomllib
 
@@ -13,7 +14,10 @@ def canonical(name):
 
 def locked():
     lines = (ROOT / "requirements.lock").read_text().splitlines()
-    return {canonical(name): version for name, _, version in (line.partition("==") for line in lines if "==" in line)}
+    return {
+        canonical(name): version
+        for name, _, version in (line.partition("==") for line in lines if "==" in line)
+    }
 
 
 def project():
@@ -38,6 +42,8 @@ def test_the_conda_environment_installs_the_lock_and_this_project():
 
 
 def test_nothing_that_is_loaded_can_run_code():
-    forbidden = re.compile(r"allow_pickle\s*=\s*True|weights_only\s*=\s*False|yaml\.load\(|pickle\.load|(?<![.\w])(eval|exec)\(")
+    forbidden = re.compile(
+        r"allow_pickle\s*=\s*True|weights_only\s*=\s*False|yaml\.load\(|pickle\.load|(?<![.\w])(eval|exec)\("
+    )
     sources = [*ROOT.glob("lib/**/*.py"), *ROOT.glob("notebooks/*.ipynb")]
     assert sources and not [path for path in sources if forbidden.search(path.read_text())]

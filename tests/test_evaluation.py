@@ -1,4 +1,5 @@
 """Measures against their definitions, written a second time here, and against laws that hold for any doses."""
+
 import dataclasses
 import itertools
 import math
@@ -7,19 +8,34 @@ import re
 import numpy as np
 import pytest
 import torch
+from toys import SHAPE, toy_case
 
 from lib.cases.case import Case
 from lib.cases.protocols import PROTOCOLS, Goal
 from lib.errors import UserError
-from lib.evaluation.compare import holm, Difference, interval, paired_difference, verdict
+from lib.evaluation.compare import Difference, holm, interval, paired_difference, verdict
 from lib.evaluation.dose import errors_gy, openkbp_dose_error_gy, region_errors, regions
-from lib.evaluation.dvh import (TARGET_POINTS, dose_at_cc_gy, dose_at_volume_gy, dvh_curve, goal_values,
-                                openkbp_dvh_errors_gy, openkbp_dvh_metrics_gy, statistic, structure_mask)
+from lib.evaluation.dvh import (
+    TARGET_POINTS,
+    dose_at_cc_gy,
+    dose_at_volume_gy,
+    dvh_curve,
+    goal_values,
+    openkbp_dvh_errors_gy,
+    openkbp_dvh_metrics_gy,
+    statistic,
+    structure_mask,
+)
 from lib.evaluation.uncertainty import EnsembleLaw, ensemble_law, mean_of_subsets, spread_gy
 from lib.features import make_sample
 from lib.models.control import EDGES_MM, cells, distances_mm, fit_control, predict_control
-from lib.predictions import load_prediction, predicted_cases, predicted_methods, prediction_path, save_prediction
-from toys import SHAPE, toy_case
+from lib.predictions import (
+    load_prediction,
+    predicted_cases,
+    predicted_methods,
+    prediction_path,
+    save_prediction,
+)
 
 POINTS = [int(point[1:]) for point in TARGET_POINTS]
 
@@ -73,7 +89,9 @@ def test_the_curve_and_the_dose_points_speak_of_the_same_volume():
     dose_gy, mask = noisy(case), case.masks["PTV56"]
     for volume_pct in (95, 50):
         at_gy = dose_at_volume_gy(dose_gy[mask], volume_pct)
-        assert dvh_curve(dose_gy, mask, [at_gy])[0] == pytest.approx(volume_pct, abs=100 / mask.sum())  # one voxel
+        assert dvh_curve(dose_gy, mask, [at_gy])[0] == pytest.approx(
+            volume_pct, abs=100 / mask.sum()
+        )  # one voxel
 
 
 @pytest.mark.parametrize("volume_pct, least", [(98, 50), (95, 20), (50, 2), (2, 50), (99, 100)])
@@ -187,7 +205,9 @@ def test_scores_of_float32_doses_are_computed_in_double():
     case, dose_hat_gy = openkbp_case(5, dtype=np.float32)
     double = dataclasses.replace(case, dose_gy=case.dose_gy.astype(np.float64))
     hat = dose_hat_gy.astype(np.float64)
-    assert openkbp_dose_error_gy(case, dose_hat_gy) == pytest.approx(openkbp_dose_error_gy(double, hat), abs=1e-6)
+    assert openkbp_dose_error_gy(case, dose_hat_gy) == pytest.approx(
+        openkbp_dose_error_gy(double, hat), abs=1e-6
+    )
     expected = openkbp_dvh_errors_gy(double, hat)
     # the promise of experiment.md: equal to the challenge's evaluator to 1e-6
     assert openkbp_dvh_errors_gy(case, dose_hat_gy) == pytest.approx(expected, abs=1e-6)
@@ -225,14 +245,16 @@ def test_only_present_structures_weigh_in_the_dvh_score():
 def test_a_constant_error_is_its_own_mae_rmse_and_bias():
     dose_gy = np.linspace(0, 70, 64).reshape(4, 4, 4)
     region = np.ones((4, 4, 4), bool)
-    assert errors_gy(dose_gy - 2, dose_gy, region) == pytest.approx(dict(mae_gy=2, rmse_gy=2, bias_gy=-2))
+    assert errors_gy(dose_gy - 2, dose_gy, region) == pytest.approx(
+        {"mae_gy": 2, "rmse_gy": 2, "bias_gy": -2}
+    )
 
 
 def test_errors_are_of_the_region_alone():
     case = toy_case()
     dose_hat_gy = case.dose_gy + np.where(case.masks["Rectum"], np.float32(3), np.float32(0))
     found = region_errors(case, dose_hat_gy)
-    assert found["Rectum"] == pytest.approx(dict(mae_gy=3, rmse_gy=3, bias_gy=3), rel=1e-6)
+    assert found["Rectum"] == pytest.approx({"mae_gy": 3, "rmse_gy": 3, "bias_gy": 3}, rel=1e-6)
     assert found["Femur_L"]["mae_gy"] == 0
     rectum = case.masks["Rectum"].sum()
     assert found["whole volume"]["mae_gy"] == pytest.approx(3 * rectum / case.dose_gy.size, rel=1e-6)
@@ -272,7 +294,9 @@ def test_members_of_known_bias_and_variance_have_that_floor_and_b():
 def test_for_an_exact_posterior_floor_equals_b():
     rng = np.random.default_rng(1)
     centre = rng.uniform(0, 70, 40_000)
-    law = ensemble_law(centre + 3 * rng.standard_normal((6, 40_000)), centre + 3 * rng.standard_normal(40_000))
+    law = ensemble_law(
+        centre + 3 * rng.standard_normal((6, 40_000)), centre + 3 * rng.standard_normal(40_000)
+    )
     assert law.floor_gy2 / law.b_gy2 == pytest.approx(1, abs=0.04)  # four standard errors
 
 
@@ -311,7 +335,7 @@ def test_averaging_members_never_makes_the_mean_error_larger(seed):
     members_gy, dose_gy = members(6, 25, bias=seed - 2, seed=seed)
     found = [mean_of_subsets(members_gy, dose_gy, n, 4000, np.random.default_rng(seed)) for n in (1, 2, 3, 6)]
     # convexity holds for the mean over all subsets; 4000 random ones leave it a little open
-    assert all(a >= b - 0.01 for a, b in zip(found, found[1:])) and found[0] >= found[-1]
+    assert all(a >= b - 0.01 for a, b in itertools.pairwise(found)) and found[0] >= found[-1]
 
 
 def test_random_subsets_meet_the_mean_over_all_subsets():
@@ -332,11 +356,20 @@ def test_of_one_or_two_patients_nothing_can_be_said(n):
     assert verdict(difference, 0.1) == "cannot be said"
 
 
-@pytest.mark.parametrize("low, high, said", [
-    (0.11, 0.5, "higher"), (0.1, 0.5, "cannot be said"), (0.0, 0.5, "cannot be said"),
-    (-0.5, -0.11, "lower"), (-0.5, -0.1, "cannot be said"), (-0.5, 0.5, "cannot be said"),
-    (-0.1, 0.1, "equal"), (0.02, 0.08, "equal"), (-0.1001, 0.1, "cannot be said"),
-])
+@pytest.mark.parametrize(
+    "low, high, said",
+    [
+        (0.11, 0.5, "higher"),
+        (0.1, 0.5, "cannot be said"),
+        (0.0, 0.5, "cannot be said"),
+        (-0.5, -0.11, "lower"),
+        (-0.5, -0.1, "cannot be said"),
+        (-0.5, 0.5, "cannot be said"),
+        (-0.1, 0.1, "equal"),
+        (0.02, 0.08, "equal"),
+        (-0.1001, 0.1, "cannot be said"),
+    ],
+)
 def test_a_difference_is_called_so_only_beyond_the_margin(low, high, said):
     assert verdict(Difference(10, (low + high) / 2, low, high, 0.5, None), 0.1) == said
 
@@ -345,7 +378,10 @@ def test_a_constant_difference_is_its_own_interval():
     first = np.arange(6.0)
     difference = paired_difference(first + 0.5, first)
     assert (difference.mean, difference.low, difference.high) == (0.5, 0.5, 0.5)
-    assert verdict(difference, 0.1) == "higher" and verdict(paired_difference(first, first + 0.5), 0.1) == "lower"
+    assert (
+        verdict(difference, 0.1) == "higher"
+        and verdict(paired_difference(first, first + 0.5), 0.1) == "lower"
+    )
 
 
 def test_equal_lists_differ_by_nothing():
@@ -370,7 +406,9 @@ def test_swapping_the_methods_turns_the_sign():
     first, second = np.random.default_rng(0).normal(0, 1, (2, 12))
     there, back = paired_difference(first, second), paired_difference(second, first)
     assert there.mean == -back.mean and there.p == pytest.approx(back.p)
-    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.05)  # two bootstraps of 10,000
+    assert (there.low, there.high) == pytest.approx(
+        (-back.high, -back.low), abs=0.05
+    )  # two bootstraps of 10,000
 
 
 def test_the_interval_is_the_normal_one_for_many_patients():
@@ -382,7 +420,9 @@ def test_the_interval_is_the_normal_one_for_many_patients():
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = [low <= 0 <= high for low, high in (interval(rng.normal(0, 1, 30), seed=k) for k in range(60))]
-    assert np.mean(covered) > 0.83  # 95 %, less what 30 patients cost a percentile bootstrap and 3 standard errors
+    assert (
+        np.mean(covered) > 0.83
+    )  # 95 %, less what 30 patients cost a percentile bootstrap and 3 standard errors
 
 
 def test_a_missing_value_is_not_taken_for_a_difference():
@@ -432,7 +472,9 @@ def test_a_partly_covered_voxel_weighs_by_its_share():
 
 def test_the_control_is_0_outside_the_mask():
     sample = make_sample(toy_case(), 1)
-    assert predict_control(np.ones(len(fit_control([sample]))), sample)[sample.mask[0].numpy() == 0].max() == 0
+    assert (
+        predict_control(np.ones(len(fit_control([sample]))), sample)[sample.mask[0].numpy() == 0].max() == 0
+    )
 
 
 def test_the_control_predicts_an_unseen_patient_better_than_no_dose_at_all():
@@ -473,7 +515,9 @@ def test_a_coarser_prediction_comes_back_on_the_cases_grid(tmp_path):
 
 def test_a_torch_tensor_can_be_stored_as_well(volume, tmp_path):
     save_prediction(tmp_path / "a.npz", torch.from_numpy(volume), 1)
-    assert np.allclose(load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).dose_gy, volume, atol=0.00501)
+    assert np.allclose(
+        load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).dose_gy, volume, atol=0.00501
+    )
 
 
 @pytest.mark.parametrize("value", [-0.3, -0.004, 700.0])
@@ -481,7 +525,9 @@ def test_a_dose_that_no_step_can_hold_is_not_turned_into_another(value, volume, 
     volume[0, 0, 0] = value
     save_prediction(tmp_path / "a.npz", volume, 1)
     nearest = min(max(value, 0), 655.35)
-    assert load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).dose_gy[0, 0, 0] == pytest.approx(nearest, abs=0.0051)
+    assert load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).dose_gy[0, 0, 0] == pytest.approx(
+        nearest, abs=0.0051
+    )
 
 
 DAMAGES = {
@@ -516,14 +562,23 @@ def test_predicted_methods_and_cases_are_those_with_a_file(volume, tmp_path):
     assert predicted_methods(tmp_path) == [] and predicted_cases(tmp_path, "flow") == []
     for method, case_id in (("flow", "toy_2"), ("flow", "toy_1"), ("ddpm", "toy_1")):
         save_prediction(prediction_path(tmp_path, method, case_id), volume, 1)
-    assert predicted_methods(tmp_path) == ["ddpm", "flow"] and predicted_cases(tmp_path, "flow") == ["toy_1", "toy_2"]
+    assert predicted_methods(tmp_path) == ["ddpm", "flow"] and predicted_cases(tmp_path, "flow") == [
+        "toy_1",
+        "toy_2",
+    ]
 
 
 # --- several comparisons ---
 
 
 def test_holms_correction_is_the_worked_example():
-    assert [round(p, 10) if p is not None else None for p in holm([0.01, 0.04, 0.03, None, 0.005])] == [0.03, 0.06, 0.06, None, 0.02]
+    assert [round(p, 10) if p is not None else None for p in holm([0.01, 0.04, 0.03, None, 0.005])] == [
+        0.03,
+        0.06,
+        0.06,
+        None,
+        0.02,
+    ]
 
 
 def test_the_effect_size_is_mean_over_deviation_and_none_without_spread():

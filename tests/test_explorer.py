@@ -1,7 +1,9 @@
 """The explorer without a browser: what a view shows, what lies under the pointer, and that the pictures follow every control."""
+
 import numpy as np
 import pytest
 import torch
+from toys import toy_cohort
 
 from lib import train as command
 from lib.cases.case import Case, save_case
@@ -13,7 +15,6 @@ from lib.inference import on_case_grid, predict_doses, usual_sampling
 from lib.predictions import prediction_path, save_prediction
 from lib.report import explorer, patient_figures, slices, views
 from lib.report.anew import Stopped, sample_anew, samplers_of, sampling_of
-from toys import toy_cohort
 
 SHAPE, SPACING_MM = (12, 16, 20), (5.0, 2.0, 2.0)
 
@@ -23,8 +24,16 @@ def make_case(case_id="pt_1"):
     target = np.zeros(SHAPE, bool)
     target[:, SHAPE[1] // 4 : SHAPE[1] // 2, SHAPE[2] // 4 : SHAPE[2] // 2] = True
     dose_gy = np.where(target, 70.0, 1.0).astype(np.float32)
-    return Case(case_id, rng.integers(-50, 50, SHAPE).astype(np.int16), dose_gy, {"PTV70": target, "SpinalCord": np.roll(target, 4, 2)},
-                np.ones(SHAPE, bool), SPACING_MM, {"PTV70": 70.0}, "head-and-neck")
+    return Case(
+        case_id,
+        rng.integers(-50, 50, SHAPE).astype(np.int16),
+        dose_gy,
+        {"PTV70": target, "SpinalCord": np.roll(target, 4, 2)},
+        np.ones(SHAPE, bool),
+        SPACING_MM,
+        {"PTV70": 70.0},
+        "head-and-neck",
+    )
 
 
 @pytest.fixture
@@ -35,9 +44,19 @@ def run(tmp_path, monkeypatch):
     for case_id in ids:
         save_case(make_case(case_id=case_id), folder / f"{case_id}.npz")
     cases = {i: summarise(make_case(case_id=i), folder / f"{i}.npz") for i in ids}
-    split = dict(train=["pt_4"], validation=[], test=ids[:3])
-    write_json(folder / "card.json", dict(version=VERSION, name="cohort", source="made up", site="head-and-neck",
-                                          cases=cases, split=split, left_out={}))
+    split = {"train": ["pt_4"], "validation": [], "test": ids[:3]}
+    write_json(
+        folder / "card.json",
+        {
+            "version": VERSION,
+            "name": "cohort",
+            "source": "made up",
+            "site": "head-and-neck",
+            "cases": cases,
+            "split": split,
+            "left_out": {},
+        },
+    )
     run = Experiment("try", str(folder), 0, 2, [], 42, "cpu", "32")
     dose_gy = np.full([n // 2 for n in SHAPE], 3.0)
     save_prediction(prediction_path(run.folder, "baseline", "pt_1"), dose_gy, 2)
@@ -52,9 +71,16 @@ def open_explorer(run, **first):
 
 def test_every_layer_and_its_error_is_shown(run):
     view = views.open_view(run, "pt_1", ["ddpm"])
-    assert list(views.render_view(view)) == ["planned dose", "ddpm: predicted dose", "ddpm: predicted - planned", "ddpm: spread of samples"]
+    assert list(views.render_view(view)) == [
+        "planned dose",
+        "ddpm: predicted dose",
+        "ddpm: predicted - planned",
+        "ddpm: spread of samples",
+    ]
     inside = view.case.masks["PTV70"].mean()
-    error_gy = inside * 67 + (1 - inside) * 2  # 3 Gy predicted everywhere, 70 in the target and 1 beyond planned
+    error_gy = (
+        inside * 67 + (1 - inside) * 2
+    )  # 3 Gy predicted everywhere, 70 in the target and 1 beyond planned
     assert view.shown[0].mae_gy == pytest.approx(error_gy, abs=1e-3)
     assert f"{error_gy:.2f} Gy in the patient" in views.read_out(view)
     assert view.case.masks["PTV70"][view.index].any()
@@ -63,7 +89,12 @@ def test_every_layer_and_its_error_is_shown(run):
 def test_two_methods_stand_side_by_side(run):
     view = views.open_view(run, "pt_1", ["baseline", "ddpm"])
     assert list(views.render_view(view._replace(layers=("difference",)))) == [
-        "planned dose", "baseline: predicted dose", "baseline: predicted - planned", "ddpm: predicted dose", "ddpm: predicted - planned"]
+        "planned dose",
+        "baseline: predicted dose",
+        "baseline: predicted - planned",
+        "ddpm: predicted dose",
+        "ddpm: predicted - planned",
+    ]
     said = views.read_out(view)
     assert "baseline: MAE" in said and "ddpm: MAE" in said
 
@@ -93,7 +124,9 @@ def test_choices_are_the_predicted_patients_or_else_the_test_patients(run):
 
 @pytest.mark.parametrize("plane", slices.PLANES)
 def test_the_voxel_under_the_pointer_is_the_one_that_is_drawn_there(run, plane):
-    view = views.open_view(run, "pt_1", ["ddpm"], plane)._replace(box=(slice(1, 11), slice(2, 15), slice(3, 19)), index=5)
+    view = views.open_view(run, "pt_1", ["ddpm"], plane)._replace(
+        box=(slice(1, 11), slice(2, 15), slice(3, 19)), index=5
+    )
     shape = slices.take_slice(view.case.ct_hu, plane, 5, view.box).shape
     height, width = slices.slice_size_px(shape, SPACING_MM, plane, view.size_px)
     drawn = slices.take_slice(view.case.ct_hu, plane, 5, view.box)
@@ -101,15 +134,25 @@ def test_the_voxel_under_the_pointer_is_the_one_that_is_drawn_there(run, plane):
         for column in range(shape[1]):
             voxel = views.voxel_at(view, (column + 0.5) * width / shape[1], (row + 0.5) * height / shape[0])
             assert view.case.ct_hu[voxel] == drawn[row, column] and voxel[slices.PLANES[plane]] == 5
-    assert views.voxel_at(view, width + 1, 1) is None and views.voxel_at(view, 1, height + 20) is None and views.voxel_at(view, -1, 1) is None
+    assert (
+        views.voxel_at(view, width + 1, 1) is None
+        and views.voxel_at(view, 1, height + 20) is None
+        and views.voxel_at(view, -1, 1) is None
+    )
 
 
 def test_the_read_out_gives_the_arrays_values(run):
     view = views.open_view(run, "pt_1", ["baseline", "ddpm"])
     voxel = tuple(np.argwhere(view.case.masks["PTV70"])[0])
     text = views.point_text(view, voxel)
-    for part in (f"CT {view.case.ct_hu[voxel]} HU", "planned 70.00 Gy", "baseline 3.00 Gy (-67.00)", "ddpm 3.00 Gy (-67.00)",
-                 "spread 0.30 Gy", "PTV70"):
+    for part in (
+        f"CT {view.case.ct_hu[voxel]} HU",
+        "planned 70.00 Gy",
+        "baseline 3.00 Gy (-67.00)",
+        "ddpm 3.00 Gy (-67.00)",
+        "spread 0.30 Gy",
+        "PTV70",
+    ):
         assert part in text
     assert views.point_text(view, None) == ""
 
@@ -119,7 +162,9 @@ def test_gamma_is_one_more_layer(run):
     shown.controls.layers[2].value = True
     assert shown.panels.shown["titles"][-1] == "ddpm: gamma, 3 % 3 mm"
     [gamma] = shown.gammas.values()
-    assert gamma[0, 0, 0] == 0 and gamma[shown.opened.case.masks["PTV70"]].max() == 2.0  # below 10 % not judged; 67 Gy off: the largest
+    assert (
+        gamma[0, 0, 0] == 0 and gamma[shown.opened.case.masks["PTV70"]].max() == 2.0
+    )  # below 10 % not judged; 67 Gy off: the largest
 
 
 def test_the_pictures_follow_the_controls(run):
@@ -128,8 +173,14 @@ def test_the_pictures_follow_the_controls(run):
     assert len(panels.pictures) == 4 and controls.index.max == SHAPE[0] - 1
     controls.plane.value = "sagittal"
     assert controls.index.max == SHAPE[2] - 1
-    for control, value in ((controls.isodoses, True), (controls.opacity, 0.1), (controls.top_gy, 20.0), (controls.ct_hu, (0, 20)),
-                           (controls.contours, False), (controls.colours, False)):
+    for control, value in (
+        (controls.isodoses, True),
+        (controls.opacity, 0.1),
+        (controls.top_gy, 20.0),
+        (controls.ct_hu, (0, 20)),
+        (controls.contours, False),
+        (controls.colours, False),
+    ):
         before = panels.pictures[0]
         control.value = value
         assert panels.pictures[0] != before, control
@@ -202,7 +253,9 @@ def test_the_next_slice_is_sent_ahead_and_is_the_one_that_would_be_drawn(run):
 
 @pytest.mark.parametrize("experiment", ["try", "other"])
 def test_the_static_picture_is_drawn_with_and_without_predictions(run, experiment):
-    figure = views.draw_static(Experiment(experiment, run.cohort, 0, 2, [], 42, "cpu", "32"), "pt_1", "ddpm", "coronal")
+    figure = views.draw_static(
+        Experiment(experiment, run.cohort, 0, 2, [], 42, "cpu", "32"), "pt_1", "ddpm", "coronal"
+    )
     figure.canvas.draw()
     views.plt.close(figure)
 
@@ -210,7 +263,12 @@ def test_the_static_picture_is_drawn_with_and_without_predictions(run, experimen
 def test_three_planes_show_every_layer_that_there_is(run):
     figure = patient_figures.three_planes(run, "pt_1", "ddpm")
     assert [ax.get_title("left").split("\n")[-1] for ax in figure.axes[:5]] == [
-        "planned dose", "predicted dose", "predicted - planned", "spread of samples", "gamma, 3 % 3 mm"]
+        "planned dose",
+        "predicted dose",
+        "predicted - planned",
+        "spread of samples",
+        "gamma, 3 % 3 mm",
+    ]
     assert len(figure.axes) == 15 and all(ax.images for ax in figure.axes)
     assert len(patient_figures.three_planes(run, "pt_1", "baseline").axes) == 12
     views.plt.close("all")
@@ -221,9 +279,15 @@ def test_profiles_run_through_the_target_with_a_band_where_there_are_samples(run
     case = make_case()
     z, y, x = (slices.central_index(case.masks["PTV70"], plane) for plane in slices.PLANES)
     across, along, up = figure.axes
-    for ax, planned_gy, step_mm in ((across, case.dose_gy[z, y], 2), (along, case.dose_gy[z, :, x], 2), (up, case.dose_gy[:, y, x], 5)):
-        planned, baseline, ddpm = ax.lines
-        assert np.array_equal(planned.get_ydata(), planned_gy) and np.allclose(np.diff(planned.get_xdata()), step_mm)
+    for ax, planned_gy, step_mm in (
+        (across, case.dose_gy[z, y], 2),
+        (along, case.dose_gy[z, :, x], 2),
+        (up, case.dose_gy[:, y, x], 5),
+    ):
+        planned, baseline, _ddpm = ax.lines
+        assert np.array_equal(planned.get_ydata(), planned_gy) and np.allclose(
+            np.diff(planned.get_xdata()), step_mm
+        )
         assert np.allclose(baseline.get_ydata(), 3) and planned.get_ydata()[planned.get_xdata() == 0] == 70
         _, band = ax.collections  # the target's extent, then the samples' of ddpm alone
         assert band.get_datalim(ax.transData).intervaly == pytest.approx([3 - 0.6, 3 + 0.6])
@@ -237,7 +301,11 @@ def test_the_band_of_dvhs_reaches_from_the_lowest_to_the_highest_member(run):
     for ax in figure.axes:
         for name, band in zip(make_case().masks, ax.collections):
             path = band.get_paths()[0].vertices
-            for dose_gy, low, high in ((5, 100, 100), (15, 0, 100), (25, 0, 0)):  # all, some, none of the members reach it
+            for dose_gy, low, high in (
+                (5, 100, 100),
+                (15, 0, 100),
+                (25, 0, 0),
+            ):  # all, some, none of the members reach it
                 held = path[path[:, 0] == dose_gy, 1]
                 assert (held.min(), held.max()) == (low, high), name
     assert "2 members" in figure.axes[0].get_title("left")
@@ -251,8 +319,10 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
         toy_cohort(folder / "toys", n=6, shape=(16, 16, 16))
-        (folder / "p.yaml").write_text("{experiment: try, cohort: toys, coarsen: 1, precision: '32', methods: [baseline, gaussian, flow, "
-                                       "refine], train: {epochs: 1, base_channels: 8, validate_every: 9}}")
+        (folder / "p.yaml").write_text(
+            "{experiment: try, cohort: toys, coarsen: 1, precision: '32', methods: [baseline, gaussian, flow, "
+            "refine], train: {epochs: 1, base_channels: 8, validate_every: 9}}"
+        )
         command.main(["p.yaml"])
     return folder
 
@@ -270,9 +340,17 @@ def test_sampling_anew_is_what_the_studies_do(trained_run, method, calls):
     case = cohort.load(cohort.split["test"][0])
     sampling = sampling_of(predictor, next(iter(samplers_of(predictor.method))), 3, 42)
     assert sampling._replace(solver="ddim") == usual_sampling(predictor.config, 3)
-    prediction, estimates = sample_anew(run, predictor, case, sampling, 2, lambda *told: heard.append(told), lambda: False)
+    prediction, estimates = sample_anew(
+        run, predictor, case, sampling, 2, lambda *told: heard.append(told), lambda: False
+    )
     members = (0, 1) if predictor.method.sampled else (0,)
-    [doses] = predict_doses(predictor, load_samples(cohort, [case.case_id], 1), usual_sampling(predictor.config, 3), members, batch_size=1)
+    [doses] = predict_doses(
+        predictor,
+        load_samples(cohort, [case.case_id], 1),
+        usual_sampling(predictor.config, 3),
+        members,
+        batch_size=1,
+    )
     expected_gy = on_case_grid(doses, case, 1).mean(axis=0)
     assert np.allclose(prediction.dose_gy, expected_gy, atol=1e-4)
     assert len(estimates) == calls and [done for done, _ in heard] == list(range(1, 2 * calls + 1))
@@ -283,7 +361,15 @@ def test_a_sampling_that_is_stopped_gives_nothing(trained_run):
     predictor = trained_run.load_predictor("flow")
     case = trained_run.open_cohort().load("toy_1")
     with pytest.raises(Stopped):
-        sample_anew(trained_run, predictor, case, sampling_of(predictor, "midpoint", 50, 1), 1, lambda *_: None, lambda: True)
+        sample_anew(
+            trained_run,
+            predictor,
+            case,
+            sampling_of(predictor, "midpoint", 50, 1),
+            1,
+            lambda *_: None,
+            lambda: True,
+        )
 
 
 def test_a_dose_sampled_anew_stands_beside_the_kept_one_with_its_steps(trained_run):
@@ -295,8 +381,12 @@ def test_a_dose_sampled_anew_stands_beside_the_kept_one_with_its_steps(trained_r
     box.start.click()
     box.thread.join(60)
     title = "flow anew, Euler, 4 steps, seed 42, mean of 2"
-    assert "sampled by flow" in box.said.value and box.bar.value == box.bar.max == 8 and not box.start.disabled
-    assert shown.controls.beside.value == title and f"{title}: spread of samples" in shown.panels.shown["titles"]
+    assert (
+        "sampled by flow" in box.said.value and box.bar.value == box.bar.max == 8 and not box.start.disabled
+    )
+    assert (
+        shown.controls.beside.value == title and f"{title}: spread of samples" in shown.panels.shown["titles"]
+    )
     assert shown.controls.step.max == 4 and shown.controls.step.layout.display == ""
     final = shown.panels.pictures
     shown.controls.step.value = 0

@@ -1,4 +1,5 @@
 """From a case to tensors: distances, coarsening, batches and motion against closed forms; streams of random numbers."""
+
 import dataclasses
 import math
 import os
@@ -10,16 +11,33 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
+from toys import toy_case, toy_cohort
 
 from lib import features
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
-from lib.features import (Batch, Sample, augment, background, condition_channels, cut, dose_statistics, load_samples, make_batch,
-                          make_sample, mirror_order, mirrored, motion_grid, patch_start, scale_ct, signed_distance_mm, with_prior)
+from lib.features import (
+    Batch,
+    Sample,
+    augment,
+    background,
+    condition_channels,
+    cut,
+    dose_statistics,
+    load_samples,
+    make_batch,
+    make_sample,
+    mirror_order,
+    mirrored,
+    motion_grid,
+    patch_start,
+    scale_ct,
+    signed_distance_mm,
+    with_prior,
+)
 from lib.grid import dose_box
 from lib.seeds import generator_for
-from toys import toy_case, toy_cohort
 
 SPACING_MM = (3.0, 2.0, 1.0)
 SITES = list(PROTOCOLS)
@@ -44,7 +62,11 @@ def plain_distance_mm(mask, spacing_mm, clip_mm=50.0):
 def sample_of(dose, site="prostate", cond=None, mask=None, spacing_mm=(1.0, 1.0, 1.0), constraints=None):
     """A sample around the given dose [d,h,w]; the rest is background unless given."""
     dose = torch.as_tensor(dose, dtype=torch.float32)[None]
-    cond = background(site, CHANNELS[site])[:, None, None, None].expand(-1, *dose.shape[1:]).clone() if cond is None else cond
+    cond = (
+        background(site, CHANNELS[site])[:, None, None, None].expand(-1, *dose.shape[1:]).clone()
+        if cond is None
+        else cond
+    )
     mask = torch.ones_like(dose) if mask is None else mask
     constraints = torch.zeros(13) if constraints is None else constraints
     return Sample("a", site, cond, dose, mask, constraints, spacing_mm, 70.0)
@@ -108,7 +130,9 @@ def random_masks():
 @pytest.mark.parametrize("clip_mm", [6.0, 50.0])
 def test_the_box_gives_what_the_whole_volume_gives(name, clip_mm):
     mask = random_masks()[name]
-    assert np.allclose(signed_distance_mm(mask, SPACING_MM, clip_mm), plain_distance_mm(mask, SPACING_MM, clip_mm))
+    assert np.allclose(
+        signed_distance_mm(mask, SPACING_MM, clip_mm), plain_distance_mm(mask, SPACING_MM, clip_mm)
+    )
 
 
 # --- channels and vectors ---
@@ -146,8 +170,14 @@ def test_background_is_what_a_voxel_of_air_far_from_everything_gets(site):
     shape, far = (2, 2, 30), np.zeros((2, 2, 30), bool)
     far[:, :, 0] = True
     masks = {name: far for name in case.masks}
-    air = dataclasses.replace(case, ct_hu=np.full(shape, -3000, np.int16), dose_gy=np.ones(shape, np.float32),
-                              masks=masks, dose_mask=far, spacing_mm=(5.0, 5.0, 5.0))
+    air = dataclasses.replace(
+        case,
+        ct_hu=np.full(shape, -3000, np.int16),
+        dose_gy=np.ones(shape, np.float32),
+        masks=masks,
+        dose_mask=far,
+        spacing_mm=(5.0, 5.0, 5.0),
+    )
     assert torch.equal(condition_channels(air)[:, 1, 1, -1], background(site, CHANNELS[site]))
 
 
@@ -155,7 +185,9 @@ def test_background_is_what_a_voxel_of_air_far_from_everything_gets(site):
 def test_a_sample_carries_13_constraints_and_dose_as_a_fraction(site):
     case = toy_case(site=site)
     sample = make_sample(case, 1)
-    assert sample.constraints.shape == (13,) and sample.constraints.tolist() == pytest.approx(constraint_vector(case))
+    assert sample.constraints.shape == (13,) and sample.constraints.tolist() == pytest.approx(
+        constraint_vector(case)
+    )
     box = dose_box(torch.from_numpy(case.dose_mask), 1)
     assert torch.allclose(sample.dose[0] * 70, torch.from_numpy(case.dose_gy)[box], atol=1e-5)
     assert torch.equal(sample.mask[0], torch.from_numpy(case.dose_mask).float()[box])
@@ -186,7 +218,9 @@ def test_a_patch_larger_than_the_volume_is_the_volume_and_background(site):
     sample = make_sample(toy_case(site=site, shape=(8, 12, 12)), 1)
     cond, dose, mask = cut(sample, (0, 0, 0), (16, 12, 20))
     assert torch.allclose(cond[:, :8, :, :12], sample.cond, atol=1e-6)
-    assert torch.allclose(cond[:, 8:], background(site, CHANNELS[site])[:, None, None, None].expand(-1, 8, 12, 20))
+    assert torch.allclose(
+        cond[:, 8:], background(site, CHANNELS[site])[:, None, None, None].expand(-1, 8, 12, 20)
+    )
     assert dose[:, 8:].sum() == 0 and mask[:, :, :, 12:].sum() == 0
     assert patch_start(sample, (16, 12, 20), torch.Generator()) == (0, 0, 0)
 
@@ -194,7 +228,10 @@ def test_a_patch_larger_than_the_volume_is_the_volume_and_background(site):
 def test_a_prior_is_one_more_channel_that_stays_in_place_when_flipped_and_is_0_outside():
     sample = make_sample(toy_case(site="head-and-neck"), 1)
     primed = with_prior(sample, sample.dose)
-    assert mirror_order("head-and-neck", 13) == [*mirror_order("head-and-neck", 12), 12] and float(background("head-and-neck", 13)[-1]) == 0
+    assert (
+        mirror_order("head-and-neck", 13) == [*mirror_order("head-and-neck", 12), 12]
+        and float(background("head-and-neck", 13)[-1]) == 0
+    )
     assert torch.equal(mirrored(primed).cond[-1], sample.dose[0].flip(-1))
 
 
@@ -202,7 +239,10 @@ def test_a_prior_is_one_more_channel_that_stays_in_place_when_flipped_and_is_0_o
 def test_a_mirror_image_of_a_mirror_image_is_the_patient(site):
     sample = make_sample(toy_case(site=site), 1)
     twice = mirrored(mirrored(sample))
-    assert all(torch.equal(getattr(twice, name), getattr(sample, name)) for name in ("cond", "dose", "mask", "constraints"))
+    assert all(
+        torch.equal(getattr(twice, name), getattr(sample, name))
+        for name in ("cond", "dose", "mask", "constraints")
+    )
     assert not torch.equal(mirrored(sample).cond, sample.cond)
 
 
@@ -257,7 +297,7 @@ def test_flipping_twice_is_the_identity_on_channels(site):
 @pytest.mark.parametrize("site", SITES)
 def test_flipping_swaps_the_paired_organs_and_nothing_else(site):
     names = ["ct", *PROTOCOLS[site].structures, *["dose mask"] * PROTOCOLS[site].dose_mask_channel]
-    (left, right), = PROTOCOLS[site].mirrored
+    ((left, right),) = PROTOCOLS[site].mirrored
     moved = {names[k]: names[j] for k, j in enumerate(mirror_order(site, CHANNELS[site])) if j != k}
     assert moved == {left: right, right: left}
 
@@ -270,7 +310,9 @@ def test_left_organs_stay_left_after_augmentation(site):
     generator, doses = torch.Generator().manual_seed(5), set()
     for _ in range(30):
         batch = augment(make_batch([sample]), "rotated", generator)
-        x_left, x_right = (float(torch.nonzero(batch.cond[0, k] < 0)[:, 2].float().mean()) for k in (left, right))
+        x_left, x_right = (
+            float(torch.nonzero(batch.cond[0, k] < 0)[:, 2].float().mean()) for k in (left, right)
+        )
         assert x_left > x_right
         doses.add(round(float(batch.dose.sum()), 3))
     assert len(doses) == 30
@@ -292,7 +334,11 @@ def test_without_motion_and_noise_a_sample_comes_back_flipped_or_as_it_was(site,
         flipped = not torch.allclose(moved.dose, batch.dose, atol=1e-4)
         cond, dose, mask = (batch.cond, batch.dose, batch.mask)
         if flipped:
-            cond, dose, mask = cond.flip(-1)[:, mirror_order(site, CHANNELS[site])], dose.flip(-1), mask.flip(-1)
+            cond, dose, mask = (
+                cond.flip(-1)[:, mirror_order(site, CHANNELS[site])],
+                dose.flip(-1),
+                mask.flip(-1),
+            )
         assert torch.allclose(moved.cond, cond, atol=1e-4) and torch.allclose(moved.mask, mask, atol=1e-4)
         assert torch.allclose(moved.dose, dose, atol=1e-4)
         seen.add(flipped)
@@ -326,7 +372,9 @@ def test_moved_by_whole_voxels_every_value_stays_what_it_was():
 def test_the_statistics_of_a_dose_are_those_inside_the_mask():
     sample = make_sample(toy_case(), 1)
     inside = sample.dose[sample.mask > 0.5]
-    assert dose_statistics([sample, sample]) == pytest.approx((float(inside.mean()), float(inside.std())), rel=1e-3)
+    assert dose_statistics([sample, sample]) == pytest.approx(
+        (float(inside.mean()), float(inside.std())), rel=1e-3
+    )
 
 
 def test_augmentation_moves_no_more_than_it_says():
@@ -392,10 +440,14 @@ def blob(shape, spacing_mm, covariance_mm2, centre_mm=(0.0, 0.0)):
 def test_a_rotation_turns_a_body_by_its_angle_and_does_not_shear_it(spacing_mm, angle):
     shape = (2, int(160 / spacing_mm[1]), int(220 / spacing_mm[2]))  # unequal in voxels and in mm
     covariance = np.array([[200.0, 0.0], [0.0, 60.0]])
-    found = second_moments_mm2(moved(blob(shape, spacing_mm, covariance), spacing_mm, angle=angle), spacing_mm)
+    found = second_moments_mm2(
+        moved(blob(shape, spacing_mm, covariance), spacing_mm, angle=angle), spacing_mm
+    )
     turns = [np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) for a in (angle, -angle)]
     errors = [np.abs(found - turn @ covariance @ turn.T).max() for turn in turns]
-    assert min(errors) < 6  # linear interpolation widens by up to a sixth of a voxel squared twice, below 6 mm^2
+    assert (
+        min(errors) < 6
+    )  # linear interpolation widens by up to a sixth of a voxel squared twice, below 6 mm^2
 
 
 @pytest.mark.parametrize("spacing_mm", [(3.0, 2.0, 4.0), (2.0, 3.0, 1.5)])
@@ -434,7 +486,9 @@ def test_the_cache_gives_equal_samples(cohort, tmp_path):
     assert len(files) == 2 and cache_files(tmp_path) == files
     for a, b in zip(made, again):
         assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
-        assert all(getattr(a, name) == getattr(b, name) for name in ("case_id", "site", "spacing_mm", "rx_gy"))
+        assert all(
+            getattr(a, name) == getattr(b, name) for name in ("case_id", "site", "spacing_mm", "rx_gy")
+        )
 
 
 def test_the_cache_is_read_and_not_made_again(cohort, monkeypatch):
@@ -454,10 +508,10 @@ CACHE_DAMAGES = {
 
 @pytest.mark.parametrize("damage", CACHE_DAMAGES)
 def test_a_damaged_cache_file_is_made_again(damage, cohort, tmp_path):
-    made, = load_samples(cohort, ["toy_1"], 2)
-    path, = cache_files(tmp_path)
+    (made,) = load_samples(cohort, ["toy_1"], 2)
+    (path,) = cache_files(tmp_path)
     CACHE_DAMAGES[damage](path)
-    again, = load_samples(cohort, ["toy_1"], 2)
+    (again,) = load_samples(cohort, ["toy_1"], 2)
     assert all(torch.equal(getattr(made, name), getattr(again, name)) for name in FIELDS)
     assert all(torch.equal(getattr(made, name), getattr(features.read_sample(path), name)) for name in FIELDS)
 
@@ -465,12 +519,12 @@ def test_a_damaged_cache_file_is_made_again(damage, cohort, tmp_path):
 def test_another_case_file_coarsening_or_set_of_beams_is_another_cache_file(cohort, tmp_path):
     load_samples(cohort, ["toy_1"], 2)
     load_samples(cohort, ["toy_1"], 4)
-    with_beams, = load_samples(cohort, ["toy_1"], 2, [0, 180])
+    (with_beams,) = load_samples(cohort, ["toy_1"], 2, [0, 180])
     assert len(with_beams.cond) == CHANNELS["head-and-neck"] + 1
     case = load_case(cohort.path("toy_1"))
     save_case(dataclasses.replace(case, dose_gy=case.dose_gy / 2), cohort.path("toy_1"))
     cohort.card["cases"]["toy_1"]["sha256"] = "0" * 64
-    halved, = load_samples(cohort, ["toy_1"], 2)
+    (halved,) = load_samples(cohort, ["toy_1"], 2)
     assert float(halved.dose.max()) == pytest.approx(0.5, abs=0.01) and len(cache_files(tmp_path)) == 4
 
 
@@ -483,8 +537,15 @@ def test_the_same_names_give_the_same_numbers():
 
 
 def test_other_names_give_other_numbers():
-    names = [(42, "step", 7), (42, "step", 8), (43, "step", 7), (42, "noise", 7), (42, "step7"), (42, "step", "7"),
-             ("42", "step", 7)]
+    names = [
+        (42, "step", 7),
+        (42, "step", 8),
+        (43, "step", 7),
+        (42, "noise", 7),
+        (42, "step7"),
+        (42, "step", "7"),
+        ("42", "step", 7),
+    ]
     draws = [tuple(torch.rand(3, generator=generator_for(*name)).tolist()) for name in names]
     assert len(set(draws)) == len(names)
 
@@ -499,6 +560,12 @@ def test_numbers_do_not_depend_on_what_was_drawn_before():
 def test_numbers_do_not_depend_on_pythons_hash_seed():
     code = "from lib.seeds import generator_for; print(generator_for(42, 'step', 7).initial_seed())"
     other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"  # unset here, it is random
-    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": other}, check=True,
-                         text=True, capture_output=True, cwd=Path(__file__).parents[1])
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONHASHSEED": other},
+        check=True,
+        text=True,
+        capture_output=True,
+        cwd=Path(__file__).parents[1],
+    )
     assert int(run.stdout) == generator_for(42, "step", 7).initial_seed()

@@ -1,9 +1,12 @@
 """Laws of flow matching's samplers on data whose velocity is known exactly, and against diffusers."""
+
+import itertools
+
 import pytest
 import torch
+from test_diffusion import MU, S, quantiles
 
 from lib.models.flow import at_time, euler, midpoint
-from test_diffusion import MU, S, quantiles
 
 
 def gaussian_velocity(x_t, t):
@@ -20,8 +23,8 @@ def errors(sampler, steps):
 
 def test_euler_is_of_first_order_and_midpoint_of_second():
     first, second = errors(euler, (50, 100, 200)), errors(midpoint, (25, 50, 100))
-    assert all(1.8 < a / b < 2.2 for a, b in zip(first, first[1:]))
-    assert all(a / b > 3.5 for a, b in zip(second, second[1:]))
+    assert all(1.8 < a / b < 2.2 for a, b in itertools.pairwise(first))
+    assert all(a / b > 3.5 for a, b in itertools.pairwise(second))
 
 
 @pytest.mark.parametrize("sampler", [euler, midpoint])
@@ -36,7 +39,12 @@ def test_a_point_mass_is_returned_whatever_the_steps(sampler, n):
 @pytest.mark.parametrize("sampler, calls", [(euler, 7), (midpoint, 14)])
 def test_the_network_calls_are_as_many_as_said_and_the_estimates_exact_for_a_point(sampler, calls):
     seen = []
-    sampler(lambda x_t, t: (MU - x_t) / (1 - t).view(-1, 1, 1, 1, 1), quantiles(), 7, watch=lambda step, t, dose: seen.append((step, dose)))
+    sampler(
+        lambda x_t, t: (MU - x_t) / (1 - t).view(-1, 1, 1, 1, 1),
+        quantiles(),
+        7,
+        watch=lambda step, t, dose: seen.append((step, dose)),
+    )
     assert [step for step, _ in seen] == list(range(calls))
     assert all(torch.allclose(dose, torch.full_like(dose, MU)) for _, dose in seen)
 
@@ -44,15 +52,23 @@ def test_the_network_calls_are_as_many_as_said_and_the_estimates_exact_for_a_poi
 def test_the_path_is_straight_from_noise_to_dose():
     dose, noise = torch.rand(3, 1, 2, 2, 2), torch.randn(3, 1, 2, 2, 2)
     x_t = at_time(dose, noise, torch.tensor([0.0, 0.5, 1.0]))
-    assert torch.equal(x_t[0], noise[0]) and torch.equal(x_t[2], dose[2]) and torch.allclose(x_t[1], (noise[1] + dose[1]) / 2)
+    assert (
+        torch.equal(x_t[0], noise[0])
+        and torch.equal(x_t[2], dose[2])
+        and torch.allclose(x_t[1], (noise[1] + dose[1]) / 2)
+    )
 
 
 def test_euler_agrees_with_diffusers():
-    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed; pip install -e '.[test]'")
+    diffusers = pytest.importorskip(
+        "diffusers", reason="diffusers is not installed; pip install -e '.[test]'"
+    )
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     n, x_t = 8, torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     scheduler.set_timesteps(sigmas=[1 - i / n for i in range(n)])
     ours = euler(gaussian_velocity, x_t, n)
-    for sigma, t in zip(scheduler.sigmas, scheduler.timesteps):  # its sigma falls from 1, and its velocity is noise - dose
+    for sigma, t in zip(
+        scheduler.sigmas, scheduler.timesteps
+    ):  # its sigma falls from 1, and its velocity is noise - dose
         x_t = scheduler.step(-gaussian_velocity(x_t, torch.full((2,), 1 - float(sigma))), t, x_t).prev_sample
     assert torch.allclose(ours, x_t, atol=1e-5)

@@ -1,4 +1,5 @@
 """Gamma index: laws with known answers first, then a search of every lattice point, then pymedphys."""
+
 import itertools
 
 import numpy as np
@@ -9,14 +10,16 @@ from scipy.ndimage import gaussian_filter, shift
 from lib.evaluation import gamma as gammas
 from lib.evaluation.gamma import gamma_index, gamma_pass_pct, pass_pct
 
-CRITERIA = dict(dose_pct=3.0, distance_mm=3.0, global_gy=60.0)
+CRITERIA = {"dose_pct": 3.0, "distance_mm": 3.0, "global_gy": 60.0}
 SPACINGS = {1: (2.0,), 2: (2.0, 3.5), 3: (2.5, 4.0, 1.7)}
 SHAPES = {1: (40,), 2: (14, 11), 3: (7, 5, 6)}
 
 
 def smooth_dose(shape, spacing_mm, seed=0, width_mm=7.0):
     """A made-up dose from about 0 to 70 Gy that varies over `width_mm`."""
-    noise = gaussian_filter(np.random.default_rng(seed).normal(size=shape), [width_mm / s for s in spacing_mm])
+    noise = gaussian_filter(
+        np.random.default_rng(seed).normal(size=shape), [width_mm / s for s in spacing_mm]
+    )
     return (70 * (noise - noise.min()) / np.ptp(noise)).astype(np.float32)
 
 
@@ -57,8 +60,12 @@ def test_identical_doses_have_gamma_0(n):
 def test_a_ramp_that_is_moved_has_the_distance_between_two_parallel_lines(axis, slope_gy_mm, moved_mm):
     shape, spacing_mm = [5, 5, 5], (2.0, 3.0, 2.5)
     shape[axis] = 24
-    ramp = 10 + slope_gy_mm * np.moveaxis(np.broadcast_to(np.arange(24) * spacing_mm[axis], [5, 5, 24]), 2, axis)
-    gamma = gamma_index(ramp, ramp + slope_gy_mm * moved_mm, spacing_mm, **CRITERIA).take(np.arange(4, 20), axis)
+    ramp = 10 + slope_gy_mm * np.moveaxis(
+        np.broadcast_to(np.arange(24) * spacing_mm[axis], [5, 5, 24]), 2, axis
+    )
+    gamma = gamma_index(ramp, ramp + slope_gy_mm * moved_mm, spacing_mm, **CRITERIA).take(
+        np.arange(4, 20), axis
+    )
     slope = slope_gy_mm * 3.0 / 1.8  # per distance criterion, in dose criteria
     exact = slope * (moved_mm / 3.0) / np.sqrt(1 + slope**2)
     # the lattice has a point within half its pitch of the nearest one, where gamma^2 is larger by (1 + slope^2) x^2
@@ -79,8 +86,16 @@ def test_a_step_that_is_moved_has_the_distance_to_where_it_went():
 def test_both_criteria_times_k_divide_gamma_by_k(n, k):
     planned, predicted, spacing_mm = pair(n)
     once = gamma_index(planned, predicted, spacing_mm, **CRITERIA, max_gamma=1.2, interp_fraction=5)
-    wide = gamma_index(planned, predicted, spacing_mm, dose_pct=3.0 * k, distance_mm=3.0 * k, global_gy=60.0,
-                       max_gamma=1.2 / k, interp_fraction=5 * k)
+    wide = gamma_index(
+        planned,
+        predicted,
+        spacing_mm,
+        dose_pct=3.0 * k,
+        distance_mm=3.0 * k,
+        global_gy=60.0,
+        max_gamma=1.2 / k,
+        interp_fraction=5 * k,
+    )
     assert np.allclose(once, wide * k, atol=1e-4, equal_nan=True)
 
 
@@ -121,7 +136,9 @@ def test_a_flip_of_any_axis_changes_nothing(n):
 def test_doses_in_another_unit_change_nothing():
     planned, predicted, spacing_mm = pair(3)
     gamma = gamma_index(planned, predicted, spacing_mm, **CRITERIA)
-    in_cgy = gamma_index(100 * planned, 100 * predicted, spacing_mm, dose_pct=3, distance_mm=3, global_gy=6000)
+    in_cgy = gamma_index(
+        100 * planned, 100 * predicted, spacing_mm, dose_pct=3, distance_mm=3, global_gy=6000
+    )
     assert np.allclose(in_cgy, gamma, atol=1e-4, equal_nan=True)
 
 
@@ -131,14 +148,19 @@ def test_local_criteria_are_shares_of_the_voxels_own_planned_dose():
     off_gy = gamma_index(planned, planned + 0.3, (5.0,), **CRITERIA, local=True)
     assert np.allclose(off_gy[inner], [1.0, 0.5, 0.25, 1 / 6], atol=1e-4)
     assert np.allclose(gamma_index(planned, planned + 0.3, (5.0,), **CRITERIA)[inner], 1 / 6, atol=1e-4)
-    assert np.allclose(gamma_index(planned, planned * 1.03, (5.0,), **CRITERIA, local=True)[inner], 1.0, atol=1e-4)
+    assert np.allclose(
+        gamma_index(planned, planned * 1.03, (5.0,), **CRITERIA, local=True)[inner], 1.0, atol=1e-4
+    )
 
 
 def test_local_equals_global_where_the_dose_is_the_stated_dose():
     planned = np.full((6, 7), 60.0)
     predicted = planned + smooth_dose((6, 7), (2.0, 2.0)) / 20
-    assert np.allclose(gamma_index(planned, predicted, (2.0, 2.0), **CRITERIA),
-                       gamma_index(planned, predicted, (2.0, 2.0), **CRITERIA, local=True), atol=1e-5)
+    assert np.allclose(
+        gamma_index(planned, predicted, (2.0, 2.0), **CRITERIA),
+        gamma_index(planned, predicted, (2.0, 2.0), **CRITERIA, local=True),
+        atol=1e-5,
+    )
 
 
 def test_without_a_cut_off_local_gamma_leaves_out_voxels_without_dose():
@@ -159,7 +181,9 @@ def test_chunks_do_not_matter(monkeypatch):
     planned, predicted, spacing_mm = pair(3)
     gamma = gamma_index(planned, predicted, spacing_mm, **CRITERIA)
     monkeypatch.setattr(gammas, "CHUNK", 37)
-    assert np.allclose(gamma_index(planned, predicted, spacing_mm, **CRITERIA), gamma, atol=1e-6, equal_nan=True)
+    assert np.allclose(
+        gamma_index(planned, predicted, spacing_mm, **CRITERIA), gamma, atol=1e-6, equal_nan=True
+    )
 
 
 def test_the_inputs_stay_as_they_were_and_may_be_views_or_float64():
@@ -194,27 +218,46 @@ def test_the_pass_rate_of_a_region_is_that_of_its_voxels_in_the_whole_search():
     gamma = gamma_index(planned, predicted, spacing_mm, **CRITERIA)
     expected = 100 * (gamma[region] <= 1 + 1e-5).mean()
     assert 20 < expected < 99
-    assert gamma_pass_pct(planned, predicted, spacing_mm, region=region, **CRITERIA) == pytest.approx(expected)
+    assert gamma_pass_pct(planned, predicted, spacing_mm, region=region, **CRITERIA) == pytest.approx(
+        expected
+    )
 
 
 # --- mistakes ---
 
 
-@pytest.mark.parametrize("change, says", [
-    (dict(dose_hat_gy=np.ones((4, 5))), "one shape"), (dict(dose_gy=np.ones((2, 2, 2, 2))), "one shape"),
-    (dict(spacing_mm=(2.0,)), "spacing_mm"), (dict(spacing_mm=(2.0, 0.0)), "spacing_mm"),
-    (dict(spacing_mm=(2.0, -1.0)), "spacing_mm"), (dict(spacing_mm=(2.0, np.nan)), "spacing_mm"),
-    (dict(spacing_mm=2.0), "spacing_mm"), (dict(spacing_mm=(2.0, np.inf)), "spacing_mm"),
-    (dict(dose_gy=np.full((4, 4), np.nan)), "finite"), (dict(dose_hat_gy=np.full((4, 4), np.inf)), "finite"),
-    (dict(dose_pct=0), "dose_pct"), (dict(dose_pct=-3), "dose_pct"), (dict(distance_mm=0), "distance_mm"),
-    (dict(distance_mm=np.nan), "distance_mm"), (dict(global_gy=None), "global_gy"), (dict(global_gy=0), "global_gy"),
-    (dict(global_gy=-70), "global_gy"), (dict(max_gamma=0), "max_gamma"), (dict(max_gamma=np.inf), "max_gamma"),
-    (dict(interp_fraction=0), "interp_fraction"), (dict(cutoff_pct=-1), "cutoff_pct"),
-    (dict(cutoff_pct=np.nan), "cutoff_pct"),
-    (dict(region=np.ones((4, 5), bool)), "region"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"dose_hat_gy": np.ones((4, 5))}, "one shape"),
+        ({"dose_gy": np.ones((2, 2, 2, 2))}, "one shape"),
+        ({"spacing_mm": (2.0,)}, "spacing_mm"),
+        ({"spacing_mm": (2.0, 0.0)}, "spacing_mm"),
+        ({"spacing_mm": (2.0, -1.0)}, "spacing_mm"),
+        ({"spacing_mm": (2.0, np.nan)}, "spacing_mm"),
+        ({"spacing_mm": 2.0}, "spacing_mm"),
+        ({"spacing_mm": (2.0, np.inf)}, "spacing_mm"),
+        ({"dose_gy": np.full((4, 4), np.nan)}, "finite"),
+        ({"dose_hat_gy": np.full((4, 4), np.inf)}, "finite"),
+        ({"dose_pct": 0}, "dose_pct"),
+        ({"dose_pct": -3}, "dose_pct"),
+        ({"distance_mm": 0}, "distance_mm"),
+        ({"distance_mm": np.nan}, "distance_mm"),
+        ({"global_gy": None}, "global_gy"),
+        ({"global_gy": 0}, "global_gy"),
+        ({"global_gy": -70}, "global_gy"),
+        ({"max_gamma": 0}, "max_gamma"),
+        ({"max_gamma": np.inf}, "max_gamma"),
+        ({"interp_fraction": 0}, "interp_fraction"),
+        ({"cutoff_pct": -1}, "cutoff_pct"),
+        ({"cutoff_pct": np.nan}, "cutoff_pct"),
+        ({"region": np.ones((4, 5), bool)}, "region"),
+    ],
+)
 def test_a_mistake_ends_in_one_sentence_that_names_it(change, says):
-    given = dict(dose_gy=np.full((4, 4), 60.0), dose_hat_gy=np.full((4, 4), 60.0), spacing_mm=(2.0, 3.0), **CRITERIA)
+    given = dict(
+        dose_gy=np.full((4, 4), 60.0), dose_hat_gy=np.full((4, 4), 60.0), spacing_mm=(2.0, 3.0), **CRITERIA
+    )
     given |= change
     if "dose_gy" in change and np.ndim(change["dose_gy"]) == 4:
         given["dose_hat_gy"] = change["dose_gy"]
@@ -229,7 +272,9 @@ def test_a_mistake_ends_in_one_sentence_that_names_it(change, says):
 def every_lattice_point(planned, predicted, spacing_mm, local, max_gamma=1.1, interp_fraction=10):
     n = planned.ndim
     axes = [np.round(np.arange(size) * s, 9) for size, s in zip(planned.shape, spacing_mm)]
-    dose_at = RegularGridInterpolator(axes, predicted.astype(np.float64), bounds_error=False, fill_value=np.inf)
+    dose_at = RegularGridInterpolator(
+        axes, predicted.astype(np.float64), bounds_error=False, fill_value=np.inf
+    )
     reach = int(np.floor(max_gamma * interp_fraction))
     lattice_mm = 3.0 * np.array(list(itertools.product(range(-reach, reach + 1), repeat=n))) / interp_fraction
     lattice_mm = lattice_mm[(lattice_mm**2).sum(1) <= (3.0 * max_gamma) ** 2 + 1e-9]
@@ -257,10 +302,23 @@ def test_nothing_is_missed_by_the_early_stops(n, local):
 
 
 def theirs(planned, predicted, spacing_mm, dose_pct, distance_mm, global_gy, **options):
-    pymedphys = pytest.importorskip("pymedphys", reason="pymedphys is the independent implementation compared with")
+    pymedphys = pytest.importorskip(
+        "pymedphys", reason="pymedphys is the independent implementation compared with"
+    )
     axes = tuple(np.arange(size) * s for size, s in zip(planned.shape, spacing_mm))
-    return pymedphys.gamma(axes, planned, axes, predicted, dose_pct, distance_mm, lower_percent_dose_cutoff=10,
-                           interp_fraction=10, max_gamma=1.1, global_normalisation=global_gy, **options)
+    return pymedphys.gamma(
+        axes,
+        planned,
+        axes,
+        predicted,
+        dose_pct,
+        distance_mm,
+        lower_percent_dose_cutoff=10,
+        interp_fraction=10,
+        max_gamma=1.1,
+        global_normalisation=global_gy,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -268,16 +326,21 @@ def theirs(planned, predicted, spacing_mm, dose_pct, distance_mm, global_gy, **o
 def test_in_one_dimension_the_index_is_that_of_pymedphys(criterion, local):
     planned, predicted, spacing_mm = pair(1, seed=5)
     expected = theirs(planned, predicted, spacing_mm, criterion, criterion, 60.0, local_gamma=local)
-    gamma = gamma_index(planned, predicted, spacing_mm, dose_pct=criterion, distance_mm=criterion, global_gy=60.0,
-                        local=local)
+    gamma = gamma_index(
+        planned, predicted, spacing_mm, dose_pct=criterion, distance_mm=criterion, global_gy=60.0, local=local
+    )
     assert np.allclose(gamma, expected, atol=1e-4, equal_nan=True)
 
 
 COMPARED = [  # shape, spacing in mm, criterion, blur in mm, shift in mm, error in Gy
-    ((50, 60), (2.0, 3.0), 3.0, 1.0, 1.0, 1.5), ((50, 60), (2.0, 3.0), 2.0, 2.0, 2.0, 2.0),
-    ((50, 60), (1.0, 2.5), 3.0, 3.0, 3.0, 4.0), ((50, 60), (1.0, 1.0), 2.0, 0.5, 0.5, 0.5),
-    ((11, 13, 12), (3.0, 5.0, 5.0), 3.0, 1.0, 1.0, 1.0), ((11, 13, 12), (2.5, 4.0, 4.0), 2.0, 1.0, 1.0, 1.0),
-    ((11, 13, 12), (5.0, 2.0, 3.0), 3.0, 2.0, 3.0, 3.0), ((11, 13, 12), (2.0, 1.0, 1.0), 3.0, 1.0, 1.0, 1.5),
+    ((50, 60), (2.0, 3.0), 3.0, 1.0, 1.0, 1.5),
+    ((50, 60), (2.0, 3.0), 2.0, 2.0, 2.0, 2.0),
+    ((50, 60), (1.0, 2.5), 3.0, 3.0, 3.0, 4.0),
+    ((50, 60), (1.0, 1.0), 2.0, 0.5, 0.5, 0.5),
+    ((11, 13, 12), (3.0, 5.0, 5.0), 3.0, 1.0, 1.0, 1.0),
+    ((11, 13, 12), (2.5, 4.0, 4.0), 2.0, 1.0, 1.0, 1.0),
+    ((11, 13, 12), (5.0, 2.0, 3.0), 3.0, 2.0, 3.0, 3.0),
+    ((11, 13, 12), (2.0, 1.0, 1.0), 3.0, 1.0, 1.0, 1.5),
 ]
 
 
@@ -288,7 +351,9 @@ def test_the_pass_rate_is_that_of_pymedphys(shape, spacing_mm, criterion, blur_m
     predicted = shift(predicted, [shift_mm / s for s in spacing_mm], order=1, mode="nearest")
     predicted += error_gy * (smooth_dose(shape, spacing_mm, seed=2) / 35 - 1)
     expected = theirs(planned, predicted, spacing_mm, criterion, criterion, 70.0)
-    gamma = gamma_index(planned, predicted, spacing_mm, dose_pct=criterion, distance_mm=criterion, global_gy=70.0)
+    gamma = gamma_index(
+        planned, predicted, spacing_mm, dose_pct=criterion, distance_mm=criterion, global_gy=70.0
+    )
     assert np.array_equal(np.isnan(gamma), np.isnan(expected))
     assert pass_pct(gamma) == pytest.approx(pass_pct(expected), abs=0.3)
     assert np.nanmean(np.abs(gamma - expected)) < 0.02

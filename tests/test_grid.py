@@ -1,11 +1,12 @@
 """Blocks of a training grid, the box around the dose mask, and the way back to a case's grid."""
+
 import numpy as np
 import pytest
 import torch
+from toys import toy_case
 
 from lib.features import make_sample
 from lib.grid import LEAST_SHARE, coarsened, cropped, dose_box, placed, refined, refined_in_mask
-from toys import toy_case
 
 SHAPES = [(40, 50, 70), (41, 37, 64), (16, 24, 24), (128, 128, 128)]
 
@@ -105,13 +106,18 @@ def test_refined_inside_the_mask_a_dose_keeps_its_block_averages_and_its_edge(co
     uniform = 0.8 * mask.float()[None]
     fine = refined_in_mask(coarsened(uniform, coarsen)[None], coarsen, mask)[0]
     well = refined(coarsened(mask.float()[None], coarsen)[None], coarsen, mask.shape)[0, 0] >= LEAST_SHARE
-    assert torch.allclose(fine[0][mask & well], uniform[0][mask & well], atol=0.03) and not fine[0][~mask].any()
+    assert (
+        torch.allclose(fine[0][mask & well], uniform[0][mask & well], atol=0.03) and not fine[0][~mask].any()
+    )
     dose = torch.from_numpy(case.dose_gy * case.dose_mask)[None]
     plain = refined(coarsened(dose, coarsen)[None], coarsen, case.shape)[0]
     better = refined_in_mask(coarsened(dose, coarsen)[None], coarsen, mask)[0]
     error = [float((found - dose).abs()[0][mask].mean()) for found in (plain, better)]
     assert error[1] < 0.75 * error[0]
-    missed = [float((coarsened(found, coarsen) - coarsened(dose, coarsen)).abs().mean()) for found in (plain, better)]
+    missed = [
+        float((coarsened(found, coarsen) - coarsened(dose, coarsen)).abs().mean())
+        for found in (plain, better)
+    ]
     assert missed[1] < 0.5 * missed[0]
 
 

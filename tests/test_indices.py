@@ -1,4 +1,5 @@
 """Conformity, homogeneity and isodose overlap against their closed forms."""
+
 import numpy as np
 import pytest
 
@@ -82,7 +83,12 @@ def test_too_few_voxels_or_no_dose_give_no_homogeneity():
 
 def test_equal_doses_overlap_wholly_and_disjoint_ones_not_at_all():
     dose_gy = dose_in(TARGET)
-    assert isodose_dice(dose_gy, dose_gy, [5.0, 10.0, 35.0, 70.0]) == {5.0: 1.0, 10.0: 1.0, 35.0: 1.0, 70.0: 1.0}
+    assert isodose_dice(dose_gy, dose_gy, [5.0, 10.0, 35.0, 70.0]) == {
+        5.0: 1.0,
+        10.0: 1.0,
+        35.0: 1.0,
+        70.0: 1.0,
+    }
     assert isodose_dice(dose_gy, dose_in(~TARGET), [35.0]) == {35.0: 0.0}
 
 

@@ -1,17 +1,26 @@
 """Predictions do not depend on how patients are batched, and mistakes end in a sentence."""
+
 import numpy as np
 import pytest
 import torch
+from test_training import config_for, train
+from toys import toy_case, toy_cohort
 
+from lib import training
 from lib.errors import UserError
 from lib.experiment import Experiment
 from lib.features import make_sample
-from lib import training
-from lib.inference import Sampling, load_predictor, on_case_grid, predict_doses, ready, start_noise, with_priors
+from lib.inference import (
+    Sampling,
+    load_predictor,
+    on_case_grid,
+    predict_doses,
+    ready,
+    start_noise,
+    with_priors,
+)
 from lib.models.diffusion import cosine_alpha_bar
 from lib.models.methods import find_method
-from test_training import config_for, train
-from toys import toy_case, toy_cohort
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +38,23 @@ def predictor_for(method, samples):
 def test_a_batch_equals_its_members(samples, method):
     predictor = predictor_for(method, samples)
     together = predict_doses(predictor, samples, Sampling(n_steps=4), members=(0, 1), batch_size=4)
-    alone = [predict_doses(predictor, [s], Sampling(n_steps=4), members=(0, 1), batch_size=1)[0] for s in samples]
+    alone = [
+        predict_doses(predictor, [s], Sampling(n_steps=4), members=(0, 1), batch_size=1)[0] for s in samples
+    ]
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(together, alone))
 
 
 def test_members_differ_and_are_named_by_seed_case_and_number(samples):
     a = start_noise(samples[0], 0, 42)
     assert torch.equal(a, start_noise(samples[0], 0, 42))
-    assert not any(torch.equal(a, other) for other in (start_noise(samples[0], 1, 42), start_noise(samples[1], 0, 42),
-                                                       start_noise(samples[0], 0, 43)))
+    assert not any(
+        torch.equal(a, other)
+        for other in (
+            start_noise(samples[0], 1, 42),
+            start_noise(samples[1], 0, 42),
+            start_noise(samples[0], 0, 43),
+        )
+    )
     doses = predict_doses(predictor_for("ddpm", samples), samples[:1], Sampling(n_steps=2), members=(0, 1))
     assert not torch.equal(doses[0][0], doses[0][1])
 
@@ -62,14 +79,23 @@ def test_doses_come_back_in_gy_on_the_cases_own_grid():
 
 def test_a_volume_in_one_window_is_the_volume(samples):
     for method in ("baseline", "ddpm_v", "flow"):
-        whole, window = (predict_doses(predictor_for(method, samples), samples[:1], Sampling(n_steps=3, grid="held", window=w))[0] for w in (0, 24))
+        whole, window = (
+            predict_doses(
+                predictor_for(method, samples), samples[:1], Sampling(n_steps=3, grid="held", window=w)
+            )[0]
+            for w in (0, 24)
+        )
         assert torch.allclose(whole, window, atol=1e-4)
 
 
 def test_windows_of_their_own_noise_are_another_sample_than_one_noise_field(samples):
     predictor = predictor_for("ddpm_v", samples)
-    shared, own = (predict_doses(predictor, samples[:1], Sampling(n_steps=2, grid="held", window=16, window_noise=noise))[0]
-                   for noise in ("shared", "own"))
+    shared, own = (
+        predict_doses(
+            predictor, samples[:1], Sampling(n_steps=2, grid="held", window=16, window_noise=noise)
+        )[0]
+        for noise in ("shared", "own")
+    )
     assert shared.shape == own.shape and not torch.allclose(shared, own, atol=1e-3)
 
 
@@ -80,14 +106,19 @@ def test_outside_the_dose_mask_there_is_no_dose_and_the_state_is_what_training_s
     outside = sample.mask == 0
     states = []
     network = predictor.network.forward
-    predictor.network.forward = lambda cond, constraints, x_t, t: (states.append((int(t[0]), x_t)), network(cond, constraints, x_t, t))[1]
+    predictor.network.forward = lambda cond, constraints, x_t, t: (
+        states.append((int(t[0]), x_t)),
+        network(cond, constraints, x_t, t),
+    )[1]
     sampling = Sampling(n_steps=4, seed=7)
     dose = predict_doses(predictor, [sample], sampling)[0]
     noise = start_noise(sample, 0, 7)
     assert not dose[0][outside].any() and len(states) == 4
     first = float((1 - cosine_alpha_bar()[states[0][0]]).sqrt())
     for t, x_t in states[1:]:
-        assert torch.allclose(x_t[0][outside], noise[outside] * float((1 - cosine_alpha_bar()[t]).sqrt()) / first, atol=1e-4)
+        assert torch.allclose(
+            x_t[0][outside], noise[outside] * float((1 - cosine_alpha_bar()[t]).sqrt()) / first, atol=1e-4
+        )
 
 
 def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added(samples, tmp_path):
@@ -95,7 +126,15 @@ def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added
     prior = load_predictor(tmp_path / "baseline", "cpu", "32")
     primed = with_priors(prior, samples)
     config = training.with_units(config_for(primed, method="refine", cond_channels=10, epochs=1), primed)
-    training.train(config, primed, primed[:1], tmp_path / "refine", "cpu", tmp_path / "baseline", report=lambda line: None)
+    training.train(
+        config,
+        primed,
+        primed[:1],
+        tmp_path / "refine",
+        "cpu",
+        tmp_path / "baseline",
+        report=lambda line: None,
+    )
     refine = load_predictor(tmp_path / "refine", "cpu", "32")
     with torch.no_grad():
         for weight in refine.network.out.parameters():
@@ -108,8 +147,18 @@ def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added
 def test_a_cascade_adds_what_it_predicts_to_the_dose_of_the_first_regression(samples, tmp_path):
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
     primed = with_priors(load_predictor(tmp_path / "baseline", "cpu", "32"), samples)
-    config = config_for(primed, method="cascade", cond_channels=10, epochs=1, dose_error="absolute", dvh_weight=1.0)
-    training.train(config, primed, primed[:1], tmp_path / "cascade", "cpu", tmp_path / "baseline", report=lambda line: None)
+    config = config_for(
+        primed, method="cascade", cond_channels=10, epochs=1, dose_error="absolute", dvh_weight=1.0
+    )
+    training.train(
+        config,
+        primed,
+        primed[:1],
+        tmp_path / "cascade",
+        "cpu",
+        tmp_path / "baseline",
+        report=lambda line: None,
+    )
     cascade = load_predictor(tmp_path / "cascade", "cpu", "32")
     with torch.no_grad():
         cascade.network.out.weight.zero_()
@@ -132,8 +181,12 @@ def test_a_predicted_deviation_is_the_spread_of_the_samples_and_temperature_0_it
 
 def test_a_watcher_sees_every_network_call_of_every_patient(samples):
     seen = []
-    predict_doses(predictor_for("ddpm", samples), samples[:2], Sampling(n_steps=3),
-                  watch=lambda case_id, member, step, t, dose: seen.append((case_id, t)))
+    predict_doses(
+        predictor_for("ddpm", samples),
+        samples[:2],
+        Sampling(n_steps=3),
+        watch=lambda case_id, member, step, t, dose: seen.append((case_id, t)),
+    )
     assert sorted(seen) == sorted((s.case_id, t) for s in samples[:2] for t in Sampling(n_steps=3).times())
 
 
@@ -161,21 +214,38 @@ def test_a_patient_of_another_site_is_refused(samples):
         predict_doses(predictor_for("baseline", samples), [other])
 
 
-@pytest.mark.parametrize("change, words", [(dict(grid="spiral"), "no step grid"), (dict(solver="rk9"), "no solver"),
-                                           (dict(clamp="hard"), "no clamp"), (dict(window_noise="pink"), "no noise of windows")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"grid": "spiral"}, "no step grid"),
+        ({"solver": "rk9"}, "no solver"),
+        ({"clamp": "hard"}, "no clamp"),
+        ({"window_noise": "pink"}, "no noise of windows"),
+    ],
+)
 def test_an_unknown_way_to_sample_is_named(change, words, samples):
     with pytest.raises(UserError, match=words):
         predict_doses(predictor_for("ddpm", samples), samples[:1], Sampling(**change))
 
 
-@pytest.mark.parametrize("method, sampling, calls", [("ddpm", Sampling(300), 334), ("ddpm", Sampling(300, grid="corrected"), 300),
-                                                     ("ddpm_v", Sampling(7, grid="held"), 7), ("flow", Sampling(7), 7),
-                                                     ("flow", Sampling(7, solver="midpoint"), 14), ("baseline", Sampling(50), 1)])
+@pytest.mark.parametrize(
+    "method, sampling, calls",
+    [
+        ("ddpm", Sampling(300), 334),
+        ("ddpm", Sampling(300, grid="corrected"), 300),
+        ("ddpm_v", Sampling(7, grid="held"), 7),
+        ("flow", Sampling(7), 7),
+        ("flow", Sampling(7, solver="midpoint"), 14),
+        ("baseline", Sampling(50), 1),
+    ],
+)
 def test_the_network_calls_are_counted(method, sampling, calls):
     assert sampling.nfe(find_method(method)) == calls
 
 
-def test_a_checkpoint_of_another_method_and_a_part_without_patients_are_refused(samples, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_method_and_a_part_without_patients_are_refused(
+    samples, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     toy_cohort(tmp_path / "toys", n=2, split={"train": ["toy_1"], "validation": ["toy_2"], "test": []})
     run = Experiment("x", str(tmp_path / "toys"), 0, 1, [], 42, "cpu", "32")

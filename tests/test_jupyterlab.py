@@ -1,13 +1,14 @@
 """The explorer in JupyterLab in a real browser: it opens, follows wheel, keys, slider and pointer, samples anew, and asks no network."""
+
 import shutil
 
 import numpy as np
 import pytest
-
 from lab import jupyterlab, open_notebook
+from test_browser import browser, pytestmark  # noqa: F401  the fixture and the reason to skip
+
 from lib.experiment import ROOT, Experiment
 from lib.report import views
-from test_browser import browser, pytestmark  # noqa: F401  the fixture and the reason to skip
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +18,15 @@ def folder(tmp_path_factory):
     shutil.copy(ROOT / "notebooks" / "05_explore.ipynb", folder)
     (folder / "outputs").mkdir()
     (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
-    shutil.copytree(ROOT / "outputs" / "phantom-quick" / "predictions", folder / "outputs" / "phantom-quick" / "predictions")
+    shutil.copytree(
+        ROOT / "outputs" / "phantom-quick" / "predictions",
+        folder / "outputs" / "phantom-quick" / "predictions",
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
-def page(browser, folder):  # noqa: F811
+def page(browser, folder):
     """The notebook with all cells run; nothing may go wrong in the page or be asked of another machine."""
     with jupyterlab(folder) as address:
         opened, wrong = open_notebook(browser, address, "05_explore.ipynb")
@@ -40,7 +44,9 @@ def slider(page, name="slice"):
 def painted_after(page, action):
     before = page.locator(".dose-panels").get_attribute("data-painted")
     action()
-    page.wait_for_function("before => document.querySelector('.dose-panels').dataset.painted !== before", arg=before)
+    page.wait_for_function(
+        "before => document.querySelector('.dose-panels').dataset.painted !== before", arg=before
+    )
 
 
 def pixels(page):
@@ -51,7 +57,10 @@ def test_the_wheel_and_the_keys_turn_slices(page):
     start, before = slider(page), pixels(page)
     page.locator(".dose-panels canvas").first.hover()
     painted_after(page, lambda: page.mouse.wheel(0, -100))
-    page.wait_for_function("v => [...document.querySelectorAll('.widget-slider')].some(s => s.innerText.includes('slice') && s.innerText.includes(v))", arg=str(start + 1))
+    page.wait_for_function(
+        "v => [...document.querySelectorAll('.widget-slider')].some(s => s.innerText.includes('slice') && s.innerText.includes(v))",
+        arg=str(start + 1),
+    )
     assert slider(page) == start + 1 and pixels(page) != before
     page.locator(".dose-panels").focus()
     painted_after(page, lambda: page.keyboard.press("ArrowDown"))
@@ -70,7 +79,10 @@ def test_the_read_out_matches_the_arrays(page, folder, monkeypatch):
     said.filter(has_text="planned").wait_for()
     scale = canvas.evaluate("c => c.width / c.getBoundingClientRect().width")
     voxel = views.voxel_at(view._replace(index=slider(page)), 150.5 * scale, 80.5 * scale)
-    assert f"planned {view.case.dose_gy[voxel]:.2f} Gy" in said.inner_text() and f"CT {view.case.ct_hu[voxel]} HU" in said.inner_text()
+    assert (
+        f"planned {view.case.dose_gy[voxel]:.2f} Gy" in said.inner_text()
+        and f"CT {view.case.ct_hu[voxel]} HU" in said.inner_text()
+    )
     page.mouse.move(2, 2)
     page.wait_for_function("() => document.querySelector('.dose-panels .said').textContent === ''")
 
@@ -86,7 +98,8 @@ def test_a_hundred_slices_show_the_last_one(page):
     painted_after(page, lambda: page.keyboard.press("Home"))
     page.wait_for_timeout(300)
     page.locator(".dose-panels canvas").first.evaluate(
-        "c => { for (let i = 0; i < 12; i++) c.dispatchEvent(new WheelEvent('wheel', {deltaY: -1, bubbles: true, cancelable: true})); }")
+        "c => { for (let i = 0; i < 12; i++) c.dispatchEvent(new WheelEvent('wheel', {deltaY: -1, bubbles: true, cancelable: true})); }"
+    )
     page.wait_for_timeout(1500)
     assert slider(page) == 12
 
@@ -101,7 +114,9 @@ def test_the_page_says_what_is_wrong_and_goes_on(page):
 def test_it_fits_a_narrow_window(page):
     page.set_viewport_size({"width": 400, "height": 900})
     page.wait_for_timeout(500)
-    widths = page.locator(".dose-panels canvas").evaluate_all("all => all.map(c => c.getBoundingClientRect().width)")
+    widths = page.locator(".dose-panels canvas").evaluate_all(
+        "all => all.map(c => c.getBoundingClientRect().width)"
+    )
     assert widths and max(widths) <= 400
     page.set_viewport_size({"width": 1400, "height": 1000})
 
@@ -111,4 +126,7 @@ def test_planes_by_key(page, plane):
     page.locator(".dose-panels").focus()
     shape = np.array(page.locator(".dose-panels canvas").first.evaluate("c => [c.height, c.width]"))
     page.keyboard.press(plane)
-    page.wait_for_function("s => { const c = document.querySelector('.dose-panels canvas'); return c.height !== s[0] || c.width !== s[1]; }", arg=shape.tolist())
+    page.wait_for_function(
+        "s => { const c = document.querySelector('.dose-panels canvas'); return c.height !== s[0] || c.width !== s[1]; }",
+        arg=shape.tolist(),
+    )

@@ -1,12 +1,21 @@
 """Losses against their formulas, and the gradient of a ramp against its slope."""
+
 import math
 
 import pytest
 import torch
 
 from lib.models.diffusion import add_noise, noise_from_dose, target_of
-from lib.models.losses import (dose_loss, dvh_loss, gaussian_loss, gradient_loss, mean_inside, min_snr_weight, negative_dose_penalty,
-                              sobel_gradient)
+from lib.models.losses import (
+    dose_loss,
+    dvh_loss,
+    gaussian_loss,
+    gradient_loss,
+    mean_inside,
+    min_snr_weight,
+    negative_dose_penalty,
+    sobel_gradient,
+)
 
 SPACING_MM = torch.tensor([[2.0, 1.0, 4.0]])
 
@@ -40,19 +49,26 @@ def test_dose_loss_is_squared_error_and_a_penalty_of_negative_dose():
 def test_the_dvh_loss_is_the_area_between_the_curves():
     """Against both DVHs drawn at many doses; a missing structure does not count, and moving dose about in a structure costs nothing."""
     generator = torch.Generator().manual_seed(0)
-    dose, dose_hat = torch.rand(2, 1, 6, 6, 6, generator=generator), torch.rand(2, 1, 6, 6, 6, generator=generator)
+    dose, dose_hat = (
+        torch.rand(2, 1, 6, 6, 6, generator=generator),
+        torch.rand(2, 1, 6, 6, 6, generator=generator),
+    )
     structures = torch.rand(2, 3, 6, 6, 6, generator=generator) < 0.3
     structures[0, 1] = False
     at = torch.linspace(0, 1, 20001)
 
     def area(i, s):
-        curves = [(volume[i, 0][structures[i, s]][:, None] > at).float().mean(0) for volume in (dose, dose_hat)]
+        curves = [
+            (volume[i, 0][structures[i, s]][:, None] > at).float().mean(0) for volume in (dose, dose_hat)
+        ]
         return (curves[0] - curves[1]).abs().mean()
 
     expected = ((area(0, 0) + area(0, 2)) / 2 + (area(1, 0) + area(1, 1) + area(1, 2)) / 3) / 2
     assert float(dvh_loss(dose_hat, dose, structures)) == pytest.approx(float(expected), abs=1e-4)
     assert float(dvh_loss(dose + 0.25, dose, structures)) == pytest.approx(0.25, abs=1e-6)
-    assert float(dvh_loss(dose + 0.25, dose, torch.zeros_like(structures))) == 0  # a patch between the structures
+    assert (
+        float(dvh_loss(dose + 0.25, dose, torch.zeros_like(structures))) == 0
+    )  # a patch between the structures
     one = torch.ones(2, 1, 6, 6, 6, dtype=torch.bool)
     assert float(dvh_loss(dose.flip(-1), dose, one)) == pytest.approx(0, abs=1e-7)
 
@@ -70,7 +86,10 @@ def test_the_gaussian_loss_is_least_at_the_true_mean_and_deviation():
     inside = torch.ones_like(dose, dtype=torch.bool)
     values = {}
     for mean in (0.3, 0.4, 0.5):
-        mean_, log_variance = torch.full_like(dose, mean, requires_grad=True), torch.full_like(dose, -4.6, requires_grad=True)
+        mean_, log_variance = (
+            torch.full_like(dose, mean, requires_grad=True),
+            torch.full_like(dose, -4.6, requires_grad=True),
+        )
         values[mean] = float(gaussian_loss(mean_, log_variance, dose, inside).detach())
     assert min(values, key=values.get) == 0.4
     for deviation, sign in ((0.05, -1), (0.2, 1)):  # the gradient pushes the deviation towards 0.1
@@ -83,10 +102,15 @@ def test_the_gaussian_loss_is_least_at_the_true_mean_and_deviation():
 def test_min_snr_weights_are_min_snr_on_the_error_of_the_dose(predicts):
     """An error of 0.1 of the dose costs min(SNR, 5) 0.01, whatever the network predicts."""
     alpha_bar_t = torch.tensor([0.9, 0.5, 0.01], dtype=torch.float64).view(3, 1, 1, 1, 1)
-    dose, noise = torch.zeros(3, 1, 1, 1, 1, dtype=torch.float64), torch.ones(3, 1, 1, 1, 1, dtype=torch.float64)
+    dose, noise = (
+        torch.zeros(3, 1, 1, 1, 1, dtype=torch.float64),
+        torch.ones(3, 1, 1, 1, 1, dtype=torch.float64),
+    )
     x_t = add_noise(dose, noise, alpha_bar_t)
     wrong = target_of(predicts, dose + 0.1, noise_from_dose(x_t, dose + 0.1, alpha_bar_t), alpha_bar_t)
-    cost = min_snr_weight(predicts, alpha_bar_t) * (wrong - target_of(predicts, dose, noise, alpha_bar_t)) ** 2
+    cost = (
+        min_snr_weight(predicts, alpha_bar_t) * (wrong - target_of(predicts, dose, noise, alpha_bar_t)) ** 2
+    )
     snr = alpha_bar_t / (1 - alpha_bar_t)
     assert torch.allclose(cost, snr.clamp(max=5) * 0.01)
 

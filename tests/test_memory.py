@@ -1,14 +1,15 @@
 """Memory is foretold: counted exactly, growing as it must, and too little of it is said in a sentence."""
+
 import dataclasses
 
 import pytest
 import torch
+from test_training import config_for
+from toys import toy_case
 
 from lib import memory
 from lib.errors import UserError
 from lib.features import make_sample
-from test_training import config_for
-from toys import toy_case
 
 SHAPE = (16, 24, 24)
 
@@ -32,10 +33,15 @@ def test_what_is_alive_is_counted_and_what_is_gone_is_not():
 def test_memory_grows_with_patients_and_voxels_and_shrinks_with_half_precision(sample, method):
     """Beside the copies of the weights it is all activations: twice as many for twice the patients or the volume."""
     config = config_for([sample], method=method)
-    one, two, larger = (memory.predicted_gb(config, shape, n) for shape, n in ((SHAPE, 1), (SHAPE, 2), ((32, 24, 24), 1)))
+    one, two, larger = (
+        memory.predicted_gb(config, shape, n) for shape, n in ((SHAPE, 1), (SHAPE, 2), ((32, 24, 24), 1))
+    )
     four = memory.predicted_gb(config, SHAPE, 4)
     assert four - two == pytest.approx(2 * (two - one), rel=0.02)
-    assert larger == pytest.approx(two, rel=0.05) and memory.predicted_gb(dataclasses.replace(config, precision="bf16"), SHAPE, 4) < 0.75 * four
+    assert (
+        larger == pytest.approx(two, rel=0.05)
+        and memory.predicted_gb(dataclasses.replace(config, precision="bf16"), SHAPE, 4) < 0.75 * four
+    )
 
 
 def test_too_little_memory_is_told_with_what_would_fit(sample, monkeypatch):

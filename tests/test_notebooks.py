@@ -1,4 +1,5 @@
 """The notebooks and params files keep their contract, without being executed."""
+
 import ast
 import re
 
@@ -28,8 +29,13 @@ def test_a_notebook_has_no_outputs_no_definitions_and_short_cells(path):
     for cell in cells(path, "code"):
         tree = ast.parse(cell.source)
         assert not cell.outputs and cell.execution_count is None
-        assert not any(isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While)) for node in ast.walk(tree))
-        assert len(cell.source.splitlines()) <= (36 if "parameters" in cell.metadata.get("tags", []) else 12)  # a parameter a line
+        assert not any(
+            isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While))
+            for node in ast.walk(tree)
+        )
+        assert len(cell.source.splitlines()) <= (
+            36 if "parameters" in cell.metadata.get("tags", []) else 12
+        )  # a parameter a line
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -54,7 +60,10 @@ def test_the_common_parameters_are_the_same_everywhere():
     together = [path for path in NOTEBOOKS if path.stem in SECTIONS]
     alone = [path for path in NOTEBOOKS if path.stem in ALONE]
     assert sorted(together + alone) == NOTEBOOKS
-    for paths, names in ((together, COMMON[:8]), (NOTEBOOKS, [n for n in COMMON[:8] if n not in ("experiment", "coarsen")])):
+    for paths, names in (
+        (together, COMMON[:8]),
+        (NOTEBOOKS, [n for n in COMMON[:8] if n not in ("experiment", "coarsen")]),
+    ):
         assert len({tuple(read_parameters(path)[name] for name in names).__repr__() for path in paths}) == 1
 
 
@@ -62,8 +71,12 @@ def test_the_common_parameters_are_the_same_everywhere():
 def test_a_params_file_is_accepted_and_named_after_its_experiment(path):
     params = load_params(path)
     stages = plan(params, path)
-    assert params["experiment"] == path.stem.removesuffix("-cpu")  # the same experiment as far as two cores bear it
-    assert [s.name for s in stages if s.name.startswith("01")] == [f"01_train_{m}" for m in params.get("methods", [])]
+    assert params["experiment"] == path.stem.removesuffix(
+        "-cpu"
+    )  # the same experiment as far as two cores bear it
+    assert [s.name for s in stages if s.name.startswith("01")] == [
+        f"01_train_{m}" for m in params.get("methods", [])
+    ]
 
 
 def refused(changes, tmp_path):
@@ -76,32 +89,53 @@ def refused(changes, tmp_path):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("changes, told", [
-    ({"trian": {}}, "did you mean train?"),
-    ({"train": {"epoch": 3}}, "did you mean epochs?"),
-    ({"train": {"epochs": 0}}, "train.epochs is 0; it must be from 1"),
-    ({"train": {"epochs": "many"}}, "train.epochs must be a whole number"),
-    ({"train": {"epochs": 1.5}}, "train.epochs must be a whole number"),
-    ({"train": {"augment": 1}}, "train.augment must be a word"),
-    ({"train": 7}, "train must be a section"),
-    ({"ablation": {"n_steps": 50}}, "ablation.n_steps must be a list"),
-    ({"ablation": {"n_steps": [0]}}, "ablation.n_steps is 0; it must be from 1 to 1000"),
-    ({"ablation": {"n_steps": [1001]}}, "ablation.n_steps is 1001"),
-    ({"methods": ["unet"]}, "there is no method 'unet'"),
-    ({"methods": ["baseline", "baseline-seed43"]}, "methods lists baseline-seed43, but variants does not say"),
-    ({"methods": ["refine"]}, "refine starts from baseline, which methods does not list"),
-    ({"variants": {"ddpm-seed43": {"seed": 43}}}, "variants.ddpm-seed43 must be the keys of a training that methods lists"),
-    ({"methods": ["baseline-x"], "variants": {"baseline-x": {"epoch": 4}}}, "did you mean epochs?"),
-    ({"methods": ["baseline-x"], "variants": {"baseline-x": {"epochs": 0}}}, "variants.baseline-x.epochs is 0"),
-    ({"methods": ["baseline", "flow"], "ablation": {"method": "flwo"}}, "ablation.method names flwo, which methods does not list; did you mean flow?"),
-    ({"methods": ["baseline", "flow"], "ablation": {"method": "flow", "others": ["ddpm_v"]}}, "ablation.others names ddpm_v"),
-    ({"comparison": {"drawn": ["baseline"], "mirrored": ["cascade"]}}, "comparison.mirrored names cascade"),
-    ({"train": {"method": "ddpm"}}, "there is no key 'train.method'"),
-    ({"device": "gpu"}, "device is 'gpu'; it must be one of"),
-    ({"seed": -1}, "seed is -1"),
-    ({"experiment": "../elsewhere"}, "experiment must be a name"),
-    ({"experiment": None}, "'experiment' is missing"),
-])
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"trian": {}}, "did you mean train?"),
+        ({"train": {"epoch": 3}}, "did you mean epochs?"),
+        ({"train": {"epochs": 0}}, "train.epochs is 0; it must be from 1"),
+        ({"train": {"epochs": "many"}}, "train.epochs must be a whole number"),
+        ({"train": {"epochs": 1.5}}, "train.epochs must be a whole number"),
+        ({"train": {"augment": 1}}, "train.augment must be a word"),
+        ({"train": 7}, "train must be a section"),
+        ({"ablation": {"n_steps": 50}}, "ablation.n_steps must be a list"),
+        ({"ablation": {"n_steps": [0]}}, "ablation.n_steps is 0; it must be from 1 to 1000"),
+        ({"ablation": {"n_steps": [1001]}}, "ablation.n_steps is 1001"),
+        ({"methods": ["unet"]}, "there is no method 'unet'"),
+        (
+            {"methods": ["baseline", "baseline-seed43"]},
+            "methods lists baseline-seed43, but variants does not say",
+        ),
+        ({"methods": ["refine"]}, "refine starts from baseline, which methods does not list"),
+        (
+            {"variants": {"ddpm-seed43": {"seed": 43}}},
+            "variants.ddpm-seed43 must be the keys of a training that methods lists",
+        ),
+        ({"methods": ["baseline-x"], "variants": {"baseline-x": {"epoch": 4}}}, "did you mean epochs?"),
+        (
+            {"methods": ["baseline-x"], "variants": {"baseline-x": {"epochs": 0}}},
+            "variants.baseline-x.epochs is 0",
+        ),
+        (
+            {"methods": ["baseline", "flow"], "ablation": {"method": "flwo"}},
+            "ablation.method names flwo, which methods does not list; did you mean flow?",
+        ),
+        (
+            {"methods": ["baseline", "flow"], "ablation": {"method": "flow", "others": ["ddpm_v"]}},
+            "ablation.others names ddpm_v",
+        ),
+        (
+            {"comparison": {"drawn": ["baseline"], "mirrored": ["cascade"]}},
+            "comparison.mirrored names cascade",
+        ),
+        ({"train": {"method": "ddpm"}}, "there is no key 'train.method'"),
+        ({"device": "gpu"}, "device is 'gpu'; it must be one of"),
+        ({"seed": -1}, "seed is -1"),
+        ({"experiment": "../elsewhere"}, "experiment must be a name"),
+        ({"experiment": None}, "'experiment' is missing"),
+    ],
+)
 def test_a_mistyped_parameter_is_named_with_what_was_expected(changes, told, tmp_path):
     assert told in refused(changes, tmp_path)
 
@@ -118,7 +152,9 @@ def test_a_file_that_is_no_yaml_or_not_there_is_named(tmp_path):
 
 
 def test_overrides_are_put_over_the_file():
-    params = load_params(ROOT / "params" / "smoke.yaml", ["train.epochs=7", "seed=3", "ablation.n_steps=[1, 2]"])
+    params = load_params(
+        ROOT / "params" / "smoke.yaml", ["train.epochs=7", "seed=3", "ablation.n_steps=[1, 2]"]
+    )
     assert (params["train"]["epochs"], params["seed"], params["ablation"]["n_steps"]) == (7, 3, [1, 2])
     with pytest.raises(UserError, match="section.key=value"):
         load_params(ROOT / "params" / "smoke.yaml", ["train.epochs"])

@@ -1,4 +1,5 @@
 """One network trained by several processes: the same steps as one process, a process that dies, a share of a batch."""
+
 import os
 import signal
 import subprocess
@@ -11,14 +12,20 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from toys import toy_cohort
 
 from lib import parallel, train, training
 from lib.experiment import ROOT
 from lib.files import read_json
-from toys import toy_cohort
 
-PARAMS = dict(experiment="try", cohort="toys", coarsen=1, precision="32", methods=["baseline", "ddpm"], train=dict(
-    epochs=3, batch_size=3, base_channels=8, validate_every=1, validation_steps=2))
+PARAMS = {
+    "experiment": "try",
+    "cohort": "toys",
+    "coarsen": 1,
+    "precision": "32",
+    "methods": ["baseline", "ddpm"],
+    "train": {"epochs": 3, "batch_size": 3, "base_channels": 8, "validate_every": 1, "validation_steps": 2},
+}
 
 
 @pytest.fixture
@@ -31,8 +38,18 @@ def folder(tmp_path):
 
 
 def command(processes, *arguments):
-    started = ["-m", "lib.train"] if processes == 1 else [
-        "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "lib.train"]
+    started = (
+        ["-m", "lib.train"]
+        if processes == 1
+        else [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+            "-m",
+            "lib.train",
+        ]
+    )
     return [sys.executable, *started, "p.yaml", *arguments]
 
 
@@ -43,7 +60,14 @@ def environment():
 def one_method(folder, processes, name, *overrides, method="baseline"):
     """Train in `folder`; a method's history, weights and what was printed."""
     given = [part for o in (f"experiment={name}", *overrides) for part in ("-p", o)]
-    done = subprocess.run(command(processes, *given, method), cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command(processes, *given, method),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     checkpoint = folder / "outputs" / name / "checkpoints" / method
     return pd.read_csv(checkpoint / "history.csv"), load_file(checkpoint / "weights.safetensors"), done.stdout
@@ -53,7 +77,10 @@ def one_method(folder, processes, name, *overrides, method="baseline"):
 def test_two_processes_train_as_one_does(folder, method):
     """The same batches, noise and losses: a batch of 2 or 3 in two shares, and in one share of three parts."""
     history, weights, _ = one_method(folder, 1, "alone", method=method)
-    for other in (one_method(folder, 2, "two", method=method), one_method(folder, 1, "parts", "train.accumulate=3", method=method)):
+    for other in (
+        one_method(folder, 2, "two", method=method),
+        one_method(folder, 1, "parts", "train.accumulate=3", method=method),
+    ):
         for column in ("loss", "validation_mae_gy"):
             assert other[0][column].tolist() == pytest.approx(history[column].tolist(), rel=2e-3)
         assert all(torch.allclose(other[1][name], weight, atol=2e-3) for name, weight in weights.items())
@@ -94,7 +121,9 @@ def test_a_killed_process_ends_the_training_with_a_sentence_and_it_goes_on(folde
     assert done.wait(timeout=120) != 0
     assert "another process of this training has ended" in (folder / "log").read_text()
     assert not (folder / "outputs/try/checkpoints/baseline/weights.safetensors").exists()
-    again = subprocess.run(command(1, *long), cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+    again = subprocess.run(
+        command(1, *long), cwd=folder, env=environment(), capture_output=True, text=True, timeout=240
+    )
     assert again.returncode == 0, again.stderr[-2000:]
     assert read_json(folder / "outputs/try/checkpoints/baseline/config.json")["epochs"] == 40
 
@@ -125,8 +154,13 @@ def wait_for(condition, seconds):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("patients, processes, accumulate", [(1, 1, 1), (4, 2, 1), (3, 2, 1), (1, 2, 1), (5, 2, 2), (2, 1, 4), (7, 3, 2)])
-def test_the_shares_of_a_batch_hold_each_patient_once_and_weigh_them_alike(monkeypatch, patients, processes, accumulate):
+@pytest.mark.parametrize(
+    "patients, processes, accumulate",
+    [(1, 1, 1), (4, 2, 1), (3, 2, 1), (1, 2, 1), (5, 2, 2), (2, 1, 4), (7, 3, 2)],
+)
+def test_the_shares_of_a_batch_hold_each_patient_once_and_weigh_them_alike(
+    monkeypatch, patients, processes, accumulate
+):
     seen = torch.zeros(patients)
     counts = set()
     for rank in range(processes):
@@ -136,7 +170,9 @@ def test_the_shares_of_a_batch_hold_each_patient_once_and_weigh_them_alike(monke
         counts.add(len(parts))
         for part, share in parts:
             size = len(seen[part])
-            seen[part] += share / size / processes  # a process's part is a mean over its patients; processes are averaged
+            seen[part] += (
+                share / size / processes
+            )  # a process's part is a mean over its patients; processes are averaged
     assert len(counts) == 1 and torch.allclose(seen, torch.full((patients,), 1 / patients))
 
 
@@ -149,12 +185,21 @@ def test_alone_nothing_is_shared():
 
 
 def test_an_unknown_method_is_named(folder):
-    done = subprocess.run(command(1, "basline"), cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "methods does not list 'basline'" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(
+        command(1, "basline"), cwd=folder, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert (
+        done.returncode == 2
+        and "methods does not list 'basline'" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_two_trainings_of_one_folder_are_refused(folder):
     from lib.files import held
+
     with held(folder / "outputs/try/checkpoints/baseline/training.lock", ""):
-        done = subprocess.run(command(1, "baseline"), cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command(1, "baseline"), cwd=folder, env=environment(), capture_output=True, text=True, timeout=120
+        )
     assert done.returncode == 2 and "another process is training" in done.stderr

@@ -1,11 +1,12 @@
 """The committed phantoms are whole, plausible, split as the reference's patients, and can be made again."""
+
 import numpy as np
 import pytest
 
 from lib.cases import phantom
-from lib.evaluation.checks import describe_case
 from lib.cases.cohort import open_cohort, reference_split
 from lib.errors import UserError
+from lib.evaluation.checks import describe_case
 from lib.experiment import ROOT
 from lib.files import sha256
 
@@ -26,8 +27,15 @@ def share_met(rows, start):
 
 
 def test_the_split_holds_the_references_patients_and_twenty_more(cohort):
-    assert {part: len(ids) for part, ids in cohort.split.items()} == {"train": 19, "validation": 8, "test": 16}
-    assert cohort.split["validation"][:2] == ["case_0011", "case_0016"] and cohort.split["test"][:2] == ["case_0021", "case_0007"]
+    assert {part: len(ids) for part, ids in cohort.split.items()} == {
+        "train": 19,
+        "validation": 8,
+        "test": 16,
+    }
+    assert cohort.split["validation"][:2] == ["case_0011", "case_0016"] and cohort.split["test"][:2] == [
+        "case_0021",
+        "case_0007",
+    ]
     assert cohort.split["train"] == reference_split(phantom.REFERENCE_IDS)["train"]
     assert sorted(cohort.case_ids) == sorted(phantom.CASE_IDS) and len(set(cohort.case_ids)) == 43
 
@@ -41,7 +49,9 @@ def test_most_plans_meet_the_goals_of_the_targets(rows):
 
 
 def test_the_rectum_gets_the_prescription_somewhere_in_most_patients(cohort):
-    v70 = [100 * (case.dose_gy[case.masks["Rectum"]] >= 70).mean() for case in map(cohort.load, cohort.case_ids)]
+    v70 = [
+        100 * (case.dose_gy[case.masks["Rectum"]] >= 70).mean() for case in map(cohort.load, cohort.case_ids)
+    ]
     assert np.mean([0 < v <= 15 for v in v70]) > 0.9
 
 

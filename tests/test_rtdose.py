@@ -1,4 +1,5 @@
 """A prediction written as RTDOSE: read back within its step, in the patient's frame, said to be a prediction."""
+
 import contextlib
 import shutil
 import subprocess
@@ -10,20 +11,23 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("skimage")
 
-from dicom_toys import CLASSES, PRIVATE, read_case, write_patient  # noqa: E402
-from lib import export  # noqa: E402
-from lib.cases import cohort as cohorts  # noqa: E402
-from lib.cases.dicom_rt import read_patient  # noqa: E402
-from lib.cases.rtdose import write_rtdose  # noqa: E402
-from lib.errors import UserError  # noqa: E402
-from lib.files import write_text  # noqa: E402
-from lib.predictions import prediction_path, save_prediction  # noqa: E402
-from toys import toy_case  # noqa: E402
+from dicom_toys import CLASSES, PRIVATE, read_case, write_patient
+from toys import toy_case
+
+from lib import export
+from lib.cases import cohort as cohorts
+from lib.cases.dicom_rt import read_patient
+from lib.cases.rtdose import write_rtdose
+from lib.errors import UserError
+from lib.files import write_text
+from lib.predictions import prediction_path, save_prediction
 
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory):
-    return write_patient(toy_case(shape=(10, 16, 16)), tmp_path_factory.mktemp("dicom") / "p1", position="FFP")
+    return write_patient(
+        toy_case(shape=(10, 16, 16)), tmp_path_factory.mktemp("dicom") / "p1", position="FFP"
+    )
 
 
 def exported(patient, path, dose_gy=None, spacing_mm=None, **names):
@@ -53,7 +57,9 @@ def test_in_place_of_the_planned_dose_it_reads_as_the_same_patient(patient, tmp_
 def test_on_a_coarser_grid_it_lies_where_the_case_lies(patient, tmp_path):
     case, _, ds = exported(patient, tmp_path / "dose.dcm", spacing_mm=(20, 20, 20))
     assert (ds.NumberOfFrames, ds.Rows, ds.Columns) == case.shape
-    assert np.allclose(ds.ImagePositionPatient, case.origin_mm[::-1]) and np.allclose(ds.PixelSpacing, (20, 20))
+    assert np.allclose(ds.ImagePositionPatient, case.origin_mm[::-1]) and np.allclose(
+        ds.PixelSpacing, (20, 20)
+    )
     assert np.allclose(np.diff(ds.GridFrameOffsetVector), 20)
 
 
@@ -63,7 +69,9 @@ def test_it_refers_to_the_patients_files_and_has_uids_of_its_own(patient, tmp_pa
     ct, uids = found["CT"][0], {d.SOPInstanceUID for files in found.values() for d in files}
     assert ds.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == found["RTPLAN"][0].SOPInstanceUID
     assert ds.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == found["RTSTRUCT"][0].SOPInstanceUID
-    assert {i.ReferencedSOPInstanceUID for i in ds.ReferencedImageSequence} == {d.SOPInstanceUID for d in found["CT"]}
+    assert {i.ReferencedSOPInstanceUID for i in ds.ReferencedImageSequence} == {
+        d.SOPInstanceUID for d in found["CT"]
+    }
     assert (ds.FrameOfReferenceUID, ds.StudyInstanceUID) == (ct.FrameOfReferenceUID, ct.StudyInstanceUID)
     assert all(str(ds.get(keyword)) == value for keyword, value in PRIVATE.items())
     again = exported(patient, tmp_path / "again.dcm")[2]
@@ -74,7 +82,12 @@ def test_it_refers_to_the_patients_files_and_has_uids_of_its_own(patient, tmp_pa
 def test_it_says_that_it_is_a_prediction_and_by_which_method(patient, tmp_path):
     ds = exported(patient, tmp_path / "dose.dcm", method="refine", description="spread of 8 samples")[2]
     assert ds.SeriesDescription == ds.DoseComment == "PREDICTION by refine: spread of 8 samples"
-    assert (ds.Modality, ds.DoseType, ds.DoseSummationType, ds.DoseUnits) == ("RTDOSE", "PHYSICAL", "PLAN", "GY")
+    assert (ds.Modality, ds.DoseType, ds.DoseSummationType, ds.DoseUnits) == (
+        "RTDOSE",
+        "PHYSICAL",
+        "PLAN",
+        "GY",
+    )
 
 
 def test_below_outputs_it_is_refused_and_nothing_is_written(patient, tmp_path):
@@ -83,9 +96,15 @@ def test_below_outputs_it_is_refused_and_nothing_is_written(patient, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda dose: dose - 100, "negative"), (lambda dose: dose * np.nan, "numbers"), (lambda dose: dose[:-1], "shape"),
-    (lambda dose: dose * 100, "not a dose of a plan")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda dose: dose - 100, "negative"),
+        (lambda dose: dose * np.nan, "numbers"),
+        (lambda dose: dose[:-1], "shape"),
+        (lambda dose: dose * 100, "not a dose of a plan"),
+    ],
+)
 def test_what_is_no_dose_is_refused_and_nothing_is_written(change, words, patient, tmp_path):
     with pytest.raises(UserError, match=words):
         exported(patient, tmp_path / "dose.dcm", change(read_case(patient).dose_gy))
@@ -127,7 +146,9 @@ def clinic(patient, tmp_path_factory):
     with contextlib.chdir(folder):
         cohorts.main(["dicom", str(patient.parent), "--name", "clinic", "--workers", "1"])
         case = cohorts.open_cohort("outputs/cohorts/clinic").load("p1")
-        write_text(Path("outputs/clinic/experiment.yaml"), "experiment: clinic\ncohort: outputs/cohorts/clinic\n")
+        write_text(
+            Path("outputs/clinic/experiment.yaml"), "experiment: clinic\ncohort: outputs/cohorts/clinic\n"
+        )
         save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, 1)
         save_prediction(prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, 1, case.dose_gy / 10)
     return folder
@@ -143,12 +164,20 @@ def test_the_command_writes_a_kept_prediction(method, flags, share, clinic, pati
     command(clinic, patient, monkeypatch, method, "p1", "--to", str(tmp_path / "out.dcm"), *flags)
     ds, (case, _) = pydicom.dcmread(tmp_path / "out.dcm"), read_patient(patient)
     expected = share * np.where(case.dose_mask, case.dose_gy, 0)
-    assert abs(ds.pixel_array * float(ds.DoseGridScaling) - expected).max() < 0.02 and method in ds.SeriesDescription
+    assert (
+        abs(ds.pixel_array * float(ds.DoseGridScaling) - expected).max() < 0.02
+        and method in ds.SeriesDescription
+    )
 
 
-@pytest.mark.parametrize("arguments, words", [(("refine", "p1"), "no predictions by refine; there are baseline, flow"),
-                                              (("flow", "p2"), "no prediction by flow for p2; there are those for p1"),
-                                              (("baseline", "p1", "--spread"), "baseline has no spread")])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("refine", "p1"), "no predictions by refine; there are baseline, flow"),
+        (("flow", "p2"), "no prediction by flow for p2; there are those for p1"),
+        (("baseline", "p1", "--spread"), "baseline has no spread"),
+    ],
+)
 def test_the_command_says_what_there_is(arguments, words, clinic, patient, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         command(clinic, patient, monkeypatch, *arguments, "--to", str(tmp_path / "out.dcm"))

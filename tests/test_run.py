@@ -1,4 +1,5 @@
 """The runner, as a person uses it: smoke.yaml from the command line, again, changed, broken."""
+
 import fcntl
 import json
 import os
@@ -53,7 +54,11 @@ def test_every_notebook_is_executed_and_the_report_lies_where_it_says(smoke):
     folder, printed = smoke
     assert printed.count("done in") == STAGES
     assert printed.strip().endswith("report: outputs/smoke/report.html")
-    assert len(list(outputs(folder).glob("*.ipynb"))) == STAGES == len(list((outputs(folder) / "pages").glob("*.html")))
+    assert (
+        len(list(outputs(folder).glob("*.ipynb")))
+        == STAGES
+        == len(list((outputs(folder) / "pages").glob("*.html")))
+    )
 
 
 def test_the_figures_are_there_as_png_and_pdf(smoke):
@@ -104,15 +109,21 @@ def test_a_changed_parameter_redoes_what_depends_on_it_and_nothing_else(smoke):
 def test_a_notebook_without_its_network_fails_in_one_sentence_with_the_place_to_look(tmp_path):
     failed = run(tmp_path, "--only", "02")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert "run 01_train for the method" in failed.stderr and "outputs/smoke/02_sampling_ablation.ipynb" in failed.stderr
+    assert (
+        "run 01_train for the method" in failed.stderr
+        and "outputs/smoke/02_sampling_ablation.ipynb" in failed.stderr
+    )
     assert (outputs(tmp_path) / "02_sampling_ablation.ipynb").exists()
 
 
-@pytest.mark.parametrize("arguments, told", [
-    (["-p", "cohort=nowhere"], "nowhere/card.json does not exist"),
-    (["-p", "train.epoch=3"], "did you mean epochs?"),
-    (["--only", "07"], "no notebook begins so"),
-])
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["-p", "cohort=nowhere"], "nowhere/card.json does not exist"),
+        (["-p", "train.epoch=3"], "did you mean epochs?"),
+        (["--only", "07"], "no notebook begins so"),
+    ],
+)
 def test_mistakes_end_before_anything_runs(tmp_path, arguments, told):
     refused = run(tmp_path, *arguments)
     assert refused.returncode == 2 and told in refused.stderr and "Traceback" not in refused.stderr
@@ -123,7 +134,11 @@ def test_a_disk_that_refuses_ends_in_one_sentence(tmp_path):
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "smoke").write_text("a file where the folder should be")
     refused = run(tmp_path)
-    assert refused.returncode == 1 and "error: outputs/smoke" in refused.stderr and "Traceback" not in refused.stderr
+    assert (
+        refused.returncode == 1
+        and "error: outputs/smoke" in refused.stderr
+        and "Traceback" not in refused.stderr
+    )
 
 
 def test_an_error_of_the_system_that_is_no_refusing_disk_keeps_its_traceback():
@@ -133,13 +148,20 @@ def test_an_error_of_the_system_that_is_no_refusing_disk_keeps_its_traceback():
 
 def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):
     notebook = tmp_path / "dies.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")]), notebook)
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")]
+        ),
+        notebook,
+    )
     with pytest.raises(Failed, match="dies: its kernel died"):
         execute(Stage("dies", notebook, {}, [], []), tmp_path, "dies")
 
 
 def test_a_kernel_that_dies_before_it_is_ready_ends_in_one_sentence(tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text("import os, signal, sys\nif 'ipykernel_launcher' in ' '.join(sys.orig_argv): os.kill(os.getpid(), signal.SIGKILL)")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\nif 'ipykernel_launcher' in ' '.join(sys.orig_argv): os.kill(os.getpid(), signal.SIGKILL)"
+    )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     notebook = tmp_path / "never.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), notebook)
@@ -147,14 +169,20 @@ def test_a_kernel_that_dies_before_it_is_ready_ends_in_one_sentence(tmp_path, mo
         execute(Stage("never", notebook, {}, [], []), tmp_path, "never")
 
 
-@pytest.mark.parametrize("left, removed", [("dose-kernel-ab_1", True), ("../dose-kernel-ab_1", False), ("other", False), ("", False)])
+@pytest.mark.parametrize(
+    "left, removed",
+    [("dose-kernel-ab_1", True), ("../dose-kernel-ab_1", False), ("other", False), ("", False)],
+)
 def test_sockets_that_a_killed_run_left_are_removed_and_nothing_else(tmp_path, monkeypatch, left, removed):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     for name in ("tmp/dose-kernel-ab_1", "dose-kernel-ab_1", "tmp/other"):
         write_text(tmp_path / name / "k-1", "")
     write_text(tmp_path / "checkpoints" / "sockets.txt", left)
     with socket_folder(tmp_path) as sockets:
-        assert Path(sockets).parent == tmp_path / "tmp" and (tmp_path / "checkpoints" / "sockets.txt").read_text() == Path(sockets).name
+        assert (
+            Path(sockets).parent == tmp_path / "tmp"
+            and (tmp_path / "checkpoints" / "sockets.txt").read_text() == Path(sockets).name
+        )
     assert (tmp_path / "tmp" / "dose-kernel-ab_1").exists() != removed
     assert (tmp_path / "tmp" / "other").exists() and (tmp_path / "dose-kernel-ab_1").exists()
     assert not (tmp_path / "checkpoints" / "sockets.txt").exists() and not Path(sockets).exists()
@@ -165,11 +193,18 @@ def test_trainings_that_the_experiment_no_longer_names_leave_its_report(tmp_path
         for path in (tmp_path / f"{name}.ipynb", tmp_path / "pages" / f"{name}.html"):
             write_text(path, "")
     forget_all_but(plan(load_params(ROOT / "params" / "smoke.yaml"), "smoke.yaml"), tmp_path)
-    assert sorted(path.stem for path in tmp_path.rglob("*.*")) == sorted(2 * ["01_train_baseline", "04_comparison"])
+    assert sorted(path.stem for path in tmp_path.rglob("*.*")) == sorted(
+        2 * ["01_train_baseline", "04_comparison"]
+    )
 
 
 def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_report(tmp_path):
-    params = {"experiment": "x", "cohort": "outputs/cohorts/phantom", "methods": ["baseline"], "comparison": {"drawn": ["baseline"]}}
+    params = {
+        "experiment": "x",
+        "cohort": "outputs/cohorts/phantom",
+        "methods": ["baseline"],
+        "comparison": {"drawn": ["baseline"]},
+    }
     stages = plan(params, "x.yaml")
     assert [s.name for s in stages] == ["00_cohort", "01_train_baseline", "04_comparison", "05_explore"]
     assert next(s.needs for s in stages if s.name == "04_comparison") == ["01_train_baseline"]
@@ -177,12 +212,32 @@ def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_rep
         write_text(tmp_path / "results" / f"{name}.json", "{}")
     forget_all_but(stages, tmp_path)
     assert sorted(path.stem for path in tmp_path.rglob("*.json")) == ["00_cohort", "04_comparison"]
-    cut = {s.name: s.parameters for s in plan({k: v for k, v in params.items() if k != "comparison"} | {"methods": ["baseline", "flow"]}, "x.yaml")}
-    assert cut["02_sampling_ablation"]["method"] == "flow" and cut["02_sampling_ablation"]["others"] == ["flow"]  # the notebooks' own names as far as they go
+    cut = {
+        s.name: s.parameters
+        for s in plan(
+            {k: v for k, v in params.items() if k != "comparison"} | {"methods": ["baseline", "flow"]},
+            "x.yaml",
+        )
+    }
+    assert cut["02_sampling_ablation"]["method"] == "flow" and cut["02_sampling_ablation"]["others"] == [
+        "flow"
+    ]  # the notebooks' own names as far as they go
     assert cut["03_ensemble"]["sampled"] == ["flow"] and cut["04_comparison"]["drawn"] == ["baseline", "flow"]
-    only_v = {s.name: s.parameters for s in plan({k: v for k, v in params.items() if k != "comparison"} | {"methods": ["gradient", "baseline", "ddpm_v"]}, "x.yaml")}
-    assert only_v["02_sampling_ablation"]["method"] == "ddpm_v" and only_v["03_ensemble"]["sampled"] == ["ddpm_v"]  # none of the notebook's own is listed
-    gaussian = params | {"methods": ["baseline", "gaussian"], "ensemble": {"sampled": ["gaussian"]}}  # its spread can be judged, its steps cannot
+    only_v = {
+        s.name: s.parameters
+        for s in plan(
+            {k: v for k, v in params.items() if k != "comparison"}
+            | {"methods": ["gradient", "baseline", "ddpm_v"]},
+            "x.yaml",
+        )
+    }
+    assert only_v["02_sampling_ablation"]["method"] == "ddpm_v" and only_v["03_ensemble"]["sampled"] == [
+        "ddpm_v"
+    ]  # none of the notebook's own is listed
+    gaussian = params | {
+        "methods": ["baseline", "gaussian"],
+        "ensemble": {"sampled": ["gaussian"]},
+    }  # its spread can be judged, its steps cannot
     assert [s.name for s in plan(gaussian, "x.yaml")][3:] == ["03_ensemble", "04_comparison", "05_explore"]
 
 
@@ -221,7 +276,10 @@ def test_what_a_notebook_uses_is_found_through_its_imports():
 def test_a_run_that_would_fill_the_disk_is_refused_before_it_starts(left_gb, told, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     path = "params/openkbp-small.yaml"
-    stages, card = plan(load_params(path), path), read_json(ROOT / "outputs" / "cohorts" / "phantom" / "card.json")
+    stages, card = (
+        plan(load_params(path), path),
+        read_json(ROOT / "outputs" / "cohorts" / "phantom" / "card.json"),
+    )
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=left_gb * 2**30))
     if told:
         with pytest.raises(UserError, match=r"writes about [\d.]+ GB more, and .* has 0.0 GB left"):
@@ -232,6 +290,9 @@ def test_a_run_that_would_fill_the_disk_is_refused_before_it_starts(left_gb, tol
 
 def test_what_smoke_writes_is_at_most_what_was_foretold_and_not_far_below(smoke):
     path = ROOT / "params" / "smoke.yaml"
-    stages, card = plan(load_params(path), path), read_json(ROOT / "outputs" / "cohorts" / "phantom" / "card.json")
+    stages, card = (
+        plan(load_params(path), path),
+        read_json(ROOT / "outputs" / "cohorts" / "phantom" / "card.json"),
+    )
     written_mb = disk.size_mb(outputs(smoke[0]) / "checkpoints")
     assert 0.3 * disk.estimate_mb(stages, card) < written_mb < disk.estimate_mb(stages, card)

@@ -1,4 +1,5 @@
 """The slices in the report: each tile is the slice it says, nothing of a name is read as HTML, what is missing is said."""
+
 import base64
 import io
 import json
@@ -7,17 +8,20 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from toys import toy_case, toy_cohort
 
 from lib.predictions import Steps, load_steps, prediction_path, save_prediction, save_steps
 from lib.report import scrubber
 from lib.report.dose_figures import dose_overlay
 from lib.report.slices import render_slice
 from lib.studies.ablation import calls_to_show
-from toys import toy_case, toy_cohort
 
 
 def sheets(html):
-    return [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in re.findall(r"data:image/webp;base64,([^)]+)\)", str(html))]
+    return [
+        Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+        for data in re.findall(r"data:image/webp;base64,([^)]+)\)", str(html))
+    ]
 
 
 def test_each_tile_is_the_slice_that_its_label_says():
@@ -31,8 +35,18 @@ def test_each_tile_is_the_slice_that_its_label_says():
     for number in (0, len(indices) // 2, len(indices) - 1):
         x, y = number % scrubber.COLUMNS * width, number // scrubber.COLUMNS * height
         tile = np.asarray(planned.crop((x, y, x + width, y + height))).astype(float)
-        look = dict(structures=tuple(case.masks), box=scrubber.shown_box(case), opacity=0.55, size_px=scrubber.SIZE_PX)
-        errors = [np.abs(tile - render_slice(case, "axial", index, dose_overlay(case.dose_gy, case.rx_gy), **look)).mean() for index in indices]
+        look = {
+            "structures": tuple(case.masks),
+            "box": scrubber.shown_box(case),
+            "opacity": 0.55,
+            "size_px": scrubber.SIZE_PX,
+        }
+        errors = [
+            np.abs(
+                tile - render_slice(case, "axial", index, dose_overlay(case.dose_gy, case.rx_gy), **look)
+            ).mean()
+            for index in indices
+        ]
         assert int(np.argmin(errors)) == number
     heights_mm = [float(label.split()[0]) for label in labels]
     assert heights_mm == sorted(heights_mm) and 0 in heights_mm and view.count('data-method="ddpm"') == 2
@@ -66,7 +80,9 @@ def test_steps_are_kept_and_shown_with_their_calls(tmp_path):
     steps = Steps("pt_1", estimates["ddpm"][2], estimates, labels)
     save_steps(tmp_path / "results" / "02_steps.npz", steps)
     kept = load_steps(tmp_path / "results" / "02_steps.npz")
-    assert kept.labels == labels and all(np.allclose(kept.estimates[n], e, atol=6e-4) for n, e in estimates.items())
+    assert kept.labels == labels and all(
+        np.allclose(kept.estimates[n], e, atol=6e-4) for n, e in estimates.items()
+    )
     html = str(scrubber.step_scrubber(tmp_path))
     assert len(sheets(html)) == 3 and "call 5, t = 0</output>" in html and "<b>" not in html
     assert scrubber.step_scrubber(tmp_path / "nowhere") == ""

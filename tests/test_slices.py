@@ -1,4 +1,5 @@
 """Laws of the slice renderer."""
+
 import numpy as np
 import pytest
 
@@ -16,8 +17,16 @@ def make_case(case_id="pt_1"):
     target = np.zeros(SHAPE, bool)
     target[:, SHAPE[1] // 4 : SHAPE[1] // 2, SHAPE[2] // 4 : SHAPE[2] // 2] = True
     dose_gy = np.where(target, 70.0, 1.0).astype(np.float32)
-    return Case(case_id, ct_hu, dose_gy, {"PTV70": target, "SpinalCord": np.roll(target, 4, 2)}, np.ones(SHAPE, bool),
-                SPACING_MM, {"PTV70": 70.0}, "head-and-neck")
+    return Case(
+        case_id,
+        ct_hu,
+        dose_gy,
+        {"PTV70": target, "SpinalCord": np.roll(target, 4, 2)},
+        np.ones(SHAPE, bool),
+        SPACING_MM,
+        {"PTV70": 70.0},
+        "head-and-neck",
+    )
 
 
 @pytest.fixture
@@ -25,7 +34,9 @@ def case():
     return make_case()
 
 
-@pytest.mark.parametrize("plane, row, column", [("axial", 3, 4), ("coronal", 12 - 10, 4), ("sagittal", 12 - 10, 3)])
+@pytest.mark.parametrize(
+    "plane, row, column", [("axial", 3, 4), ("coronal", 12 - 10, 4), ("sagittal", 12 - 10, 3)]
+)
 def test_the_marker_lies_where_radiologists_look_for_it(case, plane, row, column):
     index = MARKER[slices.PLANES[plane]]
     rows, columns = slices.take_slice(case.ct_hu, plane, index).shape
@@ -43,8 +54,17 @@ def test_pictures_have_the_proportions_of_the_patient(case, plane):
     assert height / width == pytest.approx(sides_mm[0] / sides_mm[1], rel=0.02)
 
 
-@pytest.mark.parametrize("gy, opacity, seen", [(50.0, 0.5, True), (50.0, 0.0, False), (1.9, 1.0, False),
-                                               (-1.9, 1.0, False), (0.0, 1.0, False), (2.1, 1.0, True)])
+@pytest.mark.parametrize(
+    "gy, opacity, seen",
+    [
+        (50.0, 0.5, True),
+        (50.0, 0.0, False),
+        (1.9, 1.0, False),
+        (-1.9, 1.0, False),
+        (0.0, 1.0, False),
+        (2.1, 1.0, True),
+    ],
+)
 def test_an_overlay_is_seen_above_its_threshold_and_opacity_zero_leaves_the_ct(case, gy, opacity, seen):
     overlay = slices.Overlay(np.full(SHAPE, gy, np.float32), DOSE, hidden_below_gy=2.0)
     rgb = slices.render_slice(case, "axial", 5, overlay, opacity=opacity)
@@ -52,7 +72,9 @@ def test_an_overlay_is_seen_above_its_threshold_and_opacity_zero_leaves_the_ct(c
 
 
 def test_full_opacity_shows_the_colour_of_the_value(case):
-    rgb = slices.render_slice(case, "axial", 5, slices.Overlay(np.full(SHAPE, 77.0, np.float32), DOSE), opacity=1.0)
+    rgb = slices.render_slice(
+        case, "axial", 5, slices.Overlay(np.full(SHAPE, 77.0, np.float32), DOSE), opacity=1.0
+    )
     assert np.array_equal(rgb[60, 60], slices.colour_lut("turbo")[255])
 
 
@@ -77,8 +99,16 @@ def test_isodoses_enclose_the_dose(case):
 @pytest.mark.parametrize("shape", [(1, 16, 20), (12, 1, 20), (12, 16, 1)])
 def test_a_single_slice_is_drawn_in_every_plane(plane, shape):
     everywhere = np.ones(shape, bool)
-    case = Case("flat", np.zeros(shape, np.int16), np.full(shape, 30.0, np.float32), {"PTV70": everywhere}, everywhere,
-                SPACING_MM, {"PTV70": 70.0}, "head-and-neck")
+    case = Case(
+        "flat",
+        np.zeros(shape, np.int16),
+        np.full(shape, 30.0, np.float32),
+        {"PTV70": everywhere},
+        everywhere,
+        SPACING_MM,
+        {"PTV70": 70.0},
+        "head-and-neck",
+    )
     overlay = slices.Overlay(case.dose_gy, DOSE, isodoses_gy=(20.0,))
     rgb = slices.render_slice(case, plane, 0, overlay, structures=("PTV70",), box=slices.body_box(case))
     assert rgb.dtype == np.uint8 and max(rgb.shape[:2]) == 320
@@ -86,14 +116,18 @@ def test_a_single_slice_is_drawn_in_every_plane(plane, shape):
 
 def test_no_dose_at_all_and_a_range_without_width_are_drawn(case):
     nothing = slices.Overlay(np.zeros(SHAPE, np.float32), (0.0, 0.0), isodoses_gy=(20.0,))
-    assert np.array_equal(slices.render_slice(case, "axial", 5, nothing), slices.render_slice(case, "axial", 5))
+    assert np.array_equal(
+        slices.render_slice(case, "axial", 5, nothing), slices.render_slice(case, "axial", 5)
+    )
     assert slices.colour_bar("turbo", (0.0, 0.0)).shape == (34, 320, 3)
 
 
 def test_pictures_are_deterministic_to_the_byte(case):
     overlay = slices.Overlay(case.dose_gy, DOSE, isodoses_gy=(20.0,))
-    first, second = (slices.to_png(slices.render_slice(case, "coronal", 5, overlay, structures=tuple(case.masks)))
-                     for _ in range(2))
+    first, second = (
+        slices.to_png(slices.render_slice(case, "coronal", 5, overlay, structures=tuple(case.masks)))
+        for _ in range(2)
+    )
     assert first == second and first.startswith(b"\x89PNG")
 
 

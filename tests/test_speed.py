@@ -1,4 +1,5 @@
 """The speed study's arithmetic: ratios, counted work, exponents; and that its notebook runs."""
+
 import time
 
 import pytest
@@ -41,7 +42,7 @@ def test_views_move_nothing():
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 1.5, 2.0])
 def test_the_exponent_of_a_power_law_is_found(power):
-    rows = [dict(axis="voxels", size=size, seconds=0.3 * size**power) for size in (8, 64, 512)]
+    rows = [{"axis": "voxels", "size": size, "seconds": 0.3 * size**power} for size in (8, 64, 512)]
     assert speed.exponents(rows)["voxels"] == pytest.approx(power, abs=1e-9)
 
 
@@ -50,12 +51,14 @@ def test_the_peaks_are_positive_and_the_shares_add_up():
     a = torch.randn(256, 256)
     found = speed.ceiling_row("product", lambda: a @ a, flop_rate, byte_rate, 3)
     assert found["gflop"] == pytest.approx(2 * 256**3 / 1e9)
-    assert found["of_peak_flop_pct"] == pytest.approx(100 * found["gflop"] / found["seconds"] / found["peak_gflop_s"])
+    assert found["of_peak_flop_pct"] == pytest.approx(
+        100 * found["gflop"] / found["seconds"] / found["peak_gflop_s"]
+    )
 
 
 def test_an_experiment_with_a_speed_section_runs_that_notebook_alone(tmp_path):
     params = load_params("params/speed.yaml")
-    stage, = plan(params, "params/speed.yaml")
+    (stage,) = plan(params, "params/speed.yaml")
     assert stage.name == "06_speed" and stage.parameters["coarsen"] == 1
     with pytest.raises(UserError, match="no key 'speed.repeat'"):
         plan(params | {"speed": {"repeat": 3}}, "p.yaml")

@@ -1,10 +1,12 @@
 """Training learns, resumes bit for bit, and stops in a sentence when it must."""
+
 import dataclasses
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from toys import toy_case
 
 from lib import device, training
 from lib.config import TrainConfig
@@ -16,7 +18,6 @@ from lib.models.methods import find_method
 from lib.models.vgg import vgg16_features
 from lib.state import CURRENT, load_state, save_state
 from lib.tensors import load_tensors
-from toys import toy_case
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,46 @@ def samples():
 
 
 def config_for(samples, **changes):
-    settings = dict(
-        method="baseline", cohort="toys", cohort_sha256="", case_ids=[s.case_id for s in samples], site="prostate",
-        cond_channels=9, coarsen=1, beams_deg=[], base_channels=8, epochs=3, patches_per_case=1, patch_voxels=[0, 0, 0], batch_size=2, accumulate=1,
-        learning_rate=1e-3, ema_decay=0.9, zero_snr=False, dose_shift=0.0, dose_scale=1.0, weighting="none", region="dose mask",
-        dose_error="squared", dvh_weight=0.0, gradient_weight=0.1, gradient_units="per mm", vgg_weight=0.01, vgg_file="", augment="whole voxels",
-        validate_every=1, validation_steps=2, patience=0, keep="last", snapshots_pct=[50], seed=1, precision="32")
-    return TrainConfig(**settings | dict(zero_snr=find_method(changes.get("method", "baseline")).zero_snr) | changes)
+    settings = {
+        "method": "baseline",
+        "cohort": "toys",
+        "cohort_sha256": "",
+        "case_ids": [s.case_id for s in samples],
+        "site": "prostate",
+        "cond_channels": 9,
+        "coarsen": 1,
+        "beams_deg": [],
+        "base_channels": 8,
+        "epochs": 3,
+        "patches_per_case": 1,
+        "patch_voxels": [0, 0, 0],
+        "batch_size": 2,
+        "accumulate": 1,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.9,
+        "zero_snr": False,
+        "dose_shift": 0.0,
+        "dose_scale": 1.0,
+        "weighting": "none",
+        "region": "dose mask",
+        "dose_error": "squared",
+        "dvh_weight": 0.0,
+        "gradient_weight": 0.1,
+        "gradient_units": "per mm",
+        "vgg_weight": 0.01,
+        "vgg_file": "",
+        "augment": "whole voxels",
+        "validate_every": 1,
+        "validation_steps": 2,
+        "patience": 0,
+        "keep": "last",
+        "snapshots_pct": [50],
+        "seed": 1,
+        "precision": "32",
+    }
+    return TrainConfig(
+        **settings | {"zero_snr": find_method(changes.get("method", "baseline")).zero_snr} | changes
+    )
 
 
 def train(config, samples, folder, **options):
@@ -47,7 +81,9 @@ def without_time(history):
 
 
 def test_a_network_learns_one_patient_by_heart(samples, tmp_path):
-    config = config_for(samples[:1], epochs=60, batch_size=1, augment="none", learning_rate=3e-3, validate_every=60)
+    config = config_for(
+        samples[:1], epochs=60, batch_size=1, augment="none", learning_rate=3e-3, validate_every=60
+    )
     assert train(config, samples[:1], tmp_path)[-1]["validation_mae_gy"] < 3.0
 
 
@@ -107,30 +143,51 @@ def test_a_training_starts_from_the_weights_of_another(samples, tmp_path):
     alone = training.training_key(config_for(samples, epochs=1, learning_rate=1e-12, seed=2), None)
     assert alone != training.training_key(config, None)  # its start counts, wherever it lies
     stored = read_json(tmp_path / "first" / "config.json")
-    write_json(tmp_path / "first" / "config.json", {key: value for key, value in stored.items() if key != "start_from"})  # of a version before it
+    write_json(
+        tmp_path / "first" / "config.json",
+        {key: value for key, value in stored.items() if key != "start_from"},
+    )  # of a version before it
     shutil.copytree(tmp_path / "first", tmp_path / "moved")
     training.start_from(training.Run(config, torch.device("cpu")), tmp_path / "moved")
-    assert training.training_key(config, None) == training.training_key(dataclasses.replace(config, start_from=str(tmp_path / "moved")), None)
+    assert training.training_key(config, None) == training.training_key(
+        dataclasses.replace(config, start_from=str(tmp_path / "moved")), None
+    )
 
 
 def test_a_start_that_is_not_there_or_does_not_fit_is_told_in_a_sentence(samples, tmp_path):
     with pytest.raises(UserError, match="holds no finished training .* from which this one is to start"):
         train(config_for(samples, start_from=str(tmp_path)), samples, tmp_path / "second")
     train(config_for(samples, epochs=1), samples, tmp_path / "first")
-    with pytest.raises(UserError, match="does not fit this training's .*size mismatch.*; its width, its inputs or what it predicts differ"):
-        train(config_for(samples, base_channels=16, start_from=str(tmp_path / "first")), samples, tmp_path / "second")
+    with pytest.raises(
+        UserError,
+        match="does not fit this training's .*size mismatch.*; its width, its inputs or what it predicts differ",
+    ):
+        train(
+            config_for(samples, base_channels=16, start_from=str(tmp_path / "first")),
+            samples,
+            tmp_path / "second",
+        )
 
 
 def test_a_compiled_network_trains_and_samples_as_the_plain_one(samples, tmp_path, monkeypatch):
     """Traced and differentiated as on a GPU, its kernels left as they are: to generate them takes minutes."""
-    monkeypatch.setattr(device, "COMPILED_FOR", dict.fromkeys(("training", "sampling"), {"backend": "aot_eager", "fullgraph": True}))
-    histories = [train(config_for(samples, method="ddpm_v", compile=name == "compiled"), samples, tmp_path / name) for name in ("plain", "compiled")]
+    monkeypatch.setattr(
+        device,
+        "COMPILED_FOR",
+        dict.fromkeys(("training", "sampling"), {"backend": "aot_eager", "fullgraph": True}),
+    )
+    histories = [
+        train(config_for(samples, method="ddpm_v", compile=name == "compiled"), samples, tmp_path / name)
+        for name in ("plain", "compiled")
+    ]
     for plain, compiled in zip(*histories):
         assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)
     plain, compiled = (load_predictor(tmp_path / name, "cpu", "32") for name in ("plain", "compiled"))
     assert list(plain.network.state_dict()) == list(compiled.network.state_dict())
     calls = []
-    monkeypatch.setattr(compiled.network, "_compiled_call_impl", counted(compiled.network._compiled_call_impl, calls))
+    monkeypatch.setattr(
+        compiled.network, "_compiled_call_impl", counted(compiled.network._compiled_call_impl, calls)
+    )
     doses = [predict_doses(predictor, samples[:1], Sampling(n_steps=2))[0] for predictor in (plain, compiled)]
     assert len(calls) == 2 and torch.allclose(*doses, atol=1e-3)
 
@@ -167,15 +224,25 @@ def test_a_diverged_training_stops_with_a_sentence(samples, tmp_path):
 def test_why_a_training_failed_is_kept_and_forgotten_when_it_succeeds(samples, tmp_path):
     broken = [dataclasses.replace(s, dose=s.dose * float("nan")) for s in samples]
     said = []
-    assert training.train_or_say(config_for(samples, epochs=1), broken, [], tmp_path, "cpu", report=said.append) is None
+    assert (
+        training.train_or_say(config_for(samples, epochs=1), broken, [], tmp_path, "cpu", report=said.append)
+        is None
+    )
     assert "diverged" in read_json(tmp_path / "failed.json")["reason"] and "diverged" in said[-1]
-    assert training.train_or_say(config_for(samples, epochs=1), samples, [], tmp_path, "cpu", report=said.append)
+    assert training.train_or_say(
+        config_for(samples, epochs=1), samples, [], tmp_path, "cpu", report=said.append
+    )
     assert not (tmp_path / "failed.json").exists()
 
 
 def test_without_its_weights_the_vgg_loss_says_where_there_are_some(samples, tmp_path):
     said = []
-    assert training.train_or_say(config_for(samples, method="gradient_vgg"), samples, [], tmp_path, "cpu", report=said.append) is None
+    assert (
+        training.train_or_say(
+            config_for(samples, method="gradient_vgg"), samples, [], tmp_path, "cpu", report=said.append
+        )
+        is None
+    )
     assert "download.pytorch.org/models/vgg16" in said[-1]
 
 
@@ -191,7 +258,9 @@ def test_what_is_kept_on_the_way_are_the_averaged_weights_of_that_step(samples, 
     """Half of four steps: the weights of a training that is killed after two."""
     config = config_for(samples, epochs=2, snapshots_pct=[50])
     train(config, samples, tmp_path)
-    half, end, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("weights-50pct", "weights", "weights-last"))
+    half, end, last = (
+        load_file(tmp_path / f"{name}.safetensors") for name in ("weights-50pct", "weights", "weights-last")
+    )
     run = training.Run(config, torch.device("cpu"))
     for _ in range(2):
         training.one_step(run, config, samples, torch.device("cpu"))
@@ -215,22 +284,52 @@ class FakeRun:
 
 def made(samples, tmp_path, **changes):
     settings = dataclasses.asdict(config_for(samples))
-    kept = ("base_channels", "epochs", "patches_per_case", "patch_voxels", "batch_size", "accumulate", "learning_rate", "ema_decay", "weighting", "region",
-            "dose_error", "dvh_weight", "gradient_weight", "gradient_units", "vgg_weight", "vgg_file", "augment", "validate_every", "validation_steps",
-            "patience", "keep", "snapshots_pct", "compile", "start_from")
-    given = {key: settings[key] for key in kept} | dict(standardise="auto", terminal_snr="auto")
+    kept = (
+        "base_channels",
+        "epochs",
+        "patches_per_case",
+        "patch_voxels",
+        "batch_size",
+        "accumulate",
+        "learning_rate",
+        "ema_decay",
+        "weighting",
+        "region",
+        "dose_error",
+        "dvh_weight",
+        "gradient_weight",
+        "gradient_units",
+        "vgg_weight",
+        "vgg_file",
+        "augment",
+        "validate_every",
+        "validation_steps",
+        "patience",
+        "keep",
+        "snapshots_pct",
+        "compile",
+        "start_from",
+    )
+    given = {key: settings[key] for key in kept} | {"standardise": "auto", "terminal_snr": "auto"}
     return training.make_config(FakeRun(tmp_path), samples, **given | changes)
 
 
 def test_a_training_is_the_same_whatever_the_last_digit_of_its_units(samples):
     """They are sums over many voxels, which a different number of threads rounds differently; all else of a configuration counts."""
     config = config_for(samples)
-    assert training.training_key(config, None) == training.training_key(dataclasses.replace(config, dose_shift=0.1), None)
-    assert training.training_key(config, None) != training.training_key(dataclasses.replace(config, learning_rate=0.1), None)
+    assert training.training_key(config, None) == training.training_key(
+        dataclasses.replace(config, dose_shift=0.1), None
+    )
+    assert training.training_key(config, None) != training.training_key(
+        dataclasses.replace(config, learning_rate=0.1), None
+    )
 
 
 def test_a_method_brings_its_own_units_and_schedule_unless_told_otherwise(samples, tmp_path):
-    assert (made(samples, tmp_path, method="ddpm").zero_snr, made(samples, tmp_path, method="ddpm").dose_scale) == (False, 1.0)
+    assert (
+        made(samples, tmp_path, method="ddpm").zero_snr,
+        made(samples, tmp_path, method="ddpm").dose_scale,
+    ) == (False, 1.0)
     config = made(samples, tmp_path, method="ddpm_v")
     assert config.zero_snr and (config.dose_shift, config.dose_scale) == dose_statistics(samples)
     other = made(samples, tmp_path, method="ddpm_v", standardise="no", terminal_snr="reference")
@@ -243,7 +342,9 @@ def test_noise_cannot_be_predicted_where_there_is_nothing_else(samples, tmp_path
 
 
 def test_patience_ends_a_training_that_does_not_improve():
-    rows = [dict(epoch=e, validation_mae_gy=m) for e, m in ((1, 3.0), (2, 2.0), (3, 2.5), (4, None), (5, 2.1))]
+    rows = [
+        {"epoch": e, "validation_mae_gy": m} for e, m in ((1, 3.0), (2, 2.0), (3, 2.5), (4, None), (5, 2.1))
+    ]
     assert training.out_of_patience(rows, 3) and not training.out_of_patience(rows, 4)
     assert not training.out_of_patience(rows, 0) and not training.out_of_patience([], 3)
 
@@ -264,7 +365,10 @@ def test_every_patient_is_seen_once_an_epoch(samples, monkeypatch):
     assert sorted(seen) == sorted(s.case_id for s in samples)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-9] + b"x" + b[-8:], lambda b: b"", lambda b: b"junk\n" + b])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[: len(b) // 2], lambda b: b[:-9] + b"x" + b[-8:], lambda b: b"", lambda b: b"junk\n" + b],
+)
 def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(tmp_path, damage):
     said = []
     save_state(tmp_path, "key", {"step": 1})

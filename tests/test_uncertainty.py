@@ -1,4 +1,5 @@
 """Measures of an ensemble on draws whose truth is known, and the choice of a setting on validation patients."""
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -16,7 +17,9 @@ def draws(members=8, voxels=40_000, factor=1.0, bias=0.0, seed=0):
     """Members [N,V] and a planned dose [V]: draws from one Gaussian per voxel, the members' deviation times `factor`."""
     rng = np.random.default_rng(seed)
     mean, deviation = rng.uniform(0, 60, voxels), rng.uniform(0.5, 4, voxels)
-    return mean + bias + factor * deviation * rng.normal(size=(members, voxels)), mean + deviation * rng.normal(size=voxels)
+    return mean + bias + factor * deviation * rng.normal(
+        size=(members, voxels)
+    ), mean + deviation * rng.normal(size=voxels)
 
 
 def test_the_crps_of_one_member_is_its_error_and_of_many_the_closed_form_of_a_gaussian():
@@ -24,7 +27,9 @@ def test_the_crps_of_one_member_is_its_error_and_of_many_the_closed_form_of_a_ga
     assert crps_gy(one, np.array([2.0, 2.0])) == pytest.approx(2.0)
     members = norm(3, 2).ppf((np.arange(4000) + 0.5) / 4000)[:, None]
     z = (4.0 - 3) / 2
-    closed = 2 * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))  # Gneiting & Raftery 2007, Eq. 21
+    closed = 2 * (
+        z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi)
+    )  # Gneiting & Raftery 2007, Eq. 21
     assert crps_gy(members, np.array([4.0])) == pytest.approx(closed, rel=2e-3)
 
 
@@ -54,26 +59,48 @@ def test_of_exchangeable_members_the_error_grows_with_the_spread_and_the_ratio_i
 
 def test_one_factor_mends_a_spread_that_is_too_narrow_everywhere():
     members, dose = draws(factor=0.4)
-    rows = [dict(source="flow", spread_skill=spread_skill(members, dose, EDGES_GY))]
+    rows = [{"source": "flow", "spread_skill": spread_skill(members, dose, EDGES_GY)}]
     factor = recalibrations(rows)["flow"]
     mean = members.mean(axis=0)
     mended = mean + factor * (members - mean)
     assert factor == pytest.approx(2.5, rel=0.15)
     pair = members[:2].mean(axis=0) + 100 * (members[:2] - members[:2].mean(axis=0))
-    assert crps_gy(pair, dose) > crps_gy(members[:2], dose)  # two members blown up beyond sense do not score well
-    assert coverage_pct(mended, dose, 80) == pytest.approx(80, abs=3) and crps_gy(mended, dose) < crps_gy(members, dose)
+    assert crps_gy(pair, dose) > crps_gy(
+        members[:2], dose
+    )  # two members blown up beyond sense do not score well
+    assert coverage_pct(mended, dose, 80) == pytest.approx(80, abs=3) and crps_gy(mended, dose) < crps_gy(
+        members, dose
+    )
 
 
 def test_the_setting_is_the_best_of_the_trainings_own_and_of_its_final_weights():
     def rows(training, weights, n_steps, error):
         sampling = Sampling(n_steps=n_steps)._asdict()
-        return [dict(training=training, weights=weights, sampling=sampling, mae_gy=error + i, case_id=f"p{i}") for i in range(3)]
+        return [
+            {
+                "training": training,
+                "weights": weights,
+                "sampling": sampling,
+                "mae_gy": error + i,
+                "case_id": f"p{i}",
+            }
+            for i in range(3)
+        ]
 
-    found = rows("ddpm", "weights", 10, 5.0) + rows("ddpm", "weights", 25, 4.0) + rows("ddpm", "weights-50pct", 1, 1.0) + rows("flow", "weights", 2, 0.5)
+    found = (
+        rows("ddpm", "weights", 10, 5.0)
+        + rows("ddpm", "weights", 25, 4.0)
+        + rows("ddpm", "weights-50pct", 1, 1.0)
+        + rows("flow", "weights", 2, 0.5)
+    )
     assert best_sampling(found, "ddpm", 7) == Sampling(n_steps=25, seed=7)
     assert best_sampling(found, "refine", 7) is None
     split = {"test": ["p7"]}
-    run = type("Run", (), {"seed": 7, "load_predictor": None, "open_cohort": lambda: type("Cohort", (), {"split": split})})
+    run = type(
+        "Run",
+        (),
+        {"seed": 7, "load_predictor": None, "open_cohort": lambda: type("Cohort", (), {"split": split})},
+    )
     assert choose_samplings(run, found, ["ddpm-seed43"], 9) == {"ddpm-seed43": Sampling(n_steps=25, seed=7)}
     split["test"].append("p2")
     with pytest.raises(UserError, match="hold p2, a test patient"):

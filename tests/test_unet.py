@@ -1,4 +1,5 @@
 """The network meets the reference's parameter counts and keeps any size."""
+
 import pytest
 import torch
 
@@ -18,7 +19,9 @@ def test_parameter_counts_are_the_references(timed, parameters):
 def test_sizes_that_16_does_not_divide_are_kept():
     network = UNet(9, 8, timed=True)
     shape = (10, 17, 21)
-    out = network(torch.randn(2, 9, *shape), torch.zeros(2, 13), torch.randn(2, 1, *shape), torch.tensor([0, 999]))
+    out = network(
+        torch.randn(2, 9, *shape), torch.zeros(2, 13), torch.randn(2, 1, *shape), torch.tensor([0, 999])
+    )
     assert out.shape == (2, 1, *shape)
 
 

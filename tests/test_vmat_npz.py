@@ -1,4 +1,5 @@
 """The reference study's npz files: axes and values turned right, the body found, damage named, no pickle opened."""
+
 import os
 import zipfile
 
@@ -12,10 +13,14 @@ from lib.errors import UserError
 SHAPE = (48, 56, 12)  # y, x, z
 BODY = (slice(8, 36), slice(12, 46), slice(0, 12))
 BOXES = {  # y, x, z
-    "PTV70": (slice(18, 24), slice(24, 32), slice(4, 8)), "PTV56": (slice(16, 26), slice(22, 34), slice(3, 9)),
-    "Prostate": (slice(19, 23), slice(25, 31), slice(5, 7)), "Rectum": (slice(28, 33), slice(26, 30), slice(2, 10)),
-    "Bladder": (slice(10, 15), slice(25, 31), slice(7, 11)), "Femur_L": (slice(20, 26), slice(40, 44), slice(0, 6)),
-    "Femur_R": (slice(20, 26), slice(14, 18), slice(0, 6)), "Bowel": (slice(10, 14), slice(20, 30), slice(11, 12)),
+    "PTV70": (slice(18, 24), slice(24, 32), slice(4, 8)),
+    "PTV56": (slice(16, 26), slice(22, 34), slice(3, 9)),
+    "Prostate": (slice(19, 23), slice(25, 31), slice(5, 7)),
+    "Rectum": (slice(28, 33), slice(26, 30), slice(2, 10)),
+    "Bladder": (slice(10, 15), slice(25, 31), slice(7, 11)),
+    "Femur_L": (slice(20, 26), slice(40, 44), slice(0, 6)),
+    "Femur_R": (slice(20, 26), slice(14, 18), slice(0, 6)),
+    "Bowel": (slice(10, 14), slice(20, 30), slice(11, 12)),
 }
 
 
@@ -40,8 +45,12 @@ def arrays(absent=()):
     for i, name in enumerate(STRUCTURES):
         masks[i][BOXES[name]] = name not in absent
     dose_gy[BOXES["PTV56"]], dose_gy[BOXES["PTV70"]] = 57.0, 71.0
-    return dict(ct=(ct_hu / 4000 + 0.5).astype(np.float32), dose=(dose_gy / 70).astype(np.float32), masks=masks,
-                constraints=np.ones(13, np.float32))
+    return {
+        "ct": (ct_hu / 4000 + 0.5).astype(np.float32),
+        "dose": (dose_gy / 70).astype(np.float32),
+        "masks": masks,
+        "constraints": np.ones(13, np.float32),
+    }
 
 
 def write(path, members, **others):
@@ -59,7 +68,10 @@ def path(tmp_path):
 
 def test_the_case_is_the_files_turned_and_cropped(path):
     case = read_npz(write(path, arrays()))
-    top, left = 8 - 8, 12 - 10  # the body's first row and column less the margin of 10 mm, as far as there is room
+    top, left = (
+        8 - 8,
+        12 - 10,
+    )  # the body's first row and column less the margin of 10 mm, as far as there is room
     assert case.shape == (12, 46, 54) and case.spacing_mm == (2.0, 1.0, 1.0)
     assert case.case_id == "case_0007" and case.site == "prostate"
     assert case.prescription_gy == {"PTV70": 70.0, "PTV56": 56.0} and set(case.masks) == set(STRUCTURES)
@@ -92,10 +104,14 @@ def test_left_and_right_femur_are_where_the_patients_left_and_right_are(path):
     assert np.nonzero(case.masks["Femur_L"])[2].mean() > np.nonzero(case.masks["Femur_R"])[2].mean()
 
 
-@pytest.mark.parametrize("absent, expected", [
-    (("PTV56",), {"PTV70": 70.0}), (("PTV70",), {"PTV56": 56.0}),
-    (("Bowel", "Femur_L"), {"PTV70": 70.0, "PTV56": 56.0}),
-])
+@pytest.mark.parametrize(
+    "absent, expected",
+    [
+        (("PTV56",), {"PTV70": 70.0}),
+        (("PTV70",), {"PTV56": 56.0}),
+        (("Bowel", "Femur_L"), {"PTV70": 70.0, "PTV56": 56.0}),
+    ],
+)
 def test_an_empty_structure_is_absent_and_has_no_prescription(path, absent, expected):
     case = read_npz(write(path, arrays(absent)))
     assert case.prescription_gy == expected and set(case.masks) == set(STRUCTURES) - set(absent)
@@ -133,7 +149,11 @@ def test_the_crop_keeps_structures_and_dose_outside_the_body(path):
     members["masks"][7, 46, 0, 0] = 1
     members["dose"][0, 55, 11] = 0.3
     case = read_npz(write(path, members))
-    assert case.shape == (12, 48, 56) and case.masks["Bowel"][0, 46, 0] and case.dose_gy[11, 0, 55] == pytest.approx(21)
+    assert (
+        case.shape == (12, 48, 56)
+        and case.masks["Bowel"][0, 46, 0]
+        and case.dose_gy[11, 0, 55] == pytest.approx(21)
+    )
 
 
 # --- pickles ---
@@ -196,22 +216,30 @@ FAULTS = {
     "no dose": lambda m: {k: v for k, v in m.items() if k != "dose"},
     "no masks": lambda m: {k: v for k, v in m.items() if k != "masks"},
     "nothing": lambda m: {},
-    "ct nan": changed("ct", put(np.nan)), "ct inf": changed("ct", put(np.inf)),
+    "ct nan": changed("ct", put(np.nan)),
+    "ct inf": changed("ct", put(np.inf)),
     "ct in HU": changed("ct", lambda a: (a - 0.5) * 4000),
-    "ct below its range": changed("ct", put(0.1)), "ct above its range": changed("ct", put(1.5)),
+    "ct below its range": changed("ct", put(0.1)),
+    "ct above its range": changed("ct", put(1.5)),
     "ct of air": changed("ct", lambda a: np.full_like(a, 0.25)),
     "ct of whole numbers": changed("ct", lambda a: a.astype(np.int16)),
-    "ct of two axes": changed("ct", lambda a: a[0]), "ct in z y x": changed("ct", lambda a: a.transpose(2, 0, 1)),
-    "ct of no voxels": changed("ct", lambda a: a[:0]), "ct complex": changed("ct", lambda a: a.astype(complex)),
-    "dose nan": changed("dose", put(np.nan)), "dose inf": changed("dose", put(-np.inf)),
+    "ct of two axes": changed("ct", lambda a: a[0]),
+    "ct in z y x": changed("ct", lambda a: a.transpose(2, 0, 1)),
+    "ct of no voxels": changed("ct", lambda a: a[:0]),
+    "ct complex": changed("ct", lambda a: a.astype(complex)),
+    "dose nan": changed("dose", put(np.nan)),
+    "dose inf": changed("dose", put(-np.inf)),
     "dose below 0": changed("dose", put(-0.5)),
-    "dose in Gy": changed("dose", lambda a: a * 70), "dose in cGy": changed("dose", lambda a: a * 7000),
-    "dose empty": changed("dose", np.zeros_like), "dose cut": changed("dose", lambda a: a[:, :, :-1]),
+    "dose in Gy": changed("dose", lambda a: a * 70),
+    "dose in cGy": changed("dose", lambda a: a * 7000),
+    "dose empty": changed("dose", np.zeros_like),
+    "dose cut": changed("dose", lambda a: a[:, :, :-1]),
     "dose as text": changed("dose", lambda a: a.astype(str)),
     "dose of one number": changed("dose", lambda a: a[0, 0, 0]),
     "masks of seven": changed("masks", lambda a: a[:7]),
     "masks of nine": changed("masks", lambda a: np.concatenate([a, a[:1]])),
-    "masks last": changed("masks", lambda a: a.transpose(1, 2, 3, 0)), "masks not 0 or 1": changed("masks", put(2)),
+    "masks last": changed("masks", lambda a: a.transpose(1, 2, 3, 0)),
+    "masks not 0 or 1": changed("masks", put(2)),
     "masks of 255": changed("masks", lambda a: a * 255),
     "masks as numbers": changed("masks", lambda a: a.astype(np.float32)),
     "masks of int64": changed("masks", lambda a: a.astype(np.int64)),
@@ -251,14 +279,20 @@ def test_flipped_bits_are_refused_by_name_or_do_no_harm(path, seed):
         assert np.array_equal(found.dose_gy, expected.dose_gy) and np.array_equal(found.ct_hu, expected.ct_hu)
 
 
-@pytest.mark.parametrize("header", [
-    b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 99999999, 9999), }", b"{'descr': '<f4'}", b"(((((",
-    b"{'a':",
-    b"{'descr': '<f4', 'fortran_order': False, 'shape': (-48, -56, 12), }",
-    b"{'descr': 'nonsense', 'fortran_order': False, 'shape': (48, 56, 12), }", b"__import__('os').mkdir('sprung')",
-    b"\xff\xfe\x00",
-    b"{'descr': '|O', 'fortran_order': False, 'shape': (48, 56, 12), }",
-])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 99999999, 9999), }",
+        b"{'descr': '<f4'}",
+        b"(((((",
+        b"{'a':",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (-48, -56, 12), }",
+        b"{'descr': 'nonsense', 'fortran_order': False, 'shape': (48, 56, 12), }",
+        b"__import__('os').mkdir('sprung')",
+        b"\xff\xfe\x00",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (48, 56, 12), }",
+    ],
+)
 def test_a_forged_header_is_refused_before_anything_is_allocated(path, header):
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("ct", "dose", "masks"):

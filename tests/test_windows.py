@@ -1,4 +1,5 @@
 """Windows cover a volume, and blending what agrees changes nothing."""
+
 import pytest
 import torch
 
@@ -25,7 +26,12 @@ def test_windows_of_one_volume_blend_back_to_it(channels):
 def test_in_an_overlap_the_nearer_window_weighs_more():
     parts = [((0, 0, 0), torch.zeros(1, 1, 16, 16, 16)), ((0, 0, 8), torch.ones(1, 1, 16, 16, 16))]
     line = blended(iter(parts), (16, 16, 24), 16)[0, 0, 8, 8]
-    assert line[7] == 0 and line[16] == 1 and (line[8:16].diff() > 0).all() and float(line[11] + line[12]) == pytest.approx(1)
+    assert (
+        line[7] == 0
+        and line[16] == 1
+        and (line[8:16].diff() > 0).all()
+        and float(line[11] + line[12]) == pytest.approx(1)
+    )
 
 
 def test_a_window_of_one_voxel_is_refused():

@@ -2,6 +2,7 @@
 
 Coordinates are mm from the centre of the volume: z towards the head, y towards the back, x towards the patient's left.
 """
+
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ FIELD_MM = {"prostate": (192.0, 240.0, 336.0), "head-and-neck": (240.0, 240.0, 2
 BODY_MM = {"prostate": (200.0, 105.0, 155.0), "head-and-neck": (220.0, 90.0, 80.0)}  # half axes
 FALL_OFF_MM = 30.0
 CENTRE_MM = {  # the targets' centre lies between these corners
-    "prostate": ((-12, -10, -14), (12, 4, 14)), "head-and-neck": ((-15, -20, -30), (15, 0, 30)),
+    "prostate": ((-12, -10, -14), (12, 4, 14)),
+    "head-and-neck": ((-15, -20, -30), (15, 0, 30)),
 }
 TARGETS = {  # name -> (prescription in Gy, radius in mm), spheres about one centre
     "prostate": {"PTV70": (70.0, 32.0), "PTV56": (56.0, 46.0)},
@@ -26,13 +28,20 @@ TARGETS = {  # name -> (prescription in Gy, radius in mm), spheres about one cen
 }
 ORGANS = {  # name -> (centre z, y, x, half axes z, y, x), mm
     "prostate": {
-        "Prostate": (0, 0, 0, 24, 24, 24), "Rectum": (0, 55, 0, 60, 16, 18), "Bladder": (42, -32, 0, 26, 30, 36),
-        "Femur_L": (-10, 0, 105, 50, 24, 26), "Femur_R": (-10, 0, -105, 50, 24, 26), "Bowel": (85, -20, 0, 22, 45, 60),
+        "Prostate": (0, 0, 0, 24, 24, 24),
+        "Rectum": (0, 55, 0, 60, 16, 18),
+        "Bladder": (42, -32, 0, 26, 30, 36),
+        "Femur_L": (-10, 0, 105, 50, 24, 26),
+        "Femur_R": (-10, 0, -105, 50, 24, 26),
+        "Bowel": (85, -20, 0, 22, 45, 60),
     },
     "head-and-neck": {
-        "Brainstem": (85, 25, 0, 28, 14, 15), "SpinalCord": (-20, 45, 0, 75, 9, 9),
-        "RightParotid": (50, 5, -55, 26, 20, 14), "LeftParotid": (50, 5, 55, 26, 20, 14),
-        "Esophagus": (-80, 20, 0, 38, 11, 11), "Larynx": (-45, -35, 0, 22, 18, 18),
+        "Brainstem": (85, 25, 0, 28, 14, 15),
+        "SpinalCord": (-20, 45, 0, 75, 9, 9),
+        "RightParotid": (50, 5, -55, 26, 20, 14),
+        "LeftParotid": (50, 5, 55, 26, 20, 14),
+        "Esophagus": (-80, 20, 0, 38, 11, 11),
+        "Larynx": (-45, -35, 0, 22, 18, 18),
         "Mandible": (35, -60, 0, 16, 16, 45),
     },
 }
@@ -61,8 +70,13 @@ def toy_case(case_id="toy_1", shape=SHAPE, site="prostate", seed=0):
     for name in set(masks) & set(BONES):
         ct_hu[masks[name]] += 500
     return Case(
-        case_id=case_id, ct_hu=np.rint(ct_hu).astype(np.int16), masks=masks, dose_mask=body, spacing_mm=spacing_mm,
-        dose_gy=(np.rint(np.where(body, dose_gy, 0) * 100) / 100).astype(np.float32), site=site,
+        case_id=case_id,
+        ct_hu=np.rint(ct_hu).astype(np.int16),
+        masks=masks,
+        dose_mask=body,
+        spacing_mm=spacing_mm,
+        dose_gy=(np.rint(np.where(body, dose_gy, 0) * 100) / 100).astype(np.float32),
+        site=site,
         prescription_gy={name: rx_gy for name, (rx_gy, _) in TARGETS[site].items()},
         origin_mm=tuple(-s * (n - 1) / 2 for s, n in zip(spacing_mm, shape)),
     )
@@ -83,16 +97,26 @@ def toy_cohort(folder, n=6, site="prostate", split=None, shape=SHAPE):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     case_ids = [f"toy_{i}" for i in range(1, n + 1)]
-    cases = {i: cohorts.import_case(folder, partial(toy_case, shape=shape, site=site), i, i)[0] for i in case_ids}
+    cases = {
+        i: cohorts.import_case(folder, partial(toy_case, shape=shape, site=site), i, i)[0] for i in case_ids
+    }
     split = split or cohorts.reference_split(case_ids)
-    card = dict(version=cohorts.VERSION, name=folder.name, source="toys", site=site, cases=cases, split=split,
-                left_out={})
+    card = {
+        "version": cohorts.VERSION,
+        "name": folder.name,
+        "source": "toys",
+        "site": site,
+        "cases": cases,
+        "split": split,
+        "left_out": {},
+    }
     write_json(folder / "card.json", card)
     return cohorts.open_cohort(folder)
 
 
-def write_openkbp_folder(folder, split="train-pats", number=1, names=("PTV70", "PTV56", "SpinalCord"),
-                         box=(60, 60, 60, 70)):
+def write_openkbp_folder(
+    folder, split="train-pats", number=1, names=("PTV70", "PTV56", "SpinalCord"), box=(60, 60, 60, 70)
+):
     """A made-up patient as the public CSV folder <folder>/<split>/pt_<number>; returns that folder.
 
     The dose mask is `box`: rows, columns and slices from the first three numbers to the last.

@@ -3,6 +3,7 @@
 Arrays are [D,H,W]: z from foot to head, y from front to back, x from the patient's right to his left,
 the directions in which DICOM's patient coordinates grow.
 """
+
 import json
 import math
 from dataclasses import dataclass
@@ -90,14 +91,28 @@ def save_case(case, path):
     """Write the case as an npz without pickle; the dose is kept exactly as its source gives it."""
     step_gy = dose_step_gy(case.dose_gy)
     names = sorted(case.masks)
-    meta = dict(version=VERSION, case_id=case.case_id, site=case.site, masks=names, orientation=case.orientation,
-                spacing_mm=list(case.spacing_mm), origin_mm=list(case.origin_mm), dose_step_gy=step_gy,
-                prescription_gy=case.prescription_gy, shape=list(case.shape))
+    meta = {
+        "version": VERSION,
+        "case_id": case.case_id,
+        "site": case.site,
+        "masks": names,
+        "orientation": case.orientation,
+        "spacing_mm": list(case.spacing_mm),
+        "origin_mm": list(case.origin_mm),
+        "dose_step_gy": step_gy,
+        "prescription_gy": case.prescription_gy,
+        "shape": list(case.shape),
+    }
     stacked = np.stack([case.dose_mask, *(case.masks[name] for name in names)])
     with written_whole(path) as temporary:
         with open(temporary, "wb") as file:
-            np.savez_compressed(file, meta=np.array(json.dumps(meta, sort_keys=True)), ct_hu=case.ct_hu.astype(np.int16),
-                                dose=encode_dose(case.dose_gy, step_gy), masks=np.packbits(stacked))
+            np.savez_compressed(
+                file,
+                meta=np.array(json.dumps(meta, sort_keys=True)),
+                ct_hu=case.ct_hu.astype(np.int16),
+                dose=encode_dose(case.dose_gy, step_gy),
+                masks=np.packbits(stacked),
+            )
 
 
 def dose_step_gy(dose_gy):
@@ -136,7 +151,9 @@ def load_case(path):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; make the cohort again") from None
     except DAMAGED_NPZ as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); make the cohort again") from None
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}); make the cohort again"
+        ) from None
 
 
 def decode_case(meta, ct_hu, dose, packed):
@@ -147,6 +164,15 @@ def decode_case(meta, ct_hu, dose, packed):
     if ct_hu.dtype != np.int16 or dose.dtype not in (np.uint16, np.uint32, np.float32):
         raise UserError(f"its CT is {ct_hu.dtype} and its dose {dose.dtype}, not whole HU and a number of Gy")
     masks = np.unpackbits(packed, count=count * math.prod(shape)).view(bool).reshape(count, *shape)
-    return Case(case_id=meta["case_id"], ct_hu=ct_hu, dose_gy=decode_dose(dose, meta["dose_step_gy"]), dose_mask=masks[0],
-                masks=dict(zip(meta["masks"], masks[1:])), spacing_mm=tuple(meta["spacing_mm"]), site=meta["site"],
-                prescription_gy=meta["prescription_gy"], origin_mm=tuple(meta["origin_mm"]), orientation=meta["orientation"])
+    return Case(
+        case_id=meta["case_id"],
+        ct_hu=ct_hu,
+        dose_gy=decode_dose(dose, meta["dose_step_gy"]),
+        dose_mask=masks[0],
+        masks=dict(zip(meta["masks"], masks[1:])),
+        spacing_mm=tuple(meta["spacing_mm"]),
+        site=meta["site"],
+        prescription_gy=meta["prescription_gy"],
+        origin_mm=tuple(meta["origin_mm"]),
+        orientation=meta["orientation"],
+    )

@@ -1,11 +1,12 @@
 """A cohort: a folder of case files with a card that lists them, their split and whom the import left out.
 
-    python -m lib.cases.cohort openkbp /data/open-kbp/provided-data --name openkbp
-    python -m lib.cases.cohort dicom /data/clinic --name clinic --spacing-mm 3 3 3 --prescription-gy PTV70=70 PTV56=56
-    python -m lib.cases.cohort dicom /data/clinic --name clinic --params clinic.yaml
-    python -m lib.cases.cohort vmat /data/processed_npz --name clinic-npz
-    python -m lib.cases.cohort phantom
+python -m lib.cases.cohort openkbp /data/open-kbp/provided-data --name openkbp
+python -m lib.cases.cohort dicom /data/clinic --name clinic --spacing-mm 3 3 3 --prescription-gy PTV70=70 PTV56=56
+python -m lib.cases.cohort dicom /data/clinic --name clinic --params clinic.yaml
+python -m lib.cases.cohort vmat /data/processed_npz --name clinic-npz
+python -m lib.cases.cohort phantom
 """
+
 import argparse
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +25,12 @@ from lib.files import read_json, sha256, write_json, write_text
 
 VERSION = 1
 FOLDER = Path("outputs/cohorts")
-IMPORT_KEYS = ("spacing_mm", "aliases", "prescription_gy", "site")  # of DICOM, in a params file's section import
+IMPORT_KEYS = (
+    "spacing_mm",
+    "aliases",
+    "prescription_gy",
+    "site",
+)  # of DICOM, in a params file's section import
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,9 @@ class Cohort:
 
     def load(self, case_id):
         if case_id not in self.card["cases"]:
-            raise UserError(f"{case_id} is not in the cohort {self.folder}; it has {', '.join(list(self.card['cases'])[:5])} ...")
+            raise UserError(
+                f"{case_id} is not in the cohort {self.folder}; it has {', '.join(list(self.card['cases'])[:5])} ..."
+            )
         return load_case(self.path(case_id))
 
 
@@ -60,8 +68,10 @@ def open_cohort(folder, first_cases=0):
     """The cohort in `folder`; with `first_cases` > 0 only its first so many, split by the reference's rule."""
     folder = Path(folder)
     if not (folder / "card.json").exists():
-        raise UserError(f"{folder} is not a cohort: it has no card.json; make one with "
-                        f"python -m lib.cases.cohort openkbp <folder of patients> --name {folder.name}")
+        raise UserError(
+            f"{folder} is not a cohort: it has no card.json; make one with "
+            f"python -m lib.cases.cohort openkbp <folder of patients> --name {folder.name}"
+        )
     card, split = read_card(folder / "card.json")
     if first_cases:
         split = reference_split(sorted(card["cases"])[:first_cases])
@@ -83,7 +93,9 @@ def read_card(path):
         listed = [case_id for part in split.values() for case_id in part]
         twice = sorted({case_id for case_id in listed if listed.count(case_id) > 1})
         if twice:
-            raise UserError(f"{path} lists {twice[0]} twice in its split; nobody may be trained on and judged on, make the cohort again")
+            raise UserError(
+                f"{path} lists {twice[0]} twice in its split; nobody may be trained on and judged on, make the cohort again"
+            )
         if foreign or card["site"] not in PROTOCOLS or not isinstance(card["name"], str):
             raise KeyError(*foreign[:1])
     except (KeyError, TypeError) as error:
@@ -97,9 +109,15 @@ def reference_split(case_ids):
     n = len(case_ids)
     n_held = max(1, int(0.1 * n))
     if n < 3:
-        raise UserError(f"{n} patients cannot be split into training, validation and test; at least 3 are needed")
+        raise UserError(
+            f"{n} patients cannot be split into training, validation and test; at least 3 are needed"
+        )
     order = [case_ids[i] for i in np.random.RandomState(42).permutation(n)]
-    return {"train": order[: n - 2 * n_held], "validation": order[n - 2 * n_held : n - n_held], "test": order[n - n_held :]}
+    return {
+        "train": order[: n - 2 * n_held],
+        "validation": order[n - 2 * n_held : n - n_held],
+        "test": order[n - n_held :],
+    }
 
 
 def make_cohort(folder, items, read, split, source, workers=2, report=print):
@@ -122,11 +140,24 @@ def make_cohort(folder, items, read, split, source, workers=2, report=print):
             else:
                 cases[case_id] = summary
     if not cases:
-        raise UserError(f"none of {len(items)} patients could be used; the first: {next(iter(left_out.values()))}")
-    split = split or (reference_split(list(cases)) if len(cases) > 2 else {"train": [], "validation": [], "test": list(cases)})
+        raise UserError(
+            f"none of {len(items)} patients could be used; the first: {next(iter(left_out.values()))}"
+        )
+    split = split or (
+        reference_split(list(cases))
+        if len(cases) > 2
+        else {"train": [], "validation": [], "test": list(cases)}
+    )
     split = {part: [i for i in ids if i in cases] for part, ids in split.items()}
-    card = dict(version=VERSION, name=folder.name, source=source, site=next(iter(cases.values()))["site"],
-                cases=cases, split=split, left_out=left_out)
+    card = {
+        "version": VERSION,
+        "name": folder.name,
+        "source": source,
+        "site": next(iter(cases.values()))["site"],
+        "cases": cases,
+        "split": split,
+        "left_out": left_out,
+    }
     write_json(folder / "card.json", card)
     return open_cohort(folder)
 
@@ -144,8 +175,14 @@ def import_case(folder, read, case_id, item):
 
 def summarise(case, path):
     """What the card says of a case."""
-    return dict(site=case.site, shape=list(case.shape), spacing_mm=list(case.spacing_mm),
-                prescription_gy=case.prescription_gy, structures=sorted(case.masks), sha256=sha256(path))
+    return {
+        "site": case.site,
+        "shape": list(case.shape),
+        "spacing_mm": list(case.spacing_mm),
+        "prescription_gy": case.prescription_gy,
+        "structures": sorted(case.masks),
+        "sha256": sha256(path),
+    }
 
 
 def make_openkbp(source, folder, workers=2):
@@ -190,7 +227,14 @@ def read_named(options, item):
 def make_vmat(source, folder, workers=2):
     from lib.cases import vmat_npz
 
-    return make_cohort(folder, vmat_npz.find_cases(source), vmat_npz.read_npz, None, "the reference study's npz files", workers)
+    return make_cohort(
+        folder,
+        vmat_npz.find_cases(source),
+        vmat_npz.read_npz,
+        None,
+        "the reference study's npz files",
+        workers,
+    )
 
 
 def read_import(path):
@@ -208,7 +252,9 @@ def check_import(section, path):
         raise UserError(f"{path} has no section import with some of {', '.join(IMPORT_KEYS)}")
     for key in section:
         if key not in IMPORT_KEYS:
-            raise UserError(f"{path}: there is no key {f'import.{key}'!r}; there are {', '.join(IMPORT_KEYS)}")
+            raise UserError(
+                f"{path}: there is no key {f'import.{key}'!r}; there are {', '.join(IMPORT_KEYS)}"
+            )
     for key in ("aliases", "prescription_gy"):
         if not isinstance(section.get(key, {}), dict):
             raise UserError(f"{path}: import.{key} must be keys and values, not {section[key]!r}")
@@ -230,7 +276,10 @@ def check_prescription(name, gy, where):
 
 def given_prescriptions(texts):
     """["PTV70=70", ...] as {"PTV70": 70.0}."""
-    return {name: check_prescription(name, gy, "--prescription-gy") for name, _, gy in (text.partition("=") for text in texts)}
+    return {
+        name: check_prescription(name, gy, "--prescription-gy")
+        for name, _, gy in (text.partition("=") for text in texts)
+    }
 
 
 def make_phantoms(folder, workers=2):
@@ -244,21 +293,46 @@ def make_phantoms(folder, workers=2):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m lib.cases.cohort", description="Make a cohort of case files.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.cases.cohort", description="Make a cohort of case files."
+    )
     parser.add_argument("source", choices=["openkbp", "dicom", "vmat", "phantom"])
     parser.add_argument("folder", nargs="?", help="the source's folder of patients (not for phantoms)")
     parser.add_argument("--name", help="name of the cohort; default: the source's")
     parser.add_argument("--workers", type=int, default=2, help="processes that read in parallel")
-    parser.add_argument("--spacing-mm", type=float, nargs=3, metavar=("DZ", "DY", "DX"), help="dicom: grid of the cases; default: the CT's")
-    parser.add_argument("--params", help="dicom: params file whose section import holds spacing_mm, aliases, prescription_gy, site")
-    parser.add_argument("--prescription-gy", nargs="+", default=[], metavar="PTV70=70", help="dicom: for targets to which no plan prescribes a dose")
-    parser.add_argument("--pseudonyms", metavar="FILE.csv", help="dicom: call the patients P001, P002, ... and write who is who to this file")
-    parser.add_argument("--site", choices=list(PROTOCOLS), help="dicom: default: the one whose organs are found")
+    parser.add_argument(
+        "--spacing-mm",
+        type=float,
+        nargs=3,
+        metavar=("DZ", "DY", "DX"),
+        help="dicom: grid of the cases; default: the CT's",
+    )
+    parser.add_argument(
+        "--params",
+        help="dicom: params file whose section import holds spacing_mm, aliases, prescription_gy, site",
+    )
+    parser.add_argument(
+        "--prescription-gy",
+        nargs="+",
+        default=[],
+        metavar="PTV70=70",
+        help="dicom: for targets to which no plan prescribes a dose",
+    )
+    parser.add_argument(
+        "--pseudonyms",
+        metavar="FILE.csv",
+        help="dicom: call the patients P001, P002, ... and write who is who to this file",
+    )
+    parser.add_argument(
+        "--site", choices=list(PROTOCOLS), help="dicom: default: the one whose organs are found"
+    )
     options = parser.parse_args(arguments)
     with told_in_a_sentence():
         cohort = make_named(options, FOLDER / (options.name or options.source))
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
-    print(f"{cohort.folder}: {len(cohort.card['cases'])} cases ({parts}); {len(cohort.card['left_out'])} left out")
+    print(
+        f"{cohort.folder}: {len(cohort.card['cases'])} cases ({parts}); {len(cohort.card['left_out'])} left out"
+    )
 
 
 def make_named(options, target):
@@ -270,9 +344,19 @@ def make_named(options, target):
     if options.source in ("openkbp", "vmat"):
         make = make_openkbp if options.source == "openkbp" else make_vmat
         return make(options.folder, target, options.workers)
-    given = dict(spacing_mm=options.spacing_mm, site=options.site, pseudonyms=options.pseudonyms, prescription_gy=given_prescriptions(options.prescription_gy))
+    given = {
+        "spacing_mm": options.spacing_mm,
+        "site": options.site,
+        "pseudonyms": options.pseudonyms,
+        "prescription_gy": given_prescriptions(options.prescription_gy),
+    }
     stored = read_import(options.params) if options.params else {}
-    return make_dicom(options.folder, target, options.workers, **stored | {key: value for key, value in given.items() if value})
+    return make_dicom(
+        options.folder,
+        target,
+        options.workers,
+        **stored | {key: value for key, value in given.items() if value},
+    )
 
 
 if __name__ == "__main__":

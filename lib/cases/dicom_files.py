@@ -2,6 +2,7 @@
 
 RTDOSE -> RTPLAN -> RTSTRUCT -> CT series and frame of reference, by their UIDs (DICOM PS3.3 C.8.8).
 """
+
 import io
 import re
 import struct
@@ -19,15 +20,26 @@ from lib.errors import UserError
 MAX_FILES, MAX_BYTES = 20_000, 2**30
 KINDS = ("CT", "RTSTRUCT", "RTDOSE", "RTPLAN")
 DEFLATED = "1.2.840.10008.1.2.1.99"
-ERRORS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, OSError, EOFError, MemoryError,
-          RuntimeError, AssertionError, struct.error, zlib.error)  # what pydicom raises on damage, beside its own
+ERRORS = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    OSError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)  # what pydicom raises on damage, beside its own
 
 
 class File(NamedTuple):
     path: Path
     ds: object  # pydicom.Dataset
     uid: str  # SOPInstanceUID
-
 
 
 def import_pydicom():
@@ -56,10 +68,16 @@ def reading(path):
     except UserError:
         raise
     except AttributeError as error:
-        name = error.name if (error.name or "a")[0].isupper() else "a tag"  # else it is an attribute of pydicom's
-        raise UserError(f"{path.name}: {name} is missing, empty or not what it must be; export again") from None
+        name = (
+            error.name if (error.name or "a")[0].isupper() else "a tag"
+        )  # else it is an attribute of pydicom's
+        raise UserError(
+            f"{path.name}: {name} is missing, empty or not what it must be; export again"
+        ) from None
     except read_errors() as error:
-        raise UserError(f"{path.name} is damaged ({type(error).__name__}); export the patient again") from None
+        raise UserError(
+            f"{path.name} is damaged ({type(error).__name__}); export the patient again"
+        ) from None
 
 
 def read_folder(folder):
@@ -128,7 +146,7 @@ def number(ds, keyword):
 def items(ds, keyword):
     """The items of a sequence, none if it is missing; one that swallowed its neighbours is refused."""
     found = list(ds.get(keyword) or [])
-    if any(tag >> 16 == 0xFFFE for item in found for tag in item.keys()):
+    if any(tag >> 16 == 0xFFFE for item in found for tag in item):
         raise AttributeError(name=keyword)
     return found
 
@@ -171,7 +189,9 @@ def choose(folder, files):
     with reading(dose.path):
         frame_uid = text(dose.ds, "FrameOfReferenceUID")
     if frame_uid != text(slices[0].ds, "FrameOfReferenceUID"):
-        raise UserError(f"{dose.path.name} has another FrameOfReferenceUID than the CT: it is of another scan")
+        raise UserError(
+            f"{dose.path.name} has another FrameOfReferenceUID than the CT: it is of another scan"
+        )
     return Chain(dose, plan, structures, slices)
 
 
@@ -182,7 +202,9 @@ def choose_dose(folder, files):
     for file in files["RTDOSE"]:
         with reading(file.path):
             whole += [file] if file.ds.get("DoseSummationType") == "PLAN" else []
-            linked += [file] if file in whole and reference(file.ds, "ReferencedRTPlanSequence") in plans else []
+            linked += (
+                [file] if file in whole and reference(file.ds, "ReferencedRTPlanSequence") in plans else []
+            )
     return pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or files["RTDOSE"], None)
 
 
@@ -192,9 +214,13 @@ def pick(folder, kind, files, uid):
         raise UserError(f"{folder.name} holds no {kind}; export it too")
     fitting = [file for file in files if uid in (None, file.uid)]
     if not fitting:
-        raise UserError(f"{folder.name}: no {kind} is the one that the other files refer to; it has {listed(files)}")
+        raise UserError(
+            f"{folder.name}: no {kind} is the one that the other files refer to; it has {listed(files)}"
+        )
     if len(fitting) > 1:
-        raise UserError(f"{folder.name} holds several {kind}: {listed(fitting)}; leave one of them in the folder")
+        raise UserError(
+            f"{folder.name} holds several {kind}: {listed(fitting)}; leave one of them in the folder"
+        )
     return fitting[0]
 
 
@@ -205,11 +231,19 @@ def listed(files):
 def pick_series(folder, slices, structures):
     """The CT slices of the series to which the RTSTRUCT refers, all of them and no other."""
     with reading(structures.path):
-        frames = items(structures.ds, "ReferencedFrameOfReferenceSequence")  # optional; then there must be one series
-        series = [s for frame in frames for study in items(frame, "RTReferencedStudySequence")
-                  for s in items(study, "RTReferencedSeriesSequence")]
+        frames = items(
+            structures.ds, "ReferencedFrameOfReferenceSequence"
+        )  # optional; then there must be one series
+        series = [
+            s
+            for frame in frames
+            for study in items(frame, "RTReferencedStudySequence")
+            for s in items(study, "RTReferencedSeriesSequence")
+        ]
         wanted = {text(s, "SeriesInstanceUID") for s in series}
-        images = {text(i, "ReferencedSOPInstanceUID") for s in series for i in items(s, "ContourImageSequence")}
+        images = {
+            text(i, "ReferencedSOPInstanceUID") for s in series for i in items(s, "ContourImageSequence")
+        }
     found = {}
     for file in slices:
         with reading(file.path):
@@ -217,11 +251,15 @@ def pick_series(folder, slices, structures):
             text(file.ds, "FrameOfReferenceUID")
     fitting = [files for uid, files in found.items() if uid in wanted or not wanted]
     if len(fitting) != 1:
-        raise UserError(f"{folder.name} holds {len(found)} CT series, of which {structures.path.name} refers to "
-                        f"{len(fitting)}: {listed([files[0] for files in found.values()]) or 'none'}; it must be one")
+        raise UserError(
+            f"{folder.name} holds {len(found)} CT series, of which {structures.path.name} refers to "
+            f"{len(fitting)}: {listed([files[0] for files in found.values()]) or 'none'}; it must be one"
+        )
     lacking = images - {file.uid for file in fitting[0]}
     if lacking:
-        raise UserError(f"{folder.name}: {len(lacking)} CT slices are missing to which {structures.path.name} refers")
+        raise UserError(
+            f"{folder.name}: {len(lacking)} CT slices are missing to which {structures.path.name} refers"
+        )
     return fitting[0]
 
 

@@ -1,4 +1,5 @@
 """Axial grids and what is carried from one to another: (z, y, x), the index growing along DICOM's +z, +y, +x."""
+
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,9 @@ def even_step(positions_mm, name):
     worst = int(np.argmax(abs(steps_mm - step_mm)))
     if abs(steps_mm[worst] - step_mm) > STEP_TOLERANCE * step_mm:
         what = "slices are missing" if steps_mm[worst] > 1.5 * step_mm else "the slice distance changes"
-        raise UserError(f"{name}: {what} between z = {positions_mm[worst]:.2f} and {positions_mm[worst + 1]:.2f} mm")
+        raise UserError(
+            f"{name}: {what} between z = {positions_mm[worst]:.2f} and {positions_mm[worst + 1]:.2f} mm"
+        )
     return float(positions_mm[-1] - positions_mm[0]) / len(steps_mm)
 
 
@@ -38,17 +41,30 @@ def turned(volume, orientation, first_mm, pixel_spacing_mm, step_mm, name):
     first_mm     ImagePositionPatient (x, y, z) of the lowest frame's first pixel
     """
     directions = np.reshape(orientation, (2, 3))
-    if abs(abs(directions) - np.rint(abs(directions))).max() > 1e-3 or abs(directions[:, 2]).max() > 0.5 \
-            or not np.array_equal(np.rint(abs(directions)).sum(axis=0), (1, 1, 0)):
-        raise UserError(f"{name}: ImageOrientationPatient is not axial; export axial images, not oblique ones")
+    if (
+        abs(abs(directions) - np.rint(abs(directions))).max() > 1e-3
+        or abs(directions[:, 2]).max() > 0.5
+        or not np.array_equal(np.rint(abs(directions)).sum(axis=0), (1, 1, 0))
+    ):
+        raise UserError(
+            f"{name}: ImageOrientationPatient is not axial; export axial images, not oblique ones"
+        )
     if abs(directions[0, 0]) < 0.5:  # columns run front to back
-        volume, directions, pixel_spacing_mm = volume.transpose(0, 2, 1), directions[::-1], pixel_spacing_mm[::-1]
+        volume, directions, pixel_spacing_mm = (
+            volume.transpose(0, 2, 1),
+            directions[::-1],
+            pixel_spacing_mm[::-1],
+        )
     signs = np.rint([directions[1, 1], directions[0, 0]]).astype(int)
-    origin_yx = [first_mm[1 - k] + min(sign, 0) * (volume.shape[k + 1] - 1) * pixel_spacing_mm[k]
-                 for k, sign in enumerate(signs)]
+    origin_yx = [
+        first_mm[1 - k] + min(sign, 0) * (volume.shape[k + 1] - 1) * pixel_spacing_mm[k]
+        for k, sign in enumerate(signs)
+    ]
     volume = np.ascontiguousarray(volume[:, :: signs[0], :: signs[1]])
-    rounded = [tuple(round(float(v), 6) for v in values)
-               for values in ((first_mm[2], *origin_yx), (step_mm, *pixel_spacing_mm))]
+    rounded = [
+        tuple(round(float(v), 6) for v in values)
+        for values in ((first_mm[2], *origin_yx), (step_mm, *pixel_spacing_mm))
+    ]
     if min(rounded[1]) <= 0:
         raise UserError(f"{name}: PixelSpacing {tuple(pixel_spacing_mm)} is not positive")
     return volume, Grid(*rounded, volume.shape)
@@ -62,10 +78,14 @@ def new_grid(grid, spacing_mm):
         spacing_mm = ()
     if len(spacing_mm) != 3 or not all(0.3 <= s <= 20 for s in spacing_mm):
         raise UserError("spacing_mm must be three numbers between 0.3 and 20: (dz, dy, dx) in mm")
-    shape = tuple(max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing_mm, spacing_mm))
+    shape = tuple(
+        max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing_mm, spacing_mm)
+    )
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise UserError(f"spacing_mm {spacing_mm} would make {shape} voxels, too many")
-    origin_mm = tuple(round(o + (new - old) / 2, 6) for o, old, new in zip(grid.origin_mm, grid.spacing_mm, spacing_mm))
+    origin_mm = tuple(
+        round(o + (new - old) / 2, 6) for o, old, new in zip(grid.origin_mm, grid.spacing_mm, spacing_mm)
+    )
     return Grid(origin_mm, spacing_mm, shape)
 
 
@@ -90,7 +110,9 @@ def linear(out, grid, axis, beyond=0.0):
 
 def overlap(out, grid, axis):
     """Weights float32 [n_out, n]: which share of each new voxel lies in which old one."""
-    edges = [(np.arange(g.shape[axis] + 1) - 0.5) * g.spacing_mm[axis] + g.origin_mm[axis] for g in (out, grid)]
+    edges = [
+        (np.arange(g.shape[axis] + 1) - 0.5) * g.spacing_mm[axis] + g.origin_mm[axis] for g in (out, grid)
+    ]
     length = np.minimum(edges[0][1:, None], edges[1][1:]) - np.maximum(edges[0][:-1, None], edges[1][:-1])
     return (length.clip(0) / out.spacing_mm[axis]).astype(np.float32)
 
@@ -105,7 +127,9 @@ def apply(volume, weights):
 
 def resampled(volume, grid, out):
     """A volume float32 on `grid` by linear interpolation on `out`, averaged where that is coarser."""
-    return volume if out == grid else apply(volume, [linear(out, grid, axis, beyond=1.0) for axis in range(3)])
+    return (
+        volume if out == grid else apply(volume, [linear(out, grid, axis, beyond=1.0) for axis in range(3)])
+    )
 
 
 def fraction(mask, grid, out):

@@ -1,4 +1,6 @@
 """The structures of an RTSTRUCT: their names in our protocols, their prescriptions, their contours as masks."""
+
+import itertools
 import re
 from typing import NamedTuple
 
@@ -16,13 +18,18 @@ NAME_GY = 0.5  # by which a plan may differ from the dose in a target's name, su
 BODY_HU = -300.0  # above it is body where no structure says so
 BODY_NAMES = ("External", "Body", "Skin", "Outer_Contour", "Patient_Outline")
 ALIASES = {  # name in lib.cases.protocols -> other names, best first; case, blanks, _ and - do not count
-    "PTV70": ("PTV_High",), "PTV63": ("PTV_Mid", "PTV_Int"), "PTV56": ("PTV_Low",), "Bladder": ("Urinary_Bladder",),
+    "PTV70": ("PTV_High",),
+    "PTV63": ("PTV_Mid", "PTV_Int"),
+    "PTV56": ("PTV_Low",),
+    "Bladder": ("Urinary_Bladder",),
     "Femur_L": ("Femur_Head_L", "FemoralHead_L", "Left_Femur", "Femur_Left", "FemoralHead_Left"),
     "Femur_R": ("Femur_Head_R", "FemoralHead_R", "Right_Femur", "Femur_Right", "FemoralHead_Right"),
-    "Bowel": ("Bag_Bowel", "Bowel_Bag", "Bowel_Small", "Small_Bowel"), "SpinalCord": ("Cord",),
+    "Bowel": ("Bag_Bowel", "Bowel_Bag", "Bowel_Small", "Small_Bowel"),
+    "SpinalCord": ("Cord",),
     "Esophagus": ("Oesophagus",),
     "LeftParotid": ("Parotid_L", "Parotid_Left", "L_Parotid", "Glnd_Parotid_L"),
-    "RightParotid": ("Parotid_R", "Parotid_Right", "R_Parotid", "Glnd_Parotid_R"), "Mandible": ("Bone_Mandible",),
+    "RightParotid": ("Parotid_R", "Parotid_Right", "R_Parotid", "Glnd_Parotid_R"),
+    "Mandible": ("Bone_Mandible",),
 }
 CLOSED = ("CLOSED_PLANAR", "CLOSED_PLANAR_XOR")
 
@@ -40,20 +47,28 @@ def read_rois(found):
     """The Rois of the RTSTRUCT, all in the CT's frame of reference and of at most MAX_POINTS points."""
     file, frame_uid = found.structures, found.slices[0].ds.FrameOfReferenceUID
     with reading(file.path):
-        kinds = {int(number(o, "ReferencedROINumber")): str(o.get("RTROIInterpretedType") or "")
-                 for o in items(file.ds, "RTROIObservationsSequence")}
-        contours = {int(number(c, "ReferencedROINumber")): items(c, "ContourSequence")
-                    for c in items(file.ds, "ROIContourSequence")}
+        kinds = {
+            int(number(o, "ReferencedROINumber")): str(o.get("RTROIInterpretedType") or "")
+            for o in items(file.ds, "RTROIObservationsSequence")
+        }
+        contours = {
+            int(number(c, "ReferencedROINumber")): items(c, "ContourSequence")
+            for c in items(file.ds, "ROIContourSequence")
+        }
         rois = []
         for item in items(file.ds, "StructureSetROISequence"):
             n = int(number(item, "ROINumber"))
             rois.append(Roi(n, text(item, "ROIName"), kinds.get(n, ""), contours.get(n, [])))
             if text(item, "ReferencedFrameOfReferenceUID") != frame_uid:
-                raise UserError(f"{file.path.name}: {rois[-1].name} is in another frame of reference than the CT")
+                raise UserError(
+                    f"{file.path.name}: {rois[-1].name} is in another frame of reference than the CT"
+                )
         points = sum(number(c, "NumberOfContourPoints") for roi in rois for c in roi.items)
     roi_numbers = {roi.number for roi in rois}
     if points > MAX_POINTS or len(roi_numbers) != len(rois) or set(contours) - roi_numbers:
-        raise UserError(f"{file.path.name}: ROINumber repeats or is unknown, or it has more than {MAX_POINTS} points")
+        raise UserError(
+            f"{file.path.name}: ROINumber repeats or is unknown, or it has more than {MAX_POINTS} points"
+        )
     return rois
 
 
@@ -72,17 +87,25 @@ def map_names(rois, names, aliases, path):
     """Protocol name -> Roi: the best by the user's aliases, then the name itself, then ALIASES, then a PTV's dose."""
     known = {name for protocol in PROTOCOLS.values() for name in protocol.structures}
     if not isinstance(aliases or {}, dict) or set(aliases or {}) - known:
-        raise UserError(f"aliases must map names among {', '.join(sorted(known))} to lists of structure names")
+        raise UserError(
+            f"aliases must map names among {', '.join(sorted(known))} to lists of structure names"
+        )
     mapped = {}
     for name in names:
         own = (aliases or {}).get(name, [])
         wanted = [plain(n) for n in (*([own] if isinstance(own, str) else own), name, *ALIASES.get(name, ()))]
-        ranks = {roi.number: wanted.index(plain(roi.name)) for roi in rois if roi.items and plain(roi.name) in wanted}
+        ranks = {
+            roi.number: wanted.index(plain(roi.name))
+            for roi in rois
+            if roi.items and plain(roi.name) in wanted
+        }
         dose_gy = gy_in_name(name)
         same_gy = [roi for roi in rois if roi.items and dose_gy and gy_in_name(roi.name) == dose_gy]
         best = [roi for roi in rois if ranks and ranks.get(roi.number) == min(ranks.values())] or same_gy
         if len(best) > 1:
-            raise UserError(f"{path.name}: {' and '.join(roi.name for roi in best)} are both {name}; remove one")
+            raise UserError(
+                f"{path.name}: {' and '.join(roi.name for roi in best)} are both {name}; remove one"
+            )
         mapped.update({name: roi for roi in best})
     if len({roi.number for roi in mapped.values()}) < len(mapped):
         raise UserError(f"{path.name}: by the aliases one structure would have two names")
@@ -90,10 +113,14 @@ def map_names(rois, names, aliases, path):
 
 
 def guess_site(rois, aliases, path):
-    found = {site: len(map_names(rois, protocol.organs, aliases, path)) for site, protocol in PROTOCOLS.items()}
+    found = {
+        site: len(map_names(rois, protocol.organs, aliases, path)) for site, protocol in PROTOCOLS.items()
+    }
     best = [site for site in found if found[site] == max(found.values())]
     if len(best) > 1:
-        raise UserError(f"{path.name}: the structures do not tell the site; give site='{best[0]}' or '{best[1]}'")
+        raise UserError(
+            f"{path.name}: the structures do not tell the site; give site='{best[0]}' or '{best[1]}'"
+        )
     return best[0]
 
 
@@ -104,14 +131,21 @@ def prescriptions(mapped, site, rois, found, given, report):
         raise UserError(f"prescription_gy: {unknown.pop()} is not among {', '.join(PROTOCOLS[site].targets)}")
     targets = {name: mapped[name] for name in PROTOCOLS[site].targets if name in mapped}
     if not targets:
-        raise UserError(f"{found.structures.path.name} holds no target; of {', '.join(roi.name for roi in rois)} name "
-                        f"one by aliases={{'{next(iter(PROTOCOLS[site].targets))}': ['...']}}")
+        raise UserError(
+            f"{found.structures.path.name} holds no target; of {', '.join(roi.name for roi in rois)} name "
+            f"one by aliases={{'{next(iter(PROTOCOLS[site].targets))}': ['...']}}"
+        )
     planned = plan_doses(found.plan, {roi.number for roi in rois}) if found.plan else []
     report["warnings"] += [] if found.plan else ["there is no RTPLAN"]
-    report["warnings"] += [f"the plan prescribes {gy:g} Gy to a structure that is not used" for n, gy in planned
-                           if n is not None and n not in {roi.number for roi in targets.values()}]
+    report["warnings"] += [
+        f"the plan prescribes {gy:g} Gy to a structure that is not used"
+        for n, gy in planned
+        if n is not None and n not in {roi.number for roi in targets.values()}
+    ]
     chosen = {name: prescription(name, roi, planned, given, len(targets)) for name, roi in targets.items()}
-    return {name: gy for name, (gy, _) in chosen.items()}, {name: source for name, (_, source) in chosen.items()}
+    return {name: gy for name, (gy, _) in chosen.items()}, {
+        name: source for name, (_, source) in chosen.items()
+    }
 
 
 def plan_doses(plan, roi_numbers):
@@ -123,7 +157,9 @@ def plan_doses(plan, roi_numbers):
                 roi = int(number(item, "ReferencedROINumber")) if "ReferencedROINumber" in item else None
                 doses.append((roi, number(item, "TargetPrescriptionDose")))
     if {roi for roi, _ in doses} - roi_numbers - {None}:
-        raise UserError(f"{plan.path.name}: DoseReferenceSequence refers to a structure that the RTSTRUCT lacks")
+        raise UserError(
+            f"{plan.path.name}: DoseReferenceSequence refers to a structure that the RTSTRUCT lacks"
+        )
     return doses
 
 
@@ -140,8 +176,10 @@ def prescription(name, roi, planned, given, n_targets):
     if name in given:
         return float(given[name]), "parameter"
     if doubtful or len(set(of_plan)) > 1 or not named:
-        raise UserError(f"the prescription of {roi.name} is not clear (the plan says {of_plan or 'nothing'}, the name "
-                        f"{named or 'nothing'}); give --prescription-gy {name}=Gy")
+        raise UserError(
+            f"the prescription of {roi.name} is not clear (the plan says {of_plan or 'nothing'}, the name "
+            f"{named or 'nothing'}); give --prescription-gy {name}=Gy"
+        )
     return named, "name"
 
 
@@ -159,11 +197,16 @@ def contour_mask(roi, grid, path, report):
     for k, contours in slices.items():
         mask[k] = parity(contours, grid.shape[1:], path)
     filled = np.flatnonzero(mask.any(axis=(1, 2)))
-    gaps = [(a, b) for a, b in zip(filled, filled[1:]) if b - a > 1]
+    gaps = [(a, b) for a, b in itertools.pairwise(filled) if b - a > 1]
     if len(gaps) > 1 and len(gaps) >= len(filled) / 2:
-        raise UserError(f"{path.name}: {roi.name} is contoured on every second slice or fewer; export it interpolated")
-    report["warnings"] += [f"{roi.name}: no contour between z = {grid.origin_mm[0] + a * grid.spacing_mm[0]:.1f} and "
-                           f"{grid.origin_mm[0] + b * grid.spacing_mm[0]:.1f} mm" for a, b in gaps]
+        raise UserError(
+            f"{path.name}: {roi.name} is contoured on every second slice or fewer; export it interpolated"
+        )
+    report["warnings"] += [
+        f"{roi.name}: no contour between z = {grid.origin_mm[0] + a * grid.spacing_mm[0]:.1f} and "
+        f"{grid.origin_mm[0] + b * grid.spacing_mm[0]:.1f} mm"
+        for a, b in gaps
+    ]
     return mask
 
 
@@ -183,7 +226,9 @@ def contour(item, roi, grid, path):
     index = (values.reshape(-1, 3)[:, ::-1] - grid.origin_mm) / grid.spacing_mm
     k = int(np.rint(np.clip(np.median(index[:, 0]), -2, grid.shape[0] + 1)))
     if abs(index[:, 0] - k).max() > OFF_SLICE or not 0 <= k < grid.shape[0]:
-        raise UserError(f"{path.name}: a contour of {roi.name} at z = {values[2]:.2f} mm does not lie on a CT slice")
+        raise UserError(
+            f"{path.name}: a contour of {roi.name} at z = {values[2]:.2f} mm does not lie on a CT slice"
+        )
     margin = OUTSIDE_MM / np.array(grid.spacing_mm[1:])
     if (index[:, 1:] < -margin).any() or (index[:, 1:] > np.array(grid.shape[1:]) - 1 + margin).any():
         raise UserError(f"{path.name}: a contour of {roi.name} at z = {values[2]:.2f} mm leaves the CT")
@@ -201,7 +246,9 @@ def parity(contours, shape, path):
         first = np.ceil(np.minimum(r0, r1)).clip(0, shape[0]).astype(int)
         count = np.ceil(np.maximum(r0, r1)).clip(0, shape[0]).astype(int) - first
         if count.sum() > MAX_POINTS:
-            raise UserError(f"{path.name}: a contour crosses the rows of its slice more than {MAX_POINTS} times")
+            raise UserError(
+                f"{path.name}: a contour crosses the rows of its slice more than {MAX_POINTS} times"
+            )
         edge = np.repeat(np.arange(len(points)), count)
         row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
         column = c0[edge] + (row - r0[edge]) * ((c1 - c0)[edge] / (r1 - r0)[edge])

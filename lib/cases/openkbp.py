@@ -3,6 +3,7 @@
 The folder holds train-pats, validation-pats and perhaps test-pats; each patient is a folder of CSVs that
 list flat indices into 128^3 (row, column, slice), for CT and dose with a value. The CT is HU + 1024.
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ def find_patients(folder):
     """Published split name -> patient folders in the order of their numbers."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give the folder that holds train-pats and validation-pats")
+        raise UserError(
+            f"{folder} is not a folder; give the folder that holds train-pats and validation-pats"
+        )
     found = {name: sorted((folder / sub).glob("pt_*"), key=patient_number) for name, sub in SPLITS.items()}
     if not any(found.values()):
         raise UserError(f"{folder} holds no train-pats/pt_* folders; give OpenKBP's provided-data folder")
@@ -83,11 +86,15 @@ def read_csv(path, valued=False):
             whole = file.read(1) == b"\n"
         if whole and columns != 2:  # pandas would take the first of three for row names
             raise ValueError(f"{columns} columns instead of 2")
-        table = pd.read_csv(path, header=0, names=["index", "data"], dtype={"index": np.int64, "data": np.float64})
+        table = pd.read_csv(
+            path, header=0, names=["index", "data"], dtype={"index": np.int64, "data": np.float64}
+        )
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; the patient is not complete") from None
     except (ValueError, OSError, OverflowError) as error:
-        raise UserError(f"{path} is not a table of index and value ({str(error).splitlines()[0]}); fetch it again") from None
+        raise UserError(
+            f"{path} is not a table of index and value ({str(error).splitlines()[0]}); fetch it again"
+        ) from None
     index, data = table["index"].to_numpy(), table["data"].to_numpy()
     if not whole or len(index) == 0:
         raise UserError(f"{path} is cut off or empty; fetch it again")

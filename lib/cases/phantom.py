@@ -2,6 +2,7 @@
 
 The first 23 IDs are those of the reference study; the other 20 enlarge validation and test only.
 """
+
 from lib.cases.case import Case
 from lib.cases.phantom_anatomy import draw_pelvis
 from lib.cases.phantom_dose import plan_dose
@@ -20,5 +21,13 @@ def make_phantom(case_id):
     seed = int(case_id.removeprefix("case_"))
     ct_hu, masks, body, spacing_mm = draw_pelvis(seed)
     dose_gy = plan_dose(ct_hu, masks, body, spacing_mm, seed)
-    return Case(case_id=case_id, ct_hu=ct_hu, dose_gy=dose_gy, masks=masks, dose_mask=body, spacing_mm=spacing_mm,
-                prescription_gy={"PTV70": 70.0, "PTV56": 56.0}, site="prostate")
+    return Case(
+        case_id=case_id,
+        ct_hu=ct_hu,
+        dose_gy=dose_gy,
+        masks=masks,
+        dose_mask=body,
+        spacing_mm=spacing_mm,
+        prescription_gy={"PTV70": 70.0, "PTV56": 56.0},
+        site="prostate",
+    )

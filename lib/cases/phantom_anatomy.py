@@ -4,6 +4,7 @@ Lengths are mm, from the middle of the prostate, in the order (z, y, x): z towar
 x towards the patient's left, as in `lib.cases.case`. A field `d_mm` is negative inside a shape and near enough a
 distance, so that d_mm < margin is the shape grown by the margin and clip(0.5 - d_mm / width) its soft edge.
 """
+
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter, label
@@ -29,9 +30,17 @@ def draw_pelvis(seed):
     muscle, cavity = soft_layers(p, rng, body)
     organs["Bowel"] = bowel_shape(p, rng, organs, cavity, targets["PTV56"])
     ct_hu = paint(rng, p, body, muscle, cavity, organs, vessels, bones)
-    fields = {**targets, **{name: organs[name] for name in ("Prostate", "Rectum", "Bladder", "Bowel")},
-              **{f"Femur_{side}": np.maximum(bones[f"Femur_{side}"], -62 - p[0]) for side in SIDES}}
-    return ct_hu, {name: without_crumbs((d < 0) & (body < 0)) for name, d in fields.items()}, body < 0, SPACING_MM
+    fields = {
+        **targets,
+        **{name: organs[name] for name in ("Prostate", "Rectum", "Bladder", "Bowel")},
+        **{f"Femur_{side}": np.maximum(bones[f"Femur_{side}"], -62 - p[0]) for side in SIDES},
+    }
+    return (
+        ct_hu,
+        {name: without_crumbs((d < 0) & (body < 0)) for name, d in fields.items()},
+        body < 0,
+        SPACING_MM,
+    )
 
 
 def without_crumbs(mask):
@@ -43,6 +52,7 @@ def without_crumbs(mask):
 
 
 # ---------------------------------------------------------------- building blocks
+
 
 def smooth_noise(rng, length_mm):
     """A random field [D,H,W] of mean 0 and deviation 1 that varies over about `length_mm`."""
@@ -71,7 +81,8 @@ def surface(p, points_mm, radii_mm, squash=(1.0, 1.0, 1.0)):
     """d_mm of the balls of radii_mm [N] around points_mm [N,3]."""
     scale = 1 / np.asarray(squash)
     distance, nearest = cKDTree(points_mm * scale).query(
-        np.moveaxis(p, 0, -1) * scale, distance_upper_bound=REACH_MM)
+        np.moveaxis(p, 0, -1) * scale, distance_upper_bound=REACH_MM
+    )
     radius = np.append(radii_mm, 0.0)[nearest]
     return (np.where(np.isinf(distance), REACH_MM, distance) - radius).astype(np.float32)
 
@@ -89,6 +100,7 @@ def jitter(rng, knots_mm, sd_mm):
 
 
 # ---------------------------------------------------------------- anatomy
+
 
 def patient_frame(rng):
     """Coordinates p [3,D,H,W] of one patient: shifted, turned by a few degrees, scaled and gently warped."""
@@ -110,12 +122,16 @@ def body_shape(p, rng):
     rise = np.clip((z + 10) / 130, 0, 1)
     half_x = wide_mm * (1 - rng.uniform(0.02, 0.12) * rise)
     half_y = deep_mm + belly_mm * rise
-    q = (np.abs(x - rng.normal(0, 3)) / half_x) ** 2.5 + (np.abs(y + 8 + 0.5 * belly_mm * rise) / half_y) ** 2.3
-    trunk = np.maximum((q ** 0.42 - 1) * deep_mm, -58 - z)
-    thighs = [tube(p, [[-30, 0, side * 78], [-140, 4, side * rng.uniform(84, 90)]], [72, 66 + rng.uniform(0, 8)])
-              for side in SIDES.values()]
+    q = (np.abs(x - rng.normal(0, 3)) / half_x) ** 2.5 + (
+        np.abs(y + 8 + 0.5 * belly_mm * rise) / half_y
+    ) ** 2.3
+    trunk = np.maximum((q**0.42 - 1) * deep_mm, -58 - z)
+    thighs = [
+        tube(p, [[-30, 0, side * 78], [-140, 4, side * rng.uniform(84, 90)]], [72, 66 + rng.uniform(0, 8)])
+        for side in SIDES.values()
+    ]
     skin = smooth_min(trunk, smooth_min(*thighs, 6), 18) + 2.0 * smooth_noise(rng, 26)
-    cleft = np.exp(-(x / 11) ** 2) * np.clip((y - 40) / 40, 0, 1) * np.clip(0.5 - z / 40, 0, 1)
+    cleft = np.exp(-((x / 11) ** 2)) * np.clip((y - 40) / 40, 0, 1) * np.clip(0.5 - z / 40, 0, 1)
     skin = skin + rng.uniform(8, 16) * cleft
     couch = y - rng.uniform(0.84, 0.92) * deep_mm + 8
     return -smooth_min(-skin, -couch, 14)
@@ -126,11 +142,15 @@ def soft_layers(p, rng, body):
     z, y, x = p
     behind = np.clip(y / 100, -0.5, 1) * np.clip(np.abs(x) / 60, 0.3, 1)
     fat_mm = rng.uniform(10, 32) * (1 + 0.7 * behind) * (1 + 0.2 * smooth_noise(rng, 25))
-    mons_mm = rng.uniform(8, 22) * np.exp(-(x / 42) ** 2) * np.clip(-y / 60, 0, 1) * np.clip(0.9 - z / 50, 0, 1)
+    mons_mm = (
+        rng.uniform(8, 22) * np.exp(-((x / 42) ** 2)) * np.clip(-y / 60, 0, 1) * np.clip(0.9 - z / 50, 0, 1)
+    )
     muscle = body + np.maximum(fat_mm, 5) + mons_mm
     heights = [-60, -35, 0, 40, 90, 180]
-    half_x, half_y, middle_y = (np.interp(z, heights, v) for v in (
-        [8, 26, 42, 64, 96, 118], [8, 28, 42, 62, 78, 84], [18, 14, 9, -1, -20, -24]))
+    half_x, half_y, middle_y = (
+        np.interp(z, heights, v)
+        for v in ([8, 26, 42, 64, 96, 118], [8, 28, 42, 62, 78, 84], [18, 14, 9, -1, -20, -24])
+    )
     cavity = (np.hypot(x / half_x, (y - middle_y) / half_y) - 1) * half_y + 2 * smooth_noise(rng, 18)
     return muscle, np.maximum(cavity, muscle + rng.uniform(8, 14))
 
@@ -140,7 +160,10 @@ def bone_shapes(p, rng):
     shapes, size = {}, rng.normal(1, 0.03)
     bottom_y = rng.normal(0, 3)
     sacrum = jitter(rng, [[165, 18, 0], [110, 46, 0], [75, 65, 0], [40, 70, 0], [12, 58, 0]], 2.5)
-    parts = [tube(p, sacrum, [27, 23, 17, 10, 6], (1, 1, 2.0)), tube(p, sacrum, [27, 20, 14, 9, 6], (1, 1, 1))]
+    parts = [
+        tube(p, sacrum, [27, 23, 17, 10, 6], (1, 1, 2.0)),
+        tube(p, sacrum, [27, 20, 14, 9, 6], (1, 1, 1)),
+    ]
     for name, side in SIDES.items():
         mirror = np.array([1, 1, side])
         shapes[f"Femur_{name}"] = femur(p, rng, mirror, size)
@@ -164,17 +187,27 @@ def femur(p, rng, mirror, size):
 
 def hip_bone(p, rng, mirror, size, bottom_y):
     """d_mm of one side of the pelvic girdle: ilium, socket, pubis and ischium."""
+
     def at(*knots):
         return jitter(rng, np.array(knots, float) * mirror * size, 3.0)
-    front, back = at([48, -10, 80], [85, -22, 108], [130, -20, 126]), at([45, 22, 70], [80, 52, 58], [135, 62, 56])
+
+    front, back = (
+        at([48, -10, 80], [85, -22, 108], [130, -20, 126]),
+        at([45, 22, 70], [80, 52, 58], [135, 62, 56]),
+    )
     s, t = (axis.ravel()[:, None] for axis in np.meshgrid(np.linspace(0, 1, 24), np.linspace(0, 1, 24)))
     row = np.clip((s * 2).astype(int), 0, 1)[:, 0]
     edge = [e[row] + (e[row + 1] - e[row]) * (2 * s - row[:, None]) for e in (front, back)]
     bulge = rng.uniform(9, 18) * np.sin(np.pi * t) * (0.4 + 0.6 * s) * mirror * [0, 0, 1]
-    wing = surface(p, edge[0] * (1 - t) + edge[1] * t + bulge, np.interp(t[:, 0], [0, 0.5, 1], [7.5, 5.0, 8.5]))
-    socket = np.maximum(ellipsoid(p, np.array([24, 0, 80]) * mirror * size, [36, 34, 30]),
-                        mirror[2] * p[2] - 98 * size)
-    pubis = tube(p, at([22, -16, 66], [16, -38, 40], [2, -48 + bottom_y, 11], [-14, -44 + bottom_y, 9]), [10, 7, 9, 9])
+    wing = surface(
+        p, edge[0] * (1 - t) + edge[1] * t + bulge, np.interp(t[:, 0], [0, 0.5, 1], [7.5, 5.0, 8.5])
+    )
+    socket = np.maximum(
+        ellipsoid(p, np.array([24, 0, 80]) * mirror * size, [36, 34, 30]), mirror[2] * p[2] - 98 * size
+    )
+    pubis = tube(
+        p, at([22, -16, 66], [16, -38, 40], [2, -48 + bottom_y, 11], [-14, -44 + bottom_y, 9]), [10, 7, 9, 9]
+    )
     ramus = tube(p, at([-14, -42 + bottom_y, 9], [-34, -12, 34], [-46, 18, 52]), [8, 6, 10])
     ischium = tube(p, at([24, 24, 72], [-10, 28, 62], [-46, 20, 54]), [14, 12, 14])
     return np.minimum.reduce([smooth_min(wing, socket, 8), pubis, ramus, ischium])
@@ -186,20 +219,38 @@ def organ_shapes(p, rng, bones):
     tilt = np.stack([p[0], p[1] - rng.uniform(-0.05, 0.25) * p[0], p[2]])
     prostate = ellipsoid(tilt, [0, 0, 0], [high, deep, wide]) + 1.2 * smooth_noise(rng, 12)
     base = [high + 2, 0.55 * deep, 0]
-    vesicles = np.minimum(*[tube(p, [base, np.add(base, rng.normal([8, 6, side * 14], 2)),
-                                     np.add(base, rng.normal([14, 9, side * 27], 3))], [6, 6.5, 4.5])
-                            for side in SIDES.values()])
+    vesicles = np.minimum(
+        *[
+            tube(
+                p,
+                [
+                    base,
+                    np.add(base, rng.normal([8, 6, side * 14], 2)),
+                    np.add(base, rng.normal([14, 9, side * 27], 3)),
+                ],
+                [6, 6.5, 4.5],
+            )
+            for side in SIDES.values()
+        ]
+    )
     rectum, sigmoid = rectum_shapes(p, rng, deep)
     rectum = np.maximum(rectum, 1.5 - prostate)
     volume_cc = np.exp(rng.uniform(np.log(110), np.log(430)))
-    radii = np.array([0.86, 0.95, 1.22]) * rng.normal(1, 0.06, 3) * 10 * (3 * volume_cc / (4 * np.pi)) ** (1 / 3)
+    radii = (
+        np.array([0.86, 0.95, 1.22]) * rng.normal(1, 0.06, 3) * 10 * (3 * volume_cc / (4 * np.pi)) ** (1 / 3)
+    )
     centre = [high + radii[0] - 8, -16 + rng.normal(0, 4), rng.normal(0, 5)]
     bladder = ellipsoid(p, centre, radii) + 2.2 * smooth_noise(rng, 20)
     for other, gap_mm in ((prostate, 0.5), (vesicles, 1.0), (rectum, 3.0), (bones["Pelvis"], 5.0)):
         bladder = -smooth_min(-bladder, other - gap_mm, 5)
     bone_free = 2 - bones["Pelvis"]
-    return {"Prostate": prostate, "Vesicles": vesicles, "Rectum": np.maximum(rectum, bone_free), "Bladder": bladder,
-            "Sigmoid": np.maximum(sigmoid, bone_free)}
+    return {
+        "Prostate": prostate,
+        "Vesicles": vesicles,
+        "Rectum": np.maximum(rectum, bone_free),
+        "Bladder": bladder,
+        "Sigmoid": np.maximum(sigmoid, bone_free),
+    }
 
 
 def rectum_shapes(p, rng, prostate_depth_mm):
@@ -208,7 +259,9 @@ def rectum_shapes(p, rng, prostate_depth_mm):
     front = prostate_depth_mm + 1.0
     sway = np.cumsum(rng.normal(0, 4, 8))
     z = np.array([-70, -40, -18, 2, 22, 44, 66, 92])
-    y = np.array([16, 20, front + low - 2, front + low, max(front + low, 30), 31, 24, 6]) + rng.normal(0, 1, 8)
+    y = np.array([16, 20, front + low - 2, front + low, max(front + low, 30), 31, 24, 6]) + rng.normal(
+        0, 1, 8
+    )
     radii = np.array([8, 11, low, low, 0.5 * (low + full), full, 14, 12]) * rng.normal(1, 0.05, 8)
     knots = np.stack([z, y, sway - sway[3] + rng.normal(0, 2)], axis=1)
     side = rng.uniform(20, 60) * rng.choice([1, 1, -1])
@@ -224,11 +277,16 @@ def vessel_shapes(p, rng):
     for name, side in SIDES.items():
         mirror = np.array([1, 1, side])
         fork = rng.normal([104, 12, 36], 4)
-        outer = np.concatenate([[fork + [40, -4, -8], fork],
-                                jitter(rng, [[75, -8, 54], [48, -28, 63], [22, -50, 66]], 3)])
+        outer = np.concatenate(
+            [[fork + [40, -4, -8], fork], jitter(rng, [[75, -8, 54], [48, -28, 63], [22, -50, 66]], 3)]
+        )
         inner = np.concatenate([[fork], jitter(rng, [[82, 32, 44], [56, 36, 48], [34, 20, 50]], 3)])
         closing = jitter(rng, [[62, -2, 56], [36, -4, 54], [14, 2, 51]], 2)
-        for part, knots, radii in (("external", outer, 6.5), ("internal", inner, 4.5), ("obturator", closing, 2.0)):
+        for part, knots, radii in (
+            ("external", outer, 6.5),
+            ("internal", inner, 4.5),
+            ("obturator", closing, 2.0),
+        ):
             shapes[f"{part}_{name}"] = tube(p, knots * mirror, radii)
         psoas = jitter(rng, [[190, 14, 46], [110, -2, 60], [66, -24, 74], [30, -36, 82], [-40, 4, 92]], 3)
         shapes[f"psoas_{name}"] = tube(p, psoas * mirror, [21, 20, 18, 15, 10])
@@ -268,6 +326,7 @@ def target_shapes(p, rng, organs, vessels, bones):
 
 # ---------------------------------------------------------------- CT
 
+
 def inside(d_mm):
     """The share of each voxel that a shape fills."""
     return np.clip(0.5 - d_mm / EDGE_MM, 0, 1)
@@ -277,15 +336,19 @@ def paint(rng, p, body, muscle, cavity, organs, vessels, bones):
     """int16 CT [D,H,W] in HU: tissues laid over each other with soft edges, texture and noise."""
     texture = smooth_noise(rng, 9)
     fat = FAT_HU + 6 * texture
-    septa = 0.6 * np.exp(-(smooth_noise(rng, 14) / 0.3) ** 2)
+    septa = 0.6 * np.exp(-((smooth_noise(rng, 14) / 0.3) ** 2))
     strands = np.clip(0.35 * np.abs(smooth_noise(rng, 7)), 0, 0.6)
-    layers = [(inside(muscle), MUSCLE_HU + 5 * texture - 140 * septa), (inside(cavity), fat + 45 * strands),
-              *((inside(d), 58.0) for name, d in vessels.items() if "obturator" not in name),
-              *hollow(rng, p, organs["Bowel"], 3, 30 + 20 * texture, rng.uniform(0, 0.35)),
-              *hollow(rng, p, organs["Bladder"], 3, 8 + 2 * texture),
-              (inside(organs["Vesicles"]), 30.0), (inside(organs["Prostate"]), 45 + 6 * texture),
-              *hollow(rng, p, organs["Rectum"], 4, 25 + 25 * texture, rng.choice([0, 1]) * rng.uniform(0.1, 0.5)),
-              *(layer for name in bones for layer in bone_layers(rng, bones[name], texture))]
+    layers = [
+        (inside(muscle), MUSCLE_HU + 5 * texture - 140 * septa),
+        (inside(cavity), fat + 45 * strands),
+        *((inside(d), 58.0) for name, d in vessels.items() if "obturator" not in name),
+        *hollow(rng, p, organs["Bowel"], 3, 30 + 20 * texture, rng.uniform(0, 0.35)),
+        *hollow(rng, p, organs["Bladder"], 3, 8 + 2 * texture),
+        (inside(organs["Vesicles"]), 30.0),
+        (inside(organs["Prostate"]), 45 + 6 * texture),
+        *hollow(rng, p, organs["Rectum"], 4, 25 + 25 * texture, rng.choice([0, 1]) * rng.uniform(0.1, 0.5)),
+        *(layer for name in bones for layer in bone_layers(rng, bones[name], texture)),
+    ]
     ct = fat
     for share, hu in layers:  # later layers lie on top
         ct = ct + share * (hu - ct)

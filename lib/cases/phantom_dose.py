@@ -4,6 +4,7 @@ pydosert computes the dose (10 MV, pencil beams). The fluence is found on a ray 
 angle x fluence on the ray, which is corrected by pydosert's dose of the fluence found so far, several times over.
 It stands for modulated arcs, not for one deliverable arc. Fields are [D,H,W]; lengths in mm, dose in Gy.
 """
+
 import warnings
 from typing import NamedTuple
 
@@ -22,8 +23,13 @@ MARGIN_MM, WIDE_MM = 7.0, 25.0  # the field opens this far beyond the target; so
 KERNEL_VOXELS = 23
 ROUNDS = (70, 40)  # iterations before each dose calculation
 SMOOTH = 0.1  # against fluence that jumps from angle to angle, which leaves spokes
-PRESS = {"Rectum": (46.0, 0.8), "Bladder": (44.0, 0.8), "Femur_L": (40.0, 3.0), "Femur_R": (40.0, 3.0),
-         "Bowel": (42.0, 2.0)}  # outside the targets: dose in Gy from which an organ is spared, and how hard
+PRESS = {
+    "Rectum": (46.0, 0.8),
+    "Bladder": (44.0, 0.8),
+    "Femur_L": (40.0, 3.0),
+    "Femur_R": (40.0, 3.0),
+    "Bowel": (42.0, 2.0),
+}  # outside the targets: dose in Gy from which an organ is spared, and how hard
 NO_PYDOSERT = "making phantoms needs pydosert; install it with: pip install -e '.[phantom]'"
 
 
@@ -68,6 +74,7 @@ def make_plan(ct_hu, masks, body, spacing_mm, rng):
 
 # ---------------------------------------------------------------- beams
 
+
 def isocentre_mm(ptv, spacing_mm):
     """(z, y, x) from the centre of voxel 0: in the middle of the grid, as pydosert's rotation needs, and of the PTV."""
     heights = np.flatnonzero(ptv.any((1, 2)))
@@ -89,18 +96,31 @@ def dose_engine(ct_hu, ptv, spacing_mm):
 
     def dose_of(fluence, angles):
         starts = range(0, len(angles), 12)  # a dozen angles at a time keep the memory small
-        return sum(part_of(fluence[i:i + 12], angles[i:i + 12]) for i in starts)
+        return sum(part_of(fluence[i : i + 12], angles[i : i + 12]) for i in starts)
 
     def part_of(fluence, angles):
         g = len(angles)
-        beams = BeamSequence(mus=torch.ones(g), leaf_positions=torch.zeros(g, PIXELS, 2),
-                             jaw_positions=torch.zeros(g, 2), field_size=(FIELD_MM, FIELD_MM), iso_center=centre_mm,
-                             sid=SOURCE_MM, gantry_angles=torch.as_tensor(angles, dtype=torch.float32),
-                             collimator_angles=torch.zeros(g))
+        beams = BeamSequence(
+            mus=torch.ones(g),
+            leaf_positions=torch.zeros(g, PIXELS, 2),
+            jaw_positions=torch.zeros(g, 2),
+            field_size=(FIELD_MM, FIELD_MM),
+            iso_center=centre_mm,
+            sid=SOURCE_MM,
+            gantry_angles=torch.as_tensor(angles, dtype=torch.float32),
+            collimator_angles=torch.zeros(g),
+        )
         maps = torch.from_numpy(blurred(fluence, PENUMBRA_MM).astype(np.float32))[None]
         maps = torch.nn.functional.interpolate(maps, scale_factor=LEAF_MM, mode="bilinear")
-        engine = PencilDepthEngine(machine, KERNEL_VOXELS, spacing_mm, ct_hu.shape, beam_template=beams, device="cpu",
-                                   depth_nodes_mm=PencilDepthEngine.DEPTH_NODES_MM[::2])
+        engine = PencilDepthEngine(
+            machine,
+            KERNEL_VOXELS,
+            spacing_mm,
+            ct_hu.shape,
+            beam_template=beams,
+            device="cpu",
+            depth_nodes_mm=PencilDepthEngine.DEPTH_NODES_MM[::2],
+        )
         return engine.compute_dose(beams, density_image=density, fluence_maps=maps)[0].numpy()
 
     return dose_of
@@ -136,9 +156,13 @@ def ray_model(dose_of, angles, voxels, ptv, spacing_mm):
     """A sparse matrix [N, ANGLES * PIXELS^2]: open-field dose of the angle x bilinear weight of the pixel."""
     points = np.stack(np.unravel_index(voxels, ptv.shape), -1) * spacing_mm - isocentre_mm(ptv, spacing_mm)
     rows, columns, values = [], [], []
-    wide = open_pixels(ptv, angles[::OPEN_EVERY], spacing_mm, WIDE_MM)  # a field of the plan's size, for its scatter
-    sampled = np.stack([dose_of(field[None], [angle]).ravel()[voxels]
-                        for field, angle in zip(wide, angles[::OPEN_EVERY])] * 2)
+    wide = open_pixels(
+        ptv, angles[::OPEN_EVERY], spacing_mm, WIDE_MM
+    )  # a field of the plan's size, for its scatter
+    sampled = np.stack(
+        [dose_of(field[None], [angle]).ravel()[voxels] for field, angle in zip(wide, angles[::OPEN_EVERY])]
+        * 2
+    )
     for number, angle in enumerate(angles):
         before, share_after = divmod(number, OPEN_EVERY)
         share_after /= OPEN_EVERY
@@ -155,7 +179,7 @@ def ray_model(dose_of, angles, voxels, ptv, spacing_mm):
                 columns.append(((number * PIXELS + r) * PIXELS + c)[hit])
                 values.append(share[hit])
     cells = np.concatenate(values).astype(np.float32), (np.concatenate(rows), np.concatenate(columns))
-    return csr_matrix(cells, shape=(len(voxels), len(angles) * PIXELS ** 2))
+    return csr_matrix(cells, shape=(len(voxels), len(angles) * PIXELS**2))
 
 
 def ray_dose(rays, fluence):
@@ -164,6 +188,7 @@ def ray_dose(rays, fluence):
 
 
 # ---------------------------------------------------------------- the plan
+
 
 def plan_goals(masks, body, spacing_mm, rng):
     """What the planner asks of each judged voxel; how much each organ matters differs from patient to patient."""
@@ -217,10 +242,10 @@ def penalty(rays, goals, fluence, missed_gy):
     dose = ray_dose(rays, fluence) + missed_gy
     short, much = np.maximum(goals.low_gy - dose, 0), np.maximum(dose - goals.high_gy, 0)
     step = fluence - np.roll(fluence, 1, 0)
-    value = (goals.under * short ** 2 + goals.over * much ** 2 + goals.pull * dose ** 2).sum()
+    value = (goals.under * short**2 + goals.over * much**2 + goals.pull * dose**2).sum()
     slope = 2 * (goals.over * much - goals.under * short + goals.pull * dose).astype(np.float32)
     slope = blurred((rays.T @ slope).reshape(fluence.shape), np.hypot(PENUMBRA_MM, SCATTER_MM))
-    return value + SMOOTH * (step ** 2).sum(), slope + 2 * SMOOTH * (step - np.roll(step, -1, 0))
+    return value + SMOOTH * (step**2).sum(), slope + 2 * SMOOTH * (step - np.roll(step, -1, 0))
 
 
 def normalised(dose, ptv70):

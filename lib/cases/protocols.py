@@ -3,6 +3,7 @@
 Prostate goals: the reference study's evaluation. Head-and-neck goals: OpenKBP-Opt (Babier et al. 2022,
 Phys. Med. Biol. 67:185012), Table 1. A goal reads `structure, statistic, at, sense, limit, unit`.
 """
+
 from typing import NamedTuple
 
 
@@ -57,19 +58,31 @@ PROSTATE = Protocol(
     organs=("Prostate", "Rectum", "Bladder", "Femur_L", "Femur_R", "Bowel"),
     mirrored=(("Femur_L", "Femur_R"),),
     table=(
-        Goal("PTV70", "V", 70.0, ">=", 95.0, "%"), Goal("PTV70", "D", 2.0, "<=", 74.9, "Gy"),
-        Goal("PTV56", "V", 56.0, ">=", 95.0, "%"), Goal("PTV56 beyond 10 mm of PTV70", "D", 2.0, "<=", 59.92, "Gy"),
-        Goal("Rectum", "V", 50.0, "<=", 50.0, "%", 50.0), Goal("Rectum", "V", 60.0, "<=", 25.0, "%", 35.0),
-        Goal("Rectum", "V", 70.0, "<=", 15.0, "%", 20.0), Goal("Rectum", "max", None, "<=", 75.0, "Gy", 75.0),
-        Goal("Bladder", "V", 50.0, "<=", 50.0, "%"), Goal("Bladder", "V", 60.0, "<=", 35.0, "%"),
-        Goal("Bladder", "V", 65.0, "<=", None, "%", 50.0), Goal("Bladder", "V", 70.0, "<=", 25.0, "%", 35.0),
-        Goal("Bladder", "V", 75.0, "<=", None, "%", 25.0), Goal("Bladder", "max", None, "<=", 75.0, "Gy"),
-        Goal("Femur_L", "V", 50.0, "<=", 5.0, "%", 10.0), Goal("Femur_L", "max", None, "<=", 50.0, "Gy"),
-        Goal("Femur_R", "V", 50.0, "<=", 5.0, "%"), Goal("Femur_R", "max", None, "<=", 50.0, "Gy"),
-        Goal("Bowel", "Vcc", 45.0, "<=", 195.0, "cc", 195.0), Goal("Bowel", "max", None, "<=", 52.0, "Gy"),
+        Goal("PTV70", "V", 70.0, ">=", 95.0, "%"),
+        Goal("PTV70", "D", 2.0, "<=", 74.9, "Gy"),
+        Goal("PTV56", "V", 56.0, ">=", 95.0, "%"),
+        Goal("PTV56 beyond 10 mm of PTV70", "D", 2.0, "<=", 59.92, "Gy"),
+        Goal("Rectum", "V", 50.0, "<=", 50.0, "%", 50.0),
+        Goal("Rectum", "V", 60.0, "<=", 25.0, "%", 35.0),
+        Goal("Rectum", "V", 70.0, "<=", 15.0, "%", 20.0),
+        Goal("Rectum", "max", None, "<=", 75.0, "Gy", 75.0),
+        Goal("Bladder", "V", 50.0, "<=", 50.0, "%"),
+        Goal("Bladder", "V", 60.0, "<=", 35.0, "%"),
+        Goal("Bladder", "V", 65.0, "<=", None, "%", 50.0),
+        Goal("Bladder", "V", 70.0, "<=", 25.0, "%", 35.0),
+        Goal("Bladder", "V", 75.0, "<=", None, "%", 25.0),
+        Goal("Bladder", "max", None, "<=", 75.0, "Gy"),
+        Goal("Femur_L", "V", 50.0, "<=", 5.0, "%", 10.0),
+        Goal("Femur_L", "max", None, "<=", 50.0, "Gy"),
+        Goal("Femur_R", "V", 50.0, "<=", 5.0, "%"),
+        Goal("Femur_R", "max", None, "<=", 50.0, "Gy"),
+        Goal("Bowel", "Vcc", 45.0, "<=", 195.0, "cc", 195.0),
+        Goal("Bowel", "max", None, "<=", 52.0, "Gy"),
         Goal("SpinalCord", "max", None, "<=", None, "Gy", 45.0),
     ),
-    ct_window_hu=(-1000.0, 3000.0), ct_scale_hu=4000.0, ct_offset=0.5,
+    ct_window_hu=(-1000.0, 3000.0),
+    ct_scale_hu=4000.0,
+    ct_offset=0.5,
     dose_mask_channel=False,
 )
 
@@ -79,14 +92,20 @@ HEAD_AND_NECK = Protocol(
     organs=("Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible"),
     mirrored=(("LeftParotid", "RightParotid"),),
     table=(
-        Goal("PTV70", "D", 99.0, ">=", 66.5, "Gy"), Goal("PTV63", "D", 99.0, ">=", 59.9, "Gy"),
+        Goal("PTV70", "D", 99.0, ">=", 66.5, "Gy"),
+        Goal("PTV63", "D", 99.0, ">=", 59.9, "Gy"),
         Goal("PTV56", "D", 99.0, ">=", 53.2, "Gy"),
-        Goal("Brainstem", "Dcc", 0.1, "<=", 50.0, "Gy"), Goal("SpinalCord", "Dcc", 0.1, "<=", 45.0, "Gy"),
-        Goal("RightParotid", "mean", None, "<=", 26.0, "Gy"), Goal("LeftParotid", "mean", None, "<=", 26.0, "Gy"),
-        Goal("Esophagus", "mean", None, "<=", 45.0, "Gy"), Goal("Larynx", "mean", None, "<=", 45.0, "Gy"),
+        Goal("Brainstem", "Dcc", 0.1, "<=", 50.0, "Gy"),
+        Goal("SpinalCord", "Dcc", 0.1, "<=", 45.0, "Gy"),
+        Goal("RightParotid", "mean", None, "<=", 26.0, "Gy"),
+        Goal("LeftParotid", "mean", None, "<=", 26.0, "Gy"),
+        Goal("Esophagus", "mean", None, "<=", 45.0, "Gy"),
+        Goal("Larynx", "mean", None, "<=", 45.0, "Gy"),
         Goal("Mandible", "Dcc", 0.1, "<=", 73.5, "Gy"),
     ),
-    ct_window_hu=(-1024.0, 1500.0), ct_scale_hu=1000.0, ct_offset=0.0,
+    ct_window_hu=(-1024.0, 1500.0),
+    ct_scale_hu=1000.0,
+    ct_offset=0.0,
     dose_mask_channel=True,
 )
 
@@ -103,6 +122,8 @@ def constraint_vector(case):
     if case.site == "prostate":
         targets = [case.prescription_gy.get(name, 0.0) / case.rx_gy for name in ("PTV70", "PTV56", "PTV50.4")]
         unit = {"%": 100.0, "cc": 500.0, "Gy": case.rx_gy}
-        return targets + [row.reference_limit / unit[row.unit] for row in protocol.table if row.reference_limit]
+        return targets + [
+            row.reference_limit / unit[row.unit] for row in protocol.table if row.reference_limit
+        ]
     targets = [case.prescription_gy.get(name, 0.0) / 70.0 for name in protocol.targets]
     return targets + [float(name in case.masks) for name in protocol.structures]

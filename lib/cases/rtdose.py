@@ -2,6 +2,7 @@
 
 The file holds the patient's name and birth date, as every viewer expects; that is why it is not written below outputs.
 """
+
 import math
 from pathlib import Path
 
@@ -27,10 +28,14 @@ def write_rtdose(path, dose_gy, case, patient_folder, *, description, method):
     """
     path, pydicom = Path(path), import_pydicom()
     if "outputs" in path.resolve().parts[:-1]:
-        raise UserError(f"{path} is not written: it would hold the patient's name, which must not lie below outputs")
+        raise UserError(
+            f"{path} is not written: it would hold the patient's name, which must not lie below outputs"
+        )
     title = f"PREDICTION by {method}: {description}"
     if len(title) > 64 or not title.isprintable() or "\\" in title:
-        raise UserError(f"{title!r} cannot be a SeriesDescription: at most 64 printable characters, no backslash")
+        raise UserError(
+            f"{title!r} cannot be a SeriesDescription: at most 64 printable characters, no backslash"
+        )
     found = choose(Path(patient_folder), read_folder(Path(patient_folder))[0])
     check_geometry(case, found, path)
     stored, step_gy = encoded(np.asarray(dose_gy, np.float64), case.shape, path)
@@ -55,14 +60,19 @@ def check_geometry(case, found, path):
     first_z_mm, last_z_mm = (case.origin_mm[0] + case.spacing_mm[0] * k for k in (0, case.shape[0] - 1))
     margin_mm = case.spacing_mm[0]
     inside = first_mm[:, 2].min() - margin_mm <= first_z_mm <= last_z_mm <= first_mm[:, 2].max() + margin_mm
-    if not inside or max(abs(case.origin_mm[1] - first_mm[0, 1]), abs(case.origin_mm[2] - first_mm[0, 0])) > size_mm:
+    if (
+        not inside
+        or max(abs(case.origin_mm[1] - first_mm[0, 1]), abs(case.origin_mm[2] - first_mm[0, 0])) > size_mm
+    ):
         raise UserError(f"{path} is not written: the case does not lie in the CT of the patient's folder")
 
 
 def encoded(dose_gy, shape, path):
     """uint16 [D,H,W] and the step in Gy, a decimal of at most 16 characters (VR DS)."""
     if dose_gy.shape != tuple(shape) or not np.isfinite(dose_gy).all() or dose_gy.min() < 0:
-        raise UserError(f"{path} is not written: the dose has another shape than the case, or negative or no numbers")
+        raise UserError(
+            f"{path} is not written: the dose has another shape than the case, or negative or no numbers"
+        )
     step_gy = max(1e-6, math.ceil(dose_gy.max() / 65535 * 1e6) / 1e6)
     if step_gy > MAX_STEP_GY:
         raise UserError(f"{path} is not written: {dose_gy.max():.0f} Gy is not a dose of a plan")
@@ -78,7 +88,13 @@ def fill_identity(ds, found, title, pydicom):
     ds.SOPClassUID, ds.SOPInstanceUID = RT_DOSE_STORAGE, pydicom.uid.generate_uid()
     ds.SeriesInstanceUID = pydicom.uid.generate_uid()
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = need(ct, "FrameOfReferenceUID"), None
-    ds.Modality, ds.Manufacturer, ds.OperatorsName, ds.SeriesNumber, ds.InstanceNumber = "RTDOSE", None, None, None, 1
+    ds.Modality, ds.Manufacturer, ds.OperatorsName, ds.SeriesNumber, ds.InstanceNumber = (
+        "RTDOSE",
+        None,
+        None,
+        None,
+        1,
+    )
     ds.SeriesDescription = ds.DoseComment = title
 
 
@@ -111,6 +127,7 @@ def item_for(target, ds):
 
 def fill_grid(ds, case, stored, step_gy, pydicom):
     """Image plane, pixels and RT dose modules; frames go from foot to head, so the normal is +z."""
+
     def decimal(value):
         return pydicom.valuerep.format_number_as_ds(float(value))
 
@@ -122,5 +139,10 @@ def fill_grid(ds, case, stored, step_gy, pydicom):
     ds.FrameIncrementPointer = 0x3004000C
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
-    ds.DoseUnits, ds.DoseType, ds.DoseSummationType, ds.DoseGridScaling = "GY", "PHYSICAL", "PLAN", decimal(step_gy)
+    ds.DoseUnits, ds.DoseType, ds.DoseSummationType, ds.DoseGridScaling = (
+        "GY",
+        "PHYSICAL",
+        "PLAN",
+        decimal(step_gy),
+    )
     ds.PixelData = stored.tobytes()

@@ -12,6 +12,7 @@ What a file holds, arrays in (y, x, z), 512 x 512 x 256 voxels of 1 x 1 x 2 mm:
 Without the metadata three things are taken for granted: the voxel size above, y from front to back and x from the
 patient's right to his left as DICOM has them, and z growing towards the head.
 """
+
 import zipfile
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def read_npz(path):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except DAMAGED_NPZ as error:
-        raise UserError(f"{path} is damaged or none of the study's ({type(error).__name__}: {error})") from None
+        raise UserError(
+            f"{path} is damaged or none of the study's ({type(error).__name__}: {error})"
+        ) from None
 
 
 def check_headers(archive):
@@ -70,8 +73,10 @@ def check_headers(archive):
     if len(shape) != 3 or not 0 < np.prod(shape, dtype=float) <= MOST_VOXELS:
         raise UserError(f"its CT has the shape {shape}, not y, x, z")
     if headers["dose"][0] != shape or headers["masks"][0] != (len(STRUCTURES), *shape):
-        raise UserError(f"its CT, dose and masks have the shapes {', '.join(str(h[0]) for h in headers.values())}; "
-                        f"the masks must be {len(STRUCTURES)} of the CT's and the dose's")
+        raise UserError(
+            f"its CT, dose and masks have the shapes {', '.join(str(h[0]) for h in headers.values())}; "
+            f"the masks must be {len(STRUCTURES)} of the CT's and the dose's"
+        )
     kinds = "".join(headers[name][1].kind for name in ("ct", "dose", "masks"))
     if kinds not in ("ffu", "ffb"):
         raise UserError("its CT and dose must be floating-point numbers, its masks uint8 or bool")
@@ -82,8 +87,11 @@ def read_header(archive, name):
     if f"{name}.npy" not in archive.namelist():
         raise UserError(f"it has no array {name}")
     with archive.open(f"{name}.npy") as member:
-        read = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(member) == (1, 0) \
+        read = (
+            np.lib.format.read_array_header_1_0
+            if np.lib.format.read_magic(member) == (1, 0)
             else np.lib.format.read_array_header_2_0
+        )
         shape, _, dtype = read(member)
     return shape, dtype
 
@@ -95,7 +103,9 @@ def read_values(archive, name, low, high):
         if member.read(1):
             raise UserError(f"its array {name} goes on after its end")
     if not (low <= values.min() and values.max() <= high):
-        raise UserError(f"its {name} runs from {values.min():g} to {values.max():g}, not within {low:g} to {high:g}")
+        raise UserError(
+            f"its {name} runs from {values.min():g} to {values.max():g}, not within {low:g} to {high:g}"
+        )
     return values
 
 
@@ -109,8 +119,16 @@ def decode(case_id, archive):
     ct_hu, body, dose_gy, *masks = (turned(array[box]) for array in (ct_hu, body, dose_gy, *masks))
     masks = {name: mask for name, mask in zip(STRUCTURES, masks) if mask.any()}
     prescription_gy = {name: rx for name, rx in PROSTATE.targets.items() if name in masks}
-    return Case(case_id=case_id, ct_hu=ct_hu, dose_gy=dose_gy, masks=masks, dose_mask=filled(body),
-                spacing_mm=SPACING_MM, prescription_gy=prescription_gy, site="prostate")
+    return Case(
+        case_id=case_id,
+        ct_hu=ct_hu,
+        dose_gy=dose_gy,
+        masks=masks,
+        dose_mask=filled(body),
+        spacing_mm=SPACING_MM,
+        prescription_gy=prescription_gy,
+        site="prostate",
+    )
 
 
 def largest_part(mask):

@@ -1,4 +1,5 @@
 """Checks of a cohort before anything is trained on it: what a bad import looks like, in sentences."""
+
 from hashlib import sha256
 
 import numpy as np
@@ -18,7 +19,9 @@ def check_cohort(cohort):
         for case_id in progress(case_ids, f"checking {part}"):
             case = cohort.load(case_id)
             row = describe_case(case) | {"part": part}
-            row["findings"] += same_patient(row, first_of.setdefault(sha256(case.ct_hu.tobytes()).digest(), row))
+            row["findings"] += same_patient(
+                row, first_of.setdefault(sha256(case.ct_hu.tobytes()).digest(), row)
+            )
             rows.append(row)
     return rows
 
@@ -27,22 +30,29 @@ def same_patient(row, first):
     """A sentence if the row's CT is, voxel by voxel, that of a case before: one patient under two names."""
     if first is row:
         return []
-    both = f", one of {first['part']} and one of {row['part']}: the errors on {row['part']} patients are too good" if first["part"] != row["part"] else ""
+    both = (
+        f", one of {first['part']} and one of {row['part']}: the errors on {row['part']} patients are too good"
+        if first["part"] != row["part"]
+        else ""
+    )
     return [f"its CT is that of {first['case_id']}: one patient under two names{both}"]
 
 
 def describe_case(case):
     """Plain numbers of one case, for tables and the report."""
     doses_gy = {name: case.dose_gy[mask] for name, mask in sorted(case.masks.items()) if mask.any()}
-    return dict(
-        case_id=case.case_id, shape=list(case.shape), spacing_mm=list(case.spacing_mm), prescription_gy=case.prescription_gy,
-        volume_cc={name: round(len(dose) * case.voxel_cc, 2) for name, dose in doses_gy.items()},
-        mean_gy={name: round(float(dose.mean()), 2) for name, dose in doses_gy.items()},
-        d95_gy={name: dose_at_volume_gy(doses_gy[name], 95) for name in case.prescription_gy},
-        max_gy=float(case.dose_gy.max()),
-        goals={text: met for text, (_, met) in goal_values(case, case.dose_gy).items()},
-        findings=find_oddities(case),
-    )
+    return {
+        "case_id": case.case_id,
+        "shape": list(case.shape),
+        "spacing_mm": list(case.spacing_mm),
+        "prescription_gy": case.prescription_gy,
+        "volume_cc": {name: round(len(dose) * case.voxel_cc, 2) for name, dose in doses_gy.items()},
+        "mean_gy": {name: round(float(dose.mean()), 2) for name, dose in doses_gy.items()},
+        "d95_gy": {name: dose_at_volume_gy(doses_gy[name], 95) for name in case.prescription_gy},
+        "max_gy": float(case.dose_gy.max()),
+        "goals": {text: met for text, (_, met) in goal_values(case, case.dose_gy).items()},
+        "findings": find_oddities(case),
+    }
 
 
 def find_oddities(case):

@@ -2,6 +2,7 @@
 
 The rule is set before the run: a difference is called so only if its 95 % interval lies beyond a margin.
 """
+
 import math
 from typing import NamedTuple
 
@@ -28,7 +29,9 @@ class Difference(NamedTuple):
 
 def paired_difference(first, second, seed=42):
     """Difference of two lists of values, one per patient in the same order; fewer than 3 give no interval."""
-    from scipy.stats import wilcoxon  # here, because scipy.stats takes half a second, which the explorer need not wait for
+    from scipy.stats import (
+        wilcoxon,  # here, because scipy.stats takes half a second, which the explorer need not wait for
+    )
 
     difference = np.asarray(first, float) - np.asarray(second, float)
     difference = difference[~np.isnan(difference)]  # a patient without one of the two values does not count
@@ -38,7 +41,9 @@ def paired_difference(first, second, seed=42):
     low, high = interval(difference, seed)
     p = float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
     sd = float(difference.std(ddof=1))
-    return Difference(n, float(difference.mean()), low, high, p, float(difference.mean()) / sd if sd > 0 else None)
+    return Difference(
+        n, float(difference.mean()), low, high, p, float(difference.mean()) / sd if sd > 0 else None
+    )
 
 
 def holm(p_values):
@@ -59,12 +64,14 @@ def interval(values, seed=42):
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     rng = np.random.default_rng(generator_for(seed, "bootstrap").initial_seed())
-    found = bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=rng).confidence_interval
+    found = bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", rng=rng
+    ).confidence_interval
     return float(found.low), float(found.high)
 
 
 def verdict(difference, margin):
-    """"higher", "lower", "equal" (within the margin) or "cannot be said"."""
+    """ "higher", "lower", "equal" (within the margin) or "cannot be said"."""
     if difference.low is None:
         return "cannot be said"
     if difference.low > margin:

@@ -2,20 +2,26 @@
 
 OpenKBP: Babier et al. 2021, Med. Phys. 48:5549, and the challenge's evaluator.
 """
+
 import numpy as np
 
 
 def errors_gy(dose_hat_gy, dose_gy, region):
     """Mean absolute error, root mean square error and bias (predicted - planned) in `region` (bool [D,H,W])."""
     difference_gy = dose_hat_gy[region].astype(np.float64) - dose_gy[region]
-    return dict(mae_gy=float(np.abs(difference_gy).mean()), rmse_gy=float(np.sqrt((difference_gy**2).mean())),
-                bias_gy=float(difference_gy.mean()))
+    return {
+        "mae_gy": float(np.abs(difference_gy).mean()),
+        "rmse_gy": float(np.sqrt((difference_gy**2).mean())),
+        "bias_gy": float(difference_gy.mean()),
+    }
 
 
 def regions(case):
     """The regions an error is judged in: name -> bool [D,H,W]; the dose mask is the body where the source has no own."""
     whole = np.ones(case.shape, bool)
-    return {"dose mask": case.dose_mask, "whole volume": whole} | {n: m for n, m in sorted(case.masks.items()) if m.any()}
+    return {"dose mask": case.dose_mask, "whole volume": whole} | {
+        n: m for n, m in sorted(case.masks.items()) if m.any()
+    }
 
 
 def region_errors(case, dose_hat_gy):

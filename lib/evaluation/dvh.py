@@ -2,6 +2,7 @@
 
 A structure of fewer voxels than a statistic needs yields None, never a number that the statistic does not have.
 """
+
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
@@ -61,7 +62,11 @@ def goal_values(case, dose_gy):
     found = {}
     for goal in PROTOCOLS[case.site].goals:
         value = statistic(goal, dose_gy[structure_mask(case, goal.structure)], case.voxel_cc)
-        met = None if value is None else bool(value >= goal.limit if goal.sense == ">=" else value <= goal.limit)
+        met = (
+            None
+            if value is None
+            else bool(value >= goal.limit if goal.sense == ">=" else value <= goal.limit)
+        )
         found[goal.text] = (value, met)
     return found
 

@@ -9,6 +9,7 @@ point of the lattice has the same weights for every voxel, and those of one cell
 voxel centres) are one product of a matrix with the doses at its corners. The search goes from near to far and leaves
 a voxel as soon as nothing farther away can be less (Wendling et al. 2007, Med. Phys. 34:1647).
 """
+
 from itertools import product
 from typing import NamedTuple
 
@@ -37,8 +38,20 @@ class Patch(NamedTuple):
     weights: torch.Tensor
 
 
-def gamma_index(dose_gy, dose_hat_gy, spacing_mm, *, dose_pct, distance_mm, global_gy=None, local=False,
-                cutoff_pct=10.0, max_gamma=1.1, interp_fraction=10, device="cpu"):
+def gamma_index(
+    dose_gy,
+    dose_hat_gy,
+    spacing_mm,
+    *,
+    dose_pct,
+    distance_mm,
+    global_gy=None,
+    local=False,
+    cutoff_pct=10.0,
+    max_gamma=1.1,
+    interp_fraction=10,
+    device="cpu",
+):
     """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, of one shape in 1, 2 or 3 dimensions.
 
     spacing_mm       voxel size in array order
@@ -54,13 +67,20 @@ def gamma_index(dose_gy, dose_hat_gy, spacing_mm, *, dose_pct, distance_mm, glob
     check_doses(dose_gy, dose_hat_gy, spacing_mm)
     if not 0 <= cutoff_pct < np.inf:
         raise ValueError(f"cutoff_pct must be at least 0, not {cutoff_pct}")
-    check_positive(dose_pct=dose_pct, distance_mm=distance_mm, global_gy=global_gy, max_gamma=max_gamma,
-                   interp_fraction=interp_fraction)
+    check_positive(
+        dose_pct=dose_pct,
+        distance_mm=distance_mm,
+        global_gy=global_gy,
+        max_gamma=max_gamma,
+        interp_fraction=interp_fraction,
+    )
     judged = (dose_gy >= cutoff_pct / 100 * global_gy) & (dose_gy > 0 if local else True)
     unit_gy = dose_pct / 100 * (dose_gy[judged] if local else np.full(judged.sum(), global_gy))
     patches = make_patches(np.divide(spacing_mm, distance_mm), max_gamma, interp_fraction, device)
     gamma = np.full(dose_gy.shape, np.nan, np.float32)
-    gamma[judged] = search(dose_hat_gy, np.nonzero(judged), dose_gy[judged], unit_gy, patches, max_gamma, device)
+    gamma[judged] = search(
+        dose_hat_gy, np.nonzero(judged), dose_gy[judged], unit_gy, patches, max_gamma, device
+    )
     return gamma
 
 
@@ -82,7 +102,9 @@ def pass_pct(gamma, region=None):
 
 def check_doses(dose_gy, dose_hat_gy, spacing_mm):
     if dose_gy.shape != dose_hat_gy.shape or not 1 <= dose_gy.ndim <= 3:
-        raise ValueError(f"the doses must have one shape of 1 to 3 axes, not {dose_gy.shape} and {dose_hat_gy.shape}")
+        raise ValueError(
+            f"the doses must have one shape of 1 to 3 axes, not {dose_gy.shape} and {dose_hat_gy.shape}"
+        )
     if np.shape(spacing_mm) != (dose_gy.ndim,) or not all(0 < s < np.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must hold {dose_gy.ndim} positive numbers, not {spacing_mm}")
     if not (np.isfinite(dose_gy).all() and np.isfinite(dose_hat_gy).all()):
@@ -111,8 +133,13 @@ def make_patches(steps, max_gamma, interp_fraction, device):
         inside = (voxels[own] - start)[:, None]
         weights = np.where(corners, inside, 1 - inside).prod(-1)
         distance2 = (lattice[own] ** 2).sum(1, keepdims=True)
-        patches.append(Patch(tuple(start), distance2.min(), *(torch.as_tensor(a, dtype=torch.float32, device=device)
-                                                              for a in (distance2, weights))))
+        patches.append(
+            Patch(
+                tuple(start),
+                distance2.min(),
+                *(torch.as_tensor(a, dtype=torch.float32, device=device) for a in (distance2, weights)),
+            )
+        )
     return sorted(patches, key=lambda patch: patch.inner2)
 
 
@@ -126,7 +153,11 @@ def search(dose_hat_gy, index, dose_gy, unit_gy, patches, max_gamma, device):
     ranges = cell_ranges(padded)
     size = CHUNK_CUDA if padded.is_cuda else CHUNK
     chunks = zip(*(array.split(size) for array in points))
-    return torch.cat([search_chunk(padded, ranges, *chunk, patches, max_gamma) for chunk in chunks]).cpu().numpy()
+    return (
+        torch.cat([search_chunk(padded, ranges, *chunk, patches, max_gamma) for chunk in chunks])
+        .cpu()
+        .numpy()
+    )
 
 
 def cell_ranges(padded):

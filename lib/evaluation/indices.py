@@ -1,4 +1,5 @@
 """Indices that say in one number how a dose lies to its target, and how two doses' isodose volumes overlap."""
+
 from lib.evaluation.dvh import dose_at_volume_gy
 
 

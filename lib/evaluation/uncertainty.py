@@ -3,6 +3,7 @@
 For N members with mean m and planned dose x, over voxels,  E |mean of n - x|^2 = floor + b / n  is algebra
 for any members: b is their variance (ddof 1) and floor = |m - x|^2 - b / N. For an exact posterior floor = b.
 """
+
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,9 @@ def mean_of_subsets(members_gy, dose_gy, n, draws, generator):
         subsets = [list(range(total))]
     else:
         subsets = [generator.choice(total, n, replace=False) for _ in range(draws)]
-    return float(np.mean([np.abs(members_gy[s].mean(axis=0) - dose_gy).mean(dtype=np.float64) for s in subsets]))
+    return float(
+        np.mean([np.abs(members_gy[s].mean(axis=0) - dose_gy).mean(dtype=np.float64) for s in subsets])
+    )
 
 
 def spread_gy(members_gy):
@@ -75,8 +78,10 @@ def spread_skill(members_gy, dose_gy, edges_gy):
     """
     n, spread = len(members_gy), spread_gy(members_gy)
     bins = np.clip(np.digitize(spread, edges_gy) - 1, 0, len(edges_gy) - 1)
-    sums = (np.bincount(bins, weights, len(edges_gy)) for weights in
-            (None, (1 + 1 / n) * spread**2, (members_gy.mean(axis=0) - dose_gy) ** 2))
+    sums = (
+        np.bincount(bins, weights, len(edges_gy))
+        for weights in (None, (1 + 1 / n) * spread**2, (members_gy.mean(axis=0) - dose_gy) ** 2)
+    )
     return dict(zip(("voxels", "spread_gy2", "error_gy2"), ([float(v) for v in s] for s in sums)))
 
 

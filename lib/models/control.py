@@ -1,4 +1,5 @@
 """The control without a network: the mean training dose as a function of the distance to the targets."""
+
 import numpy as np
 
 from lib.cases.protocols import PROTOCOLS

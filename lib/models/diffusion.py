@@ -10,6 +10,7 @@ Time t is an integer 0 .. T-1 and noise grows with it:
     dose, noise, v, x_t   [B,1,D,H,W]; dose in the network's units (lib.features.Scale)
     *_hat       an estimate by the network
 """
+
 import math
 
 import torch
@@ -87,7 +88,9 @@ def estimates(predicts, output, x_t, alpha_bar_t):
 
 def target_of(predicts, dose, noise, alpha_bar_t):
     """What the network's output is compared with."""
-    return {"noise": lambda: noise, "v": lambda: v_from(dose, noise, alpha_bar_t), "dose": lambda: dose}[predicts]()
+    return {"noise": lambda: noise, "v": lambda: v_from(dose, noise, alpha_bar_t), "dose": lambda: dose}[
+        predicts
+    ]()
 
 
 def noise_gain(alpha_bar):
@@ -115,4 +118,6 @@ def held_grid(n_steps, start):
 
 def check_steps(n_steps, n_levels):
     if not 1 <= n_steps <= n_levels:
-        raise UserError(f"{n_steps} sampling steps are not between 1 and the {n_levels} noise levels there are")
+        raise UserError(
+            f"{n_steps} sampling steps are not between 1 and the {n_levels} noise levels there are"
+        )

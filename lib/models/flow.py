@@ -8,6 +8,7 @@ Papers: Lipman et al. 2023 (arXiv 2210.02747), Liu et al. 2023, rectified flow (
 A sampler integrates `velocity_at` (x_t, t [B] float) -> velocity_hat from 0 to 1; `watch` is called with
 (step, t, dose_hat) after each network call, dose_hat = x_t + (1 - t) velocity_hat.
 """
+
 import torch
 
 

@@ -1,4 +1,5 @@
 """Training losses, on doses as fractions of the prescription, [B,1,D,H,W], and the region they are averaged over."""
+
 import torch
 import torch.nn.functional as F
 
@@ -27,9 +28,13 @@ def dvh_loss(dose_hat, dose, structures):
     A DVH is the quantile function of the dose in its structure, so the area is the mean absolute difference of the sorted doses, the
     Wasserstein-1 distance in one dimension (Peyre and Cuturi 2019, Remark 2.30); no smoothing is needed for its gradient.
     """
-    areas = [[(ours[0][s].sort().values - planned[0][s].sort().values).abs().mean() for s in masks if s.any()]
-             for ours, planned, masks in zip(dose_hat, dose, structures)]
-    return torch.stack([torch.stack(of_patient).mean() if of_patient else 0 * dose_hat.sum() for of_patient in areas]).mean()
+    areas = [
+        [(ours[0][s].sort().values - planned[0][s].sort().values).abs().mean() for s in masks if s.any()]
+        for ours, planned, masks in zip(dose_hat, dose, structures)
+    ]
+    return torch.stack(
+        [torch.stack(of_patient).mean() if of_patient else 0 * dose_hat.sum() for of_patient in areas]
+    ).mean()
 
 
 def gaussian_loss(dose_hat, log_variance, dose, inside):

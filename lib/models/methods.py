@@ -2,6 +2,7 @@
 
 A training is named by its method, or `<method>-<variant>` where an experiment trains a method more than once.
 """
+
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,15 @@ from lib.errors import UserError
 from lib.features import structures_of
 from lib.models.diffusion import T, add_noise, at_level, dose_from_noise, target_of
 from lib.models.flow import at_time
-from lib.models.losses import dose_loss, dvh_loss, gaussian_loss, gradient_loss, mean_inside, min_snr_weight, negative_dose_penalty
+from lib.models.losses import (
+    dose_loss,
+    dvh_loss,
+    gaussian_loss,
+    gradient_loss,
+    mean_inside,
+    min_snr_weight,
+    negative_dose_penalty,
+)
 from lib.models.unet import UNet
 
 
@@ -57,7 +66,14 @@ METHODS = {
     "ddpm_v": Method("diffusion, v predicted", "v", timed=True, zero_snr=True, standardised=True),
     "ddpm_dose": Method("diffusion, dose predicted", "dose", timed=True, zero_snr=True, standardised=True),
     "flow": Method("flow matching", "velocity", timed=True, standardised=True),
-    "refine": Method("diffusion of the regression's residual", "v", timed=True, zero_snr=True, standardised=True, prior="baseline"),
+    "refine": Method(
+        "diffusion of the regression's residual",
+        "v",
+        timed=True,
+        zero_snr=True,
+        standardised=True,
+        prior="baseline",
+    ),
 }
 
 
@@ -88,8 +104,14 @@ def draw_noise(config, batch, generator):
     if not method.timed:
         return None
     size = (len(batch.dose),)
-    levels = torch.rand(size, generator=generator) if method.predicts == "velocity" else torch.randint(T, size, generator=generator)
-    return levels.to(batch.dose.device), torch.randn(batch.dose.shape, generator=generator).to(batch.dose.device)
+    levels = (
+        torch.rand(size, generator=generator)
+        if method.predicts == "velocity"
+        else torch.randint(T, size, generator=generator)
+    )
+    return levels.to(batch.dose.device), torch.randn(batch.dose.shape, generator=generator).to(
+        batch.dose.device
+    )
 
 
 def training_loss(network, batch, drawn, config, alpha_bar, perceptual=None):
@@ -114,7 +136,9 @@ def regression_loss(network, batch, config, extra, perceptual):
     if config.dvh_weight:
         loss = loss + config.dvh_weight * dvh_loss(dose_hat, batch.dose, structures_of(batch))
     if extra:
-        spacing_mm = batch.spacing_mm if config.gradient_units == "per mm" else torch.ones_like(batch.spacing_mm)
+        spacing_mm = (
+            batch.spacing_mm if config.gradient_units == "per mm" else torch.ones_like(batch.spacing_mm)
+        )
         loss = loss + config.gradient_weight * gradient_loss(dose_hat, batch.dose, spacing_mm)
     return loss + config.vgg_weight * perceptual(dose_hat, batch.dose) if perceptual else loss
 

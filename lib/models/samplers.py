@@ -10,12 +10,24 @@
 
 Each returns the dose [B,1,D,H,W] and calls the network len(grid) times.
 """
+
 import torch
 
 from lib.models.diffusion import noise_from_dose
 
 
-def ddim(denoise, noise, grid, alpha_bar, *, clamp=(-1.0, 2.0), rederive_noise=False, eta=0.0, generator=None, watch=None):
+def ddim(
+    denoise,
+    noise,
+    grid,
+    alpha_bar,
+    *,
+    clamp=(-1.0, 2.0),
+    rederive_noise=False,
+    eta=0.0,
+    generator=None,
+    watch=None,
+):
     """DDIM (Song et al. 2021, Eq. 12 and 16); eta 0 is deterministic, 1 DDPM's ancestral sampling."""
     x_t = noise
     for step, (t, alpha_bar_t, alpha_bar_s) in enumerate(levels(grid, alpha_bar)):

@@ -5,6 +5,8 @@ A condition vector reaches every block through FiLM (Perez et al. 2018, arXiv 17
 With b = 48 and the prostate's 9 condition channels the network has 23,732,801 parameters without
 a time input and 23,705,857 with one: the reference's own counts.
 """
+
+import itertools
 import math
 
 import torch
@@ -19,7 +21,9 @@ STRIDE = 16  # four halvings: sizes are padded to a multiple of it and cropped b
 
 def sinusoid(t, width):
     """Position embedding of a time t [B] as [B, width] (Vaswani et al. 2017, section 3.5)."""
-    frequencies = torch.exp(torch.arange(width // 2, device=t.device) * (-math.log(10000.0) / (width // 2 - 1)))
+    frequencies = torch.exp(
+        torch.arange(width // 2, device=t.device) * (-math.log(10000.0) / (width // 2 - 1))
+    )
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -38,7 +42,9 @@ class Block(nn.Module):
         self.film = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING_WIDTH, 2 * channels_out))
         self.conv2 = nn.Conv3d(channels_out, channels_out, KERNEL, padding=1)
         self.norm2 = nn.GroupNorm(8, channels_out)
-        self.residual = nn.Conv3d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        self.residual = (
+            nn.Conv3d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        )
 
     def forward(self, x, embedding):
         if x.device.type == "cpu" and min(x.shape[2:]) < KERNEL:
@@ -67,9 +73,11 @@ class UNet(nn.Module):
             self.embed_time = mlp(b, EMBEDDING_WIDTH // 2)
         self.embed_constraints = mlp(CONSTRAINTS, EMBEDDING_WIDTH // 2 if timed else EMBEDDING_WIDTH)
         widths = [cond_channels + timed, b, 2 * b, 4 * b, 8 * b]
-        self.encoder = nn.ModuleList(Block(i, o) for i, o in zip(widths, widths[1:]))
+        self.encoder = nn.ModuleList(Block(i, o) for i, o in itertools.pairwise(widths))
         self.bottleneck = Block(8 * b, 8 * b)
-        self.decoder = nn.ModuleList([Block(16 * b, 4 * b), Block(8 * b, 2 * b), Block(4 * b, b), Block(2 * b, b)])
+        self.decoder = nn.ModuleList(
+            [Block(16 * b, 4 * b), Block(8 * b, 2 * b), Block(4 * b, b), Block(2 * b, b)]
+        )
         self.out = nn.Conv3d(b, outputs, 1)
 
     def embed(self, constraints, t):

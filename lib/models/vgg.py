@@ -3,6 +3,7 @@
 The 13 convolutions of VGG16 (Simonyan & Zisserman 2015, arXiv 1409.1556, table 1, column D) with torchvision's published
 weights, read from a file that the user names; torchvision itself is not needed.
 """
+
 import pickle
 from pathlib import Path
 
@@ -15,8 +16,16 @@ from torch import nn
 from lib.errors import UserError
 
 WIDTHS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512)
-COMPARED = (2, 7, 14, 21)  # after the last ReLU of each of the first four stages, counted in torchvision's `features`
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images the weights were trained on
+COMPARED = (
+    2,
+    7,
+    14,
+    21,
+)  # after the last ReLU of each of the first four stages, counted in torchvision's `features`
+IMAGE_MEAN, IMAGE_STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # of the images the weights were trained on
 SLICES = 4  # a volume and step: a whole volume's would cost more than the network
 WHERE = "torchvision publishes them as vgg16-397923af.pth (https://download.pytorch.org/models/vgg16-397923af.pth)"
 
@@ -37,11 +46,25 @@ def load_vgg16(path):
     """The frozen features with the weights of `path`, a state dict as .pth or .safetensors; read without running code."""
     path = Path(path)
     try:
-        stored = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-        own = {name.removeprefix("features."): w for name, w in stored.items() if name.startswith("features.")}
+        stored = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+        own = {
+            name.removeprefix("features."): w for name, w in stored.items() if name.startswith("features.")
+        }
         network = vgg16_features()
         network.load_state_dict(own)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        AttributeError,
+        KeyError,
+    ) as error:
         reason = (str(error) or "it is empty").splitlines()[0]
         raise UserError(f"{path} does not hold the weights of VGG16 ({reason}); {WHERE}") from None
     return network.eval().requires_grad_(False)
@@ -52,13 +75,18 @@ class PerceptualLoss:
 
     def __init__(self, network, device):
         self.network = network.to(device)
-        self.mean, self.std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+        self.mean, self.std = (
+            torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD)
+        )
 
     def __call__(self, dose_hat, dose):
         """dose_hat, dose [B,1,D,H,W] as fractions of the prescription."""
         depth = dose.shape[2]
         chosen = torch.linspace(0, depth - 1, min(depth, SLICES) + 2)[1:-1].round().long()
-        return sum(F.l1_loss(a, b) for a, b in zip(*(self.features(v[:, 0, chosen].flatten(0, 1)) for v in (dose_hat, dose))))
+        return sum(
+            F.l1_loss(a, b)
+            for a, b in zip(*(self.features(v[:, 0, chosen].flatten(0, 1)) for v in (dose_hat, dose)))
+        )
 
     def features(self, slices):
         """Feature maps of slices [N,H,W], 1 = prescription as white."""

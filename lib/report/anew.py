@@ -1,4 +1,5 @@
 """One patient sampled again from a finished training: watched step by step, and stopped on request."""
+
 import numpy as np
 
 from lib.evaluation.uncertainty import spread_gy
@@ -9,8 +10,12 @@ from lib.predictions import Prediction
 # title -> changes to the usual sampling
 FLOW = {"Euler": {"solver": "euler"}, "midpoint": {"solver": "midpoint"}}
 GAUSSIAN = {"mean": {"temperature": 0.0}, "sample": {"temperature": 1.0}}
-DIFFUSION = {"DDIM, usual": {}, "DDIM, the reference's grid": {"grid": "leading", "clamp": "keep noise"},
-             "DDPM (eta 1)": {"eta": 1.0}, "DPM-Solver++": {"solver": "dpm_solver"}}
+DIFFUSION = {
+    "DDIM, usual": {},
+    "DDIM, the reference's grid": {"grid": "leading", "clamp": "keep noise"},
+    "DDPM (eta 1)": {"eta": 1.0},
+    "DPM-Solver++": {"solver": "dpm_solver"},
+}
 
 
 class Stopped(Exception):
@@ -25,7 +30,9 @@ def samplers_of(method):
 
 
 def sampling_of(predictor, sampler, n_steps, seed):
-    return usual_sampling(predictor.config, n_steps)._replace(seed=seed, **samplers_of(predictor.method)[sampler])
+    return usual_sampling(predictor.config, n_steps)._replace(
+        seed=seed, **samplers_of(predictor.method)[sampler]
+    )
 
 
 def sample_anew(run, predictor, case, sampling, members, told, stopped):
@@ -34,7 +41,9 @@ def sample_anew(run, predictor, case, sampling, members, told, stopped):
     `told(done, calls)` hears of every network call; when `stopped()` is true after one, Stopped is raised.
     """
     cohort = run.open_cohort()
-    sample = cached_sample(cohort, case.case_id, run.coarsen, run.beams_deg, features_folder(cohort, run.coarsen, run.beams_deg))
+    sample = cached_sample(
+        cohort, case.case_id, run.coarsen, run.beams_deg, features_folder(cohort, run.coarsen, run.beams_deg)
+    )
     members = members if predictor.method.sampled else 1
     calls, done, estimates = members * sampling.nfe(predictor.method), 0, []
 
@@ -47,7 +56,9 @@ def sample_anew(run, predictor, case, sampling, members, told, stopped):
         if stopped():
             raise Stopped
 
-    [doses] = predict_doses(predictor, [sample], sampling, tuple(range(members)), batch_size=1, watch=watch, label="")
+    [doses] = predict_doses(
+        predictor, [sample], sampling, tuple(range(members)), batch_size=1, watch=watch, label=""
+    )
     if stopped():
         raise Stopped
     members_gy = on_case_grid(doses, case, run.coarsen)

@@ -1,11 +1,23 @@
 """The answers at the top of a report, a sentence or two each, written from rows; no digit of a result is typed by hand."""
+
 import numpy as np
 
 from lib.evaluation.compare import interval, paired_difference, verdict
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.methods import METHODS, find_method, kind
 from lib.report.sentences import CANNOT, short_span, span
-from lib.report.verdicts import DISGUISE, ROOT2, beats_control, change, compared_steps, one_each, over_seeds, rise, settings_of, theory_ratio
+from lib.report.verdicts import (
+    DISGUISE,
+    ROOT2,
+    beats_control,
+    change,
+    compared_steps,
+    one_each,
+    over_seeds,
+    rise,
+    settings_of,
+    theory_ratio,
+)
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import Goal, by_method, seeds_of
 
@@ -23,9 +35,11 @@ def answer(found, margin_gy, ensemble=None):
     prior = f", and those of the {find_method(best).prior} before," if find_method(best).prior else ""
     text = f"after equally many optimiser steps{prior} the best diffusion result, `{best}`{picked}, differs from the plain U-Net by {span(d)} in MAE"
     doubts = doubts_on(seeds, by_method(rows), best) if d.high is not None and d.high < 0 else []
-    told = {"higher": f"**Not for accuracy**: {text}, so it is worse.", "lower": f"**Yes, for accuracy**: {text}, so it is better.",
-            "equal": f"**Not for accuracy**: {text}, so the two are equal within {margin_gy:g} Gy."}.get(
-        verdict(d, margin_gy), f"{leaning(d, margin_gy)}: {text}.")
+    told = {
+        "higher": f"**Not for accuracy**: {text}, so it is worse.",
+        "lower": f"**Yes, for accuracy**: {text}, so it is better.",
+        "equal": f"**Not for accuracy**: {text}, so the two are equal within {margin_gy:g} Gy.",
+    }.get(verdict(d, margin_gy), f"{leaning(d, margin_gy)}: {text}.")
     if doubts:
         told = f"**Not shown for accuracy**: {text}, but {' and '.join(doubts)}."
     told += rivals_text(seeds, best)
@@ -49,7 +63,11 @@ def doubts_on(seeds, values, best):
     """What speaks against a gain that the interval over patients allows: trainings differ too, and averaging may give as much without diffusion."""
     means = [np.mean(values[name]) for name in seeds_of(values)["baseline"]]
     gap, gain = max(means) - min(means), np.mean(seeds["baseline"][0]) - np.mean(seeds[best][0])
-    told = [f"trainings of the U-Net that differ in nothing but the seed are {gap:.2f} Gy apart"] if gap > gain else []
+    told = (
+        [f"trainings of the U-Net that differ in nothing but the seed are {gap:.2f} Gy apart"]
+        if gap > gain
+        else []
+    )
     rival = best_averaged(seeds)
     if rival and paired_difference(seeds[best][0], seeds[rival][0]).high >= 0:
         told.append("averaging answers of the U-Net gives as much without diffusion")
@@ -58,53 +76,82 @@ def doubts_on(seeds, values, best):
 
 def best_averaged(seeds):
     """The mean of several answers of the U-Net with the lowest error; None if there is none."""
-    return min((name for name in seeds if name.startswith("baseline, mean of ")), key=lambda name: np.mean(seeds[name][0]), default=None)
+    return min(
+        (name for name in seeds if name.startswith("baseline, mean of ")),
+        key=lambda name: np.mean(seeds[name][0]),
+        default=None,
+    )
 
 
 def rivals_text(seeds, best):
     """The best diffusion result without averaging, and averaging without diffusion."""
     single, told = best.partition(", mean of ")[0], []
     if single != best and single in seeds:
-        told.append(f"one sample of it {short_span(paired_difference(seeds[single][0], seeds['baseline'][0]))}")
+        told.append(
+            f"one sample of it {short_span(paired_difference(seeds[single][0], seeds['baseline'][0]))}"
+        )
     name = best_averaged(seeds)
     if name:
-        told.append(f"the {name.partition(', ')[2]} of the U-Net {short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}, from which "
-                    f"the best diffusion result differs by {short_span(paired_difference(seeds[best][0], seeds[name][0]))}")
+        told.append(
+            f"the {name.partition(', ')[2]} of the U-Net {short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}, from which "
+            f"the best diffusion result differs by {short_span(paired_difference(seeds[best][0], seeds[name][0]))}"
+        )
     return f" For comparison, in Gy: {'; '.join(told)}." if told else ""
 
 
 def answer_on_goals(rows):
     """Whether a predicted dose meets the clinical goals that the plan meets: the share that agrees, and the goal with the widest gap."""
     seeds = over_seeds(rows)
-    method = min((name for name in by_method(one_each(rows)) if name != "control"), key=lambda name: np.mean(seeds[name][0]))
+    method = min(
+        (name for name in by_method(one_each(rows)) if name != "control"),
+        key=lambda name: np.mean(seeds[name][0]),
+    )
     pairs = goals_met(rows, method)
     if not pairs:
         return ""
     planned, predicted = ({text: sum(pair[i] for pair in p) for text, p in pairs.items()} for i in (0, 1))
     widest = max(pairs, key=lambda text: abs(planned[text] - predicted[text]) / len(pairs[text]))
     others = {"baseline": "the plain U-Net", "control": "the control without a network"}
-    beside = "; ".join(f"{title} {agreement_text(goals_met(rows, name))}" for name, title in others.items() if name != method)
-    return (f"The dose meets or misses a clinical goal as the plan does: `{method}` {agreement_text(pairs)}; {beside}. Farthest apart on {widest}: "
-            f"{planned[widest]} of {len(pairs[widest])} plans meet it, {predicted[widest]} of the predicted doses.")
+    beside = "; ".join(
+        f"{title} {agreement_text(goals_met(rows, name))}" for name, title in others.items() if name != method
+    )
+    return (
+        f"The dose meets or misses a clinical goal as the plan does: `{method}` {agreement_text(pairs)}; {beside}. Farthest apart on {widest}: "
+        f"{planned[widest]} of {len(pairs[widest])} plans meet it, {predicted[widest]} of the predicted doses."
+    )
 
 
 def agreement_text(pairs):
     """The share that agrees; least doses of targets and limits apart, where there are both: a dose too low everywhere meets the limits."""
     least = {text: p for text, p in pairs.items() if "≥" in text}
     limits = {text: p for text, p in pairs.items() if text not in least}
-    apart = f" (least doses {agreement_pct(least):.0f} %, limits {agreement_pct(limits):.0f} %)" if least and limits else ""
+    apart = (
+        f" (least doses {agreement_pct(least):.0f} %, limits {agreement_pct(limits):.0f} %)"
+        if least and limits
+        else ""
+    )
     return f"{agreement_pct(pairs):.0f} %{apart}"
 
 
 def agreement_pct(pairs):
-    return 100 * np.mean([planned == predicted for of_goal in pairs.values() for planned, predicted in of_goal])
+    return 100 * np.mean(
+        [planned == predicted for of_goal in pairs.values() for planned, predicted in of_goal]
+    )
 
 
 def goals_met(rows, method):
     """goal -> pairs (met by the plan, met by the method's dose) of the patients in whom both can be told."""
-    own = [{text: Goal(*goal) for text, goal in row["goals"].items()} for row in rows if row["method"] == method]
-    pairs = {text: [(g[text].planned_met, g[text].predicted_met) for g in own if None not in (g[text].planned_met, g[text].predicted_met)]
-             for text in own[0]}
+    own = [
+        {text: Goal(*goal) for text, goal in row["goals"].items()} for row in rows if row["method"] == method
+    ]
+    pairs = {
+        text: [
+            (g[text].planned_met, g[text].predicted_met)
+            for g in own
+            if None not in (g[text].planned_met, g[text].predicted_met)
+        ]
+        for text in own[0]
+    }
     return {text: p for text, p in pairs.items() if p}
 
 
@@ -119,8 +166,12 @@ def answer_on_steps(found, margin_gy, ensemble=None, compared=()):
         return f"Whether more sampling steps make it worse {CANNOT} for `{found['method']}`: {span(own)} from {best} to {most} steps on the reference's grid."
     if told != "higher":
         return f"That more sampling steps make it worse does not show here for `{found['method']}` on the reference's grid."
-    return (f"That more sampling steps make it worse is real for `{found['method']}` on the reference's grid ({span(own)} from {best} to {most} steps)"
-            f"{start_clause(rows)}." + failed_sentence(found["method"], compared, margin_gy) + bound_sentence(rows, found["regression_rows"], ensemble))
+    return (
+        f"That more sampling steps make it worse is real for `{found['method']}` on the reference's grid ({span(own)} from {best} to {most} steps)"
+        f"{start_clause(rows)}."
+        + failed_sentence(found["method"], compared, margin_gy)
+        + bound_sentence(rows, found["regression_rows"], ensemble)
+    )
 
 
 def failed_sentence(method, compared, margin_gy):
@@ -137,11 +188,19 @@ def bound_sentence(rows, regression_rows, ensemble):
     if kept:
         listed = ", ".join(f"`{name}`{disguise_note(ensemble, name)}" for name in kept)
         rises = {name: rise(rows, name)[2] for name in kept}
-        rising = ", ".join(f"`{name}` {short_span(d)}" for name, d in rises.items() if d.low is not None and d.low > 0)
-        return (f" The RMSE of these stays below theory's bound for an exact sampler, {ROOT2:.2f} times the smaller of the regression's and its own "
-                f"one-step value, at any number of steps: {listed}"
-                + (f"; from the best number of steps to the most their MAE rises by {rising}." if rising else "."))
-    return " No other prediction that was tried stays below theory's bound for an exact sampler." if names else ""
+        rising = ", ".join(
+            f"`{name}` {short_span(d)}" for name, d in rises.items() if d.low is not None and d.low > 0
+        )
+        return (
+            f" The RMSE of these stays below theory's bound for an exact sampler, {ROOT2:.2f} times the smaller of the regression's and its own "
+            f"one-step value, at any number of steps: {listed}"
+            + (f"; from the best number of steps to the most their MAE rises by {rising}." if rising else ".")
+        )
+    return (
+        " No other prediction that was tried stays below theory's bound for an exact sampler."
+        if names
+        else ""
+    )
 
 
 def start_clause(rows):
@@ -150,7 +209,9 @@ def start_clause(rows):
     if not held:
         return ""
     low, high = compared_steps(rows, settings_of(rows, "start"))
-    parts = [f"{short_span(change(rows, setting, low, high))} ({setting})" for setting in (REFERENCE_GRID, *held)]
+    parts = [
+        f"{short_span(change(rows, setting, low, high))} ({setting})" for setting in (REFERENCE_GRID, *held)
+    ]
     return f"; from {low} to {high} steps it is {', '.join(parts)}"
 
 
@@ -165,14 +226,23 @@ def answer_on_spread(found):
     if not found:
         return ""
     sources = dict.fromkeys(r["source"] for r in found["rows"])
-    ratios = {source: spread_skill_ratio([r["spread_skill"] for r in found["rows"] if r["source"] == source]) for source in sources}
+    ratios = {
+        source: spread_skill_ratio([r["spread_skill"] for r in found["rows"] if r["source"] == source])
+        for source in sources
+    }
     least, most = min(ratios, key=ratios.get), max(ratios, key=ratios.get)
     crps = {source: [r["crps_gy"] for r in found["rows"] if r["source"] == source] for source in sources}
     best = min(crps, key=lambda source: np.mean(crps[source]))
-    near = [f"`{source}` {np.mean(values):.2f}" for source, values in crps.items() if source != best and not surely_higher(values, crps[best])]
-    return (f"Spread over error is between {ratios[least]:.2f} (`{least}`) and {ratios[most]:.2f} (`{most}`), 1 is calibrated; the lowest "
-            f"CRPS, which rewards a sharp and honest spread, is that of `{best}`, {np.mean(crps[best]):.2f} Gy"
-            + (f", not surely lower than {', '.join(near)}." if near else "."))
+    near = [
+        f"`{source}` {np.mean(values):.2f}"
+        for source, values in crps.items()
+        if source != best and not surely_higher(values, crps[best])
+    ]
+    return (
+        f"Spread over error is between {ratios[least]:.2f} (`{least}`) and {ratios[most]:.2f} (`{most}`), 1 is calibrated; the lowest "
+        f"CRPS, which rewards a sharp and honest spread, is that of `{best}`, {np.mean(crps[best]):.2f} Gy"
+        + (f", not surely lower than {', '.join(near)}." if near else ".")
+    )
 
 
 def surely_higher(values, others):
@@ -182,10 +252,13 @@ def surely_higher(values, others):
 
 def best_result(found):
     """Which result has the lowest error, with its interval, beside the baseline's."""
-    values = {name: of_patients for name, (of_patients, _) in over_seeds(found["rows"]).items() if name != "control"}
+    values = {
+        name: of_patients for name, (of_patients, _) in over_seeds(found["rows"]).items() if name != "control"
+    }
     best = min(values, key=lambda name: np.mean(values[name]))
     return f"`{best}`, MAE {mean_text(values[best])} Gy in the dose mask" + (
-        "." if best == "baseline" else f"; the plain U-Net {mean_text(values['baseline'])} Gy.")
+        "." if best == "baseline" else f"; the plain U-Net {mean_text(values['baseline'])} Gy."
+    )
 
 
 def mean_text(values):

@@ -1,4 +1,5 @@
 """What stands below each figure, and what is read to those who do not see it."""
+
 from lib.report.answers import answer, answer_on_spread, answer_on_steps
 from lib.studies.rows import by_method
 
@@ -64,7 +65,14 @@ def findings(steps, ensemble, comparison):
     told = {}
     if comparison:
         mean_gy = {name: sum(values) / len(values) for name, values in by_method(comparison["rows"]).items()}
-        told["fig4_model_comparison"] = "Mean MAE in Gy: " + "; ".join(f"{name}: {mean_gy[name]:.2f}" for name in sorted(mean_gy, key=mean_gy.get)) + "."
+        told["fig4_model_comparison"] = (
+            "Mean MAE in Gy: "
+            + "; ".join(f"{name}: {mean_gy[name]:.2f}" for name in sorted(mean_gy, key=mean_gy.get))
+            + "."
+        )
         told["fig5_key_finding"] = answer(comparison, comparison["margin_gy"], ensemble)
-        told |= dict.fromkeys(("fig2_sampling_steps_ablation", "fig8_switches"), answer_on_steps(steps, comparison["margin_gy"], ensemble, comparison["rows"]))
+        told |= dict.fromkeys(
+            ("fig2_sampling_steps_ablation", "fig8_switches"),
+            answer_on_steps(steps, comparison["margin_gy"], ensemble, comparison["rows"]),
+        )
     return told | dict.fromkeys(ENSEMBLE, answer_on_spread(ensemble))

@@ -1,9 +1,18 @@
 """Pictures of doses on CT, and dose-volume histograms."""
+
 import numpy as np
 
 from lib.evaluation.dvh import dvh_curve
 from lib.predictions import load_prediction, prediction_path
-from lib.report.slices import PLANES, Overlay, body_box, central_index, colour_lut, render_slice, structure_colour
+from lib.report.slices import (
+    PLANES,
+    Overlay,
+    body_box,
+    central_index,
+    colour_lut,
+    render_slice,
+    structure_colour,
+)
 from lib.report.style import WIDTH_IN, panels
 
 DOSE_STEP_GY = 0.5
@@ -25,7 +34,9 @@ def primary_target(case):
 
 def show(ax, case, plane, index, overlay, structures):
     box = slice_box(case, plane, index)
-    ax.imshow(render_slice(case, plane, index, overlay, structures=structures, box=box, opacity=0.55, size_px=360))
+    ax.imshow(
+        render_slice(case, plane, index, overlay, structures=structures, box=box, opacity=0.55, size_px=360)
+    )
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
@@ -38,7 +49,11 @@ def dose_panels(run, case_id, methods, plane="axial"):
     index = central_index(case.masks[target], plane)
     shown = ["control", *methods]
     doses = {m: predicted_dose_gy(run, m, case) for m in shown}
-    figure, axes = panels(1 + len(shown), rows=2, height_in=0.9 * WIDTH_IN / (1 + len(shown)) * aspect(case, plane, index) + 0.25)
+    figure, axes = panels(
+        1 + len(shown),
+        rows=2,
+        height_in=0.9 * WIDTH_IN / (1 + len(shown)) * aspect(case, plane, index) + 0.25,
+    )
     for ax in axes:
         ax.set_title("")
     dose_row, difference_row = axes[: 1 + len(shown)], axes[1 + len(shown) :]
@@ -100,7 +115,13 @@ def dvhs(run, case_id, methods):
     for ax, method in zip(axes, methods):
         draw_dvhs(ax, case, [predicted_dose_gy(run, method, case)], case.masks)
         ax.set(title=method, ylabel="volume / %" if ax is axes[0] else "")
-    axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), title="planned, dashed: predicted", title_fontsize=7)
+    axes[-1].legend(
+        fontsize=7,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        title="planned, dashed: predicted",
+        title_fontsize=7,
+    )
     return figure
 
 
@@ -108,7 +129,7 @@ def draw_dvhs(ax, case, doses_hat_gy, structures):
     """DVHs of the named structures: planned as lines, the predicted doses [D,H,W] dashed, then dotted."""
     edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)
     for name in (name for name in structures if case.masks[name].any()):
-        mask, line = case.masks[name], dict(color=darkened(structure_colour(name)), linewidth=1.4)
+        mask, line = case.masks[name], {"color": darkened(structure_colour(name)), "linewidth": 1.4}
         ax.plot(edges_gy, dvh_curve(case.dose_gy, mask, edges_gy), label=name.replace("_", " "), **line)
         for dose_hat_gy, style in zip(doses_hat_gy, ("--", ":")):
             ax.plot(edges_gy, dvh_curve(dose_hat_gy, mask, edges_gy), linestyle=style, **line)
@@ -124,13 +145,21 @@ def planned_dvhs(cohort, rows):
     """Planned DVHs of up to 24 patients of the cohort, one panel a structure."""
     structures = list(cohort.protocol.structures)
     columns = 5
-    figure, axes = panels(columns, rows=-(-len(structures) // columns), height_in=1.7, sharex=True, sharey=True)
+    figure, axes = panels(
+        columns, rows=-(-len(structures) // columns), height_in=1.7, sharex=True, sharey=True
+    )
     cases = [cohort.load(row["case_id"]) for row in rows[:: max(1, len(rows) // 24)][:24]]
     edges_gy = np.arange(0, 80, DOSE_STEP_GY)
     for ax, name in zip(axes, structures):
         present = [case for case in cases if name in case.masks and case.masks[name].any()]
         for case in present:
-            ax.plot(edges_gy, dvh_curve(case.dose_gy, case.masks[name], edges_gy), color="#333333", alpha=0.3, linewidth=0.8)
+            ax.plot(
+                edges_gy,
+                dvh_curve(case.dose_gy, case.masks[name], edges_gy),
+                color="#333333",
+                alpha=0.3,
+                linewidth=0.8,
+            )
         ax.set_title(f"{name.replace('_', ' ')} (n = {len(present)})", fontsize=8)
     for ax in axes[len(structures) :]:
         ax.remove()

@@ -1,4 +1,5 @@
 """Figures of ensembles: the law of averages, and whether the spread is calibrated."""
+
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -21,8 +22,19 @@ def ensemble(rows, regression_rows, regression):
         floor, b = np.mean([row["floor_gy2"] for row in own]), np.mean([row["b_gy2"] for row in own])
         right.plot(inverse, floor + b * inverse, color=line)
         right.plot(1 / np.array(sizes), floor + b / np.array(sizes), "o", color=line)
-    left.axhline(np.mean([row["mae_gy"] for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2, label=f"{regression}, one pass")
-    right.axhline(np.mean([row["rmse_gy"] ** 2 for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2)
+    left.axhline(
+        np.mean([row["mae_gy"] for row in regression_rows]),
+        color=colour(regression),
+        linestyle="--",
+        linewidth=1.2,
+        label=f"{regression}, one pass",
+    )
+    right.axhline(
+        np.mean([row["rmse_gy"] ** 2 for row in regression_rows]),
+        color=colour(regression),
+        linestyle="--",
+        linewidth=1.2,
+    )
     left.set(xlabel="members averaged, n", ylabel="MAE in the dose mask / Gy", ylim=(0, None))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=7.5)
@@ -42,9 +54,14 @@ def calibration(found):
     for source in found["factors"]:
         line = source_colour(source)
         own = [row for row in found["rows"] if row["source"] == source]
-        sums = {key: np.sum([row["spread_skill"][key] for row in own], axis=0) for key in ("voxels", "spread_gy2", "error_gy2")}
+        sums = {
+            key: np.sum([row["spread_skill"][key] for row in own], axis=0)
+            for key in ("voxels", "spread_gy2", "error_gy2")
+        }
         filled = sums["voxels"] >= 0.002 * sums["voxels"].sum()
-        spread, error = (np.sqrt(sums[key][filled] / sums["voxels"][filled]) for key in ("spread_gy2", "error_gy2"))
+        spread, error = (
+            np.sqrt(sums[key][filled] / sums["voxels"][filled]) for key in ("spread_gy2", "error_gy2")
+        )
         left.plot(spread, error, "o-", color=line, label=source)
         levels = list(own[0]["coverage_pct"])
         for judged, style, face in ((own, "o-", line), ([row["recalibrated"] for row in own], "o:", "white")):
@@ -53,7 +70,17 @@ def calibration(found):
     end = max(*left.get_xlim(), 1)
     left.plot([0, end], [0, end], color="#888888", linewidth=1)
     right.plot([40, 100], [40, 100], color="#888888", linewidth=1)
-    left.set(xlabel="spread of the members / Gy", ylabel="root mean squared error / Gy", xlim=(0, None), ylim=(0, None))
-    right.set(xlabel="central interval / %", ylabel="voxels whose planned dose it holds / %", ylim=(0, 100), xlim=(45, 100))
+    left.set(
+        xlabel="spread of the members / Gy",
+        ylabel="root mean squared error / Gy",
+        xlim=(0, None),
+        ylim=(0, None),
+    )
+    right.set(
+        xlabel="central interval / %",
+        ylabel="voxels whose planned dose it holds / %",
+        ylim=(0, 100),
+        xlim=(45, 100),
+    )
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=7.5)
     return figure

@@ -2,6 +2,7 @@
 
 What is seen is made by lib.report.views; here are the controls, and what follows them.
 """
+
 import io
 from html import escape
 from pathlib import Path
@@ -18,7 +19,20 @@ from lib.report.anew_box import AnewBox, listen, row
 from lib.report.panels import Panels
 from lib.report.style import WIDTH_IN, plt, use_style
 from lib.report.tables import goals_of
-from lib.report.views import LAYERS, at_step, draw_dvh, draw_view, find_choices, judged, open_view, point_text, read_out, render_view, voxel_at, with_gamma
+from lib.report.views import (
+    LAYERS,
+    at_step,
+    draw_dvh,
+    draw_view,
+    find_choices,
+    judged,
+    open_view,
+    point_text,
+    read_out,
+    render_view,
+    voxel_at,
+    with_gamma,
+)
 
 NOTHING = "nothing"  # beside the first method
 KEPT = 6  # slices
@@ -34,17 +48,32 @@ def make_controls(case_ids, methods, case_id, method, plane):
     return SimpleNamespace(
         case_id=widgets.Dropdown(options=case_ids, value=case_id, description="patient"),
         method=widgets.Dropdown(options=methods, value=method, description="method"),
-        beside=widgets.Dropdown(options=[NOTHING, *methods] if methods != [""] else [NOTHING], value=NOTHING, description="and beside"),
+        beside=widgets.Dropdown(
+            options=[NOTHING, *methods] if methods != [""] else [NOTHING],
+            value=NOTHING,
+            description="and beside",
+        ),
         plane=widgets.ToggleButtons(options=list(slices.PLANES), value=plane, style={"button_width": "80px"}),
         layers=[toggle(name, name != "gamma") for name in LAYERS],
         opacity=widgets.FloatSlider(value=0.5, min=0, max=1, step=0.05, description="opacity"),
-        top_gy=widgets.BoundedFloatText(value=77, min=1, max=200, step=1, description="dose to / Gy", layout={"width": "170px"}),
-        end_gy=widgets.FloatSlider(value=10, min=1, max=30, step=1, description="diff. ± Gy", readout_format=".0f"),
-        ct_hu=widgets.IntRangeSlider(value=(-160, 240), min=-1000, max=2000, step=10, description="CT / HU", layout={"width": "380px"}),
-        colours=toggle("dose colours"), contours=toggle("structures"), isodoses=toggle("isodoses / Gy", False),
+        top_gy=widgets.BoundedFloatText(
+            value=77, min=1, max=200, step=1, description="dose to / Gy", layout={"width": "170px"}
+        ),
+        end_gy=widgets.FloatSlider(
+            value=10, min=1, max=30, step=1, description="diff. ± Gy", readout_format=".0f"
+        ),
+        ct_hu=widgets.IntRangeSlider(
+            value=(-160, 240), min=-1000, max=2000, step=10, description="CT / HU", layout={"width": "380px"}
+        ),
+        colours=toggle("dose colours"),
+        contours=toggle("structures"),
+        isodoses=toggle("isodoses / Gy", False),
         isodoses_gy=widgets.FloatsInput(format=".1f"),
         index=widgets.IntSlider(description="slice", continuous_update=True, layout={"width": "98%"}),
-        step=widgets.IntSlider(description="step", continuous_update=True, layout={"width": "98%", "display": "none"}))
+        step=widgets.IntSlider(
+            description="step", continuous_update=True, layout={"width": "98%", "display": "none"}
+        ),
+    )
 
 
 class Explorer:
@@ -52,25 +81,57 @@ class Explorer:
 
     def __init__(self, run, case_ids, methods, case_id, method, missing, plane):
         self.run, self.missing, self.opened, self.anew, self.gammas = run, missing, None, {}, {}
-        self.index, self.look, self.drawn = 0, 0, {}  # the slice shown; which look the slices kept in `drawn` have
+        self.index, self.look, self.drawn = (
+            0,
+            0,
+            {},
+        )  # the slice shown; which look the slices kept in `drawn` have
         c = self.controls = make_controls(case_ids, methods, case_id, method, plane)
         self.panels, self.dvh, self.structures, self.goals = Panels(), widgets.Image(), row(), widgets.HTML()
         self.anew_box = AnewBox(run, lambda: self.opened and self.opened.case, self.add_anew)
-        self.below = widgets.Accordion([self.goals, self.anew_box.widget, self.make_save_box()],
-                                       titles=("clinical goals", "sample anew", "save"), selected_index=None)
-        self.widget = widgets.VBox([row(c.case_id, c.method, c.beside, c.plane), row(*c.layers, c.opacity, c.top_gy, c.end_gy, c.ct_hu),
-                                    row(c.colours, c.contours, c.isodoses, c.isodoses_gy), self.structures, c.index, c.step,
-                                    self.panels, row(self.dvh), self.below])
+        self.below = widgets.Accordion(
+            [self.goals, self.anew_box.widget, self.make_save_box()],
+            titles=("clinical goals", "sample anew", "save"),
+            selected_index=None,
+        )
+        self.widget = widgets.VBox(
+            [
+                row(c.case_id, c.method, c.beside, c.plane),
+                row(*c.layers, c.opacity, c.top_gy, c.end_gy, c.ct_hu),
+                row(c.colours, c.contours, c.isodoses, c.isodoses_gy),
+                self.structures,
+                c.index,
+                c.step,
+                self.panels,
+                row(self.dvh),
+                self.below,
+            ]
+        )
         self.panels.on_event(self.follow)
         self.open()
         listen(self.open, c.case_id, c.method, c.beside, c.plane)
         listen(self.turn_to_slider, c.index)
-        listen(self.draw, c.step, c.opacity, c.top_gy, c.end_gy, c.ct_hu, c.isodoses_gy, c.colours, c.contours, c.isodoses, *c.layers)
+        listen(
+            self.draw,
+            c.step,
+            c.opacity,
+            c.top_gy,
+            c.end_gy,
+            c.ct_hu,
+            c.isodoses_gy,
+            c.colours,
+            c.contours,
+            c.isodoses,
+            *c.layers,
+        )
         listen(self.draw_dvh, c.contours, c.step)
 
     def make_save_box(self):
         """Buttons that write the picture and the RTDOSE, and say where."""
-        picture, dose = (widgets.Button(description=name, layout={"width": "auto"}) for name in ("save the picture", "write the RTDOSE"))
+        picture, dose = (
+            widgets.Button(description=name, layout={"width": "auto"})
+            for name in ("save the picture", "write the RTDOSE")
+        )
         self.saved = widgets.HTML()
         self.dicom = widgets.Text(placeholder="the patient's DICOM folder", layout={"width": "260px"})
         self.target = widgets.Text(placeholder="file to write, not below outputs", layout={"width": "260px"})
@@ -81,7 +142,9 @@ class Explorer:
     def open(self, _=None):
         """Another patient, method or plane; another method alone leaves the slice where it is."""
         before, c = self.opened, self.controls
-        methods = [c.method.value] + ([c.beside.value] if c.beside.value not in (NOTHING, c.method.value) else [])
+        methods = [c.method.value] + (
+            [c.beside.value] if c.beside.value not in (NOTHING, c.method.value) else []
+        )
         try:
             view = self.opened = open_view(self.run, c.case_id.value, methods, c.plane.value)
         except UserError as error:
@@ -119,12 +182,23 @@ class Explorer:
     def view(self):
         """The opened view as the controls want it."""
         c, opened = self.controls, self.opened
-        chosen = tuple(button.description for button in self.structures.children if button.value and c.contours.value)
+        chosen = tuple(
+            button.description for button in self.structures.children if button.value and c.contours.value
+        )
         layers = tuple(button.description for button in c.layers if button.value)
         shown = tuple(self.shown_as_wanted(one, "gamma" in layers) for one in opened.shown)
-        return opened._replace(shown=shown, plane=c.plane.value, index=self.index, structures=chosen, layers=layers,
-                               end_gy=c.end_gy.value, top_gy=c.top_gy.value, opacity=c.opacity.value if c.colours.value else 0.0,
-                               ct_hu=c.ct_hu.value, isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else ())
+        return opened._replace(
+            shown=shown,
+            plane=c.plane.value,
+            index=self.index,
+            structures=chosen,
+            layers=layers,
+            end_gy=c.end_gy.value,
+            top_gy=c.top_gy.value,
+            opacity=c.opacity.value if c.colours.value else 0.0,
+            ct_hu=c.ct_hu.value,
+            isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else (),
+        )
 
     def shown_as_wanted(self, one, gamma):
         """A method's dose: sampled anew where it was, at the step wanted, with its gamma index if that is wanted."""
@@ -147,7 +221,12 @@ class Explorer:
     def show(self):
         if self.opened is not None:
             view = self.view()
-            self.panels.show(self.look, view.index, self.pictures_of(view), self.missing + read_out(view) + self.step_text())
+            self.panels.show(
+                self.look,
+                view.index,
+                self.pictures_of(view),
+                self.missing + read_out(view) + self.step_text(),
+            )
 
     def pictures_of(self, view):
         """title -> JPEG bytes; the last few slices of this look are kept."""
@@ -174,9 +253,15 @@ class Explorer:
             self.turn_to(change["new"])()
 
     def step_text(self):
-        steps = next((self.anew[one.method].estimates for one in self.opened.shown if one.method in self.anew), ())
+        steps = next(
+            (self.anew[one.method].estimates for one in self.opened.shown if one.method in self.anew), ()
+        )
         at = self.controls.step.value
-        return f" Dose estimate after network call {at + 1} of {len(steps)}, t = {steps[at][0]:.4g}." if at < len(steps) else ""
+        return (
+            f" Dose estimate after network call {at + 1} of {len(steps)}, t = {steps[at][0]:.4g}."
+            if at < len(steps)
+            else ""
+        )
 
     def draw_dvh(self, _=None):
         if self.opened is None:
@@ -238,7 +323,11 @@ class Explorer:
             raise UserError("there is nothing to save")
         view = self.view()
         name = f"{view.case.case_id}-{'-'.join(one.method for one in view.shown)}-{view.plane}-{view.index}"
-        path = self.run.folder / "pictures" / f"{''.join(c if c.isalnum() or c in '._-' else '_' for c in name)}.png"
+        path = (
+            self.run.folder
+            / "pictures"
+            / f"{''.join(c if c.isalnum() or c in '._-' else '_' for c in name)}.png"
+        )
         figure = draw_view(view)
         with written_whole(path) as temporary, open(temporary, "wb") as file:
             figure.savefig(file, format="png", dpi=200)
@@ -252,8 +341,14 @@ class Explorer:
             raise UserError("there is no predicted dose to write")
         if not self.dicom.value or not self.target.value:
             raise UserError("name the patient's DICOM folder and the file to write")
-        return write_rtdose(Path(self.target.value), view.shown[0].prediction.dose_gy, view.case, self.dicom.value,
-                            description="dose", method=view.shown[0].method)
+        return write_rtdose(
+            Path(self.target.value),
+            view.shown[0].prediction.dose_gy,
+            view.case,
+            self.dicom.value,
+            description="dose",
+            method=view.shown[0].method,
+        )
 
 
 def toggle(name, on=True, **layout):

@@ -1,4 +1,5 @@
 """The report: one self-contained page per experiment, and the executed notebooks as pages beside it."""
+
 import re
 from functools import partial
 from itertools import count
@@ -40,36 +41,71 @@ def build_report(folder, every_patient=False):
 
 def environment():
     loader = jinja2.FileSystemLoader(HERE)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def contents(folder, patients=PATIENTS):
     """Everything the template shows, `patients` of them slice by slice (None: all)."""
     results = {path.stem: read_json(path) for path in sorted((folder / "results").glob("0*.json"))}
-    data, steps, ensemble, comparison = (results.get(name) for name in
-                                         ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"))
-    published, coarsen = folder / "results" / "published.json", read_yaml(folder / "experiment.yaml").get("coarsen")
-    methods = ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()
-    return dict(
-        name=folder.name, css=file_text("report.css"), script=file_text("report.js"), data=data, steps=steps, ensemble=ensemble, comparison=comparison,
-        speed=results.get("06_speed"), published=read_json(published) if published.exists() else None,
-        figure=partial(figure, folder, count(1), counts(steps, ensemble, comparison), findings(steps, ensemble, comparison)),
-        table=partial(table, count(1)), tables=tables, markdown=bullets, inline=inline,
-        step_scrubber=step_scrubber(folder), scrubbers=scrubbers(folder, methods, patients),
-        glossary=glossary(comparison) if comparison else {}, answers=answers(steps, ensemble, comparison) if comparison else {}, again=again(folder),
-        claims=claims(comparison["rows"], steps, ensemble, comparison["histories"], comparison["margin_gy"]) if comparison else [],
-        verdicts=written_verdicts(steps, ensemble, comparison), grids=grids(data["rows"], coarsen) if data and coarsen else "",
-        size=size(data["rows"], coarsen) if data and coarsen else "",
-        drawn={path.stem for path in (folder / "figures").glob("*.png")}, pages=sorted(path.stem for path in (folder / "pages").glob("*.html")),
+    data, steps, ensemble, comparison = (
+        results.get(name) for name in ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison")
     )
+    published, coarsen = (
+        folder / "results" / "published.json",
+        read_yaml(folder / "experiment.yaml").get("coarsen"),
+    )
+    methods = ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()
+    return {
+        "name": folder.name,
+        "css": file_text("report.css"),
+        "script": file_text("report.js"),
+        "data": data,
+        "steps": steps,
+        "ensemble": ensemble,
+        "comparison": comparison,
+        "speed": results.get("06_speed"),
+        "published": read_json(published) if published.exists() else None,
+        "figure": partial(
+            figure,
+            folder,
+            count(1),
+            counts(steps, ensemble, comparison),
+            findings(steps, ensemble, comparison),
+        ),
+        "table": partial(table, count(1)),
+        "tables": tables,
+        "markdown": bullets,
+        "inline": inline,
+        "step_scrubber": step_scrubber(folder),
+        "scrubbers": scrubbers(folder, methods, patients),
+        "glossary": glossary(comparison) if comparison else {},
+        "answers": answers(steps, ensemble, comparison) if comparison else {},
+        "again": again(folder),
+        "claims": claims(
+            comparison["rows"], steps, ensemble, comparison["histories"], comparison["margin_gy"]
+        )
+        if comparison
+        else [],
+        "verdicts": written_verdicts(steps, ensemble, comparison),
+        "grids": grids(data["rows"], coarsen) if data and coarsen else "",
+        "size": size(data["rows"], coarsen) if data and coarsen else "",
+        "drawn": {path.stem for path in (folder / "figures").glob("*.png")},
+        "pages": sorted(path.stem for path in (folder / "pages").glob("*.html")),
+    }
 
 
 def again(folder):
     """The commands that run an experiment again: as it was, and sampled in at most 100 steps."""
     params, experiment = params_of(folder), folder.name
     steps = [f'-p ablation.{name}="[5, 25, 100]"' for name in ("n_steps", "others_steps", "few_steps")]
-    return [f"python -m lib.run {params}",
-            " ".join([f"python -m lib.run {params} -p experiment={experiment}-100", *steps, "-p ensemble.n_steps=100"])]
+    return [
+        f"python -m lib.run {params}",
+        " ".join(
+            [f"python -m lib.run {params} -p experiment={experiment}-100", *steps, "-p ensemble.n_steps=100"]
+        ),
+    ]
 
 
 def params_of(folder):
@@ -92,16 +128,24 @@ def glossary(comparison):
     """What each method that is compared, and each variant of one, is."""
     names = dict.fromkeys(row["method"].split(",")[0] for row in comparison["rows"])
     titles = {name: METHODS[name].title for name in names if name in METHODS}
-    return titles | {"control": "no network: the mean dose of the training patients by the distance to the targets",
-                     **{name: f"{kind(name)} trained once more: {name.partition('-')[2]}" for name in names if "-" in name}}
+    return titles | {
+        "control": "no network: the mean dose of the training patients by the distance to the targets",
+        **{
+            name: f"{kind(name)} trained once more: {name.partition('-')[2]}" for name in names if "-" in name
+        },
+    }
 
 
 def answers(steps, ensemble, comparison):
     """What is asked -> its answer in a sentence or two."""
     margin_gy = comparison["margin_gy"]
-    told = {"Accuracy": answer(comparison, margin_gy, ensemble), "Lowest error": best_result(comparison), "For the clinic": answer_on_goals(comparison["rows"]),
-            "More steps": answer_on_steps(steps, margin_gy, ensemble, comparison["rows"]),
-            "Uncertainty": answer_on_spread(ensemble)}
+    told = {
+        "Accuracy": answer(comparison, margin_gy, ensemble),
+        "Lowest error": best_result(comparison),
+        "For the clinic": answer_on_goals(comparison["rows"]),
+        "More steps": answer_on_steps(steps, margin_gy, ensemble, comparison["rows"]),
+        "Uncertainty": answer_on_spread(ensemble),
+    }
     return with_titles({asked: text for asked, text in told.items() if text})
 
 
@@ -122,7 +166,9 @@ def written_verdicts(steps, ensemble, comparison):
     """Section -> its verdict, written from the numbers."""
     written = {"steps": steps_verdict, "ensemble": ensemble_verdict, "comparison": comparison_verdict}
     found = {"steps": steps, "ensemble": ensemble, "comparison": comparison}
-    return {name: write(found[name], found[name]["margin_gy"]) for name, write in written.items() if found[name]}
+    return {
+        name: write(found[name], found[name]["margin_gy"]) for name, write in written.items() if found[name]
+    }
 
 
 def figure(folder, numbers, counted, found, name):
@@ -132,15 +178,24 @@ def figure(folder, numbers, counted, found, name):
         return Markup("<p class=missing>{} was not made in this run.</p>").format(name)
     caption = " ".join(filter(None, ((CAPTIONS | SPEED_CAPTIONS)[name], counted.get(name))))
     seen = " ".join(filter(None, (caption, found.get(name)))).replace("`", "")
-    pdf = Markup(' <a href="figures/{}.pdf">PDF</a>').format(name) if path.with_suffix(".pdf").exists() else ""
-    return Markup('<figure id="{}"><img alt="{}" src="{}"><figcaption><b>Figure {}.</b> {}{}</figcaption></figure>').format(
-        name, seen, webp_uri(Image.open(path)), next(numbers), caption, pdf)
+    pdf = (
+        Markup(' <a href="figures/{}.pdf">PDF</a>').format(name) if path.with_suffix(".pdf").exists() else ""
+    )
+    return Markup(
+        '<figure id="{}"><img alt="{}" src="{}"><figcaption><b>Figure {}.</b> {}{}</figcaption></figure>'
+    ).format(name, seen, webp_uri(Image.open(path)), next(numbers), caption, pdf)
 
 
 def table(numbers, frame, caption):
     """A data frame as an HTML table whose cells are escaped, with its numbered caption; its columns sort at a click."""
-    return Markup('<figure class="tabled"><figcaption><b>Table {}.</b> {}</figcaption><div class="scroll{}">{}</div></figure>').format(
-        next(numbers), caption, " wide" if len(frame.columns) > 7 else "", Markup(frame.to_html(escape=True, border=0, na_rep="")))
+    return Markup(
+        '<figure class="tabled"><figcaption><b>Table {}.</b> {}</figcaption><div class="scroll{}">{}</div></figure>'
+    ).format(
+        next(numbers),
+        caption,
+        " wide" if len(frame.columns) > 7 else "",
+        Markup(frame.to_html(escape=True, border=0, na_rep="")),
+    )
 
 
 def bullets(text):
@@ -163,13 +218,19 @@ def notebook_page(path):
     """An executed notebook in the report's own look, its code folded."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(without_widgets(nbformat.read(path, as_version=4)))
-    return environment().get_template("notebook.html.jinja").render(title=path.stem, css=file_text("report.css"), body=Markup(pictures_to_webp(body)))
+    return (
+        environment()
+        .get_template("notebook.html.jinja")
+        .render(title=path.stem, css=file_text("report.css"), body=Markup(pictures_to_webp(body)))
+    )
 
 
 def without_widgets(notebook):
     """Widgets need a kernel: only their static companions stay in a page."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
+            cell.outputs = [
+                o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
+            ]
     notebook.metadata.pop("widgets", None)
     return notebook

@@ -1,4 +1,5 @@
 """A row of pictures in the browser that answers to wheel, keys and pointer."""
+
 from pathlib import Path
 
 import anywidget
@@ -51,4 +52,6 @@ class Panels(anywidget.AnyWidget):
 
     def send_ahead(self, look, index, pictures):
         """Pictures of a slice that may be wanted next."""
-        self.send({"ahead": {"look": look, "index": index, "titles": list(pictures)}}, list(pictures.values()))
+        self.send(
+            {"ahead": {"look": look, "index": index, "titles": list(pictures)}}, list(pictures.values())
+        )

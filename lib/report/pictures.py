@@ -1,4 +1,5 @@
 """Pictures as small as they can be without anyone seeing it: PNG in files, PNG or JPEG in notebooks, WebP in pages."""
+
 import base64
 import io
 import re
@@ -20,7 +21,11 @@ def smaller_output(data):
     if "image/png" not in data:
         return data
     picture, buffer = smaller(Image.open(io.BytesIO(base64.b64decode(data["image/png"])))), io.BytesIO()
-    kind, options = ("PNG", dict(optimize=True)) if picture.mode == "P" else ("JPEG", dict(quality=QUALITY, subsampling=0, optimize=True))
+    kind, options = (
+        ("PNG", {"optimize": True})
+        if picture.mode == "P"
+        else ("JPEG", {"quality": QUALITY, "subsampling": 0, "optimize": True})
+    )
     picture.save(buffer, kind, **options)
     made = base64.b64encode(buffer.getvalue()).decode()
     rest = {name: value for name, value in data.items() if name != "image/png"}
@@ -37,4 +42,8 @@ def webp_uri(picture, quality=None):
 
 def pictures_to_webp(html):
     """A page whose PNG and JPEG data URIs are WebP."""
-    return re.sub(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=\s]+)", lambda found: webp_uri(Image.open(io.BytesIO(base64.b64decode(found[1])))), html)
+    return re.sub(
+        r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=\s]+)",
+        lambda found: webp_uri(Image.open(io.BytesIO(base64.b64decode(found[1])))),
+        html,
+    )

@@ -3,6 +3,7 @@
 The weights are put beside them in bf16 as weights/<method>/, half the size, to be published elsewhere: copied to checkpoints/<method>/ of an
 experiment they are sampled from without training.
 """
+
 from pathlib import Path
 from shutil import copyfile
 
@@ -28,9 +29,14 @@ def write_published(folder):
     """Mark the results of `folder` as the published ones, and put its weights beside them."""
     for checkpoint in sorted(Path(folder, "checkpoints").glob("*/weights.safetensors")):
         target = Path(folder, "weights", checkpoint.parent.name)
-        save_tensors(target / checkpoint.name, {name: w.to(torch.bfloat16) for name, w in load_tensors(checkpoint)[0].items()})
+        save_tensors(
+            target / checkpoint.name,
+            {name: w.to(torch.bfloat16) for name, w in load_tensors(checkpoint)[0].items()},
+        )
         copyfile(checkpoint.parent / "config.json", target / "config.json")
-    write_json(Path(folder) / "results" / "published.json", {"commit": commit(), "mae_gy": key_numbers(folder)})
+    write_json(
+        Path(folder) / "results" / "published.json", {"commit": commit(), "mae_gy": key_numbers(folder)}
+    )
 
 
 def compare_with_published(folder):
@@ -42,6 +48,11 @@ def compare_with_published(folder):
     lines = [f"MAE in Gy here and as published (commit {stored['commit']}):"]
     for method, value in here.items():
         known = stored["mae_gy"].get(method)
-        note = "" if known is None else f"  {known:.2f}  " + ("equal" if abs(value - known) <= TOLERANCE_GY else f"{value - known:+.2f}")
+        note = (
+            ""
+            if known is None
+            else f"  {known:.2f}  "
+            + ("equal" if abs(value - known) <= TOLERANCE_GY else f"{value - known:+.2f}")
+        )
         lines.append(f"  {method:<20} {value:.2f}{note}")
     return lines

@@ -3,6 +3,7 @@
 All slices of a kind lie in one WebP picture, of which a frame shows a tile: a move of the slider moves the background, and the browser
 decodes nothing.
 """
+
 import json
 
 import numpy as np
@@ -30,7 +31,9 @@ def step_scrubber(folder):
     frames = {name: [coloured(dose) for dose in estimates] for name, estimates in steps.estimates.items()}
     count = min(map(len, frames.values()))
     height, width = coloured(steps.planned).shape[:2]
-    figures = [frame("", name, sprite(pictures), width, height, count - 1) for name, pictures in frames.items()]
+    figures = [
+        frame("", name, sprite(pictures), width, height, count - 1) for name, pictures in frames.items()
+    ]
     figures.append(frame("", "planned", sprite([coloured(steps.planned)] * count), width, height, count - 1))
     labels = next(iter(steps.labels.values()))[:count]
     return view(labels, width, height, count - 1, steps.case_id, Markup(""), "step", figures)
@@ -53,8 +56,10 @@ def scrubbers(folder, wanted=(), patients=PATIENTS):
         return Markup("<p class=missing>No predictions are kept in this run.</p>")
     try:
         cohort = open_cohort(yaml.safe_load(path.read_text(encoding="utf-8"))["cohort"])
-        views = [scrubber(cohort.load(case_id), predictions_of(folder, methods, cohort.load(case_id)))
-                 for case_id in predicted_cases(folder, methods[0])[:patients]]
+        views = [
+            scrubber(cohort.load(case_id), predictions_of(folder, methods, cohort.load(case_id)))
+            for case_id in predicted_cases(folder, methods[0])[:patients]
+        ]
     except UserError as error:
         return Markup("<p class=missing>The slices are not shown: {}.</p>").format(str(error))
     return Markup("").join(views)
@@ -63,7 +68,11 @@ def scrubbers(folder, wanted=(), patients=PATIENTS):
 def predictions_of(folder, methods, case):
     """method -> predicted dose / Gy [D,H,W]."""
     paths = {method: prediction_path(folder, method, case.case_id) for method in methods}
-    return {method: load_prediction(path, case.dose_mask).dose_gy for method, path in paths.items() if path.exists()}
+    return {
+        method: load_prediction(path, case.dose_mask).dose_gy
+        for method, path in paths.items()
+        if path.exists()
+    }
 
 
 def scrubber(case, doses_gy):
@@ -74,14 +83,30 @@ def scrubber(case, doses_gy):
     for method, dose_gy in doses_gy.items():
         overlays[method, f"predicted by {method}"] = dose_overlay(dose_gy, case.rx_gy)
         overlays[method, f"{method} - planned"] = difference_overlay(dose_gy - case.dose_gy)
-    slices = [render_slices(case, "axial", index, overlays.values(), structures=tuple(case.masks), box=box, opacity=0.55, size_px=SIZE_PX)
-              for index in indices]
+    slices = [
+        render_slices(
+            case,
+            "axial",
+            index,
+            overlays.values(),
+            structures=tuple(case.masks),
+            box=box,
+            opacity=0.55,
+            size_px=SIZE_PX,
+        )
+        for index in indices
+    ]
     height, width = slices[0][0].shape[:2]
-    figures = [frame(method, title, sprite(pictures), width, height, middle) for (method, title), pictures in zip(overlays, zip(*slices))]
+    figures = [
+        frame(method, title, sprite(pictures), width, height, middle)
+        for (method, title), pictures in zip(overlays, zip(*slices))
+    ]
     z_mm = (indices - indices[middle]) * case.spacing_mm[0]
     options = Markup("").join(Markup("<option>{}</option>").format(method) for method in doses_gy)
     chooser = Markup("<label>method <select>{}</select></label>").format(options)
-    return view([f"{z:+.0f} mm" for z in z_mm], width, height, middle, case.case_id, chooser, "slice", figures)
+    return view(
+        [f"{z:+.0f} mm" for z in z_mm], width, height, middle, case.case_id, chooser, "slice", figures
+    )
 
 
 def view(labels, width, height, index, title, chooser, what, figures):
@@ -89,7 +114,19 @@ def view(labels, width, height, index, title, chooser, what, figures):
     return Markup(
         '<div class="scrub" data-labels="{}" data-width="{}" data-height="{}" data-columns="{}"><p><strong>{}</strong> {} '
         '<label>{} <input type="range" min="0" max="{}" value="{}"></label> <output>{}</output></p><div class="frames">{}</div></div>'
-    ).format(json.dumps(labels), width, height, COLUMNS, title, chooser, what, len(labels) - 1, index, labels[index], Markup("").join(figures))
+    ).format(
+        json.dumps(labels),
+        width,
+        height,
+        COLUMNS,
+        title,
+        chooser,
+        what,
+        len(labels) - 1,
+        index,
+        labels[index],
+        Markup("").join(figures),
+    )
 
 
 def shown_slices(case):
@@ -103,7 +140,9 @@ def shown_box(case, margin_mm=10.0):
     """Three slices around the dose mask: what lies beyond it has no dose to be looked at."""
     found = [np.flatnonzero(case.dose_mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     margins = [int(margin_mm / s) for s in case.spacing_mm]
-    return tuple(slice(max(0, f[0] - m), f[-1] + 1 + m) if len(f) else slice(None) for f, m in zip(found, margins))
+    return tuple(
+        slice(max(0, f[0] - m), f[-1] + 1 + m) if len(f) else slice(None) for f, m in zip(found, margins)
+    )
 
 
 def sprite(pictures):
@@ -119,5 +158,7 @@ def frame(method, title, uri, width, height, index):
     """A window of one tile on the sheet."""
     position = f"{-(index % COLUMNS) * width}px {-(index // COLUMNS) * height}px"
     attribute = Markup(' data-method="{}"').format(method) if method else ""
-    return Markup('<figure{}><div class="frame" role="img" aria-label="{}" style="width:{}px;height:{}px;background-image:url({});'
-                  'background-position:{}"></div><figcaption>{}</figcaption></figure>').format(attribute, title, width, height, uri, position, title)
+    return Markup(
+        '<figure{}><div class="frame" role="img" aria-label="{}" style="width:{}px;height:{}px;background-image:url({});'
+        'background-position:{}"></div><figcaption>{}</figcaption></figure>'
+    ).format(attribute, title, width, height, uri, position, title)

@@ -1,4 +1,5 @@
 """Sentences on patients and trainings, written from numbers, and the phrases that all sentences share."""
+
 from lib.evaluation.compare import verdict
 from lib.models.methods import find_method
 from lib.progress import clock
@@ -20,14 +21,14 @@ def nested(head, parts):
 
 
 def span(difference, unit="Gy"):
-    """"+0.31 Gy (95 % interval +0.10 to +0.52, 16 patients)"; says when there is no interval."""
+    """ "+0.31 Gy (95 % interval +0.10 to +0.52, 16 patients)"; says when there is no interval."""
     if difference.low is None:
         return f"{difference.mean:+z.2f} {unit} (no interval with {difference.n} patients)"
     return f"{difference.mean:+z.2f} {unit} (95 % interval {difference.low:+z.2f} to {difference.high:+z.2f}, {difference.n} patients)"
 
 
 def short_span(difference):
-    """"+0.31 [+0.10, +0.52]"; says when there is no interval."""
+    """ "+0.31 [+0.10, +0.52]"; says when there is no interval."""
     if difference.low is None:
         return f"{difference.mean:+z.2f} (no interval with {difference.n} patients)"
     return f"{difference.mean:+z.2f} [{difference.low:+z.2f}, {difference.high:+z.2f}]"
@@ -59,10 +60,16 @@ def cohort(cohort, rows):
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
     odd = sum(bool(row["findings"]) for row in rows)
     left_out = cohort.card["left_out"]
-    text = (f"**{cohort.name}** ({cohort.card['source']}): {plural(len(rows), 'patient')} of {cohort.protocol.title}; {parts}. "
-            f"Voxels: {voxels(rows)}. ")
+    text = (
+        f"**{cohort.name}** ({cohort.card['source']}): {plural(len(rows), 'patient')} of {cohort.protocol.title}; {parts}. "
+        f"Voxels: {voxels(rows)}. "
+    )
     text += f"Checks found something in {plural(odd, 'patient')}. " if odd else "Checks found nothing odd. "
-    text += f"Left out at import: {', '.join(f'{k} ({v})' for k, v in left_out.items())}." if left_out else "None was left out at import."
+    text += (
+        f"Left out at import: {', '.join(f'{k} ({v})' for k, v in left_out.items())}."
+        if left_out
+        else "None was left out at import."
+    )
     return text
 
 
@@ -73,12 +80,18 @@ def voxels(rows):
 
 def ranges(triples):
     """Numbers along three axes as "128 x 2 to 3.5 x 4"."""
-    return " x ".join(f"{min(own):.3g}" + (f" to {max(own):.3g}" if max(own) > min(own) else "") for own in zip(*triples))
+    return " x ".join(
+        f"{min(own):.3g}" + (f" to {max(own):.3g}" if max(own) > min(own) else "") for own in zip(*triples)
+    )
 
 
 def grids(rows, coarsen):
     """The patients' voxels, and the blocks of them that the networks see."""
-    seen = "every one of them" if coarsen == 1 else f"blocks of {coarsen} x {coarsen} x {coarsen} of them, errors are judged voxel by voxel"
+    seen = (
+        "every one of them"
+        if coarsen == 1
+        else f"blocks of {coarsen} x {coarsen} x {coarsen} of them, errors are judged voxel by voxel"
+    )
     return f"Voxels: {voxels(rows)}; the networks see {seen}."
 
 
@@ -93,10 +106,12 @@ def training_setup(config, training, validation):
     count = sum(p.numel() for p in method.make_network(config).parameters())
     shape = " x ".join(map(str, training[0].dose.shape[1:]))
     spacing = " x ".join(f"{s:.1f}" for s in training[0].spacing_mm)
-    return (f"**{method.title}** (`{config.method}`): {count:,} parameters, {config.n_steps:,} optimiser steps of "
-            f"{plural(config.batch_size, 'patient')}, {len(training)} training and {len(validation)} validation patients on a grid of "
-            f"{shape} voxels of {spacing} mm (z, y, x); arithmetic in {config.precision}."
-            + (f" It starts from the weights of {config.start_from}." if config.start_from else ""))
+    return (
+        f"**{method.title}** (`{config.method}`): {count:,} parameters, {config.n_steps:,} optimiser steps of "
+        f"{plural(config.batch_size, 'patient')}, {len(training)} training and {len(validation)} validation patients on a grid of "
+        f"{shape} voxels of {spacing} mm (z, y, x); arithmetic in {config.precision}."
+        + (f" It starts from the weights of {config.start_from}." if config.start_from else "")
+    )
 
 
 def training_result(config, history):
@@ -104,14 +119,18 @@ def training_result(config, history):
     if not history:
         return "**Not trained.** The comparison lists why."
     validated = [row for row in history if row["validation_mae_gy"] is not None]
-    text = (f"{plural(len(history), 'epoch')} took {clock(history[-1]['seconds'])}; the loss went from {history[0]['loss']:.3g} "
-            f"to {history[-1]['loss']:.3g}.")
+    text = (
+        f"{plural(len(history), 'epoch')} took {clock(history[-1]['seconds'])}; the loss went from {history[0]['loss']:.3g} "
+        f"to {history[-1]['loss']:.3g}."
+    )
     if not validated:
         return text + " There were no validation patients."
     best = min(validated, key=lambda row: row["validation_mae_gy"])
     low, high = min(validation_errors(history)), max(validation_errors(history))
-    return (f"{text} The validation MAE ended at {validated[-1]['validation_mae_gy']:.2f} Gy; its best was "
-            f"{best['validation_mae_gy']:.2f} Gy after epoch {best['epoch']}, its range {low:.2f} to {high:.2f} Gy.")
+    return (
+        f"{text} The validation MAE ended at {validated[-1]['validation_mae_gy']:.2f} Gy; its best was "
+        f"{best['validation_mae_gy']:.2f} Gy after epoch {best['epoch']}, its range {low:.2f} to {high:.2f} Gy."
+    )
 
 
 def validation_errors(history):

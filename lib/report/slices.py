@@ -4,6 +4,7 @@ Pure functions of arrays, used by figures, the HTML report and the explorer. Vol
 y front-back, x patient's right-left. Planes are shown as radiologists look at them: axial rows y, columns x;
 coronal rows z with the head up, columns x; sagittal rows z with the head up, columns y.
 """
+
 import io
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,10 +19,23 @@ PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # and the axis that the slic
 LETTERS = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # at the left, right, top and bottom
 DOSE_MAP = "turbo"
 COLOURS = {  # targets warm, organs cool or pale, neighbours far apart in lightness
-    "PTV70": "#FF2D2D", "PTV63": "#FF9500", "PTV56": "#FFE033", "Brainstem": "#56B4E9", "SpinalCord": "#00E0C0",
-    "RightParotid": "#FF9FD6", "LeftParotid": "#B48CFF", "Esophagus": "#C49A6C", "Larynx": "#3D7DFF",
-    "Mandible": "#DADADA", "Prostate": "#FF9FD6", "Rectum": "#C49A6C", "Bladder": "#56B4E9", "Femur_L": "#B48CFF",
-    "Femur_R": "#3D7DFF", "Bowel": "#00E0C0"}
+    "PTV70": "#FF2D2D",
+    "PTV63": "#FF9500",
+    "PTV56": "#FFE033",
+    "Brainstem": "#56B4E9",
+    "SpinalCord": "#00E0C0",
+    "RightParotid": "#FF9FD6",
+    "LeftParotid": "#B48CFF",
+    "Esophagus": "#C49A6C",
+    "Larynx": "#3D7DFF",
+    "Mandible": "#DADADA",
+    "Prostate": "#FF9FD6",
+    "Rectum": "#C49A6C",
+    "Bladder": "#56B4E9",
+    "Femur_L": "#B48CFF",
+    "Femur_R": "#3D7DFF",
+    "Bowel": "#00E0C0",
+}
 AIR_HU = -400  # less is air around the patient
 SMOOTH = 2  # lines are drawn this much larger, then averaged
 font = lru_cache(ImageFont.load_default)
@@ -68,7 +82,9 @@ def body_box(case, margin_mm=10.0):
 
 def slice_size_px(shape, spacing_mm, plane, size_px):
     """(height, width) of the picture of a slice [rows, columns]: its proportions in mm, the longer side `size_px`."""
-    sides_mm = [n * s for n, s in zip(shape, (s for axis, s in enumerate(spacing_mm) if axis != PLANES[plane]))]
+    sides_mm = [
+        n * s for n, s in zip(shape, (s for axis, s in enumerate(spacing_mm) if axis != PLANES[plane]))
+    ]
     return tuple(max(1, round(side_mm * size_px / max(sides_mm))) for side_mm in sides_mm)
 
 
@@ -91,7 +107,9 @@ def colour_index(values, range_gy):
 
 def enlarged(values, size_px):
     """[rows, columns] as a picture of (height, width), interpolated; uint8 stays uint8, all else becomes float32."""
-    image = Image.fromarray(np.ascontiguousarray(values if values.dtype == np.uint8 else values.astype(np.float32)))
+    image = Image.fromarray(
+        np.ascontiguousarray(values if values.dtype == np.uint8 else values.astype(np.float32))
+    )
     return image.resize(size_px[::-1], Image.Resampling.BILINEAR)
 
 
@@ -118,15 +136,21 @@ def contour_lines(values, level, size_px):
 def structure_lines(case, plane, index, structures, box, size_px):
     """(line, colour) of the named structures that the case has, the first on top."""
     present = [name for name in reversed(structures) if name in case.masks]
-    return [(line, structure_colour(name)) for name in present
-            for line in contour_lines(take_slice(case.masks[name], plane, index, box), 0.5, size_px)]
+    return [
+        (line, structure_colour(name))
+        for name in present
+        for line in contour_lines(take_slice(case.masks[name], plane, index, box), 0.5, size_px)
+    ]
 
 
 def isodose_lines(values_gy, overlay, size_px):
     """(line, colour) of the isodoses, in the colours of their values."""
     colours = colour_lut(overlay.colours)[colour_index(np.float32(overlay.isodoses_gy), overlay.range_gy)]
-    return [(line, tuple(colour)) for level, colour in zip(overlay.isodoses_gy, colours.tolist())
-            for line in contour_lines(values_gy, level, size_px)]
+    return [
+        (line, tuple(colour))
+        for level, colour in zip(overlay.isodoses_gy, colours.tolist())
+        for line in contour_lines(values_gy, level, size_px)
+    ]
 
 
 def line_layer(lines, size_px, letters=""):
@@ -144,8 +168,19 @@ def line_layer(lines, size_px, letters=""):
     return layer.reduce(SMOOTH)
 
 
-def render_slices(case, plane, index, overlays, *, opacity=0.5, structures=(), box=None, window_hu=400.0, level_hu=40.0,
-                  size_px=320):
+def render_slices(
+    case,
+    plane,
+    index,
+    overlays,
+    *,
+    opacity=0.5,
+    structures=(),
+    box=None,
+    window_hu=400.0,
+    level_hu=40.0,
+    size_px=320,
+):
     """One picture uint8 [H,W,3] for each overlay (None: the CT alone); CT and structures are drawn once for all."""
     ct_hu = take_slice(case.ct_hu, plane, index, box)
     size = slice_size_px(ct_hu.shape, case.spacing_mm, plane, size_px)
@@ -157,7 +192,9 @@ def render_slices(case, plane, index, overlays, *, opacity=0.5, structures=(), b
         if overlay is not None:
             values_gy = take_slice(overlay.volume_gy, plane, index, box)
             put_overlay(image, np.asarray(enlarged(values_gy, size)), overlay, opacity)
-            layers = [line_layer(isodose_lines(values_gy, overlay, size), size)] if overlay.isodoses_gy else []
+            layers = (
+                [line_layer(isodose_lines(values_gy, overlay, size), size)] if overlay.isodoses_gy else []
+            )
         for layer in (*layers, front):
             image.paste(layer, mask=layer)
         pictures.append(np.asarray(image))

@@ -1,4 +1,5 @@
 """Figures of the speed study."""
+
 import numpy as np
 from matplotlib.ticker import NullLocator
 
@@ -14,7 +15,14 @@ def ratios(rows):
     for position, r in enumerate(rows[::-1]):
         ax.plot([r["ratio_low"], r["ratio_high"]], [position, position], color=OURS, linewidth=2.2)
         ax.plot(r["ratio"], position, "o", color=OURS)
-        ax.annotate(f"{r['ratio']:.1f}", (r["ratio_high"], position), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.annotate(
+            f"{r['ratio']:.1f}",
+            (r["ratio_high"], position),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     ax.axvline(1, color="#888888", linewidth=1)
     ax.set_yticks(range(len(rows)), [r["part"] for r in rows[::-1]])
     ax.set(xscale="log", xlabel="times as fast as the straightforward way", ylim=(-0.6, len(rows) - 0.4))
@@ -30,11 +38,23 @@ def ceilings(rows):
     precisions = dict.fromkeys(r["part"].split(", ")[1] for r in rows)
     for precision, line in zip(precisions, ("-", "--")):
         own = next(r for r in rows if r["part"].endswith(precision))
-        ax.plot(x, np.minimum(own["peak_gflop_s"], x * own["peak_gbyte_s"]), line, color=LIMIT, label=f"measured roof, {precision}")
+        ax.plot(
+            x,
+            np.minimum(own["peak_gflop_s"], x * own["peak_gbyte_s"]),
+            line,
+            color=LIMIT,
+            label=f"measured roof, {precision}",
+        )
     for r, intensity in zip(rows, intensities):
         achieved = r["gflop"] / r["seconds"]
         ax.plot(intensity, achieved, "o", color=OURS)
-        ax.annotate(f"{r['part']}: {r['of_peak_flop_pct']:.0f} %", (intensity, achieved), (6, -3), textcoords="offset points", fontsize=7.5)
+        ax.annotate(
+            f"{r['part']}: {r['of_peak_flop_pct']:.0f} %",
+            (intensity, achieved),
+            (6, -3),
+            textcoords="offset points",
+            fontsize=7.5,
+        )
     ax.set(xscale="log", yscale="log", xlabel="counted FLOP a byte moved", ylabel="GFLOP/s")
     ax.legend()
     for axis in (ax.xaxis, ax.yaxis):

@@ -1,4 +1,5 @@
 """Figures of the ablation of sampling."""
+
 import numpy as np
 import seaborn as sns
 
@@ -9,8 +10,13 @@ from lib.report.verdicts import change, compared_steps, curve, settings_of, swit
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import grouped
 
-GROUPS = {"start": "where sampling starts", "sampler": "clamp, noise, order", "windows": "windows", "training": "training",
-          "prediction": "what is predicted"}
+GROUPS = {
+    "start": "where sampling starts",
+    "sampler": "clamp, noise, order",
+    "windows": "windows",
+    "training": "training",
+    "prediction": "what is predicted",
+}
 
 
 def sampling_steps(rows, regression_rows, method, regression):
@@ -22,8 +28,20 @@ def sampling_steps(rows, regression_rows, method, regression):
         for setting in settings:
             errors = curve(rows, setting)
             line = colour(method) if setting == REFERENCE_GRID else held.get(setting) or colour(setting)
-            draw_curve(ax, list(errors), list(errors.values()), line, f"{method}, {setting}" if setting == REFERENCE_GRID else setting)
-        ax.axhline(np.mean([row["mae_gy"] for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2, label=regression)
+            draw_curve(
+                ax,
+                list(errors),
+                list(errors.values()),
+                line,
+                f"{method}, {setting}" if setting == REFERENCE_GRID else setting,
+            )
+        ax.axhline(
+            np.mean([row["mae_gy"] for row in regression_rows]),
+            color=colour(regression),
+            linestyle="--",
+            linewidth=1.2,
+            label=regression,
+        )
         ax.set(xlabel="sampling steps", xscale="log", yscale="log")
         ax.legend(fontsize=7.5)
         tick_steps(ax, sorted({row["n_steps"] for row in rows if row["setting"] in settings}))
@@ -34,7 +52,13 @@ def sampling_steps(rows, regression_rows, method, regression):
 
 def draw_curve(ax, x, groups, line, label):
     """Means of groups of values with the 95 % interval over patients as a band; `label` decides whether it is dashed, the lines before it its marker."""
-    ax.plot(x, [np.mean(values) for values in groups], f"{marker(ax, line)}{dashes(label)}", color=line, label=label)
+    ax.plot(
+        x,
+        [np.mean(values) for values in groups],
+        f"{marker(ax, line)}{dashes(label)}",
+        color=line,
+        label=label,
+    )
     if len(groups[0]) >= 3:
         bounds = np.array([interval(values) for values in groups])
         ax.fill_between(x, bounds[:, 0], bounds[:, 1], color=line, alpha=0.15, linewidth=0)
@@ -49,7 +73,13 @@ def switches(rows, margin_gy):
     ax.axvline(0, color="#888888", linewidth=1)
     for position, (group, setting) in enumerate(names):
         d = change(rows, setting, low, high)
-        line = colour(setting) if group == "prediction" else colour("ddpm") if setting == REFERENCE_GRID else "#333333"
+        line = (
+            colour(setting)
+            if group == "prediction"
+            else colour("ddpm")
+            if setting == REFERENCE_GRID
+            else "#333333"
+        )
         ax.plot(d.mean, position, "D", color=line, markersize=5)
         if d.low is not None:
             ax.plot([d.low, d.high], [position, position], color=line, linewidth=2.2)
@@ -66,9 +96,16 @@ def noise_levels(level_rows, regression_rows, regression):
     for name, own in grouped([row | {"self": row} for row in level_rows], "training", "self").items():
         errors = grouped(own, "t")
         draw_curve(ax, list(errors), list(errors.values()), colour(name), name)
-    ax.axhline(np.mean([row["mae_gy"] for row in regression_rows]), color=colour(regression), linestyle="--", linewidth=1.2,
-               label=f"{regression}, on the cohort's grid")
-    ax.set(xlabel="noise level t of the dose that is shown", ylabel="MAE of the dose estimate / Gy", yscale="log")
+    ax.axhline(
+        np.mean([row["mae_gy"] for row in regression_rows]),
+        color=colour(regression),
+        linestyle="--",
+        linewidth=1.2,
+        label=f"{regression}, on the cohort's grid",
+    )
+    ax.set(
+        xlabel="noise level t of the dose that is shown", ylabel="MAE of the dose estimate / Gy", yscale="log"
+    )
     plain_ticks(ax.yaxis)
     ax.legend(fontsize=7.5)
     return figure
@@ -87,7 +124,10 @@ def bias_and_spread(decomposition, regression_rows, regression):
     for ax, setting in zip(axes, settings):
         own = [row for row in decomposition if row["setting"] == setting]
         steps = sorted({row["n_steps"] for row in own})
-        floor, b = ([np.mean([row[key] for row in own if row["n_steps"] == n]) for n in steps] for key in ("floor_gy2", "b_gy2"))
+        floor, b = (
+            [np.mean([row[key] for row in own if row["n_steps"] == n]) for n in steps]
+            for key in ("floor_gy2", "b_gy2")
+        )
         ax.bar(range(len(steps)), floor, color="#555555", label="floor")
         ax.bar(range(len(steps)), b, bottom=floor, color="#B8B8B8", label="spread")
         ax.axhline(mse, color=colour(regression), linestyle="--", linewidth=1.2, label=regression)

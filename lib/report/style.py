@@ -1,4 +1,5 @@
 """The one visual language: colours by method, sizes, typeface; every figure is drawn under it."""
+
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,8 +11,16 @@ from lib.report.pictures import smaller
 
 # Okabe & Ito's colour-blind-safe palette; a method keeps its colour everywhere
 COLOURS = {
-    "baseline": "#0072B2", "gradient": "#009E73", "ddpm": "#D55E00", "control": "#777777",
-    "ddpm_v": "#CC79A7", "ddpm_dose": "#E69F00", "flow": "#56B4E9", "refine": "#8C6D31", "gradient_vgg": "#004D40", "gaussian": "#5B4B8A",
+    "baseline": "#0072B2",
+    "gradient": "#009E73",
+    "ddpm": "#D55E00",
+    "control": "#777777",
+    "ddpm_v": "#CC79A7",
+    "ddpm_dose": "#E69F00",
+    "flow": "#56B4E9",
+    "refine": "#8C6D31",
+    "gradient_vgg": "#004D40",
+    "gaussian": "#5B4B8A",
     "cascade": "#882255",
 }
 RAMP = "crest"  # for ordered quantities in one panel
@@ -20,14 +29,43 @@ WIDTH_IN = 8.0  # of a full-width figure
 
 INK = ".15"  # of lines and text that hold no data
 SETTINGS = {
-    "figure.dpi": 95, "savefig.dpi": 140, "pdf.fonttype": 42, "font.family": "DejaVu Sans", "font.size": 9,
-    "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8.5,
-    "figure.constrained_layout.use": True, "lines.linewidth": 1.8, "lines.markersize": 4.5,
-    "lines.solid_capstyle": "round", "axes.axisbelow": True, "axes.linewidth": 1.25, "grid.color": ".8", "grid.linewidth": 1.0,
-    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "xtick.major.size": 6, "ytick.major.size": 6, "xtick.minor.size": 4, "ytick.minor.size": 4, "xtick.major.width": 1.25, "ytick.major.width": 1.25,
-    "patch.force_edgecolor": True, "patch.edgecolor": "white", "legend.title_fontsize": 12,
+    "figure.dpi": 95,
+    "savefig.dpi": 140,
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.constrained_layout.use": True,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "lines.solid_capstyle": "round",
+    "axes.axisbelow": True,
+    "axes.linewidth": 1.25,
+    "grid.color": ".8",
+    "grid.linewidth": 1.0,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 6,
+    "ytick.major.size": 6,
+    "xtick.minor.size": 4,
+    "ytick.minor.size": 4,
+    "xtick.major.width": 1.25,
+    "ytick.major.width": 1.25,
+    "patch.force_edgecolor": True,
+    "patch.edgecolor": "white",
+    "legend.title_fontsize": 12,
 }
 MARKERS = "os^DvPX"
 

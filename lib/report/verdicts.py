@@ -1,4 +1,5 @@
 """The verdicts of the three studies, written from rows; no digit of a result is typed by hand."""
+
 import math
 
 import numpy as np
@@ -7,7 +8,17 @@ from lib.evaluation.compare import paired_difference, verdict
 from lib.evaluation.uncertainty import spread_skill_ratio
 from lib.models.diffusion import cosine_alpha_bar
 from lib.models.methods import METHODS, find_method, kind
-from lib.report.sentences import CANNOT, bullets, groups_told, nested, plural, short_span, span, told_by, told_difference
+from lib.report.sentences import (
+    CANNOT,
+    bullets,
+    groups_told,
+    nested,
+    plural,
+    short_span,
+    span,
+    told_by,
+    told_difference,
+)
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import by_method, grouped, plain_of, seeds_of, sizes_of
 
@@ -33,13 +44,17 @@ def settings_of(rows, group=None):
 def switched(rows, group=None):
     """The settings that were tried in more steps than the reference's own is best at: only they tell what becomes of its rise."""
     best, most, _ = rise(rows, REFERENCE_GRID)
-    return [setting for setting in settings_of(rows, group) if best == most or max(curve(rows, setting)) > best]
+    return [
+        setting for setting in settings_of(rows, group) if best == most or max(curve(rows, setting)) > best
+    ]
 
 
 def compared_steps(rows, settings=None):
     """The two numbers of steps between which curves' changes are judged: of those that all the settings (by default all of the
     reference's method that tell of its rise) have the most, and the one nearest to where the curve on the reference's grid is lowest."""
-    settings = settings or [setting for setting in switched(rows) if setting not in settings_of(rows, "prediction")]
+    settings = settings or [
+        setting for setting in switched(rows) if setting not in settings_of(rows, "prediction")
+    ]
     common = sorted(set.intersection(*(set(curve(rows, setting)) for setting in settings)))
     best = rise(rows, REFERENCE_GRID)[0]
     return min(common[:-1] or common, key=lambda n: abs(math.log(n / best))), common[-1]
@@ -77,8 +92,13 @@ def steps_verdict(found, margin_gy):
     """What the ablation shows: the anomaly, where it comes from, what cures it, how that stands to theory. `found`: its results."""
     rows, regression_rows = found["rows"], found["regression_rows"]
     curves = settings_of(rows, "start") + settings_of(rows, "prediction")
-    lines = [nested(f"From its best number of steps to the most the error changes by (n = {len(own_patients(rows))} patients)",
-                    [rise_phrase(rows, setting, margin_gy) for setting in curves]), switches_sentence(rows, margin_gy)]
+    lines = [
+        nested(
+            f"From its best number of steps to the most the error changes by (n = {len(own_patients(rows))} patients)",
+            [rise_phrase(rows, setting, margin_gy) for setting in curves],
+        ),
+        switches_sentence(rows, margin_gy),
+    ]
     lines += [undertraining_sentence(rows, margin_gy)] if switched(rows, "training") else []
     lines += level_sentence(found["level_rows"], regression_rows)
     lines += theory_sentences(rows, regression_rows) + held_sentences(rows, regression_rows)
@@ -93,10 +113,14 @@ def rise_phrase(rows, setting, margin_gy):
     best, most, difference = rise(rows, setting)
     if best == most:
         tried = max(max(curve(rows, name)) for name in settings_of(rows))
-        return f"{setting}: lowest at {most} steps, " + ("the most tried; **more steps do not hurt**" if most == tried else "more were not tried with it")
+        return f"{setting}: lowest at {most} steps, " + (
+            "the most tried; **more steps do not hurt**" if most == tried else "more were not tried with it"
+        )
     told = {"higher": "more steps hurt", "equal": "more steps change nothing", "lower": "more steps help"}
-    return (f"{setting}: {short_span(difference)} Gy from {best} to {most} steps; "
-            f"**{told.get(verdict(difference, margin_gy), 'whether more steps hurt ' + CANNOT)}**")
+    return (
+        f"{setting}: {short_span(difference)} Gy from {best} to {most} steps; "
+        f"**{told.get(verdict(difference, margin_gy), 'whether more steps hurt ' + CANNOT)}**"
+    )
 
 
 def switches_sentence(rows, margin_gy):
@@ -104,21 +128,40 @@ def switches_sentence(rows, margin_gy):
     low, high = compared_steps(rows)
     own = verdict(change(rows, REFERENCE_GRID, low, high), margin_gy)
     if own != "higher":
-        told = f"whether there is a rise to be cured {CANNOT}" if own == CANNOT else "there is no rise to be cured at this training"
+        told = (
+            f"whether there is a rise to be cured {CANNOT}"
+            if own == CANNOT
+            else "there is no rise to be cured at this training"
+        )
         return f"Between {low} and {high} steps the reference's own setting changes by {span(change(rows, REFERENCE_GRID, low, high))}: {told}."
     names = {"higher": "still rising", "equal": "flat", "lower": "falling", CANNOT: "open"}
-    told = [(names[verdict(change(rows, setting, low, high), margin_gy)], with_reach(rows, setting, high))
-            for setting in switched(rows) if setting != REFERENCE_GRID]
-    untold = [(f"not tried beyond {low}, where the reference's own setting is best", setting) for setting in settings_of(rows) if setting not in switched(rows)]
-    return nested(f"One switch at a time from the reference's setting, which changes by {span(change(rows, REFERENCE_GRID, low, high))} "
-                  f"between {low} and {high} steps; the error is", groups_told(told + untold))
+    told = [
+        (names[verdict(change(rows, setting, low, high), margin_gy)], with_reach(rows, setting, high))
+        for setting in switched(rows)
+        if setting != REFERENCE_GRID
+    ]
+    untold = [
+        (f"not tried beyond {low}, where the reference's own setting is best", setting)
+        for setting in settings_of(rows)
+        if setting not in switched(rows)
+    ]
+    return nested(
+        f"One switch at a time from the reference's setting, which changes by {span(change(rows, REFERENCE_GRID, low, high))} "
+        f"between {low} and {high} steps; the error is",
+        groups_told(told + untold),
+    )
 
 
 def undertraining_sentence(rows, margin_gy):
     low, high = compared_steps(rows)
     names = {REFERENCE_GRID: "all of the training"}
-    return nested(f"Is it the training? Between {low} and {high} steps the error changes by / Gy",
-                  [f"{names.get(setting, setting)}: {short_span(change(rows, setting, low, high))}" for setting in [*switched(rows, "training"), REFERENCE_GRID]])
+    return nested(
+        f"Is it the training? Between {low} and {high} steps the error changes by / Gy",
+        [
+            f"{names.get(setting, setting)}: {short_span(change(rows, setting, low, high))}"
+            for setting in [*switched(rows, "training"), REFERENCE_GRID]
+        ],
+    )
 
 
 def level_sentence(level_rows, regression_rows):
@@ -130,10 +173,20 @@ def level_sentence(level_rows, regression_rows):
     shown = (levels[-1], max(t for t in levels if t <= 900)) if levels[0] <= 900 else levels[-1:]
     parts = []
     for t in dict.fromkeys(shown):
-        errors = {name: np.mean(v) for name, v in grouped([row for row in level_rows if row["t"] == t], "training").items()}
-        parts.append(f"of level t = {t}: " + ", ".join(f"{value:.2f} Gy (`{name}`)" for name, value in errors.items()))
-    return [nested(f"The regression, which sees no dose at all, is wrong by {regressed:.2f} Gy on the cohort's own grid. Given the true dose with noise, "
-                   "one call of the network is wrong on the training grid, with noise", parts)]
+        errors = {
+            name: np.mean(v)
+            for name, v in grouped([row for row in level_rows if row["t"] == t], "training").items()
+        }
+        parts.append(
+            f"of level t = {t}: " + ", ".join(f"{value:.2f} Gy (`{name}`)" for name, value in errors.items())
+        )
+    return [
+        nested(
+            f"The regression, which sees no dose at all, is wrong by {regressed:.2f} Gy on the cohort's own grid. Given the true dose with noise, "
+            "one call of the network is wrong on the training grid, with noise",
+            parts,
+        )
+    ]
 
 
 def theory_sentences(rows, regression_rows):
@@ -143,9 +196,13 @@ def theory_sentences(rows, regression_rows):
         return []
     told = {True: "no more than theory allows", False: "more than sampling alone explains"}
     found = [(name, *theory_ratio(rows, regression_rows, name)) for name in names]
-    largest = told_by([(told[ratio <= ROOT2], f"`{name}` {ratio:.2f} (at {plural(n, 'step')})") for name, ratio, n in found])
-    return [f"Theory allows an exact sampler, at any number of steps, {ROOT2:.2f} times the smaller of the regression's RMSE and its own one-step "
-            f"value. The largest found: {largest}."]
+    largest = told_by(
+        [(told[ratio <= ROOT2], f"`{name}` {ratio:.2f} (at {plural(n, 'step')})") for name, ratio, n in found]
+    )
+    return [
+        f"Theory allows an exact sampler, at any number of steps, {ROOT2:.2f} times the smaller of the regression's RMSE and its own one-step "
+        f"value. The largest found: {largest}."
+    ]
 
 
 def theory_ratio(rows, regression_rows, name):
@@ -165,11 +222,18 @@ def held_sentences(rows, regression_rows):
         if own["grid"] == "held":
             rmse = curve(rows, setting, "rmse_gy")
             most, share = max(rmse), math.sqrt(cosine_alpha_bar()[own["start"]])
-            parts.append(f"{setting}: {np.mean(rmse[most]) / regressed:.2f} ({most} steps, {100 * share:.2g} % of the dose left out)")
+            parts.append(
+                f"{setting}: {np.mean(rmse[most]) / regressed:.2f} ({most} steps, {100 * share:.2g} % of the dose left out)"
+            )
     if not parts:
         return []
-    return [nested("Where the start is held, the RMSE at the most steps over the regression's (a sample's own variance, which an answer of few steps has less "
-                   f"of, explains up to {ROOT2:.2f}; a start from noise alone at level t also leaves out what x_t still holds of the dose)", parts)]
+    return [
+        nested(
+            "Where the start is held, the RMSE at the most steps over the regression's (a sample's own variance, which an answer of few steps has less "
+            f"of, explains up to {ROOT2:.2f}; a start from noise alone at level t also leaves out what x_t still holds of the dose)",
+            parts,
+        )
+    ]
 
 
 # --- ensembles ---
@@ -180,16 +244,35 @@ def ensemble_verdict(found, margin_gy):
     mse = np.mean([r["rmse_gy"] ** 2 for r in found["regression_rows"]])
     crps = np.mean([r["mae_gy"] for r in found["regression_rows"]])
     of_source = {source: [r for r in found["rows"] if r["source"] == source] for source in found["factors"]}
-    laws = {source: (np.mean([r["floor_gy2"] for r in rows]), np.mean([r["b_gy2"] for r in rows])) for source, rows in of_source.items()}
-    ratios = {source: spread_skill_ratio([r["spread_skill"] for r in rows]) for source, rows in of_source.items()}
-    covered = {source: recalibrated_text(rows, found["factors"][source]) for source, rows in of_source.items()}
-    return bullets([
-        averaging_sentence(of_source, margin_gy),
-        "floor / b, 1 for an exact posterior: " + ", ".join(f"`{source}` {floor / b:.2f}" for source, (floor, b) in laws.items()) + ".",
-        f"The mean of infinitely many has, by the law of averages, this many times the regression's RMSE: {limits_text(laws, mse)}.",
-        "Spread over error: " + told_by([(told_ratio(ratio, source), f"`{source}` {ratio:.2f}") for source, ratio in ratios.items()]) + ".",
-        nested("With one factor on the spread, chosen on validation patients", groups_told(covered.values())),
-        price_sentence(found["rows"], crps), price_after_factor(found["rows"])])
+    laws = {
+        source: (np.mean([r["floor_gy2"] for r in rows]), np.mean([r["b_gy2"] for r in rows]))
+        for source, rows in of_source.items()
+    }
+    ratios = {
+        source: spread_skill_ratio([r["spread_skill"] for r in rows]) for source, rows in of_source.items()
+    }
+    covered = {
+        source: recalibrated_text(rows, found["factors"][source]) for source, rows in of_source.items()
+    }
+    return bullets(
+        [
+            averaging_sentence(of_source, margin_gy),
+            "floor / b, 1 for an exact posterior: "
+            + ", ".join(f"`{source}` {floor / b:.2f}" for source, (floor, b) in laws.items())
+            + ".",
+            f"The mean of infinitely many has, by the law of averages, this many times the regression's RMSE: {limits_text(laws, mse)}.",
+            "Spread over error: "
+            + told_by(
+                [(told_ratio(ratio, source), f"`{source}` {ratio:.2f}") for source, ratio in ratios.items()]
+            )
+            + ".",
+            nested(
+                "With one factor on the spread, chosen on validation patients", groups_told(covered.values())
+            ),
+            price_sentence(found["rows"], crps),
+            price_after_factor(found["rows"]),
+        ]
+    )
 
 
 def averaging_sentence(of_source, margin_gy):
@@ -206,23 +289,42 @@ def averaging_sentence(of_source, margin_gy):
 def limits_text(laws, mse):
     """source and RMSE of the mean of infinitely many over the regression's, by whether it is near."""
     limits = {source: math.sqrt(floor / mse) for source, (floor, _) in laws.items()}
-    return told_by([(f"no more than {WITHIN:.2f}" if limit <= WITHIN else f"more than {WITHIN:.2f}", f"`{source}` {limit:.2f}")
-                    for source, limit in limits.items()])
+    return told_by(
+        [
+            (
+                f"no more than {WITHIN:.2f}" if limit <= WITHIN else f"more than {WITHIN:.2f}",
+                f"`{source}` {limit:.2f}",
+            )
+            for source, limit in limits.items()
+        ]
+    )
 
 
 def told_ratio(ratio, source):
     if ratio < DISGUISE:
         sampled = kind(source) in METHODS and find_method(source).timed
         return "a regression in disguise, silent about its doubt" if sampled else "says little of its doubt"
-    return "too sure of itself" if ratio < 0.9 else "about calibrated" if ratio <= 1.1 else "more cautious than it need be"
+    return (
+        "too sure of itself"
+        if ratio < 0.9
+        else "about calibrated"
+        if ratio <= 1.1
+        else "more cautious than it need be"
+    )
 
 
 def recalibrated_text(rows, factor):
     """(what one factor on the spread, chosen on validation patients, does on the test patients; the source with it)."""
     after = [r["recalibrated"] for r in rows]
-    covered = {level: float(np.mean([r["coverage_pct"][level] for r in after])) for level in after[0]["coverage_pct"]}
+    covered = {
+        level: float(np.mean([r["coverage_pct"][level] for r in after])) for level in after[0]["coverage_pct"]
+    }
     miss = max(abs(round(share) - float(level)) for level, share in covered.items())
-    told = "its intervals hold what they promise within 5 points" if miss <= 5 else "one factor does not calibrate it"
+    told = (
+        "its intervals hold what they promise within 5 points"
+        if miss <= 5
+        else "one factor does not calibrate it"
+    )
     shares = ", ".join(f"the {level} % interval holds {share:.0f} %" for level, share in covered.items())
     return told, f"`{rows[0]['source']}` (times {factor:.2f}: {shares})"
 
@@ -232,19 +334,40 @@ def price_sentence(rows, regression_mae_gy):
     parts = []
     for source in dict.fromkeys(r["source"] for r in rows):
         own = [r for r in rows if r["source"] == source]
-        parts.append(f"`{source}` {np.mean([r['crps_gy'] for r in own]):.2f} Gy for {own[0]['members'] * own[0]['nfe_per_member']} calls")
-    return (f"Worth its price? The CRPS (for one answer without a spread: its MAE, the regression's {regression_mae_gy:.2f} Gy for 1 call): "
-            + ", ".join(parts) + ".")
+        parts.append(
+            f"`{source}` {np.mean([r['crps_gy'] for r in own]):.2f} Gy for {own[0]['members'] * own[0]['nfe_per_member']} calls"
+        )
+    return (
+        f"Worth its price? The CRPS (for one answer without a spread: its MAE, the regression's {regression_mae_gy:.2f} Gy for 1 call): "
+        + ", ".join(parts)
+        + "."
+    )
 
 
 def price_after_factor(rows):
     """CRPS with the one factor on the spread, each less that of the source of the fewest calls, paired by patient."""
-    of_source = {source: [r for r in rows if r["source"] == source] for source in dict.fromkeys(r["source"] for r in rows)}
+    of_source = {
+        source: [r for r in rows if r["source"] == source]
+        for source in dict.fromkeys(r["source"] for r in rows)
+    }
     crps = {source: [r["recalibrated"]["crps_gy"] for r in own] for source, own in of_source.items()}
-    cheapest = min(crps, key=lambda source: (of_source[source][0]["members"] * of_source[source][0]["nfe_per_member"], np.mean(crps[source])))
-    parts = [f"`{source}` {np.mean(values):.2f}" + (f" ({short_span(paired_difference(values, crps[cheapest]))})" if source != cheapest else "")
-             for source, values in crps.items()]
-    return f"CRPS after the factor / Gy, in brackets less that of `{cheapest}`, the cheapest: " + ", ".join(parts) + "."
+    cheapest = min(
+        crps,
+        key=lambda source: (
+            of_source[source][0]["members"] * of_source[source][0]["nfe_per_member"],
+            np.mean(crps[source]),
+        ),
+    )
+    parts = [
+        f"`{source}` {np.mean(values):.2f}"
+        + (f" ({short_span(paired_difference(values, crps[cheapest]))})" if source != cheapest else "")
+        for source, values in crps.items()
+    ]
+    return (
+        f"CRPS after the factor / Gy, in brackets less that of `{cheapest}`, the cheapest: "
+        + ", ".join(parts)
+        + "."
+    )
 
 
 # --- comparison ---
@@ -253,8 +376,14 @@ def price_after_factor(rows):
 def one_each(rows, variants=False):
     """The rows of one form of each method, with `variants` of each variant too: the mean of its samples where there is one; no second seeds."""
     names = dict.fromkeys(row["method"] for row in rows)
-    wanted = [name for name in names if name == (plain_of(name) if variants else kind(name)) and "," not in name]
-    means = {name.split(",")[0]: name for name in names if ", mean of " in name and not name.endswith(WITHOUT_SAMPLING)}
+    wanted = [
+        name for name in names if name == (plain_of(name) if variants else kind(name)) and "," not in name
+    ]
+    means = {
+        name.split(",")[0]: name
+        for name in names
+        if ", mean of " in name and not name.endswith(WITHOUT_SAMPLING)
+    }
     chosen = {means.get(name, name) for name in wanted}
     return [row for row in rows if row["method"] in chosen]
 
@@ -275,7 +404,9 @@ def over_seeds(rows, value="mae_gy"):
     """method or variant -> (values per patient averaged over its seeds, number of seeds)."""
     values = by_method(rows, value)
     names_of = {name: [name] for name in values if plain_of(name) == name} | seeds_of(values)
-    return {name: (np.mean([values[n] for n in names], axis=0), len(names)) for name, names in names_of.items()}
+    return {
+        name: (np.mean([values[n] for n in names], axis=0), len(names)) for name, names in names_of.items()
+    }
 
 
 def comparison_verdict(found, margin_gy):
@@ -286,11 +417,19 @@ def comparison_verdict(found, margin_gy):
     lines.append(differences_sentence(seeds, margin_gy))
     lines += prior_sentences(values, margin_gy) + seed_sentences(values, found["samplings"])
     control = paired_difference(values["control"], seeds["baseline"][0])
-    lines.append(f"The control without a network has {np.mean(values['control']):.2f} Gy, {span(control)} against the baseline.")
-    untrained = [f"`{method}`" for method in values if not beats_control(values, method, margin_gy) and method != "control"]
+    lines.append(
+        f"The control without a network has {np.mean(values['control']):.2f} Gy, {span(control)} against the baseline."
+    )
+    untrained = [
+        f"`{method}`"
+        for method in values
+        if not beats_control(values, method, margin_gy) and method != "control"
+    ]
     if untrained:
-        lines.append(f"Not better than the control: {', '.join(untrained)}. Such a network has not learned more than distances: its "
-                     "training is too short or wrong, and what is said of it holds for this training only.")
+        lines.append(
+            f"Not better than the control: {', '.join(untrained)}. Such a network has not learned more than distances: its "
+            "training is too short or wrong, and what is said of it holds for this training only."
+        )
     lines += [f"`{name}` was not trained: {reason}" for name, reason in found["failures"].items()]
     return bullets(lines)
 
@@ -301,28 +440,56 @@ def beats_control(values, method, margin_gy):
 
 def differences_sentence(seeds, margin_gy):
     """Every method against the baseline by what can be said of the difference; seeds of a method are averaged."""
-    told = {"higher": "worse", "lower": "better", "equal": f"within {margin_gy:g} Gy", CANNOT: f"whether they differ {CANNOT}"}
-    differences = {method: paired_difference(values, seeds["baseline"][0]) for method, (values, _) in seeds.items() if method not in ("baseline", "control")}
-    pairs = [(told_difference(d, margin_gy, told), f"`{method}` {short_span(d)}") for method, d in sorted(differences.items(), key=lambda item: item[1].mean)]
+    told = {
+        "higher": "worse",
+        "lower": "better",
+        "equal": f"within {margin_gy:g} Gy",
+        CANNOT: f"whether they differ {CANNOT}",
+    }
+    differences = {
+        method: paired_difference(values, seeds["baseline"][0])
+        for method, (values, _) in seeds.items()
+        if method not in ("baseline", "control")
+    }
+    pairs = [
+        (told_difference(d, margin_gy, told), f"`{method}` {short_span(d)}")
+        for method, d in sorted(differences.items(), key=lambda item: item[1].mean)
+    ]
     several = ", ".join(f"`{name}` ({n})" for name, (_, n) in seeds.items() if n > 1)
     averaged = f" (averaged over seeds: {several})" if several else ""
-    return nested(f"Against the baseline, MAE / Gy{averaged}", groups_told(pairs)) if pairs else "Nothing but the baseline was trained."
+    return (
+        nested(f"Against the baseline, MAE / Gy{averaged}", groups_told(pairs))
+        if pairs
+        else "Nothing but the baseline was trained."
+    )
 
 
 def prior_sentences(values, margin_gy):
     """What answers with the residual of a regression, against that very training; none if there is no such method."""
     priors = {name: find_method(name).prior for name in values if kind(name) in METHODS}
-    found = {name: paired_difference(values[name], values[prior]) for name, prior in priors.items() if prior in values}
+    found = {
+        name: paired_difference(values[name], values[prior])
+        for name, prior in priors.items()
+        if prior in values
+    }
     told = {"equal": f"within {margin_gy:g} Gy", CANNOT: f"whether they differ {CANNOT}"}
     pairs = [(told_difference(d, margin_gy, told), f"`{name}` {short_span(d)}") for name, d in found.items()]
-    return [nested("Against the very training whose residual it predicts, MAE / Gy", groups_told(pairs))] if pairs else []
+    return (
+        [nested("Against the very training whose residual it predicts, MAE / Gy", groups_told(pairs))]
+        if pairs
+        else []
+    )
 
 
 def seed_sentences(values, samplings):
     """By how much two trainings of one method differ when nothing but the seed does."""
+
     def note(first, second):
         ways = [samplings.get(name.split(",")[0], {}).get("text") for name in (first, second)]
         return "" if ways[0] == ways[1] else f", but they were sampled differently ({ways[0]}; {ways[1]})"
 
-    return [f"Two seeds of `{method}` differ by {span(paired_difference(values[names[1]], values[names[0]]))}{note(*names[:2])}."
-            for method, names in seeds_of(values).items() if len(names) > 1]
+    return [
+        f"Two seeds of `{method}` differ by {span(paired_difference(values[names[1]], values[names[0]]))}{note(*names[:2])}."
+        for method, names in seeds_of(values).items()
+        if len(names) > 1
+    ]

@@ -2,6 +2,7 @@
 
 A `View` says what is looked at and how; every function here is a pure one of it.
 """
+
 import textwrap
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from lib.report.dose_figures import draw_dvhs, primary_target
 from lib.report.style import ERROR_MAP, SPREAD_MAP, WIDTH_IN, plt, use_style
 
 LAYERS = ("difference", "spread", "gamma")
-GAMMA = dict(dose_pct=3, distance_mm=3, max_gamma=2.0)
+GAMMA = {"dose_pct": 3, "distance_mm": 3, "max_gamma": 2.0}
 
 
 class Shown(NamedTuple):
@@ -65,12 +66,19 @@ def find_choices(run, methods=None, case_id=None, method=None):
     methods = list(methods or predicted_methods(run.folder)) or [""]
     predicted = {i for m in methods if m for i in predicted_cases(run.folder, m)}
     case_ids = [i for i in cohort.case_ids if i in predicted]
-    missing = "" if case_ids else f"{run.folder} has no prediction for {run.cohort}; 04_comparison makes them. "
+    missing = (
+        "" if case_ids else f"{run.folder} has no prediction for {run.cohort}; 04_comparison makes them. "
+    )
     case_ids = case_ids or cohort.split["test"]
     for wanted, options in ((case_id, case_ids), (method, methods)):
         if wanted and options[0] and wanted not in options:
             missing += f"There is nothing to show of {wanted}; {options[0]} comes first. "
-    return case_ids, methods, *(w if w in o else o[0] for w, o in ((case_id, case_ids), (method, methods))), missing
+    return (
+        case_ids,
+        methods,
+        *(w if w in o else o[0] for w, o in ((case_id, case_ids), (method, methods))),
+        missing,
+    )
 
 
 def open_view(run, case_id, methods, plane="axial", index=None):
@@ -80,8 +88,15 @@ def open_view(run, case_id, methods, plane="axial", index=None):
     structures = tuple(sorted(case.masks, key=lambda name: order.get(name, 99)))
     centre = slices.central_index(case.masks[primary_target(case)], plane)
     shown = tuple(read_shown(run, case_id, method) for method in methods)
-    return View(case, box, shown, plane, centre if index is None else index, structures=structures,
-                top_gy=float(np.ceil(1.1 * case.rx_gy)))
+    return View(
+        case,
+        box,
+        shown,
+        plane,
+        centre if index is None else index,
+        structures=structures,
+        top_gy=float(np.ceil(1.1 * case.rx_gy)),
+    )
 
 
 @lru_cache(maxsize=2)
@@ -93,7 +108,9 @@ def read_case(run, case_id):
 def read_shown(run, case_id, method):
     path = prediction_path(run.folder, method, case_id)
     if not path.exists():
-        return Shown(method, f"{case_id} has no prediction{method and f' by {method}'}: this is the plan alone.")
+        return Shown(
+            method, f"{case_id} has no prediction{method and f' by {method}'}: this is the plan alone."
+        )
     return read_prediction(path, run, case_id, method, path.stat().st_mtime_ns)
 
 
@@ -110,7 +127,15 @@ def read_prediction(path, run, case_id, method, written_ns):
 def judged(case, method, prediction, estimates=()):
     """A prediction with its error."""
     error_gy = np.where(case.dose_mask, prediction.dose_gy - case.dose_gy, 0)
-    return Shown(method, "", prediction, error_gy, errors_gy(prediction.dose_gy, case.dose_gy, case.dose_mask)["mae_gy"], None, estimates)
+    return Shown(
+        method,
+        "",
+        prediction,
+        error_gy,
+        errors_gy(prediction.dose_gy, case.dose_gy, case.dose_mask)["mae_gy"],
+        None,
+        estimates,
+    )
 
 
 def at_step(case, shown, step, coarsen):
@@ -123,7 +148,9 @@ def with_gamma(case, shown):
     """The same with its gamma index; some seconds at full size."""
     if shown.prediction is None or shown.gamma is not None:
         return shown
-    gamma = gamma_index(case.dose_gy, shown.prediction.dose_gy, case.spacing_mm, global_gy=case.rx_gy, **GAMMA)
+    gamma = gamma_index(
+        case.dose_gy, shown.prediction.dose_gy, case.spacing_mm, global_gy=case.rx_gy, **GAMMA
+    )
     return shown._replace(gamma=np.nan_to_num(gamma))
 
 
@@ -134,7 +161,10 @@ def overlays(view):
     for one in view.shown:
         if one.prediction is not None:
             found[f"{one.method}: predicted dose"] = plan._replace(volume_gy=one.prediction.dose_gy)
-            found |= {f"{one.method}: {title}": overlay for title, overlay in layers_of(one, view.layers, view.end_gy).items()}
+            found |= {
+                f"{one.method}: {title}": overlay
+                for title, overlay in layers_of(one, view.layers, view.end_gy).items()
+            }
     return found
 
 
@@ -142,23 +172,41 @@ def layers_of(shown, layers, end_gy):
     """title -> Overlay of the layers that are asked for and there."""
     found = {}
     if "difference" in layers:
-        found["predicted - planned"] = slices.Overlay(shown.error_gy, (-end_gy, end_gy), ERROR_MAP, 0.5, full_from_gy=0.4 * end_gy)
+        found["predicted - planned"] = slices.Overlay(
+            shown.error_gy, (-end_gy, end_gy), ERROR_MAP, 0.5, full_from_gy=0.4 * end_gy
+        )
     if "spread" in layers and shown.prediction.spread_gy is not None:
-        found["spread of samples"] = slices.Overlay(shown.prediction.spread_gy, (0.0, end_gy / 2), SPREAD_MAP, 0.25)
+        found["spread of samples"] = slices.Overlay(
+            shown.prediction.spread_gy, (0.0, end_gy / 2), SPREAD_MAP, 0.25
+        )
     if "gamma" in layers and shown.gamma is not None:
-        found["gamma, 3 % 3 mm"] = slices.Overlay(shown.gamma, (0.0, GAMMA["max_gamma"]), ERROR_MAP, 0.05, full_from_gy=1.0, unit="gamma")
+        found["gamma, 3 % 3 mm"] = slices.Overlay(
+            shown.gamma, (0.0, GAMMA["max_gamma"]), ERROR_MAP, 0.05, full_from_gy=1.0, unit="gamma"
+        )
     return found
 
 
 def render_view(view):
     """title -> picture uint8 [H,W,3] with its colour bar below, from left to right."""
     shown, (low_hu, high_hu) = overlays(view), view.ct_hu
-    pictures = slices.render_slices(view.case, view.plane, view.index, shown.values(), opacity=view.opacity,
-                                    structures=view.structures, box=view.box, window_hu=high_hu - low_hu,
-                                    level_hu=(low_hu + high_hu) / 2, size_px=view.size_px)
+    pictures = slices.render_slices(
+        view.case,
+        view.plane,
+        view.index,
+        shown.values(),
+        opacity=view.opacity,
+        structures=view.structures,
+        box=view.box,
+        window_hu=high_hu - low_hu,
+        level_hu=(low_hu + high_hu) / 2,
+        size_px=view.size_px,
+    )
     width_px = max(150, pictures[0].shape[1])  # what the bar needs
     pictures = [np.pad(rgb, ((0, 0), (0, width_px - rgb.shape[1]), (0, 0))) for rgb in pictures]
-    bars = [slices.colour_bar(overlay.colours, overlay.range_gy, width_px, overlay.unit) for overlay in shown.values()]
+    bars = [
+        slices.colour_bar(overlay.colours, overlay.range_gy, width_px, overlay.unit)
+        for overlay in shown.values()
+    ]
     return {title: np.vstack(parts) for title, *parts in zip(shown, pictures, bars)}
 
 
@@ -182,11 +230,19 @@ def point_text(view, voxel):
     if voxel is None:
         return ""
     case, z, y, x = view.case, *voxel
-    parts = [f"voxel z {z}, y {y}, x {x}", f"CT {case.ct_hu[voxel]:.0f} HU", f"planned {case.dose_gy[voxel]:.2f} Gy"]
+    parts = [
+        f"voxel z {z}, y {y}, x {x}",
+        f"CT {case.ct_hu[voxel]:.0f} HU",
+        f"planned {case.dose_gy[voxel]:.2f} Gy",
+    ]
     for one in view.shown:
         if one.prediction is not None:
             parts.append(f"{one.method} {one.prediction.dose_gy[voxel]:.2f} Gy ({one.error_gy[voxel]:+.2f})")
-            parts += [f"spread {one.prediction.spread_gy[voxel]:.2f} Gy"] if one.prediction.spread_gy is not None else []
+            parts += (
+                [f"spread {one.prediction.spread_gy[voxel]:.2f} Gy"]
+                if one.prediction.spread_gy is not None
+                else []
+            )
             parts += [f"gamma {one.gamma[voxel]:.2f}"] if one.gamma is not None else []
     parts.append(", ".join(name.replace("_", " ") for name in view.structures if case.masks[name][voxel]))
     return " · ".join(part for part in parts if part)
@@ -195,11 +251,18 @@ def point_text(view, voxel):
 def read_out(view):
     """The errors of the slice and of the patient in a sentence, or what is missing."""
     where = f"{view.case.case_id}, {view.plane} slice {view.index}."
-    return " ".join([where, *(slice_errors(view, one) if one.prediction is not None else one.missing for one in view.shown)])
+    return " ".join(
+        [
+            where,
+            *(slice_errors(view, one) if one.prediction is not None else one.missing for one in view.shown),
+        ]
+    )
 
 
 def slice_errors(view, shown):
-    mask, error_gy = (slices.take_slice(v, view.plane, view.index) for v in (view.case.dose_mask, shown.error_gy))
+    mask, error_gy = (
+        slices.take_slice(v, view.plane, view.index) for v in (view.case.dose_mask, shown.error_gy)
+    )
     here = f"{np.abs(error_gy[mask]).mean():.2f} Gy in this slice" if mask.any() else "no voxel in this slice"
     return f"{shown.method}: MAE inside the dose mask {here}, {shown.mae_gy:.2f} Gy in the patient."
 
@@ -208,7 +271,9 @@ def draw_dvh(view, ax):
     """Dose-volume histograms of the structures shown: planned as lines, predicted dashed, by a second method dotted."""
     predicted = [one for one in view.shown if one.prediction is not None]
     draw_dvhs(ax, view.case, [one.prediction.dose_gy for one in predicted], view.structures)
-    ax.set_title("planned" + "".join(f", {line}: {one.method}" for line, one in zip(("dashed", "dotted"), predicted)))
+    ax.set_title(
+        "planned" + "".join(f", {line}: {one.method}" for line, one in zip(("dashed", "dotted"), predicted))
+    )
     if ax.lines:
         ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -217,7 +282,9 @@ def draw_view(view, said=""):
     """A view as a figure: panels with colour bars, the read-out, DVHs."""
     panels = render_view(view._replace(size_px=400))
     height, width, _ = panels["planned dose"].shape
-    columns = min(len(panels), 4) if len(panels) != 4 or width <= 1.1 * height else 2  # wide panels in two rows
+    columns = (
+        min(len(panels), 4) if len(panels) != 4 or width <= 1.1 * height else 2
+    )  # wide panels in two rows
     rows = -(-len(panels) // columns)
     above_in = 0.35 + rows * (WIDTH_IN / max(3, columns) * height / width + 0.3)
     use_style()

@@ -2,6 +2,7 @@
 
 A row is one patient at one setting and number of steps; the settings of a curve share a name.
 """
+
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,17 @@ import torch
 from lib.evaluation.dose import errors_gy
 from lib.evaluation.uncertainty import ensemble_law
 from lib.features import make_batch
-from lib.inference import CLAMP, Sampling, denoiser, on_case_grid, predict_doses, start_noise, to_dose, to_units, usual_sampling
+from lib.inference import (
+    CLAMP,
+    Sampling,
+    denoiser,
+    on_case_grid,
+    predict_doses,
+    start_noise,
+    to_dose,
+    to_units,
+    usual_sampling,
+)
 from lib.models.diffusion import add_noise, at_level, schedule
 from lib.models.methods import find_method, kind
 from lib.predictions import Steps
@@ -41,26 +52,41 @@ class Setting(NamedTuple):
 def start_settings(method, held_at, seed):
     """The reference's grid, and the start held."""
     base = Sampling(seed=seed)
-    named = {REFERENCE_GRID: base} | {f"start held at t = {t}": base._replace(grid="held", start=t) for t in held_at}
+    named = {REFERENCE_GRID: base} | {
+        f"start held at t = {t}": base._replace(grid="held", start=t) for t in held_at
+    }
     return [Setting(name, "start", method, "weights", sampling) for name, sampling in named.items()]
 
 
 def sampler_settings(method, window, seed):
     """What else the sampler does from the reference's start: number of steps, clamp, noise, order, windows."""
     base = Sampling(seed=seed)
-    named = {"as many steps as asked": base._replace(grid="corrected"), "no clamp": base._replace(clamp="none"),
-             "noise re-derived after the clamp": base._replace(clamp="rederive noise"), "ancestral, eta 1": base._replace(eta=1.0),
-             "second order (DPM-Solver++)": base._replace(solver="dpm_solver")}
+    named = {
+        "as many steps as asked": base._replace(grid="corrected"),
+        "no clamp": base._replace(clamp="none"),
+        "noise re-derived after the clamp": base._replace(clamp="rederive noise"),
+        "ancestral, eta 1": base._replace(eta=1.0),
+        "second order (DPM-Solver++)": base._replace(solver="dpm_solver"),
+    }
     settings = [Setting(name, "sampler", method, "weights", sampling) for name, sampling in named.items()]
-    windows = {f"windows of {window}, each its own noise": "own", f"windows of {window}, one noise field": "shared"} if window else {}
-    return settings + [Setting(name, "windows", method, "weights", base._replace(window=window, window_noise=noise))
-                       for name, noise in windows.items()]
+    windows = (
+        {f"windows of {window}, each its own noise": "own", f"windows of {window}, one noise field": "shared"}
+        if window
+        else {}
+    )
+    return settings + [
+        Setting(name, "windows", method, "weights", base._replace(window=window, window_noise=noise))
+        for name, noise in windows.items()
+    ]
 
 
 def training_settings(run, method, names, seed):
     """Other weights at the reference's grid: less training, no average, and the method's variants among `names`."""
     weights = {path.stem: path.stem for path in sorted(run.checkpoint(method).glob("weights-*.safetensors"))}
-    titles = {stem: "weights not averaged" if stem == "weights-last" else f"after {stem[8:-3]} % of the training" for stem in weights}
+    titles = {
+        stem: "weights not averaged" if stem == "weights-last" else f"after {stem[8:-3]} % of the training"
+        for stem in weights
+    }
     settings = [Setting(titles[stem], "training", method, stem, Sampling(seed=seed)) for stem in weights]
     variants = [name for name in names if kind(name) == method and name != method]
     return settings + [Setting(name, "training", name, "weights", Sampling(seed=seed)) for name in variants]
@@ -69,7 +95,10 @@ def training_settings(run, method, names, seed):
 def prediction_settings(run, names):
     """Other methods, each as it is usually sampled."""
     configs = {name: run.load_predictor(name).config for name in names}
-    return [Setting(name, "prediction", name, "weights", usual_sampling(config, 50)) for name, config in configs.items()]
+    return [
+        Setting(name, "prediction", name, "weights", usual_sampling(config, 50))
+        for name, config in configs.items()
+    ]
 
 
 def ablate(run, samples, settings, steps_of):
@@ -83,21 +112,40 @@ def ablate(run, samples, settings, steps_of):
 
 def step_rows(run, samples, sampling, setting):
     """One row per patient of one setting and number of steps."""
-    doses, seconds = sampled_doses(run, setting.training, samples, sampling, weights=setting.weights,
-                                   label=f"{setting.name}, {sampling.n_steps} steps")
+    doses, seconds = sampled_doses(
+        run,
+        setting.training,
+        samples,
+        sampling,
+        weights=setting.weights,
+        label=f"{setting.name}, {sampling.n_steps} steps",
+    )
     rows = []
     for sample, dose in zip(samples, doses):
         case = run.load_case(sample.case_id)
         errors = errors_gy(on_case_grid(dose, case, run.coarsen)[0], case.dose_gy, case.dose_mask)
-        rows.append(dict(setting=setting.name, group=setting.group, training=setting.training, weights=setting.weights,
-                         sampling=sampling._asdict(), n_steps=sampling.n_steps, nfe=sampling.nfe(find_method(setting.training)),
-                         case_id=sample.case_id, seconds=seconds / len(samples), **errors))
+        rows.append(
+            dict(
+                setting=setting.name,
+                group=setting.group,
+                training=setting.training,
+                weights=setting.weights,
+                sampling=sampling._asdict(),
+                n_steps=sampling.n_steps,
+                nfe=sampling.nfe(find_method(setting.training)),
+                case_id=sample.case_id,
+                seconds=seconds / len(samples),
+                **errors,
+            )
+        )
     return rows
 
 
 def regress(run, name, samples):
     """Errors of a regression on the same patients: one row per patient."""
-    return step_rows(run, samples, Sampling(n_steps=1), Setting(name, "regression", name, "weights", Sampling()))
+    return step_rows(
+        run, samples, Sampling(n_steps=1), Setting(name, "regression", name, "weights", Sampling())
+    )
 
 
 def decompose(run, samples, settings, n_steps, members):
@@ -105,10 +153,19 @@ def decompose(run, samples, settings, n_steps, members):
     rows = []
     for setting in settings:
         for n in filter(setting.allows, n_steps):
-            doses, _ = sampled_doses(run, setting.training, samples, setting.sampling._replace(n_steps=n), tuple(range(members)),
-                                     setting.weights, f"{setting.name}, {n} steps, {members} samples")
-            rows += [dict(setting=setting.name, n_steps=n, case_id=sample.case_id) | law_of(run, sample, dose)
-                     for sample, dose in zip(samples, doses)]
+            doses, _ = sampled_doses(
+                run,
+                setting.training,
+                samples,
+                setting.sampling._replace(n_steps=n),
+                tuple(range(members)),
+                setting.weights,
+                f"{setting.name}, {n} steps, {members} samples",
+            )
+            rows += [
+                {"setting": setting.name, "n_steps": n, "case_id": sample.case_id} | law_of(run, sample, dose)
+                for sample, dose in zip(samples, doses)
+            ]
     return rows
 
 
@@ -116,7 +173,7 @@ def law_of(run, sample, dose):
     case = run.load_case(sample.case_id)
     members_gy = on_case_grid(dose, case, run.coarsen)[:, case.dose_mask].astype(np.float64)
     law = ensemble_law(members_gy, case.dose_gy[case.dose_mask].astype(np.float64))
-    return dict(floor_gy2=law.floor_gy2, b_gy2=law.b_gy2)
+    return {"floor_gy2": law.floor_gy2, "b_gy2": law.b_gy2}
 
 
 @torch.no_grad()
@@ -130,8 +187,17 @@ def level_errors(run, samples, names, levels):
         predictor = run.load_predictor(name)
         for sample in progress(samples, f"noise levels, {name}"):
             for t in levels:
-                error = (denoised(predictor, sample, t, run.seed).clamp(*CLAMP) - sample.dose).abs() * sample.mask
-                rows.append(dict(training=name, t=t, case_id=sample.case_id, mae_gy=float(error.sum() / sample.mask.sum()) * sample.rx_gy))
+                error = (
+                    denoised(predictor, sample, t, run.seed).clamp(*CLAMP) - sample.dose
+                ).abs() * sample.mask
+                rows.append(
+                    {
+                        "training": name,
+                        "t": t,
+                        "case_id": sample.case_id,
+                        "mae_gy": float(error.sum() / sample.mask.sum()) * sample.rx_gy,
+                    }
+                )
     return rows
 
 
@@ -153,8 +219,13 @@ def steps_of(sample, paths):
     """Trajectories (setting -> call -> (t, dose)) through the middle of the sample's dose, to be kept and scrubbed."""
     index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
     inside = (sample.mask[0, index] > 0).numpy()
-    estimates = {name: np.stack([dose[0, index].numpy() * inside for _, dose in path.values()]) for name, path in paths.items()}
-    labels = {name: [f"call {call}, t = {t:.4g}" for call, (t, _) in path.items()] for name, path in paths.items()}
+    estimates = {
+        name: np.stack([dose[0, index].numpy() * inside for _, dose in path.values()])
+        for name, path in paths.items()
+    }
+    labels = {
+        name: [f"call {call}, t = {t:.4g}" for call, (t, _) in path.items()] for name, path in paths.items()
+    }
     return Steps(sample.case_id, sample.dose[0, index].numpy() * inside, estimates, labels)
 
 

@@ -1,4 +1,5 @@
 """The comparison of methods on the patients held out: every method at its setting chosen on validation patients."""
+
 import time
 
 import numpy as np
@@ -24,7 +25,10 @@ ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
 
 def studies_before(run, methods):
     """The results of the ablation and of the ensembles; None for one that an experiment of these methods does not have."""
-    return [run.load_results(name) if has_study(name, methods) else None for name in ("02_sampling_ablation", "03_ensemble")]
+    return [
+        run.load_results(name) if has_study(name, methods) else None
+        for name in ("02_sampling_ablation", "03_ensemble")
+    ]
 
 
 def best_sampling(rows, training, seed):
@@ -43,7 +47,9 @@ def choose_samplings(run, rows, methods, n_steps):
     not sample in its usual way. A choice that rests on test patients is refused."""
     judged = {row["case_id"] for row in rows} & set(run.open_cohort().split["test"])
     if judged:
-        raise UserError(f"the ablation's results hold {min(judged)}, a test patient: run 02_sampling_ablation again, on validation patients")
+        raise UserError(
+            f"the ablation's results hold {min(judged)}, a test patient: run 02_sampling_ablation again, on validation patients"
+        )
 
     def chosen(name):
         own = best_sampling(rows, name, run.seed) or best_sampling(rows, plain_of(name), run.seed)
@@ -57,7 +63,10 @@ def describe_samplings(samplings):
     found = {}
     for name, sampling in samplings.items():
         method = find_method(name)
-        found[name] = sampling._asdict() | dict(nfe=sampling.nfe(method), text=sampling_text(method, sampling))
+        found[name] = sampling._asdict() | {
+            "nfe": sampling.nfe(method),
+            "text": sampling_text(method, sampling),
+        }
     return found
 
 
@@ -67,8 +76,14 @@ def sampling_text(method, sampling):
     steps = f"{sampling.n_steps} step{'' if sampling.n_steps == 1 else 's'}"
     if method.predicts == "velocity":
         return f"{steps} of Euler" if sampling.solver != "midpoint" else f"{steps} of the midpoint rule"
-    start = {"leading": "the reference's grid", "corrected": "the reference's grid, as many as asked"}.get(sampling.grid, f"from t = {sampling.start}")
-    extra = [f"clamp: {sampling.clamp}"] + [f"eta {sampling.eta:g}"] * (sampling.eta > 0) + ["second order"] * (sampling.solver == "dpm_solver")
+    start = {"leading": "the reference's grid", "corrected": "the reference's grid, as many as asked"}.get(
+        sampling.grid, f"from t = {sampling.start}"
+    )
+    extra = (
+        [f"clamp: {sampling.clamp}"]
+        + [f"eta {sampling.eta:g}"] * (sampling.eta > 0)
+        + ["second order"] * (sampling.solver == "dpm_solver")
+    )
     return f"{steps}, {start}, {', '.join(extra)}"
 
 
@@ -76,7 +91,9 @@ def predict_all(run, samplings, samples, members):
     """Predict every patient by every method; name -> (doses [N,1,d,h,w] per patient, seconds per patient)."""
     found = {}
     for name, sampling in samplings.items():
-        doses, seconds = sampled_doses(run, name, samples, sampling, tuple(range(members if find_method(name).timed else 1)))
+        doses, seconds = sampled_doses(
+            run, name, samples, sampling, tuple(range(members if find_method(name).timed else 1))
+        )
         found[name] = doses, seconds / len(samples)
     return found
 
@@ -92,15 +109,22 @@ def predict_naive(run, training, samples):
 def means_of_sides(run, names, samples):
     """The mean of each regression's doses of the patient and of his mirror image, in the shape of `predict_all`'s: test-time augmentation."""
     pairs = {name: flipped_pair(run, name, samples) for name in names}
-    return {f"{name}, mean of 2 sides": ([pair.mean(0, keepdim=True) for pair in doses], 2 * seconds) for name, (doses, seconds, _) in pairs.items()}
+    return {
+        f"{name}, mean of 2 sides": ([pair.mean(0, keepdim=True) for pair in doses], 2 * seconds)
+        for name, (doses, seconds, _) in pairs.items()
+    }
 
 
 def means_of_seeds(predictions):
     """The mean over the seeds of each regression that was trained with several, in the shape of `predict_all`'s: averaging without sampling."""
     found = {}
-    for name, names in seeds_of(n for n in predictions if n != "control" and not find_method(n).sampled).items():
+    for name, names in seeds_of(
+        n for n in predictions if n != "control" and not find_method(n).sampled
+    ).items():
         if len(names) > 1:
-            doses = [torch.stack(of_patient).mean(0) for of_patient in zip(*(predictions[n][0] for n in names))]
+            doses = [
+                torch.stack(of_patient).mean(0) for of_patient in zip(*(predictions[n][0] for n in names))
+            ]
             found[f"{name}, mean of {len(names)} seeds"] = doses, sum(predictions[n][1] for n in names)
     return found
 
@@ -113,21 +137,35 @@ def compare_methods(run, predictions, samples):
             case = run.load_case(sample.case_id)
             dose_gy, own_grid = on_case_grid(dose, case, run.coarsen), own_grid_score_gy(sample, dose)
             n = len(dose_gy)
-            rows.append(method_row(case, method, dose_gy[0], seconds / n, own_grid_score_gy(sample, dose[:1])))
+            rows.append(
+                method_row(case, method, dose_gy[0], seconds / n, own_grid_score_gy(sample, dose[:1]))
+            )
             if n > 1:
-                rows.append(method_row(case, f"{method}, mean of {n}", dose_gy.mean(axis=0), seconds, own_grid))
+                rows.append(
+                    method_row(case, f"{method}, mean of {n}", dose_gy.mean(axis=0), seconds, own_grid)
+                )
     return rows
 
 
 def method_row(case, method, dose_gy, seconds, own_grid_gy):
     errors = region_errors(case, dose_gy)
     predicted, planned = goal_values(case, dose_gy), goal_values(case, case.dose_gy)
-    return dict(method=method, case_id=case.case_id, seconds=seconds, **errors["dose mask"],
-                whole_volume_mae_gy=errors["whole volume"]["mae_gy"], dose_score_gy=openkbp_dose_error_gy(case, dose_gy),
-                own_grid_dose_score_gy=own_grid_gy,
-                dvh_errors_gy=[round(e, 4) for e in openkbp_dvh_errors_gy(case, dose_gy).values()],
-                structure_mae_gy={name: round(e["mae_gy"], 4) for name, e in errors.items() if name in case.masks},
-                goals={text: Goal(predicted[text][0], planned[text][0], predicted[text][1], planned[text][1]) for text in planned}, **index_row(case, dose_gy))
+    return dict(
+        method=method,
+        case_id=case.case_id,
+        seconds=seconds,
+        **errors["dose mask"],
+        whole_volume_mae_gy=errors["whole volume"]["mae_gy"],
+        dose_score_gy=openkbp_dose_error_gy(case, dose_gy),
+        own_grid_dose_score_gy=own_grid_gy,
+        dvh_errors_gy=[round(e, 4) for e in openkbp_dvh_errors_gy(case, dose_gy).values()],
+        structure_mae_gy={name: round(e["mae_gy"], 4) for name, e in errors.items() if name in case.masks},
+        goals={
+            text: Goal(predicted[text][0], planned[text][0], predicted[text][1], planned[text][1])
+            for text in planned
+        },
+        **index_row(case, dose_gy),
+    )
 
 
 def index_row(case, dose_gy):
@@ -135,25 +173,40 @@ def index_row(case, dose_gy):
     primary = case.masks[max(case.prescription_gy, key=case.prescription_gy.get)]
     dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])
     level_gy = 0.95 * case.rx_gy
-    return dict(
-        conformity=dict(predicted=conformity_index(dose_gy, primary, level_gy), planned=conformity_index(case.dose_gy, primary, level_gy)),
-        homogeneity=dict(predicted=homogeneity_index(dose_gy, primary), planned=homogeneity_index(case.dose_gy, primary)),
-        isodose_dice={str(pct): value for pct, value in zip(ISODOSES_PCT, dice.values())})
+    return {
+        "conformity": {
+            "predicted": conformity_index(dose_gy, primary, level_gy),
+            "planned": conformity_index(case.dose_gy, primary, level_gy),
+        },
+        "homogeneity": {
+            "predicted": homogeneity_index(dose_gy, primary),
+            "planned": homogeneity_index(case.dose_gy, primary),
+        },
+        "isodose_dice": {str(pct): value for pct, value in zip(ISODOSES_PCT, dice.values())},
+    }
 
 
 def study_gamma(run, predictions, samples):
     """One row per method and patient: gamma pass rates, global to the prescription, cut-off 10 %, body and targets."""
-    return [gamma_row(run.load_case(sample.case_id), method, dose.mean(0, keepdim=True), run.coarsen)
-            for method, (doses, _) in predictions.items() for sample, dose in zip(progress(samples, f"gamma of {method}"), doses)]
+    return [
+        gamma_row(run.load_case(sample.case_id), method, dose.mean(0, keepdim=True), run.coarsen)
+        for method, (doses, _) in predictions.items()
+        for sample, dose in zip(progress(samples, f"gamma of {method}"), doses)
+    ]
 
 
 def gamma_row(case, method, dose, coarsen):
     dose_gy = on_case_grid(dose, case, coarsen)[0]
     targets = np.any([case.masks[name] for name in case.prescription_gy], axis=0)
-    row = dict(method=method, case_id=case.case_id)
+    row = {"method": method, "case_id": case.case_id}
     for size in (3, 2):
-        index = gamma_index(case.dose_gy, dose_gy, case.spacing_mm, dose_pct=size, distance_mm=size, global_gy=case.rx_gy)
-        row |= {f"body_{size}pct_{size}mm": pass_pct(index), f"targets_{size}pct_{size}mm": pass_pct(index, targets)}
+        index = gamma_index(
+            case.dose_gy, dose_gy, case.spacing_mm, dose_pct=size, distance_mm=size, global_gy=case.rx_gy
+        )
+        row |= {
+            f"body_{size}pct_{size}mm": pass_pct(index),
+            f"targets_{size}pct_{size}mm": pass_pct(index, targets),
+        }
     return row
 
 
@@ -161,9 +214,15 @@ def keep_predictions(run, predictions, samples, case_ids):
     """Write the predictions of `case_ids` for the explorer, the mean of a sampled method's members with its spread; those of an earlier run go."""
     kept = {}
     for method, (doses, _) in predictions.items():
-        kept |= {prediction_path(run.folder, method, s.case_id): dose[:, 0].numpy() * s.rx_gy for s, dose in zip(samples, doses) if s.case_id in case_ids}
+        kept |= {
+            prediction_path(run.folder, method, s.case_id): dose[:, 0].numpy() * s.rx_gy
+            for s, dose in zip(samples, doses)
+            if s.case_id in case_ids
+        }
     for path in (run.folder / "predictions").glob("*/*.npz"):
         if path not in kept:
             path.unlink()
     for path, members_gy in kept.items():
-        save_prediction(path, members_gy.mean(axis=0), run.coarsen, spread_gy(members_gy) if len(members_gy) > 1 else None)
+        save_prediction(
+            path, members_gy.mean(axis=0), run.coarsen, spread_gy(members_gy) if len(members_gy) > 1 else None
+        )

@@ -1,4 +1,5 @@
 """Rows of results by what they are of."""
+
 import math
 from typing import NamedTuple
 
@@ -19,7 +20,10 @@ class Goal(NamedTuple):
 
 def has_study(notebook, methods):
     """Whether an experiment of these methods runs the notebook: that of steps if one is sampled in steps, that of ensembles if members of one differ."""
-    needed = {"02_sampling_ablation": lambda method: method.timed, "03_ensemble": lambda method: method.sampled}
+    needed = {
+        "02_sampling_ablation": lambda method: method.timed,
+        "03_ensemble": lambda method: method.sampled,
+    }
     return notebook not in needed or any(needed[notebook](find_method(name)) for name in methods)
 
 

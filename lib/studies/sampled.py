@@ -1,4 +1,5 @@
 """Doses of one training at one setting, kept on disk as soon as they are made: a study that was killed goes on from there."""
+
 import time
 
 import torch
@@ -17,7 +18,12 @@ def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights",
 
     What is kept is named by all that decides it: weights, sampling, patients, members, precision and code.
     """
-    path = run.folder / "checkpoints" / "doses" / f"{key_of(run, name, samples, sampling, members, weights)}.safetensors"
+    path = (
+        run.folder
+        / "checkpoints"
+        / "doses"
+        / f"{key_of(run, name, samples, sampling, members, weights)}.safetensors"
+    )
     kept = read_kept(path, samples)
     if kept:
         return kept
@@ -33,15 +39,32 @@ def refuse_seen(predictor, samples):
     """A network is not judged on patients that it was trained on."""
     seen = [sample.case_id for sample in samples if sample.case_id in predictor.config.case_ids]
     if seen:
-        raise UserError(f"{predictor.config.method} was trained on {seen[0]}, so it cannot be judged on him; train it again or make the cohort's split again")
+        raise UserError(
+            f"{predictor.config.method} was trained on {seen[0]}, so it cannot be judged on him; train it again or make the cohort's split again"
+        )
 
 
 def key_of(run, name, samples, sampling, members, weights):
     folder, device = run.checkpoint(name), choose_device(run.device)
-    files = [folder / f"{weights}.safetensors", folder / "config.json", folder / "prior" / "weights.safetensors"]
-    return digest([[sha256(path) if path.exists() else None for path in files], sha256(run.open_cohort().folder / "card.json"),
-                   [sample.case_id for sample in samples], decides(find_method(name), sampling), list(members), run.coarsen, run.beams_deg,
-                   device.type, choose_precision(run.precision, device), modules_digest("import lib.inference")])[:32]
+    files = [
+        folder / f"{weights}.safetensors",
+        folder / "config.json",
+        folder / "prior" / "weights.safetensors",
+    ]
+    return digest(
+        [
+            [sha256(path) if path.exists() else None for path in files],
+            sha256(run.open_cohort().folder / "card.json"),
+            [sample.case_id for sample in samples],
+            decides(find_method(name), sampling),
+            list(members),
+            run.coarsen,
+            run.beams_deg,
+            device.type,
+            choose_precision(run.precision, device),
+            modules_digest("import lib.inference"),
+        ]
+    )[:32]
 
 
 def decides(method, sampling):
@@ -49,7 +72,10 @@ def decides(method, sampling):
     given = sampling._asdict()
     if not method.timed or method.predicts == "velocity":
         return given
-    return {"times": sampling.times(), **{key: value for key, value in given.items() if key not in ("n_steps", "grid", "start")}}
+    return {
+        "times": sampling.times(),
+        **{key: value for key, value in given.items() if key not in ("n_steps", "grid", "start")},
+    }
 
 
 def read_kept(path, samples):

@@ -3,6 +3,7 @@
 The straightforward way is what a reader would write first and what the reference study does: the network in float32 and contiguous
 memory, one patient at a time, the case's whole volume cut to windows that are sampled one by one.
 """
+
 import time
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,7 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.features import CLIP_MM, augment, background, condition_channels, load_samples, make_batch, make_sample, signed_distance_mm
+from lib.features import (
+    CLIP_MM,
+    augment,
+    background,
+    condition_channels,
+    load_samples,
+    make_batch,
+    make_sample,
+    signed_distance_mm,
+)
 from lib.grid import coarsened
 from lib.inference import Sampling, call_network, own_grid_score_gy, predict_doses, ready
 from lib.training import Run, make_config, one_step
@@ -47,17 +57,49 @@ def seconds_of(work):
 def row(part, against, pair, note=""):
     """Median times, the median ratio, and the least and largest ratio of neighbours in time."""
     ratios = [plain / ours for plain, ours in zip(*pair)]
-    return dict(part=part, against=against, plain_s=float(np.median(pair.plain_s)), ours_s=float(np.median(pair.ours_s)),
-                ratio=float(np.median(ratios)), ratio_low=min(ratios), ratio_high=max(ratios), note=note)
+    return {
+        "part": part,
+        "against": against,
+        "plain_s": float(np.median(pair.plain_s)),
+        "ours_s": float(np.median(pair.ours_s)),
+        "ratio": float(np.median(ratios)),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+        "note": note,
+    }
 
 
 def config_to_time(run, samples, method, base_channels, batch_size):
     """A configuration as a full training has it; of its numbers only those given change the time of a step."""
     return make_config(
-        run, samples, method=method, standardise="auto", terminal_snr="auto", base_channels=base_channels, epochs=1000, batch_size=batch_size,
-        accumulate=1, patches_per_case=1, patch_voxels=[0, 0, 0], learning_rate=1e-3, ema_decay=0.99, region="dose mask", weighting="none",
-        dose_error="squared", dvh_weight=0.0, gradient_weight=1.0, gradient_units="per mm", vgg_weight=0.0, vgg_file="", augment="rotated",
-        validate_every=1000, validation_steps=1, patience=0, keep="last", snapshots_pct=[])
+        run,
+        samples,
+        method=method,
+        standardise="auto",
+        terminal_snr="auto",
+        base_channels=base_channels,
+        epochs=1000,
+        batch_size=batch_size,
+        accumulate=1,
+        patches_per_case=1,
+        patch_voxels=[0, 0, 0],
+        learning_rate=1e-3,
+        ema_decay=0.99,
+        region="dose mask",
+        weighting="none",
+        dose_error="squared",
+        dvh_weight=0.0,
+        gradient_weight=1.0,
+        gradient_units="per mm",
+        vgg_weight=0.0,
+        vgg_file="",
+        augment="rotated",
+        validate_every=1000,
+        validation_steps=1,
+        patience=0,
+        keep="last",
+        snapshots_pct=[],
+    )
 
 
 # --- training and sampling ---
@@ -72,7 +114,11 @@ def training_rows(config, samples, device, repeats):
     for precision in dict.fromkeys(("32", config.precision)):
         own = replace(config, precision=precision)
         ours = Run(own, device)
-        pair = in_turn(lambda: one_step(plain, plain_config, samples, device), lambda: one_step(ours, own, samples, device), repeats)
+        pair = in_turn(
+            lambda: one_step(plain, plain_config, samples, device),
+            lambda: one_step(ours, own, samples, device),
+            repeats,
+        )
         rows.append(row(f"training step, {precision}", "float32, contiguous, AdamW tensor by tensor", pair))
     return rows
 
@@ -82,7 +128,10 @@ def sampling_rows(run, config, case_ids, steps, window, device, repeats):
     network = Run(config, device).network
     plain, ours = (ready(network, config, device, precision) for precision in ("32", config.precision))
     cases = [run.load_case(case_id) for case_id in case_ids]
-    samples, whole = [make_sample(case, run.coarsen) for case in cases], [whole_sample(case, run.coarsen) for case in cases[:1]]
+    samples, whole = (
+        [make_sample(case, run.coarsen) for case in cases],
+        [whole_sample(case, run.coarsen) for case in cases[:1]],
+    )
     by_windows = Sampling(n_steps=steps, window=window, window_noise="own")
     straight = Sampling(n_steps=steps)
 
@@ -91,22 +140,37 @@ def sampling_rows(run, config, case_ids, steps, window, device, repeats):
 
     pair = in_turn(lambda: predict_doses(plain, whole, by_windows), together, repeats)
     pair = Pair(pair.plain_s, [seconds / len(samples) for seconds in pair.ours_s])
-    rows = [row(f"sampling a patient, {config.precision}", f"windows of {window} one by one, float32, {len(samples)} patients at a time here", pair)]
+    rows = [
+        row(
+            f"sampling a patient, {config.precision}",
+            f"windows of {window} one by one, float32, {len(samples)} patients at a time here",
+            pair,
+        )
+    ]
     one = samples[:1]
-    pair = in_turn(lambda: predict_doses(plain, whole, by_windows), lambda: predict_doses(plain, one, straight), repeats)
+    pair = in_turn(
+        lambda: predict_doses(plain, whole, by_windows), lambda: predict_doses(plain, one, straight), repeats
+    )
     rows.append(row("of it: windows", "the box around the patient at once, both in float32", pair))
-    pair = in_turn(lambda: predict_doses(plain, one, straight), lambda: predict_doses(ours, one, straight), repeats)
+    pair = in_turn(
+        lambda: predict_doses(plain, one, straight), lambda: predict_doses(ours, one, straight), repeats
+    )
     rows.append(row(f"of it: network in {config.precision}", "the same volume, float32 and contiguous", pair))
     return rows
 
 
 def whole_sample(case, coarsen):
     """A sample of the case's whole volume, air and all."""
+
     def coarse(array):
         return coarsened(torch.from_numpy(array.astype(np.float32))[None], coarsen)
 
-    return replace(make_sample(case, coarsen), cond=coarsened(condition_channels(case), coarsen), dose=coarse(case.dose_gy / case.rx_gy),
-                   mask=coarse(case.dose_mask))
+    return replace(
+        make_sample(case, coarsen),
+        cond=coarsened(condition_channels(case), coarsen),
+        dose=coarse(case.dose_gy / case.rx_gy),
+        mask=coarse(case.dose_mask),
+    )
 
 
 def precision_difference_gy(run, config, case_ids, steps, train_steps, device):
@@ -117,8 +181,12 @@ def precision_difference_gy(run, config, case_ids, steps, train_steps, device):
         one_step(state, config, samples, device)
     errors = []
     for precision in ("32", config.precision):
-        doses = predict_doses(ready(state.network, config, device, precision), samples, Sampling(n_steps=steps))
-        errors.append(float(np.mean([own_grid_score_gy(sample, dose) for sample, dose in zip(samples, doses)])))
+        doses = predict_doses(
+            ready(state.network, config, device, precision), samples, Sampling(n_steps=steps)
+        )
+        errors.append(
+            float(np.mean([own_grid_score_gy(sample, dose) for sample, dose in zip(samples, doses)]))
+        )
     return errors[1] - errors[0]
 
 
@@ -129,14 +197,25 @@ def data_rows(run, case_ids, repeats):
     """Features, their cache, distances and augmentation."""
     cohort, case = run.open_cohort(), run.load_case(case_ids[0])
     load_samples(cohort, case_ids, run.coarsen, run.beams_deg)
-    pair = in_turn(lambda: [make_sample(cohort.load(case_id), run.coarsen, run.beams_deg) for case_id in case_ids],
-                   lambda: load_samples(cohort, case_ids, run.coarsen, run.beams_deg), repeats)
+    pair = in_turn(
+        lambda: [make_sample(cohort.load(case_id), run.coarsen, run.beams_deg) for case_id in case_ids],
+        lambda: load_samples(cohort, case_ids, run.coarsen, run.beams_deg),
+        repeats,
+    )
     rows = [row("reading patients", "features made again from the case", pair)]
     mask = max(case.masks.values(), key=lambda mask: -mask.sum())
-    pair = in_turn(lambda: plain_distance_mm(mask, case.spacing_mm), lambda: signed_distance_mm(mask, case.spacing_mm), repeats)
+    pair = in_turn(
+        lambda: plain_distance_mm(mask, case.spacing_mm),
+        lambda: signed_distance_mm(mask, case.spacing_mm),
+        repeats,
+    )
     rows.append(row("signed distance of a structure", "both transforms of the whole volume", pair))
     batch = make_batch(load_samples(cohort, case_ids[:2], run.coarsen, run.beams_deg))
-    pair = in_turn(lambda: plain_augment(batch), lambda: augment(batch, "rotated", torch.Generator().manual_seed(0)), repeats)
+    pair = in_turn(
+        lambda: plain_augment(batch),
+        lambda: augment(batch, "rotated", torch.Generator().manual_seed(0)),
+        repeats,
+    )
     rows.append(row("augmentation of a batch", "scipy, channel by channel", pair))
     return rows
 
@@ -163,14 +242,25 @@ def gamma_rows(case, repeats):
     except ImportError:
         return []
     from lib.evaluation.gamma import gamma_index
+
     wrong_gy = case.dose_gy * (1 + 0.03 * np.sin(np.arange(case.shape[2]) / 3)).astype(np.float32)
     axes = tuple(np.arange(n) * s for n, s in zip(case.shape, case.spacing_mm))
-    ask = dict(dose_pct=3, distance_mm=3, global_gy=case.rx_gy, interp_fraction=10, max_gamma=1.1)
+    ask = {"dose_pct": 3, "distance_mm": 3, "global_gy": case.rx_gy, "interp_fraction": 10, "max_gamma": 1.1}
     threads = torch.get_num_threads()
 
     def theirs():
-        pymedphys.gamma(axes, case.dose_gy, axes, wrong_gy, 3, 3, lower_percent_dose_cutoff=10, interp_fraction=10, max_gamma=1.1,
-                        global_normalisation=case.rx_gy)
+        pymedphys.gamma(
+            axes,
+            case.dose_gy,
+            axes,
+            wrong_gy,
+            3,
+            3,
+            lower_percent_dose_cutoff=10,
+            interp_fraction=10,
+            max_gamma=1.1,
+            global_normalisation=case.rx_gy,
+        )
         torch.set_num_threads(threads)  # numba, which it uses, sets them for the whole process
 
     pair = in_turn(theirs, lambda: gamma_index(case.dose_gy, wrong_gy, case.spacing_mm, **ask), repeats)
@@ -180,15 +270,23 @@ def gamma_rows(case, repeats):
 def slice_rows(case, repeats):
     """A slice with dose, isodoses and structures, against the same by matplotlib."""
     from lib.report.slices import Overlay, render_slice
+
     index = case.shape[0] // 2
-    overlay = Overlay(case.dose_gy, (0, case.rx_gy), isodoses_gy=tuple(case.rx_gy * share for share in (0.5, 0.95)))
-    pair = in_turn(lambda: plain_slice(case, index), lambda: render_slice(case, "axial", index, overlay, structures=tuple(case.masks)), repeats)
+    overlay = Overlay(
+        case.dose_gy, (0, case.rx_gy), isodoses_gy=tuple(case.rx_gy * share for share in (0.5, 0.95))
+    )
+    pair = in_turn(
+        lambda: plain_slice(case, index),
+        lambda: render_slice(case, "axial", index, overlay, structures=tuple(case.masks)),
+        repeats,
+    )
     return [row("drawing a slice", "matplotlib's imshow and contour", pair)]
 
 
 def plain_slice(case, index):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 5), dpi=100)
     ax = figure.add_subplot()
     ax.imshow(case.ct_hu[index], cmap="gray")
@@ -213,7 +311,11 @@ class BytesCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if not function.is_view:
-            self.total += sum(t.numel() * t.element_size() for t in tree_leaves((args, result)) if isinstance(t, torch.Tensor))
+            self.total += sum(
+                t.numel() * t.element_size()
+                for t in tree_leaves((args, result))
+                if isinstance(t, torch.Tensor)
+            )
         return result
 
 
@@ -235,10 +337,19 @@ def ceiling_rows(config, samples, device, repeats):
         own = replace(config, precision=precision)
         state = Run(own, device)
         predictor = ready(state.averaged, own, device, precision)
-        batch, t = make_batch(samples[: config.batch_size]), torch.zeros(config.batch_size, dtype=torch.long, device=device)
-        works = {"training step": lambda: one_step(state, own, samples, device), "network call": no_grad_call(predictor, batch, t)}
+        batch, t = (
+            make_batch(samples[: config.batch_size]),
+            torch.zeros(config.batch_size, dtype=torch.long, device=device),
+        )
+        works = {
+            "training step": lambda: one_step(state, own, samples, device),
+            "network call": no_grad_call(predictor, batch, t),
+        }
         flop_rate, byte_rate = peaks(device, precision)
-        rows += [ceiling_row(f"{name}, {precision}", work, flop_rate, byte_rate, repeats) for name, work in works.items()]
+        rows += [
+            ceiling_row(f"{name}, {precision}", work, flop_rate, byte_rate, repeats)
+            for name, work in works.items()
+        ]
     return rows
 
 
@@ -258,8 +369,16 @@ def ceiling_row(name, work, flop_rate, byte_rate, repeats):
         work()
     seconds = float(np.median([seconds_of(work) for _ in range(repeats)]))
     flop = flops.get_total_flops()
-    return dict(part=name, seconds=seconds, gflop=flop / 1e9, gbyte=moved.total / 1e9, peak_gflop_s=flop_rate / 1e9, peak_gbyte_s=byte_rate / 1e9,
-                of_peak_flop_pct=100 * flop / seconds / flop_rate, of_peak_byte_pct=100 * moved.total / seconds / byte_rate)
+    return {
+        "part": name,
+        "seconds": seconds,
+        "gflop": flop / 1e9,
+        "gbyte": moved.total / 1e9,
+        "peak_gflop_s": flop_rate / 1e9,
+        "peak_gbyte_s": byte_rate / 1e9,
+        "of_peak_flop_pct": 100 * flop / seconds / flop_rate,
+        "of_peak_byte_pct": 100 * moved.total / seconds / byte_rate,
+    }
 
 
 # --- what it costs to grow ---
@@ -269,12 +388,23 @@ def scaling_rows(config, sample, device, edges, counts, repeats):
     """Seconds against voxels of the volume, patients a batch, sampling steps and patients: one row per size."""
     predictor = ready(Run(config, device).averaged, config, device, config.precision)
     rows = []
-    for axis, sizes in {"edge": edges, "patients a batch": counts, "sampling steps": counts, "patients": counts}.items():
+    for axis, sizes in {
+        "edge": edges,
+        "patients a batch": counts,
+        "sampling steps": counts,
+        "patients": counts,
+    }.items():
         for size in sizes:
             work = scaled_work(predictor, sample, axis, size)
             work()
             seconds = float(np.median([seconds_of(work) for _ in range(repeats)]))
-            rows.append(dict(axis="voxels" if axis == "edge" else axis, size=size**3 if axis == "edge" else size, seconds=seconds))
+            rows.append(
+                {
+                    "axis": "voxels" if axis == "edge" else axis,
+                    "size": size**3 if axis == "edge" else size,
+                    "seconds": seconds,
+                }
+            )
     return rows
 
 
@@ -283,12 +413,17 @@ def scaled_work(predictor, sample, axis, size):
     count = size if axis in ("patients a batch", "patients") else 1
     edge = size if axis == "edge" else 32
     samples = [cube_of(sample, edge, str(number)) for number in range(count)]
-    return lambda: predict_doses(predictor, samples, sampling, batch_size=count if axis == "patients a batch" else 2)
+    return lambda: predict_doses(
+        predictor, samples, sampling, batch_size=count if axis == "patients a batch" else 2
+    )
 
 
 def cube_of(sample, edge, name):
     """A sample of the same channels on edge^3 voxels."""
-    volumes = {n: torch.nn.functional.interpolate(getattr(sample, n)[None], size=(edge,) * 3)[0] for n in ("cond", "dose", "mask")}
+    volumes = {
+        n: torch.nn.functional.interpolate(getattr(sample, n)[None], size=(edge,) * 3)[0]
+        for n in ("cond", "dose", "mask")
+    }
     return replace(sample, case_id=name, **volumes)
 
 
@@ -297,16 +432,19 @@ def exponents(rows):
     found = {}
     for axis in dict.fromkeys(r["axis"] for r in rows):
         own = [r for r in rows if r["axis"] == axis]
-        found[axis] = float(np.polyfit(np.log([r["size"] for r in own]), np.log([r["seconds"] for r in own]), 1)[0])
+        found[axis] = float(
+            np.polyfit(np.log([r["size"] for r in own]), np.log([r["seconds"] for r in own]), 1)[0]
+        )
     return found
 
 
 def notebook_times(folder):
     """Minutes that each executed notebook of an experiment took, as papermill noted them: one row per notebook."""
     import nbformat
+
     rows = []
     for path in sorted(folder.glob("[0-9]*.ipynb")):
         noted = nbformat.read(path, as_version=4).metadata.get("papermill", {})
         if noted.get("duration"):
-            rows.append(dict(notebook=path.stem, minutes=noted["duration"] / 60))
+            rows.append({"notebook": path.stem, "minutes": noted["duration"] / 60})
     return rows

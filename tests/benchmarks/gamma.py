@@ -5,6 +5,7 @@
 A dose of three smooth maxima on a grid of 2.5 x 3 x 3 mm; the other dose is it with smooth errors that grow until about
 99, 90 and 50 % of the voxels pass at 3 % / 3 mm, cut-off 10 %, 10 search points per distance criterion.
 """
+
 import argparse
 import time
 
@@ -25,8 +26,10 @@ def planned_dose(size):
     axes = [(np.arange(size) - (size - 1) / 2) * s for s in SPACING_MM]
     z, y, x = np.meshgrid(*axes, indexing="ij")
     scale = size / 128
-    blobs = [np.exp(-(((z - a) / 70) ** 2 + ((y - b) / 60) ** 2 + ((x - c) / 80) ** 2) / scale**2)
-             for a, b, c in ((0, 0, 0), (50 * scale, 20, 30), (-40 * scale, -20, -40))]
+    blobs = [
+        np.exp(-(((z - a) / 70) ** 2 + ((y - b) / 60) ** 2 + ((x - c) / 80) ** 2) / scale**2)
+        for a, b, c in ((0, 0, 0), (50 * scale, 20, 30), (-40 * scale, -20, -40))
+    ]
     return (RX_GY * np.minimum(1.0, sum(blobs))).astype(np.float32)
 
 
@@ -36,14 +39,33 @@ def with_errors(dose_gy, amplitude_gy, rng_seed=0):
 
 
 def ours(dose_gy, dose_hat_gy):
-    return gamma_index(dose_gy, dose_hat_gy, SPACING_MM, dose_pct=3, distance_mm=3, global_gy=RX_GY, cutoff_pct=CUTOFF_PCT,
-                       max_gamma=MAX_GAMMA, interp_fraction=INTERP)
+    return gamma_index(
+        dose_gy,
+        dose_hat_gy,
+        SPACING_MM,
+        dose_pct=3,
+        distance_mm=3,
+        global_gy=RX_GY,
+        cutoff_pct=CUTOFF_PCT,
+        max_gamma=MAX_GAMMA,
+        interp_fraction=INTERP,
+    )
 
 
 def theirs(dose_gy, dose_hat_gy):
     axes = tuple(np.arange(n) * s for n, s in zip(dose_gy.shape, SPACING_MM))
-    return pymedphys.gamma(axes, dose_gy, axes, dose_hat_gy, 3, 3, lower_percent_dose_cutoff=CUTOFF_PCT, interp_fraction=INTERP,
-                           max_gamma=MAX_GAMMA, global_normalisation=RX_GY)
+    return pymedphys.gamma(
+        axes,
+        dose_gy,
+        axes,
+        dose_hat_gy,
+        3,
+        3,
+        lower_percent_dose_cutoff=CUTOFF_PCT,
+        interp_fraction=INTERP,
+        max_gamma=MAX_GAMMA,
+        global_normalisation=RX_GY,
+    )
 
 
 def amplitude_for(dose_gy, wanted_pct):
@@ -72,8 +94,11 @@ def main():
             index = compute(dose_gy, dose_hat_gy)
             seconds.append(time.process_time() - started)
             passed.append(pass_pct(index))
-        print(f"pass {passed[0]:6.2f} % here, {passed[1]:6.2f} % pymedphys; {seconds[0]:7.2f} s here, {seconds[1]:7.2f} s pymedphys: "
-              f"{seconds[1] / seconds[0]:5.1f} times as fast", flush=True)
+        print(
+            f"pass {passed[0]:6.2f} % here, {passed[1]:6.2f} % pymedphys; {seconds[0]:7.2f} s here, {seconds[1]:7.2f} s pymedphys: "
+            f"{seconds[1] / seconds[0]:5.1f} times as fast",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

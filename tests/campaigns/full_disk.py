@@ -6,6 +6,7 @@ An undisturbed run tells how much it writes. Then it starts again and again on a
 leaves it only a little room: a run must end with exit code 1 and a sentence, or with 0, and goes on from what the last one left. At last it
 has room, and the results must equal the undisturbed ones, times and dates aside. Prints a line a disk, and the last line for the README.
 """
+
 import argparse
 import os
 import shutil
@@ -45,22 +46,35 @@ def main():
     work, started = Path(tempfile.mkdtemp(prefix="full-disk-")), time.monotonic()
     assert run_there(work / "undisturbed", options.params)[0] == 0
     wanted, needed_mb = contents(work / "undisturbed", experiment), size_mb(work / "undisturbed")
-    print(f"undisturbed: {len(wanted)} files, {needed_mb:.1f} MB, in {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        f"undisturbed: {len(wanted)} files, {needed_mb:.1f} MB, in {time.monotonic() - started:.0f} s",
+        flush=True,
+    )
     disk, wrong = work / "disk", 0
     disk.mkdir()
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(4 * needed_mb + 200)}m", "tmpfs", str(disk)], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={int(4 * needed_mb + 200)}m", "tmpfs", str(disk)],
+            check=True,
+        )
         begun, mb = disk / "outputs" / experiment / "experiment.yaml", needed_mb / options.disks
         for _ in range(options.disks):
             code, said = run_there(disk, options.params, begun, mb)
             torn = [path for path in disk.rglob(".*.part") if path.is_file()]
             wrong += code not in (0, 1) or not said or bool(torn)
-            print(f"{mb:.1f} MB left: exit {code}, {said[:150]}{f', left behind: {torn}' if torn else ''}", flush=True)
+            print(
+                f"{mb:.1f} MB left: exit {code}, {said[:150]}{f', left behind: {torn}' if torn else ''}",
+                flush=True,
+            )
         code, said = run_there(disk, options.params)
         found = contents(disk, experiment)
-        differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        differing = sorted(
+            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        )
         wrong += code != 0 or bool(differing)
-        print(f"with room: exit {code} {said[:150]}; {f'differing: {differing[:5]}' if differing else 'equal to the undisturbed one'}")
+        print(
+            f"with room: exit {code} {said[:150]}; {f'differing: {differing[:5]}' if differing else 'equal to the undisturbed one'}"
+        )
     finally:
         subprocess.run(["umount", str(disk)], check=False)
     print(f"{options.disks} full disks: {wrong} wrong")

@@ -6,6 +6,7 @@ Every round starts an experiment from nothing, kills the runner with its kernel 
 starts it again, until it ends by itself. Then all results, histories and weights are compared with those of an undisturbed run, times
 and dates aside. With --kernel only the kernel is killed, and the runner must end with a sentence. Prints a line a round, and the last line for the README's table.
 """
+
 import argparse
 import json
 import os
@@ -30,9 +31,19 @@ def start(folder, params):
     (folder / "outputs").mkdir(parents=True, exist_ok=True)
     if not (folder / "outputs" / "cohorts").exists():
         (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return subprocess.Popen([sys.executable, "-m", "lib.run", str(ROOT / params)], cwd=folder, env=environment, start_new_session=True,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "lib.run", str(ROOT / params)],
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def kill(process, kernel_only):
@@ -45,7 +56,9 @@ def kill(process, kernel_only):
             pass
     if pids:
         _, said = process.communicate(timeout=120)
-        told = process.returncode == 0 or process.returncode == 1 and "its kernel died" in said  # 0: it was done with its kernel
+        told = (
+            process.returncode == 0 or process.returncode == 1 and "its kernel died" in said
+        )  # 0: it was done with its kernel
         if kernel_only and ("Traceback" in said or not told):
             sys.exit(f"a killed kernel was not told in a sentence: exit {process.returncode}, {said[-2000:]}")
     return bool(pids)
@@ -65,7 +78,10 @@ def children(pid):
 def contents(folder, experiment):
     """Everything that must be equal: results and histories without times, weights exactly, predictions."""
     root = folder / "outputs" / experiment
-    found = {path.name: without_times(json.loads(path.read_text())) for path in sorted((root / "results").glob("*.json"))}
+    found = {
+        path.name: without_times(json.loads(path.read_text()))
+        for path in sorted((root / "results").glob("*.json"))
+    }
     for path in sorted((root / "checkpoints").glob("*/history.csv")):
         found[str(path.relative_to(root))] = pd.read_csv(path).drop(columns="seconds").to_csv()
     for path in sorted((root / "checkpoints").glob("*/weights*.safetensors")):
@@ -106,7 +122,10 @@ def main():
     parser.add_argument("--params", default="params/smoke.yaml")
     parser.add_argument("--kernel", action="store_true", help="kill the kernel alone")
     options = parser.parse_args()
-    experiment, draw = yaml.safe_load((ROOT / options.params).read_text())["experiment"], random.Random(options.seed)
+    experiment, draw = (
+        yaml.safe_load((ROOT / options.params).read_text())["experiment"],
+        random.Random(options.seed),
+    )
     work = Path(tempfile.mkdtemp(prefix="kills-"))
     started = time.monotonic()
     disturbed_round(work / "undisturbed", options.params, 0, draw, 0)
@@ -115,15 +134,24 @@ def main():
     kills = rounds = wrong = 0
     while kills < options.kills:
         folder = work / f"round{rounds}"
-        kills += disturbed_round(folder, options.params, options.kills - kills, draw, options.longest_s, options.kernel)
+        kills += disturbed_round(
+            folder, options.params, options.kills - kills, draw, options.longest_s, options.kernel
+        )
         found = contents(folder, experiment)
-        differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        differing = sorted(
+            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        )
         wrong += bool(differing)
         rounds += 1
-        print(f"round {rounds}: {kills} kills so far, {'equal' if not differing else f'differing: {differing[:5]}'}", flush=True)
+        print(
+            f"round {rounds}: {kills} kills so far, {'equal' if not differing else f'differing: {differing[:5]}'}",
+            flush=True,
+        )
         if not differing:
             shutil.rmtree(folder)
-    print(f"{kills} kills in {rounds} runs of {options.params}: {rounds - wrong} ended as the undisturbed one, {wrong} did not")
+    print(
+        f"{kills} kills in {rounds} runs of {options.params}: {rounds - wrong} ended as the undisturbed one, {wrong} did not"
+    )
     sys.exit(bool(wrong))
 
 

@@ -6,6 +6,7 @@ Results, histories, weights and predictions are compared, times and dates aside.
 with the same number of threads differ (they must not), then by how much the mean errors of the methods differ with the other number. With
 --keep the runs lie in that folder, and one that is finished there is not run again.
 """
+
 import argparse
 import os
 import sys
@@ -43,7 +44,9 @@ def told_differences(first, second):
     for method in a:
         d = paired_difference(b[method], a[method])
         largest = np.max(np.abs(np.subtract(b[method], a[method])))
-        lines.append(f"  {method}: MAE {np.mean(a[method]):.3f} and {np.mean(b[method]):.3f} Gy, {d.mean:+.3f} Gy on average, {largest:.3f} at most in a patient")
+        lines.append(
+            f"  {method}: MAE {np.mean(a[method]):.3f} and {np.mean(b[method]):.3f} Gy, {d.mean:+.3f} Gy on average, {largest:.3f} at most in a patient"
+        )
     return lines
 
 
@@ -56,13 +59,19 @@ def main():
     options = parser.parse_args()
     experiment = yaml.safe_load((ROOT / options.params).read_text())["experiment"]
     work, found = options.keep or Path(tempfile.mkdtemp(prefix="twice-")), {}
-    for name, threads in (("first", options.threads), ("second", options.threads), ("other", options.other_threads)):
+    for name, threads in (
+        ("first", options.threads),
+        ("second", options.threads),
+        ("other", options.other_threads),
+    ):
         minutes = run_there(work / name, options.params, threads)
         found[name] = contents(work / name, experiment)
         print(f"{name}: {threads} threads, {minutes:.1f} min, {len(found[name])} files", flush=True)
     unlike = differing(found["first"], found["second"])
     print(f"{options.threads} threads twice: {'equal' if not unlike else f'differing: {unlike}'}")
-    print(f"{options.other_threads} threads against {options.threads}: {len(differing(found['first'], found['other']))} of {len(found['first'])} files differ")
+    print(
+        f"{options.other_threads} threads against {options.threads}: {len(differing(found['first'], found['other']))} of {len(found['first'])} files differ"
+    )
     print("\n".join(told_differences(found["first"], found["other"])))
     sys.exit(bool(unlike))
 

@@ -5,6 +5,7 @@
 An index lists the vulnerabilities of each version (pip-audit's data base); a mirror may know of the newest version alone, and then an older
 one counts as unknown. Prints what is listed, what is unknown, and the last line for the README.
 """
+
 import json
 import re
 import sys
