@@ -1,7 +1,8 @@
 """Where the beams are: the dose of open coplanar fields, from CT, targets and gantry angles alone.
 
-A field of each angle is as wide as the targets seen from the source; inside it the dose falls off with depth and with the
-square of the distance. Nothing of the plan but its angles is used: it is what a planner knows before he plans.
+A field of each angle is as wide as the targets seen from the source; inside it the dose falls off with depth
+and with the square of the distance. Nothing of the plan but its angles is used: it is what a planner knows
+before he plans.
 """
 
 import math
@@ -20,7 +21,7 @@ def open_fields(targets, density, spacing_mm, angles_deg):
 
     targets     share of each voxel in a target, [D,H,W]; their centre of mass is the isocentre
     density     relative to water, [D,H,W]
-    angles_deg  gantry angles (IEC 61217) of a patient on his back, head first: 0 from the front, 90 from his left
+    angles_deg  gantry angles (IEC 61217) of a patient on his back, head first: 0 front, 90 his left
     """
     if not targets.any():
         return torch.zeros(targets.shape)
@@ -38,7 +39,8 @@ def open_fields(targets, density, spacing_mm, angles_deg):
 
 
 def open_field(volumes, axes_mm, half_mm, isocentre_mm, angle_deg):
-    """One field [D,H,W]: targets and density (volumes [1,2,D,H,W]) followed along its rays, and what they give brought back."""
+    """One field [D,H,W]: targets and density (volumes [1,2,D,H,W]) followed along its rays, and what they
+    give brought back."""
     angle = math.radians(angle_deg)
     along = (math.cos(angle), -math.sin(angle))  # y, x: the way the beam goes
     across = (math.sin(angle), math.cos(angle))

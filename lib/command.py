@@ -1,4 +1,4 @@
-"""How a command ends: with one sentence, not a traceback, when a person or the machine did something wrong."""
+"""How a command ends: in one sentence, not a traceback, when a person or the machine did wrong."""
 
 import errno
 import sys
@@ -24,8 +24,9 @@ class Failed(Exception):
 
 @contextmanager
 def told_in_a_sentence():
-    """Run the block; end with exit code 2 after a person's mistake, 1 after a failure or where the disk refused (full, not
-    writable), 130 when stopped by Ctrl-C. Any other error of the system is a fault of ours and keeps its traceback."""
+    """Run the block; end with exit code 2 after a person's mistake, 1 after a failure or where the disk
+    refused (full, not writable), 130 when stopped by Ctrl-C. Any other error of the system is a fault of ours
+    and keeps its traceback."""
     try:
         yield
     except UserError as error:

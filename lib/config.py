@@ -8,7 +8,7 @@ from lib.errors import UserError
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training; `case_ids` are its patients, the rest is as the parameters cell of 01_train explains it."""
+    """One training; `case_ids` are its patients, the parameters cell of 01_train explains the rest."""
 
     method: str
     cohort: str
@@ -58,7 +58,7 @@ class TrainConfig:
 
 
 def config_from(stored, path):
-    """A TrainConfig from its JSON; a file of other keys is refused, but for what came later and has a default."""
+    """A TrainConfig from its JSON; a file of other keys is refused, but later keys have a default."""
     names = {field.name for field in fields(TrainConfig)}
     needed = {field.name for field in fields(TrainConfig) if field.default is MISSING}
     if not isinstance(stored, dict) or not needed <= set(stored) <= names:

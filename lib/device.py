@@ -48,15 +48,17 @@ def autocast(device, precision):
 
 
 def memory_format(device, precision):
-    """Channels last is fastest in half precision; on CPUs in float32 its GroupNorm loses digits (variance by difference)."""
+    """Channels last is fastest in half precision; on CPUs in float32 its GroupNorm loses digits (variance by
+    difference)."""
     half = precision in DTYPES or device.type == "cuda"
     return torch.channels_last_3d if half else torch.contiguous_format
 
 
 def compile_for(purpose, network, device):
-    """Let torch.compile fuse the network's calls ("training" | "sampling"), in place: its weights keep their names.
+    """Let torch.compile fuse the network's calls ("training" | "sampling") in place; weight names stay.
 
-    It pays where a training takes longer than the minutes that compiling takes. Raises a UserError where nothing can compile.
+    It pays where a training takes longer than the minutes that compiling takes. Raises a UserError where
+    nothing can compile.
     """
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
         raise UserError("train.compile needs Triton on a GPU (pip install triton); set it to false")

@@ -16,17 +16,20 @@ MB = 2**20
 
 
 def check_room(stages, card, folder):
-    """A UserError if the disk of `folder` has less room than what the stages will write beside what is there already."""
+    """A UserError if the disk of `folder` has less room than what the stages will write beside what is there
+    already."""
     needed_mb = estimate_mb(stages, card) - size_mb(folder)
     free_mb = shutil.disk_usage(folder).free / MB
     if needed_mb > free_mb:
         raise UserError(
-            f"this run writes about {needed_mb / 1024:.1f} GB more, and {folder.resolve()} has {free_mb / 1024:.1f} GB left; make room first"
+            f"this run writes about {needed_mb / 1024:.1f} GB more, "
+            f"and {folder.resolve()} has {free_mb / 1024:.1f} GB left; make room first"
         )
 
 
 def estimate_mb(stages, card):
-    """Weights, the state of a running training, features and kept doses of runner stages on the cohort of a `card`, in MB, rounded up."""
+    """Weights, the state of a running training, features and kept doses of runner stages on the cohort of a
+    `card`, in MB, rounded up."""
     given = {stage.name: values_of(stage) for stage in stages}
     trainings = [values for name, values in given.items() if name.startswith("01_train_")]
     weights_mb = [parameters_of(values["base_channels"]) * 4 / MB for values in trainings]

@@ -1,4 +1,4 @@
-"""What every notebook of an experiment shares: its folders, its cohort, its results and where they came from."""
+"""What every notebook of an experiment shares: folders, cohort, results and where they came from."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ from lib.inference import load_predictor
 from lib.models.methods import find_method, kind
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTPUTS = Path("outputs")
+OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the repository holds
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,32 @@ class Experiment:
     def folder(self):
         return OUTPUTS / self.experiment
 
+    @property
+    def prediction_folder(self):
+        """The folder whose predictions are looked at: the experiment's or, where that has none, the published
+        one's."""
+        published = OUTPUTS / "published" / self.experiment
+        has_none = not (self.folder / "predictions").exists()
+        return published if has_none and (published / "predictions").exists() else self.folder
+
     def open_cohort(self):
         return open_cohort(self.cohort, self.first_cases)
 
     def load_case(self, case_id):
-        """A case of the cohort; the last few stay in memory, because a study asks for the same patients again and again."""
+        """A case of the cohort; the last few stay in memory, as a study asks for the same patients again."""
         return cached_case(self.cohort, self.first_cases, case_id)
 
     def load_samples(self, part, first=None, optional=False):
-        """The samples of "train", "validation" or "test", on the training grid; only the `first` so many if given.
+        """The samples of "train", "validation" or "test", on the training grid; only the `first` so many if
+        given.
 
         A part without patients raises a UserError unless it is `optional`.
         """
         cohort = self.open_cohort()
         if not cohort.split[part] and not optional:
             raise UserError(
-                f"the cohort {cohort.folder} has no {part} patients, which this needs; its card's split says who is who"
+                f"the cohort {cohort.folder} has no {part} patients, which this needs; "
+                "its card's split says who is who"
             )
         return load_samples(cohort, cohort.split[part][:first], self.coarsen, self.beams_deg)
 
@@ -74,7 +84,8 @@ class Experiment:
         predictor = load_predictor(self.checkpoint(method), self.device, self.precision, weights)
         if predictor.config.method != kind(method):
             raise UserError(
-                f"{self.checkpoint(method)} holds a training of {predictor.config.method}, not of {kind(method)}; train {method} again"
+                f"{self.checkpoint(method)} holds a training of {predictor.config.method}, "
+                f"not of {kind(method)}; train {method} again"
             )
         return predictor
 

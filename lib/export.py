@@ -1,8 +1,9 @@
 """Write a kept prediction as DICOM RTDOSE, to load beside the patient's plan in any viewer.
 
-    python -m lib.export outputs/clinic baseline patient_7 --dicom <his DICOM folder> --to <file.dcm> [--spread]
+    python -m lib.export outputs/clinic baseline patient_7 --dicom <DICOM folder> --to <file.dcm> [--spread]
 
-The prediction is one that 04_comparison kept; the file holds the patient's name, so it is not written below outputs.
+The prediction is one that 04_comparison kept; the file holds the patient's name, so it is not written below
+outputs.
 """
 
 import argparse
@@ -35,7 +36,8 @@ def check_kept(folder, method, case_id):
     """A sentence that lists what there is, if the experiment keeps no such prediction."""
     if method not in predicted_methods(folder):
         raise UserError(
-            f"{folder} keeps no predictions by {method}; there are {', '.join(predicted_methods(folder)) or 'none'}"
+            f"{folder} keeps no predictions by {method}; "
+            f"there are {', '.join(predicted_methods(folder)) or 'none'}"
         )
     if case_id not in predicted_cases(folder, method):
         raise UserError(

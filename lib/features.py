@@ -1,9 +1,9 @@
 """From a case to a network's tensors: condition channels, coarsening, batches, augmentation.
 
 Channels: the CT, one signed distance per structure of the protocol (negative inside, clipped at 50 mm
-and divided by it, +1 where absent), for head and neck the dose mask and, where the gantry angles are given, the open
-fields. Distances are computed at full size; then everything is averaged over blocks of `coarsen`^3 voxels, of which a
-network sees the box around the dose mask.
+and divided by it, +1 where absent), for head and neck the dose mask and, where the gantry angles are given,
+the open fields. Distances are computed at full size; then everything is averaged over blocks of `coarsen`^3
+voxels, of which a network sees the box around the dose mask.
 """
 
 import math
@@ -31,7 +31,7 @@ CACHE = Path("outputs/features")
 
 @dataclass(frozen=True)
 class Sample:
-    """One case as tensors on the training grid, [d,h,w] blocks in the box around its dose mask (lib.grid.dose_box).
+    """One case on the training grid: tensors, [d,h,w] blocks in the box of its dose mask (lib.grid.dose_box).
 
     cond         float32 [C,d,h,w]   condition channels
     dose         float32 [1,d,h,w]   fraction of `rx_gy`
@@ -121,7 +121,7 @@ def with_prior(sample, dose):
 
 
 def make_sample(case, coarsen, beams_deg=()):
-    """The case on the training grid; with the gantry angles of its beams their open fields are the last channel."""
+    """The case on the training grid; with its beams' gantry angles the open fields are the last channel."""
     box = dose_box(torch.from_numpy(case.dose_mask), coarsen)
 
     def coarse(array):
@@ -231,8 +231,8 @@ class Batch:
 def make_batch(samples, patch=None, generator=None):
     """Samples stacked; with `patch` (d, h, w) a random patch of each, half of them centred on dose.
 
-    Without `patch`, or along axes where it is larger, the size is the largest of the batch; smaller volumes are
-    padded at the far ends with background.
+    Without `patch`, or along axes where it is larger, the size is the largest of the batch; smaller volumes
+    are padded at the far ends with background.
     """
     if len({s.site for s in samples}) > 1:
         raise UserError("one batch cannot mix treatment sites")
@@ -292,8 +292,9 @@ def cut(sample, start, size):
 def augment(batch, how, generator):
     """Left-right flip, translation, rotation about the head-foot axis, noise on the CT; drawn on the CPU.
 
-    "rotated" is the reference's, with the flip truly left-right and its 16 voxels of translation as 16 mm; "whole voxels"
-    rounds the translation to voxels and does not rotate: interpolating voxels of a centimetre would blur dose and masks.
+    "rotated" is the reference's, with the flip truly left-right and its 16 voxels of translation as 16 mm;
+    "whole voxels" rounds the translation to voxels and does not rotate: interpolating voxels of a centimetre
+    would blur dose and masks.
     """
     whole = how == "whole voxels"
     n, device = len(batch.cond), batch.cond.device
@@ -329,7 +330,7 @@ def augment(batch, how, generator):
 
 
 def mirrored_flags(site, constraints):
-    """Constraint vectors [...,13] after a flip: head and neck's presence flags follow the organs they speak of."""
+    """Constraint vectors [...,13] after a flip: head and neck's presence flags follow their organs."""
     if site == "prostate":
         return constraints
     structures = len(PROTOCOLS[site].structures)
@@ -350,7 +351,7 @@ def mirrored(sample):
 
 
 def motion_grid(batch, shift_mm, angle):
-    """Sampling grid [B,d,h,w,3] of a rotation in the axial plane and a shift (z, y, x) in mm about the centre."""
+    """Sampling grid [B,d,h,w,3] of an axial rotation about the centre and a shift (z, y, x) in mm."""
     half_mm = batch.spacing_mm * torch.tensor(batch.dose.shape[2:]) / 2
     z, y, x = half_mm.unbind(1)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)

@@ -1,6 +1,5 @@
 """Writing whole files or none: written beside under another name, synced, then renamed."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -8,8 +7,11 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from lib.errors import UserError
 
@@ -48,16 +50,16 @@ def written_whole(path):
 
 
 @contextmanager
-def held(path, sentence):
-    """Hold the lock file for the block, to its process's end at the latest; where another process holds it, a UserError with `sentence`."""
+def lock(path: Path, sentence: str) -> Iterator[None]:
+    """Hold the lock file for the block, to its process's end at the latest; where another process holds it, a
+    UserError with `sentence`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(sentence) from None
-        yield
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise UserError(sentence) from None
 
 
 def write_text(path, text):
@@ -71,7 +73,8 @@ def write_json(path, value):
 
 
 def write_results(path, results):
-    """Write a dict as compact JSON with one line a key, and one a row where its value is a list of rows; numbers to six digits."""
+    """Write a dict as compact JSON with one line a key, and one a row where its value is a list of rows;
+    numbers to six digits."""
 
     def text(value):
         return json.dumps(rounded(value), allow_nan=False, separators=(",", ":"))

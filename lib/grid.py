@@ -1,4 +1,4 @@
-"""Between a case's grid and a training grid: blocks averaged, the box around the dose mask, and the way back."""
+"""Between a case's grid and a training grid: averaged blocks, the dose mask's box, and the way back."""
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,8 @@ LEAST_SHARE = 0.25
 def dose_box(mask, coarsen):
     """Slices (z, y, x) of the blocks around the dose mask (bool tensor [D,H,W]) that networks see.
 
-    The box is grown about its middle to multiples of 16 blocks as far as the volume has room, so that patients share few
-    sizes. An empty mask gives the whole volume.
+    The box is grown about its middle to multiples of 16 blocks as far as the volume has room, so that
+    patients share few sizes. An empty mask gives the whole volume.
     """
     if not mask.any():
         return tuple(slice(0, -(-n // coarsen)) for n in mask.shape)
@@ -24,7 +24,7 @@ def dose_box(mask, coarsen):
 
 
 def grown(start, stop, size):
-    """The span start..stop as a slice of a multiple of 16 about the same middle, or of all of `size` if that is less."""
+    """The span start..stop as a slice of a multiple of 16 about its middle, or of `size` if that is less."""
     wanted = min(size, -(-(stop - start) // MULTIPLE) * MULTIPLE)
     first = min(max(0, start - (wanted - (stop - start)) // 2), size - wanted)
     return slice(first, first + wanted)
@@ -51,7 +51,7 @@ def coarsened(volume, coarsen):
 
 
 def refined(volume, coarsen, shape):
-    """[B,1,d,h,w] back on the grid [B,1,*shape] that `coarsened` came from, trilinear between block centres."""
+    """[B,1,d,h,w] back on the grid [B,1,*shape] before `coarsened`, trilinear between block centres."""
     if coarsen == 1:
         return volume
     fine = F.interpolate(volume, scale_factor=coarsen, mode="trilinear", align_corners=False)
@@ -59,12 +59,13 @@ def refined(volume, coarsen, shape):
 
 
 def refined_in_mask(volume, coarsen, mask):
-    """Doses of blocks [N,1,d,h,w] in the mask's `dose_box` as doses [N,1,D,H,W], 0 outside `mask` (bool [D,H,W]), never negative.
+    """Doses of blocks [N,1,d,h,w] in the mask's `dose_box` as doses [N,1,D,H,W], 0 outside `mask` (bool
+    [D,H,W]), never negative.
 
-    Trilinear between block centres, divided by the mask interpolated alike, so that the zeros outside do not pull down
-    the dose at the edge (by at least LEAST_SHARE, for what lies in a sliver of the mask is mostly error); then what the
-    result's own block averages miss is added back once (Irani & Peleg 1991, CVGIP 53:231). More rounds follow a true dose
-    ever closer, and the errors of a predicted one as well.
+    Trilinear between block centres, divided by the mask interpolated alike, so that the zeros outside do not
+    pull down the dose at the edge (by at least LEAST_SHARE, for what lies in a sliver of the mask is mostly
+    error); then what the result's own block averages miss is added back once (Irani & Peleg 1991, CVGIP
+    53:231). More rounds follow a true dose ever closer, and the errors of a predicted one as well.
     """
     volume = placed(volume, dose_box(mask, coarsen), mask, coarsen)
     if coarsen == 1:

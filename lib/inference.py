@@ -1,4 +1,4 @@
-"""From a trained network and patients to doses: one pass, or sampling, whole volumes or windows, patients batched."""
+"""From a trained network and patients to doses: in one pass or sampled, whole or in windows, batched."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,7 @@ WINDOW_NOISES = ("shared", "own")
 
 
 class Predictor(NamedTuple):
-    """A network ready to predict, with the configuration it was trained by; `prior` predicts its prior's dose."""
+    """A network ready to predict, with its training's configuration; `prior` predicts its prior's dose."""
 
     network: UNet
     config: TrainConfig
@@ -57,11 +57,11 @@ class Sampling(NamedTuple):
     """How to sample; a regression ignores all of it but the windows.
 
     solver   "ddim", or for a diffusion "dpm_solver"; a flow takes "euler" (also for "ddim") or "midpoint"
-    grid     "leading" (the reference's), "corrected" (leading, as many as asked) or "held" (the first time is always `start`)
+    grid     "leading" (the reference's), "corrected" (leading, as many as asked) or "held" (`start` is first)
     clamp    "keep noise" (the reference's), "rederive noise" or "none"
     eta      0 deterministic, 1 ancestral (DDIM Eq. 16)
-    window   voxels along each axis of the windows that the volume is cut to, half of them shared with the next; 0: none
-    window_noise  "shared": one noise field, windows blended inside each step; "own": each sampled apart (the reference's)
+    window   edge in voxels of the windows the volume is cut to, half shared with the next; 0: none
+    window_noise  "shared": one noise field, windows blended in each step; "own": each apart (the reference's)
     temperature   factor on the start noise; 0 gives the mean of a method that predicts a deviation
     """
 
@@ -100,8 +100,12 @@ class Sampling(NamedTuple):
         return len(self.times()) if method.timed else 1
 
 
+DEFAULT_SAMPLING = Sampling()
+
+
 def usual_sampling(config, n_steps):
-    """As the reference samples its DDPM; what has no signal at t = T - 1 starts there, its noise agreeing with the clamp.
+    """As the reference samples its DDPM; what has no signal at t = T - 1 starts there, its noise agreeing
+    with the clamp.
 
     A method that predicts a deviation gives its mean.
     """
@@ -113,12 +117,14 @@ def usual_sampling(config, n_steps):
 
 
 def load_predictor(folder, device="auto", precision="auto", weights="weights"):
-    """The network of a finished training in `folder` (<weights>.safetensors, config.json and prior/ where it has one)."""
+    """The network of a finished training in `folder` (<weights>.safetensors, config.json and prior/ where it
+    has one)."""
     folder, device = Path(folder), choose_device(device)
     path = folder / f"{weights}.safetensors"
     if not path.exists():
         raise UserError(
-            f"{folder} holds no finished training ({path.name}); run 01_train for the method {folder.name} first"
+            f"{folder} holds no finished training ({path.name}); "
+            f"run 01_train for the method {folder.name} first"
         )
     config = config_from(read_json(folder / "config.json"), folder / "config.json")
     network = find_method(config.method).make_network(config)
@@ -146,13 +152,13 @@ def ready(network, config, device, precision, prior=None):
 
 @torch.no_grad()
 def predict_doses(
-    predictor, samples, sampling=Sampling(), members=(0,), batch_size=8, watch=None, label=None
+    predictor, samples, sampling=DEFAULT_SAMPLING, members=(0,), batch_size=8, watch=None, label=None
 ):
     """Doses on the training grid, [len(members),1,d,h,w] as fractions of the prescription, one per sample.
 
     A member's start noise is named by (seed, case, member): it does not depend on batches, steps or grid.
-    `watch` (case_id, member, step, t, dose_hat [1,d,h,w]) sees every network call of a sampled method. An empty `label`
-    shows no progress.
+    `watch` (case_id, member, step, t, dose_hat [1,d,h,w]) sees every network call of a sampled method. An
+    empty `label` shows no progress.
     """
     sampling.checked()
     if predictor.prior:
@@ -312,7 +318,7 @@ def denoiser(predictor, batch, alpha_bar, window):
 
 
 def velocity_of(predictor, batch, window):
-    """The network as a function (x_t, t) -> velocity_hat of one batch of patients; t from 0 (noise) to 1 (dose)."""
+    """The network as (x_t, t) -> velocity_hat of one batch of patients; t from 0 (noise) to 1 (dose)."""
     inside, nothing = inside_of(predictor.config, batch), to_units(predictor, batch, 0.0)
 
     def velocity_at(x_t, t):
@@ -357,7 +363,8 @@ def cut_batch(batch, start, window):
 
 
 def on_case_grid(dose, case, coarsen):
-    """A predicted dose [N,1,d,h,w] (fraction of the prescription) in Gy on the case's own grid, 0 outside its dose mask.
+    """A predicted dose [N,1,d,h,w] (fraction of the prescription) in Gy on the case's own grid, 0 outside its
+    dose mask.
 
     Returns float32 [N,D,H,W].
     """
@@ -365,9 +372,11 @@ def on_case_grid(dose, case, coarsen):
 
 
 def own_grid_score_gy(sample, dose):
-    """OpenKBP's dose score of the members' mean [N,1,d,h,w] on the training grid: what the network itself is responsible for.
+    """OpenKBP's dose score of the members' mean [N,1,d,h,w] on the training grid: what the network itself is
+    responsible for.
 
-    A block's dose is its mean with zeros outside the dose mask, so that its error counts in full, and the mask by its shares.
+    A block's dose is its mean with zeros outside the dose mask, so that its error counts in full, and the
+    mask by its shares.
     """
     difference = (dose.mean(dim=0) * (sample.mask > 0) - sample.dose).abs()
     return float(difference.sum() / sample.mask.sum()) * sample.rx_gy

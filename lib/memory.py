@@ -1,4 +1,5 @@
-"""How much memory a training will take, foretold: one that will not fit ends with a sentence before it starts, not with a kill."""
+"""How much memory a training will take, foretold: one that will not fit ends with a sentence before it
+starts, not with a kill."""
 
 import math
 from pathlib import Path
@@ -16,12 +17,16 @@ from lib.models.unet import CONSTRAINTS
 
 GB = 1e9
 MARGIN = 1.2  # for what convolutions need for a moment; measured on a CPU at 96^3 and 128^3: 1.16 to 1.2
-AT_MOST = 200  # bytes for each voxel and channel of the first level, twice what was measured in float32: far below what is free, nothing need be traced
-BESIDE = 3  # copies of every weight that a training keeps in float32 beside itself and its gradient: AdamW's two moments, the average
+# bytes for each voxel and channel of the first level, twice what was measured in float32:
+# far below what is free, nothing need be traced
+AT_MOST = 200
+# copies of every weight that a training keeps in float32 beside itself and its gradient:
+# AdamW's two moments, the average
+BESIDE = 3
 
 
 class Peak(TorchDispatchMode):
-    """Counts the bytes of all tensors alive that were made while it is entered, and their `peak`; each storage once."""
+    """Counts the bytes of live tensors made while it is entered, and their `peak`; each storage once."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +55,8 @@ class Peak(TorchDispatchMode):
 def predicted_gb(config, shape, patients):
     """Memory in GB of a training step of so many patients at once, each a volume [D,H,W] of `shape`.
 
-    The network runs forward and backward on tensors without contents (FakeTensorMode), and the bytes alive are counted.
+    The network runs forward and backward on tensors without contents (FakeTensorMode), and the bytes alive
+    are counted.
     """
     with FakeTensorMode(), Peak() as memory:
         network = find_method(config.method).make_network(config)
@@ -85,13 +91,14 @@ def check_memory(config, samples, device, processes):
     needed_gb = needs_gb(config, shape, patients)
     if needed_gb > room_gb:
         raise UserError(
-            f"a training step of {config.method} needs about {needed_gb:.1f} GB for {patients} x {' x '.join(map(str, shape))} voxels at once, "
+            f"a training step of {config.method} needs about {needed_gb:.1f} GB "
+            f"for {patients} x {' x '.join(map(str, shape))} voxels at once, "
             f"and {room_gb:.1f} GB are free; {advice(config, shape, patients, room_gb)}"
         )
 
 
 def step_shape(config, samples):
-    """The size [D,H,W] of what a step sees of a patient: the patch, or along axes without one the largest sample."""
+    """Size [D,H,W] of what a step sees of a patient: the patch, or on axes without one the largest sample."""
     largest = [max(sample.dose.shape[axis] for sample in samples) for axis in (1, 2, 3)]
     return tuple(min(p, n) if p else n for p, n in zip(config.patch_voxels, largest))
 

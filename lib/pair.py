@@ -2,7 +2,8 @@
 
     python -m lib.pair outputs/openkbp-best-small baseline outputs/openkbp-small "ddpm_dose, mean of 3"
 
-A method is called as in the report's table of methods; one that was trained with several seeds is averaged over them.
+A method is called as in the report's table of methods; one that was trained with several seeds is averaged
+over them.
 """
 
 import argparse
@@ -44,7 +45,8 @@ def values_of(folder, rows, method, measure):
 
 
 def pair_lines(*two):
-    """Lines that say how the first of two (folder, method) stands to the second by every measure. Raises a UserError where the patients differ."""
+    """Lines that say how the first of two (folder, method) stands to the second by every measure. Raises a
+    UserError where the patients differ."""
     (first, a), (second, b) = ((folder, judged(folder)) for folder, _ in two)
     if {row["case_id"] for row in a["rows"]} != {row["case_id"] for row in b["rows"]}:
         raise UserError(f"{first} and {second} judged other patients; a paired difference needs the same")
@@ -57,7 +59,8 @@ def pair_lines(*two):
         x, y = (values_of(*side, measure)[0] for side in sides)
         d = paired_difference(x, y)
         lines.append(
-            f"  {title:<33} {np.mean(x):.2f} - {np.mean(y):.2f}: {span(d)}, {told_difference(d, a['margin_gy'])}"
+            f"  {title:<33} {np.mean(x):.2f} - {np.mean(y):.2f}: {span(d)}, "
+            f"{told_difference(d, a['margin_gy'])}"
         )
     return lines
 

@@ -1,7 +1,7 @@
 """Several processes that train one network: who is who, what each does, and what they tell each other.
 
-Started by torchrun (PyTorch's own launcher), which sets RANK, WORLD_SIZE and LOCAL_RANK, on one machine or several that share the
-output folder. Started otherwise a process is alone, and nothing here does anything.
+Started by torchrun (PyTorch's own launcher), which sets RANK, WORLD_SIZE and LOCAL_RANK, on one machine or
+several that share the output folder. Started otherwise a process is alone, and nothing here does anything.
 """
 
 import os
@@ -37,8 +37,8 @@ class Ended(Exception):
 
 @contextmanager
 def joined(device):
-    """Join the other processes of torchrun for the block. Raises a UserError if another process ends meanwhile."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    """Join torchrun's other processes for the block. Raises a UserError if one of them ends meanwhile."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if device.type == "cuda":

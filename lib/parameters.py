@@ -58,7 +58,8 @@ def read_parameters(path):
         MemoryError,
     ) as error:
         raise UserError(
-            f"{path} is not a notebook with lines `name = value  # meaning` as its parameters ({' '.join(str(error).split())[:80]})"
+            f"{path} is not a notebook with lines `name = value  # meaning` as its parameters "
+            f"({' '.join(str(error).split())[:80]})"
         ) from None
 
 

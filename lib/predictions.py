@@ -14,7 +14,7 @@ STEP_GY = 0.01
 
 
 class Prediction(NamedTuple):
-    """`dose_gy` and, if several samples were drawn, `spread_gy` (their standard deviation): float32 [D,H,W]."""
+    """`dose_gy` and, of several samples, `spread_gy` (their standard deviation): float32 [D,H,W]."""
 
     dose_gy: np.ndarray
     spread_gy: np.ndarray | None
@@ -64,7 +64,7 @@ def load_prediction(path, dose_mask):
 
 
 class Steps(NamedTuple):
-    """Dose estimates along the sampling steps of one start noise, in one slice: fractions of the prescription.
+    """Dose estimates along one start noise's sampling steps, in one slice: fractions of the prescription.
 
     planned     float32 [h,w]
     estimates   setting -> float32 [calls,h,w]

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar in a live session, one line in a file for the runner, nothing in saved notebooks.
+"""Progress of long loops: a bar in a live session, a line in a file for the runner, nothing in notebooks.
 
 The runner names the file in DOSE_PROGRESS and shows its line; a bar in the notebook would leave a line
 of output per refresh in the executed copy.

@@ -25,7 +25,7 @@ from lib.command import Failed, told_in_a_sentence
 from lib.disk import check_room
 from lib.errors import UserError
 from lib.experiment import OUTPUTS, ROOT, training_in
-from lib.files import held, read_json, sha256, write_text
+from lib.files import lock, read_json, sha256, write_text
 from lib.models.methods import METHODS, find_method, kind
 from lib.parameters import check_value, closest, load_params, read_parameters
 from lib.progress import VARIABLE, clock
@@ -68,7 +68,7 @@ KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "
 
 
 class Stage(NamedTuple):
-    """One execution of a notebook: `name` is its file in the output folder, `needs` the stages it reads from."""
+    """One execution of a notebook: `name` is its file in the output folder, `needs` the stages it reads."""
 
     name: str
     notebook: Path
@@ -117,13 +117,15 @@ def check_named(section, values, methods, path):
         for name in [given] if isinstance(given, str) else given:
             if name not in methods:
                 raise UserError(
-                    f"{path}: {section}.{key} names {name}, which methods does not list{closest(name, methods)}"
+                    f"{path}: {section}.{key} names {name}, "
+                    f"which methods does not list{closest(name, methods)}"
                 )
 
 
 def listed_defaults(section, values, definitions, methods):
-    """What stands for a notebook's names of trainings where the file leaves them to it and not all are among the methods: those that are, or else
-    the methods that can stand there; for one name the first that is sampled in steps, or for the regression the first that is not."""
+    """What stands for a notebook's names of trainings where the file leaves them to it and not all are among
+    the methods: those that are, or else the methods that can stand there; for one name the first that is
+    sampled in steps, or for the regression the first that is not."""
     able = {"sampled": [name for name in methods if find_method(name).sampled], "drawn": methods}
     found = {}
     for key in NAMING.get(section, ()):
@@ -154,7 +156,7 @@ def values_for(params, section, definitions, path):
 
 
 def training_stage(folder, values, name):
-    """The training `name`, a method or <method>-<variant>; a method with a prior needs the prior's training."""
+    """The training `name`, a method or <method>-<variant>; one with a prior needs the prior's training."""
     method, _, variant = name.partition("-")
     prior = find_method(method).prior
     checkpoint = folder / "checkpoints" / name
@@ -182,10 +184,11 @@ def study_stage(notebook, folder, values, methods):
 
 
 def check_variants(methods, variants, definitions, path):
-    """name -> what its training has otherwise than the section train, for every training of the list of methods."""
+    """name -> where its training differs from the section train, for every training that methods lists."""
     if not isinstance(variants, dict):
         raise UserError(
-            f"{path}: variants must be a section of trainings, each with what it has otherwise; not {variants!r}"
+            f"{path}: variants must be a section of trainings, each with what it has otherwise; "
+            f"not {variants!r}"
         )
     known = [key for key in definitions if key not in (*COMMON[:4], *OF_A_TRAINING)]
     checked = {}
@@ -201,7 +204,8 @@ def check_variants(methods, variants, definitions, path):
         given = variants.get(name) or {}
         if name in variants and (name not in methods or "-" not in name or not isinstance(given, dict)):
             raise UserError(
-                f"{path}: variants.{name} must be the keys of a training that methods lists as <method>-<variant>"
+                f"{path}: variants.{name} must be the keys of a training "
+                "that methods lists as <method>-<variant>"
             )
         for key in given:
             if key not in known:
@@ -257,7 +261,8 @@ def stamp_path(folder, stage):
 
 
 def key_of(stage, stages, folder):
-    """The stage's key: its code and parameters, the cohort's card, the weights it starts from, and what the stages it needs have written."""
+    """The stage's key: its code and parameters, the cohort's card, the weights it starts from, and what the
+    stages it needs have written."""
     card = Path(stage.parameters["cohort"]) / "card.json"
     inputs = {"cohort": sha256(card) if card.exists() else None}
     start = training_in(stage.parameters.get("start_from"), stage.name.removeprefix("01_train_"))
@@ -288,15 +293,7 @@ def execute(stage, folder, label):
                 kernel_name="python3",
                 cwd=str(Path.cwd()),
                 request_save_on_cell_execute=False,
-                config=Config(
-                    {
-                        "KernelManager": {
-                            "transport": "ipc",
-                            "ip": f"{sockets}/k",
-                            "connection_file": f"{sockets}/kernel.json",
-                        }
-                    }
-                ),
+                config=Config({"KernelManager": kernel_manager(sockets)}),
                 extra_arguments=["--log-level=50"],
             )
         except papermill.PapermillExecutionError as error:
@@ -304,7 +301,8 @@ def execute(stage, folder, label):
             raise Failed(f"{stage.name} failed: {sentence}\nsee {target}") from None
         except DeadKernelError:
             raise Failed(
-                f"{stage.name}: its kernel died, perhaps for want of memory; the same command goes on from here"
+                f"{stage.name}: its kernel died, perhaps for want of memory; "
+                "the same command goes on from here"
             ) from None
         except (
             RuntimeError
@@ -312,15 +310,24 @@ def execute(stage, folder, label):
             if not str(error).startswith("Kernel "):
                 raise
             raise Failed(
-                f"{stage.name}: its kernel died before it was ready ({error}); the same command goes on from here"
+                f"{stage.name}: its kernel died before it was ready ({error}); "
+                "the same command goes on from here"
             ) from None
     tidy(target)
     return time.monotonic() - started
 
 
+def kernel_manager(sockets):
+    """How the runner talks with its kernel: by sockets in a folder that only this person reads; Windows has
+    none."""
+    connection = {"connection_file": f"{sockets}/kernel.json"}
+    return connection if os.name == "nt" else connection | {"transport": "ipc", "ip": f"{sockets}/k"}
+
+
 @contextmanager
 def socket_folder(folder):
-    """A temporary folder for the kernel's sockets, whose paths must be short; one that a killed run of this experiment left is removed."""
+    """A temporary folder for the kernel's sockets, whose paths must be short; one that a killed run of this
+    experiment left is removed."""
     note = folder / "checkpoints" / "sockets.txt"
     left = note.read_text(encoding="utf-8") if note.exists() else ""
     if re.fullmatch(f"{SOCKETS}[a-z0-9_]+", left):
@@ -334,8 +341,8 @@ def socket_folder(folder):
 
 
 def tidy(path):
-    """Take this machine's paths out of an executed notebook's metadata, controls that have lost their kernel out of its outputs, and colours
-    that nobody sees out of its figures."""
+    """Take this machine's paths out of an executed notebook's metadata, controls that have lost their kernel
+    out of its outputs, and colours that nobody sees out of its figures."""
     import nbformat
 
     from lib.report.html import without_widgets
@@ -372,7 +379,8 @@ def show_progress(label, told, done, started):
     """On a terminal one line that changes; in a log one line a minute."""
     terminal = sys.stderr.isatty()
     while not done.wait(1.0 if terminal else 60.0):
-        line = f"{label}  {clock(time.monotonic() - started)}  {told.read_text(encoding='utf-8') if told.exists() else ''}"
+        words = told.read_text(encoding="utf-8") if told.exists() else ""
+        line = f"{label}  {clock(time.monotonic() - started)}  {words}"
         print(
             f"\r{line:<100.100}" if terminal else line,
             end="" if terminal else "\n",
@@ -414,7 +422,7 @@ def run(arguments):
         raise UserError(
             f"{card} does not exist; make the cohort with python -m lib.cases.cohort (--help says how)"
         )
-    with held(
+    with lock(
         folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"
     ):
         check_room(stages, read_json(card), folder)
@@ -425,7 +433,7 @@ def run(arguments):
 
 
 def forget_all_but(stages, folder):
-    """Remove what notebooks wrote that the experiment no longer has, of trainings and studies; checkpoints stay."""
+    """Remove what notebooks of dropped trainings and studies wrote; checkpoints stay."""
     names = {stage.name for stage in stages}
     for path in [
         *folder.glob("0[123]_*.ipynb"),
@@ -436,17 +444,19 @@ def forget_all_but(stages, folder):
             path.unlink()
 
 
-def finish(folder, executed, publish, every_patient):
-    """Build the report if anything is new, compare with what is published, say where the report lies."""
+def finish(folder, executed, published, every_patient):
+    """Build the report if anything is new, publish or compare with what is published, say where the report
+    lies."""
     from lib.report.html import build_report
-    from lib.report.published import compare_with_published, write_published
+    from lib.report.published import compare_with_published, publish, write_weights
 
     report = folder / "report.html"
-    if executed or publish or every_patient or not report.exists():
-        if publish:
-            write_published(folder)
+    if executed or published or every_patient or not report.exists():
         build_report(folder, every_patient)
-    for line in compare_with_published(folder):
+    if published:
+        write_weights(folder)
+        publish(folder)
+    for line in compare_with_published(folder)[0]:
         print(line)
     print(f"report: {report}")
 
@@ -463,7 +473,7 @@ def main(arguments=None):
         "--only", action="append", default=[], metavar="02", help="only the notebooks that begin so"
     )
     parser.add_argument("--force", action="store_true", help="execute also what is up to date")
-    parser.add_argument("--publish", action="store_true", help="mark the results as the published ones")
+    parser.add_argument("--publish", action="store_true", help="put the results below outputs/published")
     parser.add_argument(
         "--every-patient",
         action="store_true",

@@ -1,4 +1,5 @@
-"""Files of tensors with a checksum: weights, features and doses that were kept. Nothing in them can run code (safetensors)."""
+"""Files of tensors with a checksum: weights, features and doses that were kept. Nothing in them can run code
+(safetensors)."""
 
 import hashlib
 
@@ -18,10 +19,11 @@ def save_tensors(path, tensors, **about):
 
 
 def load_tensors(path):
-    """(tensors by name, words about them) of a file that `save_tensors` wrote; UserError if it is not whole."""
+    """(tensors by name, words about them) of a file by `save_tensors`; UserError if it is not whole."""
     try:
         with safe_open(path, framework="pt") as stored:
-            about, tensors = stored.metadata() or {}, {name: stored.get_tensor(name) for name in stored}
+            about = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
             f"{path} is damaged ({str(error).splitlines()[0] if str(error) else 'it is empty'})"

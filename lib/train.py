@@ -1,6 +1,6 @@
 """Train the methods of a params file without notebooks: on several GPUs, or several at a time.
 
-    torchrun --nproc-per-node 4 -m lib.train params/openkbp.yaml            all methods, each on four GPUs
+    torchrun --nproc-per-node 4 -m lib.train params/openkbp-gpu.yaml        all methods, each on four GPUs
     python -m lib.train params/openkbp-small.yaml baseline ddpm             these two, on this process alone
 
 The notebooks then find the trainings finished and show their course.
@@ -66,7 +66,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m lib.train", description="Train the methods of a params file without notebooks."
     )
-    parser.add_argument("params", help="a params file, such as params/openkbp.yaml")
+    parser.add_argument("params", help="a params file, such as params/openkbp-small.yaml")
     parser.add_argument("methods", nargs="*", help="names from its list of methods; none for all")
     parser.add_argument(
         "-p", action="append", default=[], metavar="section.key=value", help="put a value over the file's"

@@ -1,13 +1,14 @@
 """The one training loop: every method, any device, one process or several, resumed exactly where it stopped.
 
 A step draws all it needs from a stream named by (seed, step), so a checkpoint holds weights, averages,
-optimiser and history, and nothing random, and any number of processes does the same steps. A finished training leaves in its folder
+optimiser and history, and nothing random, and any number of processes does the same steps. A finished
+training leaves in its folder
 
-    weights.safetensors          the averaged weights (or the best ones), weights-<p>pct.safetensors after p % of the steps,
-                                 weights-last.safetensors without averaging
+    weights.safetensors          the averaged weights (or the best ones), weights-<p>pct.safetensors after
+                                 p % of the steps, weights-last.safetensors without averaging
     config.json, history.csv     what decided it, and its course by epochs
-    prior/                       weights and configuration of the regression it starts from, where the method has one
-    failed.json                  instead of all these, why it could not be done or was stopped: {"reason": sentence}
+    prior/                       weights and configuration of the regression it starts from, if it has one
+    failed.json                  instead of these, why it failed or was stopped: {"reason": sentence}
 """
 
 import copy
@@ -26,7 +27,7 @@ from lib.config import TrainConfig
 from lib.device import autocast, choose_device, choose_precision, compile_for
 from lib.errors import UserError
 from lib.features import augment, dose_statistics, make_batch, part_of
-from lib.files import held, sha256, write_json, write_text
+from lib.files import lock, sha256, write_json, write_text
 from lib.inference import load_predictor, own_grid_score_gy, predict_doses, ready, usual_sampling, with_priors
 from lib.memory import GB, check_memory
 from lib.models.diffusion import schedule
@@ -55,7 +56,8 @@ STAMP = "trained.json"
 
 
 class CannotTrain(Exception):
-    """A training that cannot be done or went wrong; the message is one sentence, and other methods can still be compared."""
+    """A training that cannot be done or went wrong; the message is one sentence, and other methods can still
+    be compared."""
 
 
 class Run:
@@ -100,7 +102,8 @@ class Run:
 def make_config(run, training, *, method, standardise, terminal_snr, **parameters):
     """The configuration of an experiment's training (lib.experiment.Experiment) on the samples `training`.
 
-    `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the method has it.
+    `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
+    method has it.
     """
     found = find_method(method)
     zero_snr = found.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
@@ -130,7 +133,8 @@ def make_config(run, training, *, method, standardise, terminal_snr, **parameter
 
 
 def with_units(config, training):
-    """The configuration in which what the network predicts has mean 0 and deviation 1 inside the training dose masks."""
+    """The configuration in which what the network predicts has mean 0 and deviation 1 inside the training
+    dose masks."""
     left = [
         replace(sample, dose=sample.dose - offset_of(config, sample.cond[None])[0])
         if find_method(config.method).prior
@@ -142,7 +146,8 @@ def with_units(config, training):
 
 
 def start_from_prior(run, method, *parts):
-    """The samples as a method with a prior needs them: its dose as a condition channel. Others come back as they are."""
+    """The samples as a method with a prior needs them: its dose as a condition channel. Others come back as
+    they are."""
     prior = find_method(method).prior
     if not prior:
         return parts
@@ -181,15 +186,15 @@ def train(
     """Train to the end, or until patience runs out; write weights, configuration and history to `folder`.
 
     The same training (configuration, patients, code) goes on where it was stopped, and is not repeated once
-    it is finished. `prior` is the folder of the regression whose dose the samples carry. Returns the history: one dict
-    per epoch. A loss that is not finite ends it with CannotTrain; the checkpoint before it stays.
+    it is finished. `prior` is the folder of the regression whose dose the samples carry. Returns the history:
+    one dict per epoch. A loss that is not finite ends it with CannotTrain; the checkpoint before it stays.
     """
     folder, key = Path(folder), training_key(config, prior)
     folder.mkdir(parents=True, exist_ok=True)
     if is_fresh(folder / STAMP, key):
         report("this training is finished already; its history is read back")
         return read_history(folder / "history.csv")
-    alone = held(folder / "training.lock", f"another process is training {folder}; wait for it or stop it")
+    alone = lock(folder / "training.lock", f"another process is training {folder}; wait for it or stop it")
     with alone if is_first() else nullcontext():
         return go_on(
             config,
@@ -245,9 +250,11 @@ def go_on(config, train_samples, validation_samples, folder, device, prior, key,
 
 
 def training_key(config, prior):
-    """What a training depends on: its configuration, which names its cohort's card, the weights of its prior and of its start, and the code.
+    """What a training depends on: its configuration, which names its cohort's card, the weights of its prior
+    and of its start, and the code.
 
-    The units of the dose follow from all these; their last digits depend on how many threads add them up, so they are left out.
+    The units of the dose follow from all these; their last digits depend on how many threads add them up, so
+    they are left out.
     """
     before = [weights_sha256(folder) for folder in (prior, config.start_from) if folder]
     given = {
@@ -266,7 +273,8 @@ def weights_sha256(folder):
 
 
 def start_from(run, folder):
-    """Begin with the weights of a finished training; they may be of another grid or cohort, but of a network of the same shape. Raises a UserError."""
+    """Begin with the weights of a finished training; they may be of another grid or cohort, but of a network
+    of the same shape. Raises a UserError."""
     weights = load_predictor(folder, "cpu", "32").network.state_dict()
     try:
         for network in (run.network, run.averaged):
@@ -311,7 +319,8 @@ def one_step(run, config, samples, device):
 
 
 def backward(run, config, batch, drawn, device):
-    """Gradients of this process's parts of the batch, part by part; the mean over processes is the batch's. Returns its loss."""
+    """Gradients of this process's parts of the batch, part by part; the mean over processes is the batch's.
+    Returns its loss."""
     total = torch.zeros((), device=device)
     parts = own_parts(len(batch.dose), config.accumulate)
     for number, (patients, share) in enumerate(parts):
@@ -324,7 +333,8 @@ def backward(run, config, batch, drawn, device):
 
 
 def own_parts(patients, accumulate):
-    """Pairs (slice of the batch, its weight) of this process, so that weighted losses and gradients average to the batch's.
+    """Pairs (slice of the batch, its weight) of this process, so that weighted losses and gradients average
+    to the batch's.
 
     All processes have equally many parts; one beyond the patients is the first patient with weight 0.
     """
@@ -357,14 +367,14 @@ def learning_rate(config, step):
 
 @torch.no_grad()
 def average_weights(run, decay):
-    """Exponential moving average; early on the decay is (1 + n) / (10 + n), so that the start is forgotten."""
+    """Exponential moving average; early on the decay is (1 + n) / (10 + n), to forget the start."""
     decay = min(decay, (1 + run.step) / (10 + run.step))
     for mean, new in zip(run.averaged.parameters(), run.network.parameters()):
         mean.lerp_(new, 1 - decay)
 
 
 def close_epoch(run, config, validation_samples, device, report):
-    """Write the epoch's row of the history; every `validate_every` epochs and at the end with a validation error."""
+    """Write the epoch's row of the history; each `validate_every` epochs and last with validation error."""
     check_finite(run, config)
     epoch = run.step // config.steps_per_epoch
     row = {
@@ -382,7 +392,8 @@ def close_epoch(run, config, validation_samples, device, report):
             run.best_mae_gy = row["validation_mae_gy"]
             run.best_weights = {name: w.clone() for name, w in run.averaged.state_dict().items()}
         report(
-            f"epoch {epoch}/{config.epochs}: loss {row['loss']:.4g}, validation MAE {row['validation_mae_gy']:.2f} Gy"
+            f"epoch {epoch}/{config.epochs}: loss {row['loss']:.4g}, "
+            f"validation MAE {row['validation_mae_gy']:.2f} Gy"
         )
     run.history.append(row)
 
@@ -421,7 +432,8 @@ def keep_snapshots(run, config, folder):
 
 
 def finish(run, config, folder, prior, key):
-    """Write the result: averaged weights (or the best) and the last, configuration, history; the running state is then gone."""
+    """Write the result: averaged weights (or the best) and the last, configuration, history; the running
+    state is then gone."""
     save_tensors(
         folder / "weights.safetensors",
         run.best_weights if config.keep == "best" and run.best_weights else run.averaged.state_dict(),

@@ -1,7 +1,7 @@
 """Volumes in overlapping windows: where they start, and how what was made of each is blended.
 
-Half a window is shared with the next one, as in the reference study (128 with an overlap of 64); the weights are
-Gaussian, of a quarter of the window as deviation.
+Half a window is shared with the next one, as in the reference study (128 with an overlap of 64); the weights
+are Gaussian, of a quarter of the window as deviation.
 """
 
 import torch
@@ -10,7 +10,7 @@ from lib.errors import UserError
 
 
 def window_starts(size, window):
-    """First voxels (z, y, x) of the windows that cover a volume of `size`; an axis shorter than a window has one."""
+    """First voxels (z, y, x) of the windows that cover `size`; an axis shorter than a window has one."""
     if window < 2:
         raise UserError(f"a window must have at least 2 voxels along each axis, not {window}")
     axes = [sorted({*range(0, max(1, n - window + 1), window // 2), max(0, n - window)}) for n in size]
@@ -18,7 +18,7 @@ def window_starts(size, window):
 
 
 def blended(parts, size, window):
-    """Weighted mean [B,C,*size] of `parts`, pairs of a start and what was made of the window there, [B,C,w,w,w]."""
+    """Weighted mean [B,C,*size] of `parts`, pairs of a window's start and result [B,C,w,w,w]."""
     total = weights = None
     for start, part in parts:
         if total is None:

@@ -1,10 +1,61 @@
-"""Fixtures for all tests; `import toys` works because pytest puts this folder on the path."""
+"""Fixtures for all tests, and what some of them need beyond Python; `import toys` works because pytest puts
+this folder on the path."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENTS = os.environ.get("OPENKBP_FOLDER")
+NEEDS = {  # marker -> whether it is here, and how to have it
+    "chromium": (CHROMIUM, "needs Chromium: apt install chromium"),
+    "dciodvfy": (shutil.which("dciodvfy"), "needs dciodvfy: apt install dicom3tools"),
+    "openkbp": (
+        PATIENTS,
+        "needs OpenKBP's patients: OPENKBP_FOLDER names the folder that holds train-pats and validation-pats",
+    ),
+}
+
+
+# Each by one worker, whose tests share what was set up once
+TOGETHER = {"test_run", "test_jupyterlab", "test_browser", "test_parallel"}
+
+
+def pytest_configure(config):
+    for marker, (_, reason) in NEEDS.items():
+        config.addinivalue_line("markers", f"{marker}: {reason}")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--skipped", action="store_true", help="only the tests that the last run skipped")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("skipped"):
+        before = set(config.cache.get("skipped", []))
+        items[:] = [item for item in items if item.nodeid in before]
+    for item in items:
+        if item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        for marker, (there, reason) in NEEDS.items():
+            if item.get_closest_marker(marker) and not there:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+SKIPPED = []
+
+
+def pytest_runtest_logreport(report):
+    if report.skipped:
+        SKIPPED.append(report.nodeid.partition("@")[0])  # xdist adds a test's group behind an @
+
+
+def pytest_sessionfinish(session):
+    if not hasattr(session.config, "workerinput"):  # not in a worker of xdist
+        session.config.cache.set("skipped", SKIPPED)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,10 +66,16 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def openkbp_folder():
-    """The real patients: the folder that holds train-pats and validation-pats."""
-    folder = os.environ.get("OPENKBP_FOLDER")
-    if not folder:
-        pytest.skip(
-            "OPENKBP_FOLDER is not set; it names the folder that holds train-pats and validation-pats"
-        )
-    return Path(folder)
+    """The real patients."""
+    return Path(PATIENTS)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -48,7 +48,7 @@ def write_patient(
     absolute   GridFrameOffsetVector in patient coordinates
     dose       (dose_gy, origin_mm, spacing_mm) on a grid of its own
     names      protocol name -> ROIName; default: ROI_NAMES
-    edit       function (kind, number, dataset) that changes a dataset before it is written; False leaves it out
+    edit       function (kind, number, dataset) that changes a dataset before it is written; False omits it
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def item(**values):
 
 
 def laid_out(volume, origin_mm, spacing_mm, position):
-    """(frames with rows and columns as the patient lies, ImageOrientationPatient, (x, y) of pixel 0, PixelSpacing)."""
+    """(frames as the patient lies, ImageOrientationPatient, (x, y) of pixel 0, PixelSpacing)."""
     if position == "turned":
         return volume.transpose(0, 2, 1), [0, 1, 0, 1, 0, 0], (origin_mm[2], origin_mm[1]), spacing_mm[:0:-1]
     x, y = POSITIONS[position]

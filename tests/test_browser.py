@@ -1,4 +1,4 @@
-"""The report in a real browser: the slices follow slider, keys, wheel and the list of methods; it fits a phone; it needs no network."""
+"""The report in a real browser: slices follow slider, keys, wheel, methods; fits a phone, no network."""
 
 import shutil
 
@@ -9,8 +9,7 @@ from lib.predictions import predicted_cases
 from lib.report.html import build_report
 from lib.report.scrubber import COLUMNS, PATIENTS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed (apt install chromium)")
+pytestmark = pytest.mark.chromium
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,7 @@ def report(tmp_path_factory):
     """The published quick report, built anew by this code."""
     folder = tmp_path_factory.mktemp("published") / "phantom-quick"
     shutil.copytree(
-        ROOT / "outputs" / "phantom-quick",
+        ROOT / "outputs" / "published" / "phantom-quick",
         folder,
         ignore=shutil.ignore_patterns("checkpoints", "pages", "*.ipynb"),
     )
@@ -38,16 +37,6 @@ def test_every_patient_is_shown_in_the_report_that_is_asked_to(report):
         > count["report.html"]
         == PATIENTS + steps
     )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -161,10 +150,14 @@ def test_text_stands_out_from_the_page(page, scheme):
         assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector
 
 
-CONTRAST = """node => {
-  const light = css => { const c = css.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-                         return 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2]; };
-  const paper = node => { const c = getComputedStyle(node).backgroundColor; return c !== 'rgba(0, 0, 0, 0)' || !node.parentElement ? c : paper(node.parentElement); };
-  const [a, b] = [light(getComputedStyle(node).color), light(paper(node))].sort((x, y) => y - x);
-  return (a + 0.05) / (b + 0.05);
-}"""
+CONTRAST = (
+    "node => {\n"
+    "  const light = css => { const c = css.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255).map(v => "
+    "v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);\n"
+    "                         return 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2]; };\n"
+    "  const paper = node => { const c = getComputedStyle(node).backgroundColor; return c !== 'rgba(0, "
+    "0, 0, 0)' || !node.parentElement ? c : paper(node.parentElement); };\n"
+    "  const [a, b] = [light(getComputedStyle(node).color), light(paper(node))].sort((x, y) => y - x);\n"
+    "  return (a + 0.05) / (b + 0.05);\n"
+    "}"
+)

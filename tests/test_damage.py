@@ -1,8 +1,10 @@
-"""Damaged files of every kind that is read: refused in one sentence, or read as they were; no traceback, no hang, nothing taken in silently.
+"""Damaged files of every kind that is read: refused in one sentence, or read as they were.
 
-DAMAGE_VARIANTS=n takes n variants of each kind instead of a few: the campaign. What has a checksum (cases, predictions, weights, the
-state of a training, the reference's npz) must be refused or equal. Text has none: there a digit may become another digit, so it must
-only be read or refused.
+No traceback, no hang, nothing taken in silently.
+
+DAMAGE_VARIANTS=n takes n variants of each kind instead of a few: the campaign. What has a checksum (cases,
+predictions, weights, the state of a training, the reference's npz) must be refused or equal. Text has none:
+there a digit may become another digit, so it must only be read or refused.
 """
 
 import io
@@ -37,7 +39,7 @@ from lib.run import plan
 from lib.state import load_state, save_state
 from lib.tensors import save_tensors
 
-VARIANTS = int(os.environ.get("DAMAGE_VARIANTS", 30))
+VARIANTS = int(os.environ.get("DAMAGE_VARIANTS", "30"))
 LONGEST_S = 20
 HOSTILE = [
     b"nan",
@@ -236,7 +238,7 @@ def lines(whole, rng):
 
 
 def rezipped(whole, rng):
-    """A sound archive in which one array is of another type or shape, an object, endless by its header, or gone."""
+    """A sound archive with one array of other type or shape, an object, endless by its header, or gone."""
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = list(members)[rng.integers(len(members))]

@@ -8,12 +8,9 @@ import time
 import warnings
 
 import numpy as np
+import pydicom
 import pytest
 import yaml
-
-pydicom = pytest.importorskip("pydicom")
-pytest.importorskip("skimage")
-
 from dicom_toys import CLASSES, POSITIONS, PRIVATE, damage, item, read_case, write, write_patient
 from toys import toy_case
 
@@ -27,7 +24,7 @@ from lib.errors import UserError
 from lib.evaluation.checks import find_oddities
 from lib.report import tables
 
-VARIANTS = int(os.environ.get("DICOM_VARIANTS", 240))  # a campaign takes more
+VARIANTS = int(os.environ.get("DICOM_VARIANTS", "240"))  # a campaign takes more
 SMALL = (10, 16, 16)
 
 
@@ -569,10 +566,11 @@ def test_an_impossible_spacing_is_refused(spacing_mm, case, tmp_path):
 def test_damage_is_refused_or_told_never_taken_in_silently(case, tmp_path):
     """Each variant is a folder with one damaged file; reading it may only succeed or end in a UserError.
 
-    Silently wrong: the case differs from the undamaged one by more than a round trip may, the checks find nothing
-    odd, and the report is the same as without damage. DICOM has no checksums, so this cannot be demanded of pixel
-    values, and of other numbers only as far as they contradict something: a digit of DoseGridScaling, of the dose's
-    position or of a contour's point that stays plausible would pass. Flips inside PixelData must only not crash.
+    Silently wrong: the case differs from the undamaged one by more than a round trip may, the checks find
+    nothing odd, and the report is the same as without damage. DICOM has no checksums, so this cannot be
+    demanded of pixel values, and of other numbers only as far as they contradict something: a digit of
+    DoseGridScaling, of the dose's position or of a contour's point that stays plausible would pass. Flips
+    inside PixelData must only not crash.
     """
     write_patient(case, tmp_path)
     whole, whole_report = read_patient(tmp_path)

@@ -1,8 +1,9 @@
-"""Measures against their definitions, written a second time here, and against laws that hold for any doses."""
+"""Measures against their definitions, written again here, and against laws that hold for any doses."""
 
 import dataclasses
 import itertools
 import math
+import operator
 import re
 
 import numpy as np
@@ -118,10 +119,10 @@ def test_an_absent_structure_has_no_statistic_and_meets_no_goal():
 def test_goals_are_met_exactly_when_their_inequality_holds(site):
     case = toy_case(site=site)
     found = goal_values(case, noisy(case))
+    holds = {">=": operator.ge, "<=": operator.le}
     for goal in PROTOCOLS[site].goals:
         value, met = found[goal.text]
-        limits = {">=": lambda v: v >= goal.limit, "<=": lambda v: v <= goal.limit}
-        assert met is None if value is None else met == limits[goal.sense](value)
+        assert met is None if value is None else met == holds[goal.sense](value, goal.limit)
 
 
 def test_beyond_10_mm_is_measured_in_mm():
@@ -137,7 +138,7 @@ def test_beyond_10_mm_is_measured_in_mm():
 
 
 def openkbp_case(seed, n=12, spacing_mm=(2.5, 3.906, 3.906), dtype=np.float64):
-    """Random doses, structures of 0 to 300 voxels, dose inside the mask alone; float64 as in the challenge."""
+    """Random doses, structures of 0 to 300 voxels, dose only inside the mask; float64 as in the challenge."""
     rng = np.random.default_rng(seed)
     shape = (n, n, n)
     dose_mask = rng.random(shape) < 0.7
@@ -285,7 +286,8 @@ def members(n, voxels, bias=0.0, sd=1.0, seed=0):
 def test_members_of_known_bias_and_variance_have_that_floor_and_b():
     bias, sd, n, voxels = 1.5, 2.0, 8, 40_000
     law = ensemble_law(*members(n, voxels, bias, sd))
-    # standard errors: b is a chi-square of (n - 1) voxels degrees; floor mostly the mean's cross term with the bias
+    # standard errors: b is a chi-square of (n - 1) voxels degrees;
+    # floor mostly the mean's cross term with the bias
     assert abs(law.b_gy2 - sd**2) < 4 * sd**2 * math.sqrt(2 / ((n - 1) * voxels))
     floor_error = 2 * bias * sd / math.sqrt(n * voxels) + sd**2 / n * math.sqrt(2.3 / voxels)
     assert abs(law.floor_gy2 - bias**2) < 4 * floor_error
@@ -530,6 +532,11 @@ def test_a_dose_that_no_step_can_hold_is_not_turned_into_another(value, volume, 
     )
 
 
+def single_npy(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
 DAMAGES = {
     "cut": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
     "empty": lambda p: p.write_bytes(b""),
@@ -539,7 +546,7 @@ DAMAGES = {
     "without coarsen": lambda p: np.savez(p, dose=np.zeros((6, 7, 8), np.uint16)),
     "of another grid": lambda p: np.savez(p, coarsen=np.array(1), dose=np.zeros((6, 7, 9), np.uint16)),
     "coarsen is a list": lambda p: np.savez(p, coarsen=np.array([1, 2]), dose=np.zeros((6, 7, 8), np.uint16)),
-    "a single npy": lambda p: np.save(open(p, "wb"), np.zeros(3)),
+    "a single npy": single_npy,
     "a flat dose": lambda p: np.savez(p, coarsen=np.array(2), dose=np.zeros(5, np.uint16)),
 }
 

@@ -1,4 +1,4 @@
-"""The explorer without a browser: what a view shows, what lies under the pointer, and that the pictures follow every control."""
+"""The explorer without a browser: what a view shows, what is under the pointer, how controls change it."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def make_case(case_id="pt_1"):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """An experiment on four made-up patients; the baseline has predicted pt_1, ddpm with spread pt_1 and pt_2."""
+    """An experiment on four made-up patients; baseline has predicted pt_1, ddpm with spread pt_1 and pt_2."""
     monkeypatch.chdir(tmp_path)
     ids, folder = ["pt_1", "pt_2", "pt_3", "pt_4"], tmp_path / "cohort"
     for case_id in ids:
@@ -320,8 +320,8 @@ def trained(tmp_path_factory):
         patched.chdir(folder)
         toy_cohort(folder / "toys", n=6, shape=(16, 16, 16))
         (folder / "p.yaml").write_text(
-            "{experiment: try, cohort: toys, coarsen: 1, precision: '32', methods: [baseline, gaussian, flow, "
-            "refine], train: {epochs: 1, base_channels: 8, validate_every: 9}}"
+            "{experiment: try, cohort: toys, coarsen: 1, precision: '32', methods: [baseline, gaussian, "
+            "flow, refine], train: {epochs: 1, base_channels: 8, validate_every: 9}}"
         )
         command.main(["p.yaml"])
     return folder

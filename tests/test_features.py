@@ -1,4 +1,4 @@
-"""From a case to tensors: distances, coarsening, batches and motion against closed forms; streams of random numbers."""
+"""From a case to tensors: distances, coarsening, batches, motion against closed forms; random streams."""
 
 import dataclasses
 import math
@@ -358,7 +358,7 @@ def test_presence_flags_follow_the_organs_they_speak_of(only_flips):
 
 
 def test_moved_by_whole_voxels_every_value_stays_what_it_was():
-    """No interpolation: the doses of a moved patient are doses of the patient, and those that left were at a border."""
+    """No interpolation: doses of a moved patient are his doses, and those that left were at a border."""
     sample = make_sample(toy_case(), 1)
     inside = sample.dose[0, 3:-3, 3:-3, 3:-3]
     assert float(sample.dose.max()) == float(inside.max())

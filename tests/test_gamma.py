@@ -68,7 +68,7 @@ def test_a_ramp_that_is_moved_has_the_distance_between_two_parallel_lines(axis, 
     )
     slope = slope_gy_mm * 3.0 / 1.8  # per distance criterion, in dose criteria
     exact = slope * (moved_mm / 3.0) / np.sqrt(1 + slope**2)
-    # the lattice has a point within half its pitch of the nearest one, where gamma^2 is larger by (1 + slope^2) x^2
+    # the lattice has a point within half its pitch of the nearest; there gamma^2 is more by (1 + slope^2) x^2
     assert gamma.min() > exact - 1e-4 and gamma.max() < np.sqrt(exact**2 + (1 + slope**2) * 0.05**2) + 1e-4
 
 
@@ -302,9 +302,7 @@ def test_nothing_is_missed_by_the_early_stops(n, local):
 
 
 def theirs(planned, predicted, spacing_mm, dose_pct, distance_mm, global_gy, **options):
-    pymedphys = pytest.importorskip(
-        "pymedphys", reason="pymedphys is the independent implementation compared with"
-    )
+    pymedphys = pytest.importorskip("pymedphys", reason="pymedphys has no release for this Python")
     axes = tuple(np.arange(size) * s for size, s in zip(planned.shape, spacing_mm))
     return pymedphys.gamma(
         axes,

@@ -100,7 +100,7 @@ def test_sizes_that_are_not_divisible_are_padded_with_their_edge(shape, coarsen)
 
 @pytest.mark.parametrize("coarsen", [2, 3, 4])
 def test_refined_inside_the_mask_a_dose_keeps_its_block_averages_and_its_edge(coarsen):
-    """A dose that is uniform inside the mask comes back so up to the mask's edge, where plain interpolation would halve it."""
+    """A dose uniform inside the mask stays so up to its edge, where plain interpolation would halve it."""
     case = toy_case()
     mask = torch.from_numpy(case.dose_mask)
     uniform = 0.8 * mask.float()[None]
@@ -123,7 +123,7 @@ def test_refined_inside_the_mask_a_dose_keeps_its_block_averages_and_its_edge(co
 
 @pytest.mark.parametrize("coarsen", [1, 2, 4])
 def test_a_dose_of_the_box_comes_back_where_it_belongs(coarsen):
-    """With a small mask in a far corner, the box is a part of the volume; a dose that is one inside comes back as one there."""
+    """With a small mask in a far corner the box is part of the volume; a dose of one inside stays one."""
     mask = torch.zeros(80, 96, 80, dtype=torch.bool)
     mask[61:79, 3:40, 44:70] = True
     dose = mask.float()[None]

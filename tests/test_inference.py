@@ -100,7 +100,7 @@ def test_windows_of_their_own_noise_are_another_sample_than_one_noise_field(samp
 
 
 def test_outside_the_dose_mask_there_is_no_dose_and_the_state_is_what_training_saw(samples):
-    """Where the dose is known to be 0, x_t at every step is the start noise and a dose of 0, scaled as in training."""
+    """Where the dose is known to be 0, x_t is always start noise and a dose of 0, scaled as in training."""
     predictor = predictor_for("ddpm", samples)
     sample = samples[0]
     outside = sample.mask == 0

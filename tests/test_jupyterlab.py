@@ -1,14 +1,18 @@
-"""The explorer in JupyterLab in a real browser: it opens, follows wheel, keys, slider and pointer, samples anew, and asks no network."""
+"""The explorer in JupyterLab in a real browser: it opens, follows wheel, keys, slider, pointer, samples anew.
+
+It asks no network.
+"""
 
 import shutil
 
 import numpy as np
 import pytest
 from lab import jupyterlab, open_notebook
-from test_browser import browser, pytestmark  # noqa: F401  the fixture and the reason to skip
 
 from lib.experiment import ROOT, Experiment
 from lib.report import views
+
+pytestmark = pytest.mark.chromium
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +23,8 @@ def folder(tmp_path_factory):
     (folder / "outputs").mkdir()
     (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
     shutil.copytree(
-        ROOT / "outputs" / "phantom-quick" / "predictions",
-        folder / "outputs" / "phantom-quick" / "predictions",
+        ROOT / "outputs" / "published" / "phantom-quick" / "predictions",
+        folder / "outputs" / "published" / "phantom-quick" / "predictions",
     )
     return folder
 
@@ -58,7 +62,8 @@ def test_the_wheel_and_the_keys_turn_slices(page):
     page.locator(".dose-panels canvas").first.hover()
     painted_after(page, lambda: page.mouse.wheel(0, -100))
     page.wait_for_function(
-        "v => [...document.querySelectorAll('.widget-slider')].some(s => s.innerText.includes('slice') && s.innerText.includes(v))",
+        "v => [...document.querySelectorAll('.widget-slider')].some(s => s.innerText.includes('slice') && "
+        "s.innerText.includes(v))",
         arg=str(start + 1),
     )
     assert slider(page) == start + 1 and pixels(page) != before
@@ -98,7 +103,8 @@ def test_a_hundred_slices_show_the_last_one(page):
     painted_after(page, lambda: page.keyboard.press("Home"))
     page.wait_for_timeout(300)
     page.locator(".dose-panels canvas").first.evaluate(
-        "c => { for (let i = 0; i < 12; i++) c.dispatchEvent(new WheelEvent('wheel', {deltaY: -1, bubbles: true, cancelable: true})); }"
+        "c => { for (let i = 0; i < 12; i++) c.dispatchEvent(new WheelEvent('wheel', {deltaY: -1, bubbles: "
+        "true, cancelable: true})); }"
     )
     page.wait_for_timeout(1500)
     assert slider(page) == 12
@@ -127,6 +133,7 @@ def test_planes_by_key(page, plane):
     shape = np.array(page.locator(".dose-panels canvas").first.evaluate("c => [c.height, c.width]"))
     page.keyboard.press(plane)
     page.wait_for_function(
-        "s => { const c = document.querySelector('.dose-panels canvas'); return c.height !== s[0] || c.width !== s[1]; }",
+        "s => { const c = document.querySelector('.dose-panels canvas'); return c.height !== s[0] || c.width "
+        "!== s[1]; }",
         arg=shape.tolist(),
     )

@@ -47,7 +47,8 @@ def test_dose_loss_is_squared_error_and_a_penalty_of_negative_dose():
 
 
 def test_the_dvh_loss_is_the_area_between_the_curves():
-    """Against both DVHs drawn at many doses; a missing structure does not count, and moving dose about in a structure costs nothing."""
+    """Against both DVHs drawn at many doses; a missing structure does not count, and moving dose about in a
+    structure costs nothing."""
     generator = torch.Generator().manual_seed(0)
     dose, dose_hat = (
         torch.rand(2, 1, 6, 6, 6, generator=generator),

@@ -31,7 +31,7 @@ def test_what_is_alive_is_counted_and_what_is_gone_is_not():
 
 @pytest.mark.parametrize("method", ["baseline", "ddpm_v"])
 def test_memory_grows_with_patients_and_voxels_and_shrinks_with_half_precision(sample, method):
-    """Beside the copies of the weights it is all activations: twice as many for twice the patients or the volume."""
+    """Beside copies of the weights all is activations: twice as many for twice the patients or volume."""
     config = config_for([sample], method=method)
     one, two, larger = (
         memory.predicted_gb(config, shape, n) for shape, n in ((SHAPE, 1), (SHAPE, 2), ((32, 24, 24), 1))

@@ -275,13 +275,14 @@ def check_real(case):
     if {"LeftParotid", "RightParotid"} <= set(masks):
         assert to_the_left(masks["LeftParotid"]) > to_the_left(masks["RightParotid"])
     for name, rx_gy in case.prescription_gy.items():
-        # lower targets are partly inside or next to the highest, so only that one bounds their dose from above
+        # lower targets are partly inside or next to the highest, so only that one bounds their dose above
         if (case.case_id, name) != COLD_TARGET:
             assert 0.9 * rx_gy < np.median(case.dose_gy[masks[name]]) < 1.1 * case.rx_gy
     assert -150 < np.median(case.ct_hu[masks["PTV70"]]) < 150  # soft tissue
     assert set(masks) <= set(HEAD_AND_NECK.structures)
 
 
+@pytest.mark.openkbp
 def test_every_real_patient_reads_and_is_plausible(openkbp_folder):
     wrong = []
     for folder in [folder for folders in find_patients(openkbp_folder).values() for folder in folders]:
@@ -292,6 +293,7 @@ def test_every_real_patient_reads_and_is_plausible(openkbp_folder):
     assert wrong == []
 
 
+@pytest.mark.openkbp
 def test_a_real_patient_survives_its_case_file(openkbp_folder, tmp_path):
     case = read_patient(find_patients(openkbp_folder)["train"][0])
     save_case(case, tmp_path / "a.npz")

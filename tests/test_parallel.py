@@ -1,4 +1,4 @@
-"""One network trained by several processes: the same steps as one process, a process that dies, a share of a batch."""
+"""One network trained by several processes: steps as one process, a process that dies, a batch's share."""
 
 import os
 import signal
@@ -62,6 +62,7 @@ def one_method(folder, processes, name, *overrides, method="baseline"):
     given = [part for o in (f"experiment={name}", *overrides) for part in ("-p", o)]
     done = subprocess.run(
         command(processes, *given, method),
+        check=False,
         cwd=folder,
         env=environment(),
         capture_output=True,
@@ -75,7 +76,7 @@ def one_method(folder, processes, name, *overrides, method="baseline"):
 
 @pytest.mark.parametrize("method", PARAMS["methods"])
 def test_two_processes_train_as_one_does(folder, method):
-    """The same batches, noise and losses: a batch of 2 or 3 in two shares, and in one share of three parts."""
+    """The same batches, noise, losses: a batch of 2 or 3 in two shares, and in one share of three parts."""
     history, weights, _ = one_method(folder, 1, "alone", method=method)
     for other in (
         one_method(folder, 2, "two", method=method),
@@ -111,7 +112,8 @@ def test_a_training_stopped_on_one_process_goes_on_on_two(folder, monkeypatch, c
 
 
 def test_a_killed_process_ends_the_training_with_a_sentence_and_it_goes_on(folder):
-    """The survivor says so; the same command, with another number of processes, ends where an undisturbed run does."""
+    """The survivor says so; the same command, with another number of processes, ends where an undisturbed run
+    does."""
     long = ("-p", "train.epochs=40", "baseline")
     with open(folder / "log", "w") as log:
         done = subprocess.Popen(command(2, *long), cwd=folder, env=environment(), stdout=log, stderr=log)
@@ -122,7 +124,13 @@ def test_a_killed_process_ends_the_training_with_a_sentence_and_it_goes_on(folde
     assert "another process of this training has ended" in (folder / "log").read_text()
     assert not (folder / "outputs/try/checkpoints/baseline/weights.safetensors").exists()
     again = subprocess.run(
-        command(1, *long), cwd=folder, env=environment(), capture_output=True, text=True, timeout=240
+        command(1, *long),
+        check=False,
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert again.returncode == 0, again.stderr[-2000:]
     assert read_json(folder / "outputs/try/checkpoints/baseline/config.json")["epochs"] == 40
@@ -186,7 +194,13 @@ def test_alone_nothing_is_shared():
 
 def test_an_unknown_method_is_named(folder):
     done = subprocess.run(
-        command(1, "basline"), cwd=folder, env=environment(), capture_output=True, text=True, timeout=120
+        command(1, "basline"),
+        check=False,
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert (
         done.returncode == 2
@@ -196,10 +210,16 @@ def test_an_unknown_method_is_named(folder):
 
 
 def test_two_trainings_of_one_folder_are_refused(folder):
-    from lib.files import held
+    from lib.files import lock
 
-    with held(folder / "outputs/try/checkpoints/baseline/training.lock", ""):
+    with lock(folder / "outputs/try/checkpoints/baseline/training.lock", ""):
         done = subprocess.run(
-            command(1, "baseline"), cwd=folder, env=environment(), capture_output=True, text=True, timeout=120
+            command(1, "baseline"),
+            check=False,
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
     assert done.returncode == 2 and "another process is training" in done.stderr

@@ -66,11 +66,11 @@ def test_anatomy_is_asymmetric_and_differs_between_patients(cohort):
 
 
 def test_making_a_patient_again_gives_the_same_one(cohort):
-    pytest.importorskip("pydosert", reason="making phantoms needs pydosert; pip install -e '.[phantom]'")
     made, kept = phantom.make_phantom("case_0003"), cohort.load("case_0003")
     assert np.array_equal(made.ct_hu, kept.ct_hu) and made.masks.keys() == kept.masks.keys()
     assert all(np.array_equal(made.masks[name], kept.masks[name]) for name in kept.masks)
-    # the apertures' weights are found by descent, on which another processor's rounding tells: 0.06 Gy on average, 0.5 at most
+    # the apertures' weights are found by descent, on which another processor's rounding tells: 0.06 Gy on
+    # average, 0.5 at most
     difference_gy = np.abs(made.dose_gy - kept.dose_gy)
     assert difference_gy.max() <= 1.0 and difference_gy[kept.dose_mask].mean() <= 0.15
 

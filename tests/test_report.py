@@ -17,7 +17,7 @@ from lib import pair
 from lib.errors import UserError
 from lib.evaluation.compare import Difference, paired_difference
 from lib.experiment import ROOT
-from lib.files import read_json, write_json, write_results
+from lib.files import read_json, write_json, write_results, write_text
 from lib.parameters import load_params
 from lib.report import (
     answers,
@@ -160,7 +160,8 @@ def test_a_cure_is_held_against_what_theory_allows(worst, told):
 
 
 def test_a_held_start_is_held_against_the_regression_and_what_it_leaves_out():
-    """sqrt(alpha_bar) at t = 900 is cos(pi/2 (0.9 + 0.008) / 1.008) / cos(pi/2 0.008 / 1.008) = 0.155, Nichol and Dhariwal's cosine."""
+    """sqrt(alpha_bar) at t = 900 is cos(pi/2 (0.9 + 0.008) / 1.008) / cos(pi/2 0.008 / 1.008) = 0.155, Nichol
+    and Dhariwal's cosine."""
     text = told_of_steps(
         step_rows({1: 3.0, 10: 4.0}), step_rows({1: 3.0, 10: 4.5}, "start held at t = 900"), regression=3.0
     )
@@ -196,12 +197,12 @@ def test_the_voxels_of_the_patients_are_told():
 
 
 @pytest.mark.parametrize(
-    "changed, params", [({}, "params/openkbp-cpu.yaml"), ({"coarsen": 1}, "outputs/openkbp/experiment.yaml")]
+    "changed, params", [({}, "params/openkbp.yaml"), ({"coarsen": 1}, "outputs/openkbp/experiment.yaml")]
 )
 def test_the_command_to_run_again_names_the_params_that_made_the_report(changed, params, tmp_path):
     folder = tmp_path / "openkbp"
     folder.mkdir()
-    made = load_params(ROOT / "params" / "openkbp-cpu.yaml") | changed
+    made = load_params(ROOT / "params" / "openkbp.yaml") | changed
     (folder / "experiment.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
     assert html.again(folder)[0] == f"python -m lib.run {params}"
 
@@ -236,8 +237,8 @@ def test_the_range_of_the_ratios_is_from_the_least_to_the_most():
 def test_the_goal_farthest_from_the_plan_is_named():
     rows = method_rows({"control": 8.0, "baseline": 4.0})
     assert answers.answer_on_goals(rows) == (
-        "The dose meets or misses a clinical goal as the plan does: `baseline` 0 %; the control without a network 0 %. Farthest "
-        "apart on g: 0 of 10 plans meet it, 10 of the predicted doses."
+        "The dose meets or misses a clinical goal as the plan does: `baseline` 0 %; the control without a "
+        "network 0 %. Farthest apart on g: 0 of 10 plans meet it, 10 of the predicted doses."
     )
 
 
@@ -405,10 +406,9 @@ def test_the_answer_on_the_anomaly_follows_the_numbers():
         and "(reference's grid), +0.00 [+0.00, +0.00] (start held at t = 900)" in text
     )
     assert (
-        "at any number of steps: `ddpm_v`; from the best number of steps to the most their MAE rises by `ddpm_v` +1.00 ["
-        in text
-        and "`flow`" not in text
-    )
+        "at any number of steps: `ddpm_v`; from the best number of steps to the most their MAE rises by "
+        "`ddpm_v` +1.00 ["
+    ) in text and "`flow`" not in text
     assert "No other prediction" in answers.answer_on_steps(steps_found(curves[0], curves[3]), 0.1)
     assert "prediction" not in answers.answer_on_steps(steps_found(curves[0]), 0.1)
     few = [step_rows({10: 3.0, 100: 6.0}, patients=2)]
@@ -492,9 +492,9 @@ def test_what_is_said_of_a_spread_follows_its_ratio_to_the_error(spread_gy, told
         and "40 calls" in text
     )
     assert (
-        "promise within 5 points**: `ddpm_v` (times 1.50: the 50 % interval holds 51 %, the 95 % interval holds 94 %)"
-        in text
-    )
+        "promise within 5 points**: `ddpm_v` (times 1.50: the 50 % interval holds 51 %, the 95 % "
+        "interval holds 94 %)"
+    ) in text
 
 
 @pytest.mark.parametrize(
@@ -638,8 +638,8 @@ def test_a_report_of_nothing_says_what_is_missing(tmp_path):
 
 def test_the_commands_to_run_it_again_pass_the_runners_checks(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for line in html.again(ROOT / "outputs" / "phantom-quick") + html.again(
-        ROOT / "outputs" / "openkbp-small"
+    for line in html.again(ROOT / "outputs" / "published" / "phantom-quick") + html.again(
+        ROOT / "outputs" / "published" / "openkbp-small"
     ):
         words = shlex.split(line)
         given = [words[i + 1] for i, word in enumerate(words) if word == "-p"]
@@ -649,9 +649,8 @@ def test_the_commands_to_run_it_again_pass_the_runners_checks(monkeypatch):
 
 def finished(folder, mae_gy):
     """An experiment's folder with a comparison in which the baseline has the given error."""
-    write_json(
-        folder / "results" / "04_comparison.json", {"rows": method_rows({"baseline": mae_gy, "control": 8.0})}
-    )
+    compared = {"made": {"device": "one CPU"}, "rows": method_rows({"baseline": mae_gy, "control": 8.0})}
+    write_json(folder / "results" / "04_comparison.json", compared)
     (folder / "checkpoints" / "baseline").mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "checkpoints" / "baseline" / "weights.safetensors", {"w": torch.full((3,), 1.2345)})
     write_json(folder / "checkpoints" / "baseline" / "config.json", {"method": "baseline"})
@@ -659,9 +658,8 @@ def finished(folder, mae_gy):
 
 def test_a_list_within_a_list_stays_one_on_the_page():
     text = sentences.bullets(["first", sentences.nested("second", ["a", "**b**"]), "third"])
-    assert (
-        html.bullets(text)
-        == "<ul><li>first</li><li>second:<ul><li>a</li><li><strong>b</strong></li></ul></li><li>third</li></ul>"
+    assert html.bullets(text) == (
+        "<ul><li>first</li><li>second:<ul><li>a</li><li><strong>b</strong></li></ul></li><li>third</li></ul>"
     )
 
 
@@ -674,15 +672,37 @@ def test_a_method_is_explained_where_the_answer_first_names_it():
 
 
 def test_fresh_numbers_are_compared_with_the_published_ones(tmp_path):
-    finished(tmp_path, 4.0)
-    assert published.compare_with_published(tmp_path) == []
-    published.write_published(tmp_path)
-    assert any(
-        "baseline" in line and line.endswith("4.00  4.00  equal")
-        for line in published.compare_with_published(tmp_path)
-    )
-    finished(tmp_path, 4.5)
-    assert any("baseline" in line and "+0.50" in line for line in published.compare_with_published(tmp_path))
+    folder = tmp_path / "quick"
+    finished(folder, 4.0)
+    assert published.compare_with_published(folder) == ([], [])
+    published.publish(folder)
+    stored = read_json(tmp_path / "published" / "quick" / "results" / "published.json")
+    assert stored["mae_gy"]["baseline"] == 4.0 and stored["device"]
+    lines, differing = published.compare_with_published(folder)
+    assert any("baseline" in line and line.endswith("4.00  4.00  equal") for line in lines) and not differing
+    finished(folder, 4.5)
+    lines, differing = published.compare_with_published(folder)
+    assert any("baseline" in line and "+0.50, more than it may" in line for line in lines)
+    assert differing == ["baseline"]
+
+
+def test_another_processor_may_change_a_number_a_little_and_the_same_may_not():
+    assert published.allowed_gy("baseline", True) < 0.01 > published.allowed_gy("ddpm, mean of 3", True)
+    assert published.allowed_gy("ddpm_dose, mean of 3", False) == published.OTHER_PROCESSOR_GY
+    assert published.allowed_gy("ddpm, mean of 3", False) == published.OTHER_PROCESSOR_DDPM_GY
+    assert published.allowed_gy("ddpm-seed43", False) == published.OTHER_PROCESSOR_DDPM_GY
+
+
+def test_what_is_published_takes_the_place_of_what_was(tmp_path):
+    folder, target = tmp_path / "quick", tmp_path / "published" / "quick"
+    finished(folder, 4.0)
+    for name in ("figures/fig1.png", "figures/fig1.pdf", "04_comparison.ipynb", "checkpoints/x/config.json"):
+        write_text(folder / name, "new")
+    write_text(target / "figures" / "old.png", "old")
+    published.publish(folder)
+    names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert {"figures/fig1.png", "04_comparison.ipynb", "results/published.json"} <= names
+    assert not [name for name in names if "old" in name or "checkpoints" in name or name.endswith("pdf")]
 
 
 def test_methods_of_two_experiments_are_paired_by_patient_whatever_the_order_of_their_rows(tmp_path):
@@ -710,14 +730,14 @@ def test_methods_of_two_experiments_are_paired_by_patient_whatever_the_order_of_
 
 
 def test_an_experiment_that_compares_nothing_is_published_all_the_same(tmp_path):
-    published.write_published(tmp_path)
-    assert read_json(tmp_path / "results" / "published.json")["mae_gy"] == {}
-    assert published.compare_with_published(tmp_path) == []
+    published.publish(tmp_path / "speed")
+    assert read_json(tmp_path / "published" / "speed" / "results" / "published.json")["mae_gy"] == {}
+    assert published.compare_with_published(tmp_path / "speed") == ([], [])
 
 
-def test_published_weights_are_bf16_with_their_configuration(tmp_path):
+def test_weights_to_publish_are_bf16_with_their_configuration(tmp_path):
     finished(tmp_path, 4.0)
-    published.write_published(tmp_path)
+    published.write_weights(tmp_path)
     stored = load_file(tmp_path / "weights" / "baseline" / "weights.safetensors")["w"]
     assert stored.dtype == torch.bfloat16 and torch.allclose(stored.float(), torch.tensor(1.2345), atol=0.005)
     assert (tmp_path / "weights" / "baseline" / "config.json").exists()
@@ -757,13 +777,9 @@ def test_a_figure_of_lines_is_written_with_few_colours_and_one_of_pictures_with_
 
 
 def test_variants_of_a_method_are_told_apart_by_their_markers():
-    rows = step_rows({1: 3.0, 5: 2.0}) + sum(
-        (
-            step_rows({1: 3.0, 5: 2.0}, name, group="prediction")
-            for name in ("ddpm_v", "ddpm_v-a", "ddpm_v-b", "flow")
-        ),
-        [],
-    )
+    rows = step_rows({1: 3.0, 5: 2.0})
+    for name in ("ddpm_v", "ddpm_v-a", "ddpm_v-b", "flow"):
+        rows += step_rows({1: 3.0, 5: 2.0}, name, group="prediction")
     lines = {
         line.get_label(): line
         for line in steps_figures.sampling_steps(rows, step_rows({1: 2.0}), "ddpm", "baseline")

@@ -1,6 +1,5 @@
 """The runner, as a person uses it: smoke.yaml from the command line, again, changed, broken."""
 
-import fcntl
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from lib import disk
 from lib.command import Failed, told_in_a_sentence
 from lib.errors import UserError
 from lib.experiment import ROOT, Experiment
-from lib.files import read_json, write_text
+from lib.files import lock, read_json, write_text
 from lib.parameters import load_params
 from lib.report.captions import CAPTIONS
 from lib.run import Stage, execute, forget_all_but, plan, socket_folder
@@ -34,7 +33,9 @@ def run(folder, *arguments):
         cohorts.symlink_to(ROOT / "outputs" / "cohorts")
     command = [sys.executable, "-m", "lib.run", str(ROOT / "params" / "smoke.yaml"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_a_disk_that_refuses_ends_in_one_sentence(tmp_path):
 
 def test_an_error_of_the_system_that_is_no_refusing_disk_keeps_its_traceback():
     with pytest.raises(FileNotFoundError), told_in_a_sentence():
-        open("nowhere/at/all")
+        Path("nowhere/at/all").read_text()
 
 
 def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):
@@ -160,7 +161,8 @@ def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):
 
 def test_a_kernel_that_dies_before_it_is_ready_ends_in_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, sys\nif 'ipykernel_launcher' in ' '.join(sys.orig_argv): os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys\n"
+        "if 'ipykernel_launcher' in ' '.join(sys.orig_argv): os.kill(os.getpid(), signal.SIGKILL)"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     notebook = tmp_path / "never.ipynb"
@@ -252,10 +254,7 @@ def test_a_comparison_before_its_studies_is_refused_and_one_that_has_none_is_not
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):
-    lock = outputs(tmp_path) / "checkpoints" / "run.lock"
-    lock.parent.mkdir(parents=True)
-    with open(lock, "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with lock(outputs(tmp_path) / "checkpoints" / "run.lock", ""):
         second = run(tmp_path)
     assert second.returncode == 2 and "another run is working" in second.stderr
 

@@ -1,4 +1,4 @@
-"""Doses that a study has sampled are kept: read back exactly, made again when anything that decides them changes."""
+"""Doses that a study has sampled are kept: read back exactly, made again when what decides them changes."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The slices in the report: each tile is the slice it says, nothing of a name is read as HTML, what is missing is said."""
+"""The slices in the report: each tile is the slice it says, no name read as HTML, what is missing said."""
 
 import base64
 import io

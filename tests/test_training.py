@@ -133,7 +133,7 @@ def test_a_finished_training_is_not_repeated_and_another_one_is(samples, tmp_pat
 
 
 def test_a_training_starts_from_the_weights_of_another(samples, tmp_path):
-    """One step of a rate of next to nothing leaves the other's weights as they were, and its average with them."""
+    """One step of a rate near nothing leaves the other's weights as they were, and its average with them."""
     train(config_for(samples), samples, tmp_path / "first")
     config = config_for(samples, epochs=1, learning_rate=1e-12, start_from=str(tmp_path / "first"), seed=2)
     train(config, samples, tmp_path / "second")
@@ -160,7 +160,9 @@ def test_a_start_that_is_not_there_or_does_not_fit_is_told_in_a_sentence(samples
     train(config_for(samples, epochs=1), samples, tmp_path / "first")
     with pytest.raises(
         UserError,
-        match="does not fit this training's .*size mismatch.*; its width, its inputs or what it predicts differ",
+        match=(
+            "does not fit this training's .*size mismatch.*; its width, its inputs or what it predicts differ"
+        ),
     ):
         train(
             config_for(samples, base_channels=16, start_from=str(tmp_path / "first")),
@@ -174,7 +176,7 @@ def test_a_compiled_network_trains_and_samples_as_the_plain_one(samples, tmp_pat
     monkeypatch.setattr(
         device,
         "COMPILED_FOR",
-        dict.fromkeys(("training", "sampling"), {"backend": "aot_eager", "fullgraph": True}),
+        {kind: {"backend": "aot_eager", "fullgraph": True} for kind in ("training", "sampling")},
     )
     histories = [
         train(config_for(samples, method="ddpm_v", compile=name == "compiled"), samples, tmp_path / name)
@@ -315,7 +317,7 @@ def made(samples, tmp_path, **changes):
 
 
 def test_a_training_is_the_same_whatever_the_last_digit_of_its_units(samples):
-    """They are sums over many voxels, which a different number of threads rounds differently; all else of a configuration counts."""
+    """They are sums over many voxels, which other numbers of threads round differently; all else counts."""
     config = config_for(samples)
     assert training.training_key(config, None) == training.training_key(
         dataclasses.replace(config, dose_shift=0.1), None

@@ -1,4 +1,4 @@
-"""Measures of an ensemble on draws whose truth is known, and the choice of a setting on validation patients."""
+"""Measures of an ensemble on draws of known truth, and the choice of a setting on validation patients."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ EDGES_GY = (0.0, 1.0, 2.0, 4.0)
 
 
 def draws(members=8, voxels=40_000, factor=1.0, bias=0.0, seed=0):
-    """Members [N,V] and a planned dose [V]: draws from one Gaussian per voxel, the members' deviation times `factor`."""
+    """Members [N,V] and planned dose [V]: draws from a Gaussian per voxel, members' sigma times `factor`."""
     rng = np.random.default_rng(seed)
     mean, deviation = rng.uniform(0, 60, voxels), rng.uniform(0.5, 4, voxels)
     return mean + bias + factor * deviation * rng.normal(
@@ -34,7 +34,7 @@ def test_the_crps_of_one_member_is_its_error_and_of_many_the_closed_form_of_a_ga
 
 
 def test_few_members_score_as_much_worse_as_theory_says_and_the_true_spread_scores_best():
-    """N honest draws score sigma / (N sqrt(pi)) more than infinitely many: 2.25 Gy is the mean deviation of the made-up voxels."""
+    """N honest draws score sigma / (N sqrt(pi)) more than infinitely many: 2.25 Gy is the mean sigma here."""
     few, many = (crps_gy(*draws(members=n)) for n in (3, 30))
     assert few - many == pytest.approx((1 / 3 - 1 / 30) * 2.25 / np.sqrt(np.pi), rel=0.1)
     honest = crps_gy(*draws())

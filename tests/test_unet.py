@@ -54,7 +54,7 @@ def test_time_and_constraints_reach_the_output():
 
 @pytest.mark.parametrize("size", [(16, 16, 16), (32, 32, 32), (32, 48, 32)])
 def test_in_bf16_the_gradients_are_those_of_float32(size):
-    """Also in the bottleneck, which sees one to three voxels along an axis: there oneDNN's own bf16 weight gradient is garbage."""
+    """Also in the bottleneck, 1 to 3 voxels an axis: there oneDNN's own bf16 weight gradient is garbage."""
     torch.manual_seed(0)
     network = UNet(3, 8, False)
     cond, constraints, dose = torch.randn(2, 3, *size), torch.rand(2, 13), torch.rand(2, 1, *size)

@@ -1,4 +1,4 @@
-"""The reference study's npz files: axes and values turned right, the body found, damage named, no pickle opened."""
+"""The reference study's npz files: axes and values turned right, body found, damage named, no pickle."""
 
 import os
 import zipfile

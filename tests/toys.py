@@ -1,6 +1,6 @@
-"""Made-up patients for tests: anatomy from spheres and tubes, dose an analytic function of the distance to the targets.
+"""Made-up patients for tests: anatomy of spheres and tubes, dose an analytic function of distance to targets.
 
-Coordinates are mm from the centre of the volume: z towards the head, y towards the back, x towards the patient's left.
+Coordinates: mm from the centre of the volume, z towards the head, y the back, x the patient's left.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ def ellipsoid(grid_mm, centre_mm, half_axes_mm):
 
 
 def toy_cohort(folder, n=6, site="prostate", split=None, shape=SHAPE):
-    """A cohort of n toy patients written to `folder` and opened; without `split`, split by the reference's rule.
+    """A cohort of n toy patients written to `folder` and opened; no `split`: split by the reference's rule.
 
     It is what lib.cases.cohort.make_cohort writes, without its processes (test_cases compares the two).
     """

@@ -104,15 +104,14 @@ def save_case(case, path):
         "shape": list(case.shape),
     }
     stacked = np.stack([case.dose_mask, *(case.masks[name] for name in names)])
-    with written_whole(path) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(
-                file,
-                meta=np.array(json.dumps(meta, sort_keys=True)),
-                ct_hu=case.ct_hu.astype(np.int16),
-                dose=encode_dose(case.dose_gy, step_gy),
-                masks=np.packbits(stacked),
-            )
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            meta=np.array(json.dumps(meta, sort_keys=True)),
+            ct_hu=case.ct_hu.astype(np.int16),
+            dose=encode_dose(case.dose_gy, step_gy),
+            masks=np.packbits(stacked),
+        )
 
 
 def dose_step_gy(dose_gy):

@@ -1,7 +1,8 @@
 """A cohort: a folder of case files with a card that lists them, their split and whom the import left out.
 
 python -m lib.cases.cohort openkbp /data/open-kbp/provided-data --name openkbp
-python -m lib.cases.cohort dicom /data/clinic --name clinic --spacing-mm 3 3 3 --prescription-gy PTV70=70 PTV56=56
+python -m lib.cases.cohort dicom /data/clinic --name clinic --spacing-mm 3 3 3
+        --prescription-gy PTV70=70 PTV56=56
 python -m lib.cases.cohort dicom /data/clinic --name clinic --params clinic.yaml
 python -m lib.cases.cohort vmat /data/processed_npz --name clinic-npz
 python -m lib.cases.cohort phantom
@@ -59,13 +60,14 @@ class Cohort:
     def load(self, case_id):
         if case_id not in self.card["cases"]:
             raise UserError(
-                f"{case_id} is not in the cohort {self.folder}; it has {', '.join(list(self.card['cases'])[:5])} ..."
+                f"{case_id} is not in the cohort {self.folder}; "
+                f"it has {', '.join(list(self.card['cases'])[:5])} ..."
             )
         return load_case(self.path(case_id))
 
 
 def open_cohort(folder, first_cases=0):
-    """The cohort in `folder`; with `first_cases` > 0 only its first so many, split by the reference's rule."""
+    """The cohort in `folder`; with `first_cases` > 0 only that many, split by the reference's rule."""
     folder = Path(folder)
     if not (folder / "card.json").exists():
         raise UserError(
@@ -94,7 +96,8 @@ def read_card(path):
         twice = sorted({case_id for case_id in listed if listed.count(case_id) > 1})
         if twice:
             raise UserError(
-                f"{path} lists {twice[0]} twice in its split; nobody may be trained on and judged on, make the cohort again"
+                f"{path} lists {twice[0]} twice in its split; "
+                "nobody may be trained on and judged on, make the cohort again"
             )
         if foreign or card["site"] not in PROTOCOLS or not isinstance(card["name"], str):
             raise KeyError(*foreign[:1])
@@ -123,8 +126,9 @@ def reference_split(case_ids):
 def make_cohort(folder, items, read, split, source, workers=2, report=print):
     """Read each of `items` (case id -> what `read` takes) in parallel and write the cohort to `folder`.
 
-    `read` returns a Case, or a Case and a dict of what the card should say of its import. A patient that cannot be used
-    is left out, listed with the reason, and the others go on. Without a `split` it is the reference's rule.
+    `read` returns a Case, or a Case and a dict of what the card should say of its import. A patient that
+    cannot be used is left out, listed with the reason, and the others go on. Without a `split` it is the
+    reference's rule.
     """
     folder = Path(folder)
     if not items:
@@ -197,7 +201,8 @@ def make_openkbp(source, folder, workers=2):
 def make_dicom(source, folder, workers=2, pseudonyms=None, **options):
     """`options` go to lib.cases.dicom_rt.read_patient: IMPORT_KEYS.
 
-    `pseudonyms` is a file to write, outside the cohort: who is who. The patients are then P001, P002, ... in an order that says nothing.
+    `pseudonyms` is a file to write, outside the cohort: who is who. The patients are then P001, P002, ... in
+    an order that says nothing.
     """
     from lib.cases import dicom_rt
 
@@ -331,7 +336,8 @@ def main(arguments=None):
         cohort = make_named(options, FOLDER / (options.name or options.source))
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
     print(
-        f"{cohort.folder}: {len(cohort.card['cases'])} cases ({parts}); {len(cohort.card['left_out'])} left out"
+        f"{cohort.folder}: {len(cohort.card['cases'])} cases ({parts}); "
+        f"{len(cohort.card['left_out'])} left out"
     )
 
 

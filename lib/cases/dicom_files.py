@@ -1,4 +1,4 @@
-"""A patient's DICOM files: read with every damage ending in a sentence, and those chosen that belong together.
+"""A patient's DICOM files: read, every damage told in a sentence, and those that belong together chosen.
 
 RTDOSE -> RTPLAN -> RTSTRUCT -> CT series and frame of reference, by their UIDs (DICOM PS3.3 C.8.8).
 """
@@ -60,7 +60,7 @@ def read_errors():
 
 @contextmanager
 def reading(path):
-    """What pydicom raises inside becomes one sentence on `path`, without the values, which may be the patient's."""
+    """What pydicom raises becomes one sentence on `path`, without values, which may be the patient's."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
@@ -146,7 +146,7 @@ def number(ds, keyword):
 def items(ds, keyword):
     """The items of a sequence, none if it is missing; one that swallowed its neighbours is refused."""
     found = list(ds.get(keyword) or [])
-    if any(tag >> 16 == 0xFFFE for item in found for tag in item):
+    if any(tag >> 16 == 0xFFFE for item in found for tag in item.keys()):
         raise AttributeError(name=keyword)
     return found
 

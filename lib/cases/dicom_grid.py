@@ -1,4 +1,4 @@
-"""Axial grids and what is carried from one to another: (z, y, x), the index growing along DICOM's +z, +y, +x."""
+"""Axial grids and what is carried between them: (z, y, x), the index growing along DICOM's +z, +y, +x."""
 
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ def new_grid(grid, spacing_mm):
 
 
 def linear(out, grid, axis, beyond=0.0):
-    """Weights float32 [n_out, n] of linear interpolation, averaged over points within a voxel that is coarser.
+    """Weights float32 [n_out, n] of linear interpolation, averaged over points in a coarser voxel.
 
     More than half a voxel outside `grid` the weights sum to `beyond`: 0, or 1 to go on with the last value.
     """
@@ -118,7 +118,7 @@ def overlap(out, grid, axis):
 
 
 def apply(volume, weights):
-    """float32: each axis of a volume multiplied by its matrix [n_out, n], the one that shrinks it most first."""
+    """float32: each axis of a volume times its matrix [n_out, n], the one that shrinks it most first."""
     for axis in sorted(range(3), key=lambda axis: weights[axis].shape[0] / weights[axis].shape[1]):
         if not np.array_equal(weights[axis], np.eye(volume.shape[axis])):
             volume = np.moveaxis(np.tensordot(weights[axis], volume, (1, axis)), 0, axis)

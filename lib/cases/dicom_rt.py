@@ -1,7 +1,7 @@
-"""Patients from DICOM: a folder of CT, RTSTRUCT, RTDOSE and perhaps RTPLAN as a Case, with a report of what was taken.
+"""Patients from DICOM: CT, RTSTRUCT, RTDOSE and perhaps RTPLAN as a Case, and a report of what was taken.
 
-Of the patient's identity nothing is kept. Which files belong together: lib.cases.dicom_files; names, prescriptions
-and contours: lib.cases.dicom_structures; axes and resampling: lib.cases.dicom_grid.
+Of the patient's identity nothing is kept. Which files belong together: lib.cases.dicom_files; names,
+prescriptions and contours: lib.cases.dicom_structures; axes and resampling: lib.cases.dicom_grid.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The structures of an RTSTRUCT: their names in our protocols, their prescriptions, their contours as masks."""
+"""The structures of an RTSTRUCT: names in our protocols, prescriptions, contours as masks."""
 
 import itertools
 import re
@@ -77,14 +77,14 @@ def plain(name):
 
 
 def gy_in_name(name):
-    """70.0 for PTV70, PTV_70Gy or PTV7000, 50.4 for PTV 5040cGy; None where the name does not clearly say so."""
+    """70.0 for PTV70, PTV_70Gy or PTV7000, 50.4 for PTV 5040cGy; None where the name is not clear."""
     found = re.fullmatch(r"ptv(?:(\d\d(?:\.\d+)?)(?:gy)?|(\d{4})(?:cgy)?)", plain(name))
     dose_gy = found and (float(found[1]) if found[1] else float(found[2]) / 100)
     return dose_gy if dose_gy and 20 <= dose_gy <= 90 else None
 
 
 def map_names(rois, names, aliases, path):
-    """Protocol name -> Roi: the best by the user's aliases, then the name itself, then ALIASES, then a PTV's dose."""
+    """Protocol name -> Roi: best by the user's aliases, then the name, then ALIASES, then a PTV's dose."""
     known = {name for protocol in PROTOCOLS.values() for name in protocol.structures}
     if not isinstance(aliases or {}, dict) or set(aliases or {}) - known:
         raise UserError(
@@ -106,7 +106,8 @@ def map_names(rois, names, aliases, path):
             raise UserError(
                 f"{path.name}: {' and '.join(roi.name for roi in best)} are both {name}; remove one"
             )
-        mapped.update({name: roi for roi in best})
+        if best:
+            mapped[name] = best[0]
     if len({roi.number for roi in mapped.values()}) < len(mapped):
         raise UserError(f"{path.name}: by the aliases one structure would have two names")
     return mapped

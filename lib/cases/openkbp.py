@@ -39,7 +39,7 @@ def patient_number(folder):
 
 
 def split_patients(ids):
-    """Published split name -> ids in order, turned into ours: without test patients validation becomes the test.
+    """Published split name -> ids in order, as ours: without test patients validation becomes the test.
 
     Then the training patients of the highest numbers are the validation: 25, or a fifth of a small cohort.
     """
@@ -106,7 +106,7 @@ def read_csv(path, valued=False):
 
 
 def turned(index, values, dtype):
-    """Listed values as a volume with axes turned from (row, column, slice head to foot) to z foot to head, y, x."""
+    """Listed values as a volume, turned from (row, column, slice head to foot) to (z foot to head, y, x)."""
     volume = np.zeros(np.prod(SHAPE), dtype)
     volume[index] = values
     return np.ascontiguousarray(volume.reshape(SHAPE).transpose(2, 0, 1)[::-1])

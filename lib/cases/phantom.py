@@ -15,7 +15,7 @@ CASE_IDS = REFERENCE_IDS + EXTRA_VALIDATION + EXTRA_TEST
 
 
 def make_phantom(case_id):
-    """The Case of one ID, the same each time; its anatomy and its planner are drawn from the number in the ID."""
+    """The Case of one ID, the same each time; anatomy and planner are drawn from the number in the ID."""
     if case_id not in CASE_IDS:
         raise UserError(f"{case_id} is not a phantom; the IDs run from {CASE_IDS[0]} to {CASE_IDS[-1]}")
     seed = int(case_id.removeprefix("case_"))

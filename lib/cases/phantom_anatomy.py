@@ -1,8 +1,9 @@
 """A synthetic male pelvis: CT and structures from smooth implicit functions, different in every seed.
 
-Lengths are mm, from the middle of the prostate, in the order (z, y, x): z towards the head, y towards the back,
-x towards the patient's left, as in `lib.cases.case`. A field `d_mm` is negative inside a shape and near enough a
-distance, so that d_mm < margin is the shape grown by the margin and clip(0.5 - d_mm / width) its soft edge.
+Lengths are mm, from the middle of the prostate, in the order (z, y, x): z towards the head, y towards the
+back, x towards the patient's left, as in `lib.cases.case`. A field `d_mm` is negative inside a shape and near
+enough a distance, so that d_mm < margin is the shape grown by the margin and clip(0.5 - d_mm / width) its
+soft edge.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ SIDES = {"R": -1, "L": 1}
 
 
 def draw_pelvis(seed):
-    """One patient: ct_hu int16, masks name -> bool, body bool, all [48,64,64], and spacing_mm (dz, dy, dx)."""
+    """One patient: ct_hu int16, masks name -> bool, body bool, all [48,64,64]; spacing_mm (dz, dy, dx)."""
     rng = np.random.default_rng(seed)
     p = patient_frame(rng)
     body = body_shape(p, rng)
@@ -175,7 +176,7 @@ def bone_shapes(p, rng):
 
 
 def femur(p, rng, mirror, size):
-    """d_mm of one femur: head, neck, greater trochanter and the shaft, whose angle differs from side to side."""
+    """d_mm of one femur: head, neck, greater trochanter and the shaft, whose angle differs by side."""
     head = np.array([22, -2, 86]) * mirror * size + rng.normal(0, 2.5, 3)
     hip = head + (np.array([-28, 12, 28]) + rng.normal(0, 4, 3)) * mirror
     knee = hip + (np.array([-130, -4, -10]) + rng.normal(0, [0, 12, 8])) * mirror
@@ -272,7 +273,7 @@ def rectum_shapes(p, rng, prostate_depth_mm):
 
 
 def vessel_shapes(p, rng):
-    """d_mm of the vessels along which the nodes lie, by side: external, internal, obturator; and of the psoas."""
+    """d_mm of the vessels along the nodes, by side: external, internal, obturator; and of the psoas."""
     shapes = {}
     for name, side in SIDES.items():
         mirror = np.array([1, 1, side])

@@ -1,8 +1,9 @@
 """A planned dose for a phantom: modulated fluence from many gantry angles, chosen to meet the clinical goals.
 
-pydosert computes the dose (10 MV, pencil beams). The fluence is found on a ray model, dose = open-field dose of the
-angle x fluence on the ray, which is corrected by pydosert's dose of the fluence found so far, several times over.
-It stands for modulated arcs, not for one deliverable arc. Fields are [D,H,W]; lengths in mm, dose in Gy.
+pydosert computes the dose (10 MV, pencil beams). The fluence is found on a ray model, dose = open-field dose
+of the angle x fluence on the ray, which is corrected by pydosert's dose of the fluence found so far, several
+times over. It stands for modulated arcs, not for one deliverable arc. Fields are [D,H,W]; lengths in mm, dose
+in Gy.
 """
 
 import warnings
@@ -76,7 +77,7 @@ def make_plan(ct_hu, masks, body, spacing_mm, rng):
 
 
 def isocentre_mm(ptv, spacing_mm):
-    """(z, y, x) from the centre of voxel 0: in the middle of the grid, as pydosert's rotation needs, and of the PTV."""
+    """(z, y, x) from the centre of voxel 0: mid-grid, as pydosert's rotation needs, and mid-PTV."""
     heights = np.flatnonzero(ptv.any((1, 2)))
     middle = (heights[0] + heights[-1]) / 2, (ptv.shape[1] - 1) / 2, (ptv.shape[2] - 1) / 2
     return tuple(float(m * s) for m, s in zip(middle, spacing_mm))
@@ -127,13 +128,13 @@ def dose_engine(ct_hu, ptv, spacing_mm):
 
 
 def blurred(fluence, sigma_mm):
-    """Each map of [G,PIXELS,PIXELS] after a Gaussian; its own adjoint, so that gradients pass through it too."""
+    """Each map of [G,PIXELS,PIXELS] after a Gaussian; its own adjoint, so gradients pass too."""
     sigma = sigma_mm / LEAF_MM
     return gaussian_filter(fluence, (0, sigma, sigma), mode="constant")
 
 
 def seen_from(points_mm, angle):
-    """Where points [N,3] (z, y, x from the isocentre) fall on the fluence map, in pixels [2,N]: (row, column)."""
+    """Where points [N,3] (z, y, x from the isocentre) fall on the fluence map: pixels [2,N] (row, column)."""
     z, y, x = points_mm.T
     enlarge = SOURCE_MM / (SOURCE_MM + y * np.cos(angle) - x * np.sin(angle)) / LEAF_MM
     return np.stack([z, y * np.sin(angle) + x * np.cos(angle)]) * enlarge + (PIXELS - 1) / 2
@@ -191,7 +192,7 @@ def ray_dose(rays, fluence):
 
 
 def plan_goals(masks, body, spacing_mm, rng):
-    """What the planner asks of each judged voxel; how much each organ matters differs from patient to patient."""
+    """What the planner asks of each judged voxel; how much an organ matters differs between patients."""
     far70, far56 = (distance_transform_edt(~masks[name], spacing_mm) for name in ("PTV70", "PTV56"))
     shell, outside = masks["PTV56"] & ~masks["PTV70"], body & ~masks["PTV56"]
     fall_mm = rng.uniform(28, 44)
@@ -216,8 +217,8 @@ def plan_goals(masks, body, spacing_mm, rng):
 def solve_fluence(rays, goals, opened, start, missed_gy, iterations):
     """The fluence >= 0 [ANGLES,PIXELS,PIXELS] in the open pixels with the least penalty: L-BFGS on its root.
 
-    missed_gy [N] is what the ray model lacked against pydosert at `start`; it is held while the fluence changes.
-    torch's L-BFGS and not scipy's, whose sums depend on the number of BLAS threads.
+    missed_gy [N] is what the ray model lacked against pydosert at `start`; it is held while the fluence
+    changes. torch's L-BFGS and not scipy's, whose sums depend on the number of BLAS threads.
     """
     inside = opened > 0
     root = torch.from_numpy(np.sqrt(np.maximum(start[inside], 1e-4 * start[inside].mean())))
@@ -249,7 +250,8 @@ def penalty(rays, goals, fluence, missed_gy):
 
 
 def normalised(dose, ptv70):
-    """The dose in steps of 0.01 Gy, scaled so that 95 % of PTV70 receive 70 Gy; 0.005 Gy more outlast the rounding."""
+    """The dose in steps of 0.01 Gy, scaled so that 95 % of PTV70 receive 70 Gy; 0.005 Gy more outlast the
+    rounding."""
     values = np.sort(dose[ptv70])
     reference = values[int(np.floor(0.05 * len(values)))]
     return (np.rint(np.maximum(dose, 0) * (70.005 / reference) * 100) / 100).astype(np.float32)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 class Goal(NamedTuple):
     """One row: a clinical goal and, in `reference_limit`, the limit in the reference's constraint vector.
 
-    `statistic` "V" (volume share) and "Vcc" take `at` in Gy, "D" in %, "Dcc" in cc; "mean" and "max" take none.
-    A row whose `limit` is None is only in the constraint vector, which the study made of other numbers.
+    `statistic` "V" (volume share) and "Vcc" take `at` in Gy, "D" in %, "Dcc" in cc; "mean" and "max" take
+    none. A row whose `limit` is None is only in the constraint vector, which the study made of other numbers.
     """
 
     structure: str
@@ -115,8 +115,9 @@ PROTOCOLS = {"prostate": PROSTATE, "head-and-neck": HEAD_AND_NECK}
 def constraint_vector(case):
     """The 13 numbers that reach the network through FiLM.
 
-    Prostate: the reference's (three prescriptions / primary, then its limits: % / 100, cc / 500, Gy / primary).
-    Head and neck: three prescriptions / 70 Gy, 0 if absent, then ten flags, 1 where the structure is present.
+    Prostate: the reference's (three prescriptions / primary, then its limits: % / 100, cc / 500, Gy /
+    primary). Head and neck: three prescriptions / 70 Gy, 0 if absent, then ten flags, 1 where the structure
+    is present.
     """
     protocol = PROTOCOLS[case.site]
     if case.site == "prostate":

@@ -1,6 +1,7 @@
 """A predicted dose or spread as DICOM RTDOSE in the patient's frame of reference, to load in any viewer.
 
-The file holds the patient's name and birth date, as every viewer expects; that is why it is not written below outputs.
+The file holds the patient's name and birth date, as every viewer expects; that is why it is not written below
+outputs.
 """
 
 import math
@@ -19,10 +20,10 @@ STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName",
 
 
 def write_rtdose(path, dose_gy, case, patient_folder, *, description, method):
-    """Write `dose_gy` [D,H,W] on the grid of `case` as RTDOSE to `path`, whole or not at all; returns the path.
+    """Write `dose_gy` [D,H,W] on the grid of `case` as RTDOSE to `path`, whole or not at all; returns it.
 
     case            anything with shape, origin_mm and spacing_mm as lib.cases.dicom_rt made them
-    patient_folder  the patient's DICOM folder, from which come his identity, frame of reference and references
+    patient_folder  the patient's DICOM folder: gives identity, frame of reference and references
     description     what it is, such as "dose" or "spread of 8 samples"; with `method` in SeriesDescription
     The step between stored values is at most 0.01 Gy. Raises a UserError.
     """

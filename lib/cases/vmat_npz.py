@@ -9,8 +9,8 @@ What a file holds, arrays in (y, x, z), 512 x 512 x 256 voxels of 1 x 1 x 2 mm:
     constraints  the 13 numbers of the study's conditioning vector; not read, lib.cases.protocols has them
     metadata     a pickled dict; never opened, because opening a pickle runs what it says
 
-Without the metadata three things are taken for granted: the voxel size above, y from front to back and x from the
-patient's right to his left as DICOM has them, and z growing towards the head.
+Without the metadata three things are taken for granted: the voxel size above, y from front to back and x from
+the patient's right to his left as DICOM has them, and z growing towards the head.
 """
 
 import zipfile
@@ -47,9 +47,9 @@ def find_cases(folder):
 def read_npz(path):
     """One file as a Case on its own grid, cropped; raises a UserError that names the file.
 
-    The dose mask is the body: the largest connected part of the CT above -400 HU (which leaves a couch out where air
-    lies between), its holes filled slice by slice. The crop keeps it, the structures and dose from 7 Gy on, with a
-    margin of 10 mm.
+    The dose mask is the body: the largest connected part of the CT above -400 HU (which leaves a couch out
+    where air lies between), its holes filled slice by slice. The crop keeps it, the structures and dose from
+    7 Gy on, with a margin of 10 mm.
     """
     path = Path(path)
     try:

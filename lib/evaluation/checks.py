@@ -31,7 +31,8 @@ def same_patient(row, first):
     if first is row:
         return []
     both = (
-        f", one of {first['part']} and one of {row['part']}: the errors on {row['part']} patients are too good"
+        f", one of {first['part']} and one of {row['part']}: "
+        f"the errors on {row['part']} patients are too good"
         if first["part"] != row["part"]
         else ""
     )
@@ -81,7 +82,7 @@ def dose_outside_targets(case):
 
 
 def structures_inside(case):
-    """CT below -400 HU around a structure's voxels means that it lies in air: shifted, or of another patient."""
+    """CT below -400 HU around a structure's voxels means it lies in air: shifted, or another patient's."""
     for name, mask in case.masks.items():
         if mask.any() and (case.ct_hu[mask] < -400).mean() > 0.3:
             yield f"{name}: more than 30 % of its voxels lie in air"
@@ -90,9 +91,14 @@ def structures_inside(case):
 def sides(case):
     """A structure called left must lie to the patient's left of its right twin."""
     for left, right in PROTOCOLS[case.site].mirrored:
-        if left in case.masks and right in case.masks and case.masks[left].any() and case.masks[right].any():
-            if np.nonzero(case.masks[left])[2].mean() <= np.nonzero(case.masks[right])[2].mean():
-                yield f"{left} lies to the right of {right}: left and right are swapped"
+        if (
+            left in case.masks
+            and right in case.masks
+            and case.masks[left].any()
+            and case.masks[right].any()
+            and np.nonzero(case.masks[left])[2].mean() <= np.nonzero(case.masks[right])[2].mean()
+        ):
+            yield f"{left} lies to the right of {right}: left and right are swapped"
 
 
 def ct_range(case):

@@ -12,7 +12,7 @@ from lib.seeds import generator_for
 
 
 class Difference(NamedTuple):
-    """Mean paired difference (first - second) of n patients; what needs 3 patients or a spread is otherwise None.
+    """Mean paired difference (first - second) of n patients; what needs 3 patients or a spread is else None.
 
     low, high  bootstrap 95 % interval of the mean
     p          Wilcoxon's signed-rank test
@@ -47,7 +47,8 @@ def paired_difference(first, second, seed=42):
 
 
 def holm(p_values):
-    """p-values of several comparisons, corrected for their number (Holm 1979, Scand. J. Stat. 6:65); None stays None."""
+    """p-values of several comparisons, corrected for their number (Holm 1979, Scand. J. Stat. 6:65); None
+    stays None."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected, highest = list(p_values), 0.0
     for rank, (p, i) in enumerate(known):

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def errors_gy(dose_hat_gy, dose_gy, region):
-    """Mean absolute error, root mean square error and bias (predicted - planned) in `region` (bool [D,H,W])."""
+    """Mean absolute and root mean square error and bias (predicted - planned) in `region` (bool [D,H,W])."""
     difference_gy = dose_hat_gy[region].astype(np.float64) - dose_gy[region]
     return {
         "mae_gy": float(np.abs(difference_gy).mean()),
@@ -17,7 +17,8 @@ def errors_gy(dose_hat_gy, dose_gy, region):
 
 
 def regions(case):
-    """The regions an error is judged in: name -> bool [D,H,W]; the dose mask is the body where the source has no own."""
+    """The regions an error is judged in: name -> bool [D,H,W]; the dose mask is the body where the source has
+    no own."""
     whole = np.ones(case.shape, bool)
     return {"dose mask": case.dose_mask, "whole volume": whole} | {
         n: m for n, m in sorted(case.masks.items()) if m.any()
@@ -30,6 +31,6 @@ def region_errors(case, dose_hat_gy):
 
 
 def openkbp_dose_error_gy(case, dose_hat_gy):
-    """Sum of |difference| over the whole volume / voxels of the dose mask; the prediction is 0 outside the mask."""
+    """Sum of |difference| over the whole volume / voxels of the dose mask; predictions are 0 outside it."""
     masked_gy = np.where(case.dose_mask, dose_hat_gy, 0.0)
     return float(np.abs(masked_gy - case.dose_gy).sum(dtype=np.float64) / case.dose_mask.sum())

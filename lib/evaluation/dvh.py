@@ -1,6 +1,7 @@
 """Dose-volume histograms, their points, OpenKBP's DVH score and clinical goals.
 
-A structure of fewer voxels than a statistic needs yields None, never a number that the statistic does not have.
+A structure of fewer voxels than a statistic needs yields None, never a number that the statistic does not
+have.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ def dvh_curve(dose_gy, mask, edges_gy):
 
 
 def dose_at_volume_gy(doses_gy, volume_pct):
-    """D_x: the least dose of the hottest x % of a structure's voxel doses [N]; None if x or 100 - x % is no voxel."""
+    """D_x: least dose of the hottest x % of a structure's voxels [N]; None if x or 100 - x % is no voxel."""
     if len(doses_gy) * min(volume_pct, 100 - volume_pct) / 100 < 1:
         return None
     return float(np.percentile(doses_gy, 100 - volume_pct))
@@ -72,7 +73,7 @@ def goal_values(case, dose_gy):
 
 
 def openkbp_dvh_metrics_gy(case, dose_gy):
-    """(structure, metric) -> Gy: targets D99, D95, D1, organs mean and D_0.1cc, for the structures present."""
+    """(structure, metric) -> Gy: targets D99, D95, D1, organs mean and D_0.1cc, if present."""
     found = {}
     for name in PROTOCOLS[case.site].structures:
         doses_gy = dose_gy[case.masks[name]].astype(np.float64) if name in case.masks else np.empty(0)
@@ -88,7 +89,7 @@ def openkbp_dvh_metrics_gy(case, dose_gy):
 
 
 def openkbp_dvh_errors_gy(case, dose_hat_gy):
-    """(structure, metric) -> |predicted - planned| in Gy; the score is their mean over all patients and metrics."""
+    """(structure, metric) -> |predicted - planned| in Gy; the score averages patients and metrics."""
     masked_gy = np.where(case.dose_mask, dose_hat_gy, 0.0)
     planned = openkbp_dvh_metrics_gy(case, case.dose_gy)
     return {key: abs(value - planned[key]) for key, value in openkbp_dvh_metrics_gy(case, masked_gy).items()}

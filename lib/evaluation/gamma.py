@@ -1,13 +1,14 @@
 """Gamma index of a predicted dose: how far, in space and dose, each planned voxel is from the predicted dose.
 
-Low et al. 1998 (Med. Phys. 25:656), Eq. 4 to 6: the least distance from a reference point to the evaluated dose, with
-space in units of the distance criterion and dose in units of the dose criterion. Reference is the planned dose,
-evaluated the predicted one, interpolated linearly along each axis between voxel centres.
+Low et al. 1998 (Med. Phys. 25:656), Eq. 4 to 6: the least distance from a reference point to the evaluated
+dose, with space in units of the distance criterion and dose in units of the dose criterion. Reference is the
+planned dose, evaluated the predicted one, interpolated linearly along each axis between voxel centres.
 
-The evaluated dose is looked at on a cubic lattice around each reference point. Both doses lie on one grid, so that a
-point of the lattice has the same weights for every voxel, and those of one cell (the box between 2^n neighbouring
-voxel centres) are one product of a matrix with the doses at its corners. The search goes from near to far and leaves
-a voxel as soon as nothing farther away can be less (Wendling et al. 2007, Med. Phys. 34:1647).
+The evaluated dose is looked at on a cubic lattice around each reference point. Both doses lie on one grid, so
+that a point of the lattice has the same weights for every voxel, and those of one cell (the box between 2^n
+neighbouring voxel centres) are one product of a matrix with the doses at its corners. The search goes from
+near to far and leaves a voxel as soon as nothing farther away can be less (Wendling et al. 2007, Med. Phys.
+34:1647).
 """
 
 from itertools import product
@@ -52,16 +53,18 @@ def gamma_index(
     interp_fraction=10,
     device="cpu",
 ):
-    """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, of one shape in 1, 2 or 3 dimensions.
+    """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, of one shape in 1, 2 or 3
+    dimensions.
 
     spacing_mm       voxel size in array order
     dose_pct         dose criterion in % of `global_gy`, or if `local` in % of the voxel's planned dose
     distance_mm      distance criterion
-    global_gy        the stated dose in Gy, usually the prescription; the cut-off refers to it, also if `local`
+    global_gy        the stated dose in Gy, usually the prescription; the cut-off is of it, also if `local`
     cutoff_pct       voxels planned below this share of `global_gy` are not judged
     max_gamma        nothing farther away is looked at; a voxel with more gets this value
     interp_fraction  points of the search lattice per distance criterion
-    Returns float32, NaN where not judged. ValueError if the doses do not fit or a number is missing or not positive.
+    Returns float32, NaN where not judged. ValueError if the doses do not fit or a number is missing or not
+    positive.
     """
     dose_gy, dose_hat_gy = (np.asarray(dose, np.float32, order="C") for dose in (dose_gy, dose_hat_gy))
     check_doses(dose_gy, dose_hat_gy, spacing_mm)
@@ -85,7 +88,7 @@ def gamma_index(
 
 
 def gamma_pass_pct(dose_gy, dose_hat_gy, spacing_mm, *, region=None, **criteria):
-    """Share in % of the voxels above the cut-off, in `region` (bool) if given, with gamma <= 1; None if there is none.
+    """% of the voxels above the cut-off, in `region` (bool) if given, with gamma <= 1; None if none is.
 
     The criteria are those of `gamma_index`.
     """
@@ -118,7 +121,8 @@ def check_positive(**numbers):
 
 
 def make_patches(steps, max_gamma, interp_fraction, device):
-    """The search lattice within `max_gamma`, for voxels of `steps` distance criteria, as patches from near to far."""
+    """The search lattice within `max_gamma`, for voxels of `steps` distance criteria, as patches from near to
+    far."""
     reach = int(max_gamma * interp_fraction + 1e-9)
     lattice = np.array(list(product(range(-reach, reach + 1), repeat=len(steps)))) / interp_fraction
     lattice = lattice[(lattice**2).sum(1) <= max_gamma**2 + 1e-9]
@@ -144,7 +148,7 @@ def make_patches(steps, max_gamma, interp_fraction, device):
 
 
 def search(dose_hat_gy, index, dose_gy, unit_gy, patches, max_gamma, device):
-    """Gamma [N] at the voxels `index` (n arrays [N]) of planned dose `dose_gy` [N] and dose criterion `unit_gy` [N]."""
+    """Gamma [N] at voxels `index` (n arrays [N]) of planned `dose_gy` [N], dose criterion `unit_gy` [N]."""
     pads = [max(map(abs, starts)) + 1 for starts in zip(*(patch.start for patch in patches))]
     padded = np.pad(dose_hat_gy, [(p, p) for p in pads], constant_values=OUTSIDE_GY)
     places = np.ravel_multi_index([i + p for i, p in zip(index, pads)], padded.shape)

@@ -1,13 +1,13 @@
-"""Indices that say in one number how a dose lies to its target, and how two doses' isodose volumes overlap."""
+"""Indices of one number: how a dose lies to its target, and how two doses' isodose volumes overlap."""
 
 from lib.evaluation.dvh import dose_at_volume_gy
 
 
 def conformity_index(dose_gy, target, rx_gy):
-    """TV_PIV^2 / (TV PIV), 1 where the isodose of `rx_gy` is the target (Paddick 2000, J. Neurosurg. 93 S3:219).
+    """TV_PIV^2 / (TV PIV), 1 if the isodose of `rx_gy` is the target (Paddick 2000, J. Neurosurg. 93 S3:219).
 
-    TV is the target (bool, of the dose's shape), PIV where the dose is at least `rx_gy`, TV_PIV both. None without
-    a target; 0 where no voxel gets the prescription.
+    TV is the target (bool, of the dose's shape), PIV where the dose is at least `rx_gy`, TV_PIV both. None
+    without a target; 0 where no voxel gets the prescription.
     """
     covered = dose_gy >= rx_gy
     if not target.any():
@@ -26,7 +26,7 @@ def homogeneity_index(dose_gy, target):
 
 
 def isodose_dice(dose_gy, dose_hat_gy, levels_gy):
-    """level in Gy -> 2 |A and B| / (|A| + |B|) of the volumes with at least that dose (Dice 1945, Ecology 26:297).
+    """level in Gy -> 2 |A and B| / (|A| + |B|) of the volumes at or above it (Dice 1945, Ecology 26:297).
 
     A is planned, B predicted; None where both are empty.
     """

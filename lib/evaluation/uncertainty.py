@@ -29,7 +29,7 @@ def ensemble_law(members_gy, dose_gy):
 
 
 def mean_of_subsets(members_gy, dose_gy, n, draws, generator):
-    """Expected MAE in Gy of the mean of n of the members [N,V]: over every member for n = 1, else random subsets."""
+    """Expected MAE in Gy of the mean of n members of [N,V]: every one for n = 1, else random subsets."""
     total = len(members_gy)
     if n == 1:
         subsets = [[i] for i in range(total)]
@@ -48,11 +48,13 @@ def spread_gy(members_gy):
 
 
 def crps_gy(members_gy, dose_gy):
-    """Continuous ranked probability score of members [N,V] as they are issued, mean over voxels, in Gy: |error| if there is one.
+    """Continuous ranked probability score of members [N,V] as they are issued, mean over voxels, in Gy:
+    |error| if there is one.
 
-    E|X - x| - E|X - X'| / 2 over all N^2 pairs (Gneiting & Raftery 2007, JASA 102:359, Eq. 21): the score of a forecast that gives each
-    member a share of 1/N. N draws from the truth score sigma / (N sqrt(pi)) more than infinitely many; members that were spread by a
-    factor are scored as any others, which the estimator for unlimited members (Ferro 2014) is not fit for.
+    E|X - x| - E|X - X'| / 2 over all N^2 pairs (Gneiting & Raftery 2007, JASA 102:359, Eq. 21): the score of
+    a forecast that gives each member a share of 1/N. N draws from the truth score sigma / (N sqrt(pi)) more
+    than infinitely many; members that were spread by a factor are scored as any others, which the estimator
+    for unlimited members (Ferro 2014) is not fit for.
     """
     n = len(members_gy)
     error_gy = np.abs(members_gy - dose_gy).mean(dtype=np.float64)
@@ -63,8 +65,8 @@ def crps_gy(members_gy, dose_gy):
 def coverage_pct(members_gy, dose_gy, level_pct):
     """Share in % of voxels whose planned dose lies in the central interval that the members [N,V] predict.
 
-    If members and planned dose are N + 1 draws from one Gaussian, (x - mean) / (spread sqrt(1 + 1/N)) is Student's t of
-    N - 1 degrees of freedom; the interval is its central `level_pct` %.
+    If members and planned dose are N + 1 draws from one Gaussian, (x - mean) / (spread sqrt(1 + 1/N)) is
+    Student's t of N - 1 degrees of freedom; the interval is its central `level_pct` %.
     """
     n = len(members_gy)
     half_gy = stdtrit(n - 1, 0.5 + level_pct / 200) * np.sqrt(1 + 1 / n) * spread_gy(members_gy)
@@ -72,9 +74,11 @@ def coverage_pct(members_gy, dose_gy, level_pct):
 
 
 def spread_skill(members_gy, dose_gy, edges_gy):
-    """Sums over the voxels of each bin of the spread: voxels, (1 + 1/N) spread^2 and squared error of the mean, lists in Gy^2.
+    """Sums over the voxels of each bin of the spread: voxels, (1 + 1/N) spread^2 and squared error of the
+    mean, lists in Gy^2.
 
-    The two agree for members exchangeable with the planned dose. Bin i is edges_gy[i] to [i+1], the last one is open.
+    The two agree for members exchangeable with the planned dose. Bin i is edges_gy[i] to [i+1], the last one
+    is open.
     """
     n, spread = len(members_gy), spread_gy(members_gy)
     bins = np.clip(np.digitize(spread, edges_gy) - 1, 0, len(edges_gy) - 1)
@@ -86,6 +90,6 @@ def spread_skill(members_gy, dose_gy, edges_gy):
 
 
 def spread_skill_ratio(tables):
-    """Spread over error, root of the pooled sums of `spread_skill` tables; 1 is calibrated, less too sure of itself."""
+    """Spread over error, root of the pooled sums of `spread_skill` tables; 1 is calibrated, less too sure."""
     spread_gy2, error_gy2 = (sum(sum(table[key]) for table in tables) for key in ("spread_gy2", "error_gy2"))
     return float(np.sqrt(spread_gy2 / error_gy2)) if error_gy2 else None

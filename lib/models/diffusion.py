@@ -1,8 +1,8 @@
 """Gaussian diffusion of a dose: schedules, what a network may predict, step grids.
 
-Papers: DDPM, Ho et al. 2020 (arXiv 2006.11239); cosine schedule, Nichol & Dhariwal 2021 (2102.09672); DDIM, Song et al.
-2021 (2010.02502); v, Salimans & Ho 2022 (2202.00512); zero terminal SNR, Lin et al. 2024 (2305.08891).
-Time t is an integer 0 .. T-1 and noise grows with it:
+Papers: DDPM, Ho et al. 2020 (arXiv 2006.11239); cosine schedule, Nichol & Dhariwal 2021 (2102.09672); DDIM,
+Song et al. 2021 (2010.02502); v, Salimans & Ho 2022 (2202.00512); zero terminal SNR, Lin et al. 2024
+(2305.08891). Time t is an integer 0 .. T-1 and noise grows with it:
 
     x_t = sqrt(alpha_bar_t) dose + sqrt(1 - alpha_bar_t) noise          (DDPM Eq. 4)
 
@@ -21,7 +21,7 @@ T = 1000
 
 
 def cosine_alpha_bar(n_levels=T, s=0.008):
-    """Cosine schedule (Nichol & Dhariwal Eq. 17), its betas clipped to 1e-4 .. 0.9999 as in the reference study."""
+    """Cosine schedule (Nichol & Dhariwal Eq. 17), betas clipped to 1e-4 .. 0.9999 as the reference does."""
     u = torch.arange(n_levels + 1, dtype=torch.float64) / n_levels
     f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     beta = (1 - f[1:] / f[:-1]).clamp(1e-4, 0.9999)
@@ -52,7 +52,8 @@ def add_noise(dose, noise, alpha_bar_t):
 def dose_from_noise(x_t, noise_hat, alpha_bar_t):
     """The dose that x_t and a predicted noise imply (DDIM Eq. 9).
 
-    An error of the noise reaches the dose multiplied by sqrt((1 - alpha_bar) / alpha_bar): 34 at t = 980, 64,000 at 999.
+    An error of the noise reaches the dose multiplied by sqrt((1 - alpha_bar) / alpha_bar): 34 at t = 980,
+    64,000 at 999.
     """
     return ((x_t - (1 - alpha_bar_t).sqrt() * noise_hat) / alpha_bar_t.sqrt()).to(x_t.dtype)
 
@@ -99,7 +100,7 @@ def noise_gain(alpha_bar):
 
 
 def leading_grid(n_steps, n_levels=T):
-    """The reference study's times: every (T // n)-th from 0, descending; more than n where n does not divide T."""
+    """The reference study's times: every (T // n)-th from 0, descending; over n where n does not divide T."""
     check_steps(n_steps, n_levels)
     return list(range(0, n_levels, n_levels // n_steps))[::-1]
 
@@ -111,7 +112,8 @@ def corrected_grid(n_steps, n_levels=T):
 
 
 def held_grid(n_steps, start):
-    """Exactly n times, evenly spaced, the first always `start`; at T - 1 this is Lin et al.'s "trailing" (their Table 2)."""
+    """Exactly n times, evenly spaced, the first always `start`; at T - 1 this is Lin et al.'s "trailing"
+    (their Table 2)."""
     check_steps(n_steps, start + 1)
     return [round((start + 1) * (1 - i / n_steps)) - 1 for i in range(n_steps)]
 

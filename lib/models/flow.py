@@ -1,7 +1,7 @@
 """Flow matching from noise to a dose along straight paths.
 
-Papers: Lipman et al. 2023 (arXiv 2210.02747), Liu et al. 2023, rectified flow (2209.03003). Time t is a float,
-0 at the noise and 1 at the dose (the other way round than a diffusion's):
+Papers: Lipman et al. 2023 (arXiv 2210.02747), Liu et al. 2023, rectified flow (2209.03003). Time t is a
+float, 0 at the noise and 1 at the dose (the other way round than a diffusion's):
 
     x_t = (1 - t) noise + t dose,        velocity = d x_t / d t = dose - noise
 
@@ -28,7 +28,7 @@ def euler(velocity_at, noise, n_steps, watch=None):
 
 
 def midpoint(velocity_at, noise, n_steps, watch=None):
-    """n steps of second order, two network calls each: the velocity half a step ahead is used for the whole step."""
+    """n second-order steps of two calls each: the velocity half a step ahead is used for the whole step."""
     x_t = noise
     for step in range(n_steps):
         t = step / n_steps

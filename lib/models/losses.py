@@ -1,4 +1,4 @@
-"""Training losses, on doses as fractions of the prescription, [B,1,D,H,W], and the region they are averaged over."""
+"""Training losses, on doses [B,1,D,H,W] as fractions of the prescription, and the region they average."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ LOG_VARIANCE_LIMITS = (-14.0, 2.0)  # a deviation of 0.06 Gy to 190 Gy at 70 Gy
 
 
 def mean_inside(values, inside):
-    """Mean of [B,1,D,H,W] over the voxels of `inside` (bool, same shape) of each patient, then over the patients.
+    """Mean of [B,1,D,H,W] over each patient's voxels `inside` (bool, same shape), then over the patients.
 
     So a batch's loss is the mean of its parts' losses, however it is cut into parts.
     """
@@ -16,17 +16,20 @@ def mean_inside(values, inside):
 
 
 def dose_loss(dose_hat, dose, inside, error="squared"):
-    """Mean squared error + 0.1 x mean(relu(-dose)): the reference's loss of its regression, over its `inside`; or the absolute error."""
+    """Mean squared error + 0.1 x mean(relu(-dose)): the reference's loss of its regression, over its
+    `inside`; or the absolute error."""
     difference = (dose_hat - dose) ** 2 if error == "squared" else (dose_hat - dose).abs()
     return mean_inside(difference + NEGATIVE_WEIGHT * F.relu(-dose_hat), inside)
 
 
 def dvh_loss(dose_hat, dose, structures):
-    """Area between the predicted and the planned DVH of each of the `structures` (bool [B,S,D,H,W]), mean over those that a patient has
-    (0 if a patch shows none), then over patients; a fraction of the prescription.
+    """Area between the predicted and the planned DVH of each of the `structures` (bool [B,S,D,H,W]), mean
+    over those that a patient has (0 if a patch shows none), then over patients; a fraction of the
+    prescription.
 
-    A DVH is the quantile function of the dose in its structure, so the area is the mean absolute difference of the sorted doses, the
-    Wasserstein-1 distance in one dimension (Peyre and Cuturi 2019, Remark 2.30); no smoothing is needed for its gradient.
+    A DVH is the quantile function of the dose in its structure, so the area is the mean absolute difference
+    of the sorted doses, the Wasserstein-1 distance in one dimension (Peyre and Cuturi 2019, Remark 2.30); no
+    smoothing is needed for its gradient.
     """
     areas = [
         [(ours[0][s].sort().values - planned[0][s].sort().values).abs().mean() for s in masks if s.any()]
@@ -38,7 +41,8 @@ def dvh_loss(dose_hat, dose, structures):
 
 
 def gaussian_loss(dose_hat, log_variance, dose, inside):
-    """Negative log-likelihood of a Gaussian per voxel, weighted by its deviation (beta-NLL, Seitzer et al. 2022, arXiv 2203.09168).
+    """Negative log-likelihood of a Gaussian per voxel, weighted by its deviation (beta-NLL, Seitzer et al.
+    2022, arXiv 2203.09168).
 
     With beta 0.5 the mean is still learnt where the deviation is large.
     """
@@ -57,7 +61,8 @@ def negative_dose_penalty(dose_hat, inside):
 
 
 def min_snr_weight(predicts, alpha_bar_t, gamma=5.0):
-    """Min-SNR weights (Hang et al. 2023, arXiv 2303.09556, section 3.4): min(SNR, gamma) on the squared error of the dose."""
+    """Min-SNR weights (Hang et al. 2023, arXiv 2303.09556, section 3.4): min(SNR, gamma) on the squared error
+    of the dose."""
     snr = alpha_bar_t / (1 - alpha_bar_t)
     share = {"dose": 1.0, "noise": snr, "v": snr + 1}[predicts]
     return snr.clamp(max=gamma) / share

@@ -28,7 +28,7 @@ class Method(NamedTuple):
 
     predicts      "dose", "noise", "v", "velocity" or "dose and deviation": what the network's output is
     timed         the network gets x_t and t
-    zero_snr      trained and sampled with zero terminal signal-to-noise ratio, unless the parameters say otherwise
+    zero_snr      trained and sampled with zero terminal signal-to-noise ratio, unless parameters differ
     standardised  the dose has mean 0 and deviation 1 for the network, unless the parameters say otherwise
     prior         the regression whose dose is given to the network and whose residual it predicts
     extra         further loss of a regression: "gradient" or "gradient and vgg"
@@ -78,7 +78,7 @@ METHODS = {
 
 
 def kind(name):
-    """The method of a training's name, also as the comparison shows it: "ddpm-seed43, mean of 5" is of "ddpm"."""
+    """Method of a training's name, also as the comparison shows it: "ddpm-seed43, mean of 5" is "ddpm"."""
     return name.split(",")[0].split("-")[0]
 
 
@@ -89,7 +89,7 @@ def find_method(name):
 
 
 def offset_of(config, cond):
-    """What is taken from a dose before the network's scale: the cohort's mean, and a prior's dose where there is one."""
+    """What is taken from a dose before the network's scale: the cohort's mean, and any prior's dose."""
     return config.dose_shift + (cond[:, -1:] if find_method(config.method).prior else 0.0)
 
 
@@ -99,7 +99,7 @@ def inside_of(config, batch):
 
 
 def draw_noise(config, batch, generator):
-    """What a sampled method's loss draws for a batch: levels [B] (a step t, or a flow's time) and noise [B,1,D,H,W]."""
+    """What a sampled method's loss draws: levels [B] (a step t, or a flow's time) and noise [B,1,D,H,W]."""
     method = find_method(config.method)
     if not method.timed:
         return None
@@ -126,7 +126,8 @@ def training_loss(network, batch, drawn, config, alpha_bar, perceptual=None):
 
 
 def regression_loss(network, batch, config, extra, perceptual):
-    """The reference's regression loss, that of DVHs if weighed, with its gradient loss and that of VGG features where the method has them."""
+    """The reference's regression loss, that of DVHs if weighed, with its gradient loss and that of VGG
+    features where the method has them."""
     inside = inside_of(config, batch)
     output = network(batch.cond, batch.constraints)
     dose_hat = (output[:, :1] * config.dose_scale + offset_of(config, batch.cond)) * inside
@@ -163,7 +164,8 @@ def diffusion_loss(network, batch, dose, t, noise, config, alpha_bar):
 
 
 def flow_loss(network, batch, dose, t, noise, config):
-    """Conditional flow matching (Lipman et al. 2023, Eq. 23 with sigma_min 0): the velocity dose - noise at a random time."""
+    """Conditional flow matching (Lipman et al. 2023, Eq. 23 with sigma_min 0): the velocity dose - noise at a
+    random time."""
     output = network(batch.cond, batch.constraints, at_time(dose, noise, t), flow_level(t))
     return mean_inside((output - (dose - noise)) ** 2, inside_of(config, batch))
 

@@ -39,7 +39,7 @@ def ddim(
 
 
 def ddim_step(dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, eta, generator):
-    """x_s at the lower level s from the estimates at t (DDIM Eq. 12), with the noise of Eq. 16 for eta > 0."""
+    """x_s at the lower level s from the estimates at t (DDIM Eq. 12), with noise (Eq. 16) for eta > 0."""
     sigma_eta = eta * ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)).sqrt()
     x_s = alpha_bar_s.sqrt() * dose_hat + (1 - alpha_bar_s - sigma_eta**2).clamp(min=0).sqrt() * noise_hat
     if eta > 0:
@@ -49,10 +49,11 @@ def ddim_step(dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, eta, generator):
 
 
 def dpm_solver(denoise, noise, grid, alpha_bar, *, clamp=None, watch=None):
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): second order, one network call a step.
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): second order, one call a step.
 
-    With lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)) the dose estimate is extrapolated over a step h of lambda
-    from this and the call before. The first step and the one to alpha_bar = 1, where h is infinite, are of first order.
+    With lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)) the dose estimate is extrapolated over a step h
+    of lambda from this and the call before. The first step and the one to alpha_bar = 1, where h is infinite,
+    are of first order.
     """
     x_t, before, h_before = noise, None, None
     for step, (t, alpha_bar_t, alpha_bar_s) in enumerate(levels(grid, alpha_bar)):

@@ -48,7 +48,8 @@ class Block(nn.Module):
 
     def forward(self, x, embedding):
         if x.device.type == "cpu" and min(x.shape[2:]) < KERNEL:
-            # oneDNN's bfloat16 weight gradient of a 3^3 convolution over two voxels reads memory it never wrote (torch 2.13)
+            # oneDNN's bfloat16 weight gradient of a 3^3 convolution over two voxels
+            # reads memory it never wrote (torch 2.13)
             with torch.autocast("cpu", enabled=False):
                 return self.compute(x.float(), embedding.float())
         return self.compute(x, embedding)
@@ -101,7 +102,8 @@ class UNet(nn.Module):
         for block in self.decoder:
             h = F.interpolate(h, scale_factor=2, mode="trilinear", align_corners=False)
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
-        # half precision would round a dose near 1 to steps of 0.4 % and a noise before it is multiplied by up to 64,000
+        # half precision would round a dose near 1 to steps of 0.4 %,
+        # and a noise before it is multiplied by up to 64,000
         with torch.autocast(h.device.type, enabled=False):
             return self.out(h.float())[:, :, : size[0], : size[1], : size[2]]
 

@@ -1,7 +1,7 @@
 """A perceptual loss: features of VGG16 of dose slices (Johnson et al. 2016, arXiv 1603.08155, Eq. 2).
 
-The 13 convolutions of VGG16 (Simonyan & Zisserman 2015, arXiv 1409.1556, table 1, column D) with torchvision's published
-weights, read from a file that the user names; torchvision itself is not needed.
+The 13 convolutions of VGG16 (Simonyan & Zisserman 2015, arXiv 1409.1556, table 1, column D) with
+torchvision's published weights, read from a file that the user names; torchvision itself is not needed.
 """
 
 import pickle
@@ -43,7 +43,7 @@ def vgg16_features():
 
 
 def load_vgg16(path):
-    """The frozen features with the weights of `path`, a state dict as .pth or .safetensors; read without running code."""
+    """Frozen features with the weights of `path`, a .pth or .safetensors state dict; no code in it is run."""
     path = Path(path)
     try:
         stored = (

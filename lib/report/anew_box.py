@@ -1,4 +1,4 @@
-"""Controls that sample the patient anew from a checkpoint, in a thread, with progress and a button that stops it."""
+"""Controls that sample the patient anew from a checkpoint, in a thread, with progress and a stop button."""
 
 import threading
 from html import escape
@@ -11,7 +11,7 @@ from lib.report.anew import Stopped, sample_anew, samplers_of, sampling_of
 
 
 class AnewBox:
-    """`found(case, title, prediction, estimates)` is called when a patient, the one `case_of()` gives, has been sampled."""
+    """`found(case, title, prediction, estimates)` is called once the patient of `case_of()` is sampled."""
 
     def __init__(self, run, case_of, found):
         self.run, self.case_of, self.found, self.method, self.thread, self.stop = (
@@ -45,7 +45,7 @@ class AnewBox:
         )
 
     def meet(self, method):
-        """The method to sample; the network is read when it is asked for, but the samplers are known by its kind."""
+        """The method to sample; its kind tells the samplers, the network is read only when asked for."""
         if method == self.method or kind(method) not in METHODS:
             return
         self.method = method

@@ -1,4 +1,4 @@
-"""The answers at the top of a report, a sentence or two each, written from rows; no digit of a result is typed by hand."""
+"""The answers at the top of a report, a sentence or two each, written from rows; no result typed by hand."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from lib.studies.rows import Goal, by_method, seeds_of
 
 
 def answer(found, margin_gy, ensemble=None):
-    """The first of them: does diffusion help? `found`, `ensemble`: the results of the comparison and of the ensembles."""
+    """The first: does diffusion help? `found`, `ensemble`: results of the comparison and of the ensembles."""
     rows = found["rows"]
     seeds = over_seeds(rows)
     sampled = [m for m in seeds if METHODS.get(kind(m)) and find_method(m).timed]
@@ -33,7 +33,10 @@ def answer(found, margin_gy, ensemble=None):
     d = paired_difference(seeds[best][0], seeds["baseline"][0])
     picked = f", the best of {len(sampled)} on these very patients" if len(sampled) > 1 else ""
     prior = f", and those of the {find_method(best).prior} before," if find_method(best).prior else ""
-    text = f"after equally many optimiser steps{prior} the best diffusion result, `{best}`{picked}, differs from the plain U-Net by {span(d)} in MAE"
+    text = (
+        f"after equally many optimiser steps{prior} the best diffusion result, `{best}`{picked}, differs "
+        f"from the plain U-Net by {span(d)} in MAE"
+    )
     doubts = doubts_on(seeds, by_method(rows), best) if d.high is not None and d.high < 0 else []
     told = {
         "higher": f"**Not for accuracy**: {text}, so it is worse.",
@@ -44,11 +47,17 @@ def answer(found, margin_gy, ensemble=None):
         told = f"**Not shown for accuracy**: {text}, but {' and '.join(doubts)}."
     told += rivals_text(seeds, best)
     if found["samplings"].get(best.split(",")[0], {}).get("nfe") == 1:
-        told += " It was sampled in one step, the best on validation patients: the answer of a regression, not a sample."
+        told += (
+            " It was sampled in one step, the best on validation patients: the answer of a regression, not a "
+            "sample."
+        )
     elif disguise_note(ensemble, best.split(",")[0]):
         told += " Its samples hardly differ: it is a regression in disguise."
     if verdict(d, margin_gy) == "higher" and not beats_control(by_method(rows), best, margin_gy):
-        told += " It is not even better than a control without a network, so its training is too short or wrong, and this run says no more of it."
+        told += (
+            " It is not even better than a control without a network, so its training is too short or wrong, "
+            "and this run says no more of it."
+        )
     return told
 
 
@@ -56,11 +65,15 @@ def leaning(d, margin_gy):
     """What an interval says that reaches over the margin."""
     if d.low is None or d.low <= 0 <= d.high:
         return f"**Whether it helps accuracy {CANNOT}**"
-    return f"**For accuracy a little {'worse' if d.mean > 0 else 'better'}**, but not surely by more than {margin_gy:g} Gy, the least that counts here"
+    return (
+        f"**For accuracy a little {'worse' if d.mean > 0 else 'better'}**, but not surely by more than "
+        f"{margin_gy:g} Gy, the least that counts here"
+    )
 
 
 def doubts_on(seeds, values, best):
-    """What speaks against a gain that the interval over patients allows: trainings differ too, and averaging may give as much without diffusion."""
+    """What speaks against a gain that the interval over patients allows: trainings differ too, and averaging
+    may give as much without diffusion."""
     means = [np.mean(values[name]) for name in seeds_of(values)["baseline"]]
     gap, gain = max(means) - min(means), np.mean(seeds["baseline"][0]) - np.mean(seeds[best][0])
     told = (
@@ -93,14 +106,16 @@ def rivals_text(seeds, best):
     name = best_averaged(seeds)
     if name:
         told.append(
-            f"the {name.partition(', ')[2]} of the U-Net {short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}, from which "
-            f"the best diffusion result differs by {short_span(paired_difference(seeds[best][0], seeds[name][0]))}"
+            f"the {name.partition(', ')[2]} of the U-Net "
+            f"{short_span(paired_difference(seeds[name][0], seeds['baseline'][0]))}, from which the best "
+            f"diffusion result differs by {short_span(paired_difference(seeds[best][0], seeds[name][0]))}"
         )
     return f" For comparison, in Gy: {'; '.join(told)}." if told else ""
 
 
 def answer_on_goals(rows):
-    """Whether a predicted dose meets the clinical goals that the plan meets: the share that agrees, and the goal with the widest gap."""
+    """Whether a predicted dose meets the clinical goals that the plan meets: the share that agrees, and the
+    goal with the widest gap."""
     seeds = over_seeds(rows)
     method = min(
         (name for name in by_method(one_each(rows)) if name != "control"),
@@ -116,13 +131,15 @@ def answer_on_goals(rows):
         f"{title} {agreement_text(goals_met(rows, name))}" for name, title in others.items() if name != method
     )
     return (
-        f"The dose meets or misses a clinical goal as the plan does: `{method}` {agreement_text(pairs)}; {beside}. Farthest apart on {widest}: "
-        f"{planned[widest]} of {len(pairs[widest])} plans meet it, {predicted[widest]} of the predicted doses."
+        f"The dose meets or misses a clinical goal as the plan does: `{method}` {agreement_text(pairs)}; "
+        f"{beside}. Farthest apart on {widest}: {planned[widest]} of {len(pairs[widest])} plans meet it, "
+        f"{predicted[widest]} of the predicted doses."
     )
 
 
 def agreement_text(pairs):
-    """The share that agrees; least doses of targets and limits apart, where there are both: a dose too low everywhere meets the limits."""
+    """The share that agrees; least doses of targets and limits apart, where there are both: a dose too low
+    everywhere meets the limits."""
     least = {text: p for text, p in pairs.items() if "≥" in text}
     limits = {text: p for text, p in pairs.items() if text not in least}
     apart = (
@@ -156,19 +173,25 @@ def goals_met(rows, method):
 
 
 def answer_on_steps(found, margin_gy, ensemble=None, compared=()):
-    """Is the reference's anomaly there, where does it come from, what keeps to theory? `compared`: the rows of the comparison."""
+    """Is the reference's anomaly there, whence, what keeps to theory? `compared`: rows of the comparison."""
     if not found:
         return ""
     rows = found["rows"]
     best, most, own = rise(rows, REFERENCE_GRID)
     told = verdict(own, margin_gy) if best != most else "lower"
     if told == CANNOT:
-        return f"Whether more sampling steps make it worse {CANNOT} for `{found['method']}`: {span(own)} from {best} to {most} steps on the reference's grid."
+        return (
+            f"Whether more sampling steps make it worse {CANNOT} for `{found['method']}`: {span(own)} from "
+            f"{best} to {most} steps on the reference's grid."
+        )
     if told != "higher":
-        return f"That more sampling steps make it worse does not show here for `{found['method']}` on the reference's grid."
+        return (
+            f"That more sampling steps make it worse does not show here for `{found['method']}` on the "
+            "reference's grid."
+        )
     return (
-        f"That more sampling steps make it worse is real for `{found['method']}` on the reference's grid ({span(own)} from {best} to {most} steps)"
-        f"{start_clause(rows)}."
+        f"That more sampling steps make it worse is real for `{found['method']}` on the reference's grid "
+        f"({span(own)} from {best} to {most} steps){start_clause(rows)}."
         + failed_sentence(found["method"], compared, margin_gy)
         + bound_sentence(rows, found["regression_rows"], ensemble)
     )
@@ -178,11 +201,14 @@ def failed_sentence(method, compared, margin_gy):
     values = by_method(compared)
     if method not in values or beats_control(values, method, margin_gy):
         return ""
-    return f" This `{method}` is no better than the control without a network: all this is of a training that failed."
+    return (
+        f" This `{method}` is no better than the control without a network: all this is of a training that "
+        "failed."
+    )
 
 
 def bound_sentence(rows, regression_rows, ensemble):
-    """Which of the other predictions keep to theory, and by how much more steps still cost them; nothing if none was tried."""
+    """Which other predictions keep to theory, what more steps still cost them; nothing if none was tried."""
     names = settings_of(rows, "prediction")
     kept = [name for name in names if theory_ratio(rows, regression_rows, name)[0] <= ROOT2]
     if kept:
@@ -192,8 +218,8 @@ def bound_sentence(rows, regression_rows, ensemble):
             f"`{name}` {short_span(d)}" for name, d in rises.items() if d.low is not None and d.low > 0
         )
         return (
-            f" The RMSE of these stays below theory's bound for an exact sampler, {ROOT2:.2f} times the smaller of the regression's and its own "
-            f"one-step value, at any number of steps: {listed}"
+            f" The RMSE of these stays below theory's bound for an exact sampler, {ROOT2:.2f} times the "
+            f"smaller of the regression's and its own one-step value, at any number of steps: {listed}"
             + (f"; from the best number of steps to the most their MAE rises by {rising}." if rising else ".")
         )
     return (
@@ -239,9 +265,9 @@ def answer_on_spread(found):
         if source != best and not surely_higher(values, crps[best])
     ]
     return (
-        f"Spread over error is between {ratios[least]:.2f} (`{least}`) and {ratios[most]:.2f} (`{most}`), 1 is calibrated; the lowest "
-        f"CRPS, which rewards a sharp and honest spread, is that of `{best}`, {np.mean(crps[best]):.2f} Gy"
-        + (f", not surely lower than {', '.join(near)}." if near else ".")
+        f"Spread over error is between {ratios[least]:.2f} (`{least}`) and {ratios[most]:.2f} (`{most}`), 1 "
+        f"is calibrated; the lowest CRPS, which rewards a sharp and honest spread, is that of `{best}`, "
+        f"{np.mean(crps[best]):.2f} Gy" + (f", not surely lower than {', '.join(near)}." if near else ".")
     )
 
 

@@ -38,8 +38,9 @@ def claim(text, reference, ours, told, why):
 
 
 def holds(difference, margin, if_true):
-    """ "holds", "does not hold" or "cannot be said" of a claim that is true of differences that are one of `if_true`, neighbours of
-    "lower" | "equal" | "higher"; it holds where the interval is among those, and does not where it is beyond."""
+    """ "holds", "does not hold" or "cannot be said" of a claim that is true of differences that are one of
+    `if_true`, neighbours of "lower" | "equal" | "higher"; it holds where the interval is among those, and
+    does not where it is beyond."""
     edges = {"lower": (-math.inf, -margin), "equal": (-margin, margin), "higher": (margin, math.inf)}
     least, most = min(edges[name][0] for name in if_true), max(edges[name][1] for name in if_true)
     if difference.low is None:
@@ -88,7 +89,8 @@ def claim_equal(rows, margin_gy):
         f"{REFERENCE['ddpm_mae_gy']} against {REFERENCE['baseline_mae_gy']} Gy",
         span(d),
         holds(d, margin_gy, ("equal",)),
-        "the reference compared whole volumes with patches centred on dose; here all have the same patients and region",
+        "the reference compared whole volumes with patches centred on dose; here all have the same patients "
+        "and region",
     )
 
 
@@ -160,7 +162,8 @@ def claim_single(rows, margin_gy):
         theirs,
         f"{span(d)} from {sizes[0]} to {sizes[-1]} members",
         holds(d, margin_gy, ("higher", "equal")),
-        "the reference's n = 1 was one seed; here it is the mean over members, and by convexity a mean cannot be worse",
+        "the reference's n = 1 was one seed; here it is the mean over members, and by convexity a mean "
+        "cannot be worse",
     )
 
 
@@ -178,7 +181,8 @@ def claim_spread(rows, rx_gy):
     return claim(
         text,
         theirs,
-        f"{spread:.2f} Gy in the dose mask, {100 * spread / mae:.0f} % of the error (in the reference's measure {whole:.4f})",
+        f"{spread:.2f} Gy in the dose mask, {100 * spread / mae:.0f} % of the error (in the reference's "
+        f"measure {whole:.4f})",
         told,
         "air makes that measure small; called near zero here below 10 % of the error in the same region",
     )
@@ -222,11 +226,12 @@ def claim_swing(histories):
         theirs,
         f"largest rise from one validation to a later one {up:.2f} Gy; baseline {base_up:.2f} Gy",
         told,
-        f"called a swing here above {100 * SWING:.0f} % of the lowest error; judged with averaged weights (EMA), which calms it; the study's were not averaged",
+        f"called a swing here above {100 * SWING:.0f} % of the lowest error; judged with averaged weights "
+        "(EMA), which calms it; the study's were not averaged",
     )
 
 
 def largest_rise(history):
-    """By how much the validation error in Gy rose at most from one validation to a later one, 0 if it only fell."""
+    """By how much the validation error in Gy rose at most from one validation to a later, 0 if it fell."""
     errors = validation_errors(history)
     return max((later - earlier for i, earlier in enumerate(errors) for later in errors[i:]), default=0.0)

@@ -43,7 +43,7 @@ def show(ax, case, plane, index, overlay, structures):
 
 
 def dose_panels(run, case_id, methods, plane="axial"):
-    """fig6: Planned and predicted doses of one patient, and their differences, through the middle of the target."""
+    """fig6: Planned and predicted doses of one patient and their differences, through the target's middle."""
     case = run.open_cohort().load(case_id)
     target = primary_target(case)
     index = central_index(case.masks[target], plane)
@@ -70,7 +70,7 @@ def dose_panels(run, case_id, methods, plane="axial"):
 
 
 def slice_box(case, plane, index):
-    """Three slices around the dose mask as one slice of the plane shows it: shoulders do not make a neck small."""
+    """Three slices around the dose mask as a slice of the plane shows it: shoulders do not shrink a neck."""
     mask = np.moveaxis(case.dose_mask, PLANES[plane], 0)[index]
     if not mask.any():
         return body_box(case)

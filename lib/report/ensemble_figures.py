@@ -9,7 +9,8 @@ from lib.studies.rows import sizes_of
 
 
 def ensemble(rows, regression_rows, regression):
-    """fig3: A error of a mean of n members; B squared error against 1 / n, the law of averages; a colour per source."""
+    """fig3: A error of a mean of n members; B squared error against 1 / n, the law of averages; a colour per
+    source."""
     figure, (left, right) = panels(2, height_in=3.4)
     inverse = np.linspace(0, 1, 50)
     for source in dict.fromkeys(row["source"] for row in rows):
@@ -49,7 +50,7 @@ def source_colour(source):
 
 
 def calibration(found):
-    """fig12: A error against spread, bins of voxels pooled over patients; B share of voxels inside the intervals."""
+    """fig12: A error against spread, bins of voxels over patients; B share of voxels inside intervals."""
     figure, (left, right) = panels(2, height_in=3.4)
     for source in found["factors"]:
         line = source_colour(source)

@@ -39,7 +39,7 @@ KEPT = 6  # slices
 
 
 def explore(run, methods=None, case_id=None, method=None, plane="axial"):
-    """The explorer of an experiment's predictions as a widget; `case_id`, `method` and `plane` are shown first."""
+    """The explorer of an experiment's predictions, a widget; `case_id`, `method`, `plane` are shown first."""
     return Explorer(run, *find_choices(run, methods, case_id, method), plane).widget
 
 
@@ -201,7 +201,7 @@ class Explorer:
         )
 
     def shown_as_wanted(self, one, gamma):
-        """A method's dose: sampled anew where it was, at the step wanted, with its gamma index if that is wanted."""
+        """A method's dose: sampled anew where it was, at the step wanted, with its gamma index if wanted."""
         final, step = self.anew.get(one.method, one), self.controls.step.value
         if final.estimates and step < len(final.estimates):
             final = at_step(self.opened.case, final, step, self.run.coarsen)
@@ -237,7 +237,8 @@ class Explorer:
         return self.drawn[view.index]
 
     def turn_to(self, index):
-        """Another slice; returns what is done when it is seen: the slider follows, and the next slice the same way round is sent ahead."""
+        """Another slice; returns what is done when it is seen: the slider follows, and the next slice the
+        same way round is sent ahead."""
         low, high = self.controls.index.min, self.controls.index.max
         before, self.index = self.index, min(max(low, index), high)
         self.show()

@@ -43,7 +43,7 @@ def training_curves(histories):
 
 
 def model_comparison(rows):
-    """fig4: Error of every method, a dot per patient; A in the dose mask, B over the whole volume, air included."""
+    """fig4: Error of every method, a dot per patient; A in the dose mask, B in the whole volume with air."""
     order = ["control", *reversed(ranked(rows))]
     figure, axes = panels(2, height_in=0.3 * len(order) + 1.0, sharey=True)
     for ax, key, name in zip(
@@ -89,7 +89,8 @@ def key_finding(rows, margin_gy):
 
 
 def accuracy_and_cost(rows, samplings):
-    """fig13: Error against network calls per patient, seeds averaged; a line leads from one answer to the mean of several (diamond)."""
+    """fig13: Error against network calls per patient, seeds averaged; a line leads from one answer to the
+    mean of several (diamond)."""
     figure, (ax,) = panels(1, height_in=3.6)
     errors, above = (
         {name: float(np.mean(values)) for name, (values, _) in over_seeds(rows).items() if name != "control"},
@@ -104,8 +105,8 @@ def accuracy_and_cost(rows, samplings):
             if mean.startswith(f"{name}, mean of ")
         ]
         ax.plot(*zip(*ends), "-", color=colour(name), linewidth=1)
-        for (calls, error), marker in zip(ends, "o" + "D" * len(ends)):
-            ax.plot(calls, error, marker, color=colour(name), markersize=5)
+        for (calls, error), shape in zip(ends, "o" + "D" * len(ends)):
+            ax.plot(calls, error, shape, color=colour(name), markersize=5)
         calls, error = ends[-1]
         above[calls] = max(error, above.get(calls, 0) * gap)  # labels of one column do not cover each other
         left = len(ends) == 1

@@ -20,6 +20,7 @@ from lib.report.answers import answer, answer_on_goals, answer_on_spread, answer
 from lib.report.captions import CAPTIONS, SPEED_CAPTIONS, counts, findings
 from lib.report.claims import claims
 from lib.report.pictures import pictures_to_webp, webp_uri
+from lib.report.published import read_published
 from lib.report.scrubber import PATIENTS, scrubbers, step_scrubber
 from lib.report.sentences import grids, size
 from lib.report.verdicts import comparison_verdict, ensemble_verdict, ranked, steps_verdict
@@ -28,8 +29,9 @@ HERE = Path(__file__).parent
 
 
 def build_report(folder, every_patient=False):
-    """Write report.html and the notebooks' pages from the results, figures and executed notebooks of `folder`; with `every_patient`
-    also report-every-patient.html, in which all patients with predictions are shown slice by slice."""
+    """Write report.html and the notebooks' pages from the results, figures and executed notebooks of
+    `folder`; with `every_patient` also report-every-patient.html, where all patients with predictions are
+    shown slice by slice."""
     folder = Path(folder)
     for notebook in sorted(folder.glob("[0-9]*.ipynb")):
         write_text(folder / "pages" / f"{notebook.stem}.html", notebook_page(notebook))
@@ -52,10 +54,7 @@ def contents(folder, patients=PATIENTS):
     data, steps, ensemble, comparison = (
         results.get(name) for name in ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison")
     )
-    published, coarsen = (
-        folder / "results" / "published.json",
-        read_yaml(folder / "experiment.yaml").get("coarsen"),
-    )
+    coarsen = read_yaml(folder / "experiment.yaml").get("coarsen")
     methods = ["baseline", "ddpm", *ranked(comparison["rows"])] if comparison else ()
     return {
         "name": folder.name,
@@ -66,7 +65,7 @@ def contents(folder, patients=PATIENTS):
         "ensemble": ensemble,
         "comparison": comparison,
         "speed": results.get("06_speed"),
-        "published": read_json(published) if published.exists() else None,
+        "published": read_published(folder),
         "figure": partial(
             figure,
             folder,
@@ -187,9 +186,10 @@ def figure(folder, numbers, counted, found, name):
 
 
 def table(numbers, frame, caption):
-    """A data frame as an HTML table whose cells are escaped, with its numbered caption; its columns sort at a click."""
+    """A data frame as an HTML table, its cells escaped, its caption numbered; columns sort at a click."""
     return Markup(
-        '<figure class="tabled"><figcaption><b>Table {}.</b> {}</figcaption><div class="scroll{}">{}</div></figure>'
+        '<figure class="tabled"><figcaption><b>Table {}.</b> {}</figcaption>'
+        '<div class="scroll{}">{}</div></figure>'
     ).format(
         next(numbers),
         caption,

@@ -15,9 +15,9 @@ class Panels(anywidget.AnyWidget):
     pictures  JPEG or PNG bytes, one for each title
     note      the line above; said, the line below
     The callback given to `on_event(f)` is called as f("turn", {"by": slices}), f("plane", {"plane": name}) or
-    f("point", {"x": pixels, "y": pixels}) in the pictures' own pixels, without x and y when the pointer leaves; what it returns, if
-    anything, is called once the browser has its answer. The browser keeps one event on its way and joins what happens meanwhile,
-    so that the pictures never lag behind the hand.
+    f("point", {"x": pixels, "y": pixels}) in the pictures' own pixels, without x and y when it leaves; what
+    it returns, if anything, is called once the browser has its answer. The browser keeps one event on its
+    way and joins what happens meanwhile, so that the pictures never lag behind the hand.
     """
 
     _esm = HERE / "panels.js"

@@ -1,4 +1,4 @@
-"""One patient closely: every layer in three planes, doses along lines through the target, DVHs of all samples."""
+"""One patient closely: every layer in three planes, doses along lines through the target, samples' DVHs."""
 
 import textwrap
 
@@ -24,7 +24,8 @@ PICTURE_PX = 220
 
 
 def three_planes(run, case_id, method):
-    """fig17: One method's dose of one patient through the middle of the target: planned, predicted, difference, spread, gamma; a row a plane."""
+    """fig17: One method's dose of one patient through the middle of the target: planned, predicted,
+    difference, spread, gamma; a row a plane."""
     view = open_view(run, case_id, [method])
     view = view._replace(
         shown=(with_gamma(view.case, view.shown[0]),),
@@ -54,7 +55,7 @@ def three_planes(run, case_id, method):
 
 
 def profiles(run, case_id, methods):
-    """fig18: Doses of one patient along lines through the middle of the target with the highest prescription."""
+    """fig18: Doses of one patient along lines through the middle of the target of highest prescription."""
     case = run.open_cohort().load(case_id)
     target = case.masks[primary_target(case)]
     centre = [central_index(target, plane) for plane in PLANES]
@@ -98,7 +99,7 @@ def draw_profile(ax, at_mm, prediction, line, method):
 
 
 def dvh_bands(run, sample, members):
-    """fig19: DVHs of one patient, planned as lines, the members' range as bands; `members` is source -> [N,1,d,h,w]."""
+    """fig19: DVHs of a patient, planned lines, members' range bands; `members`: source -> [N,1,d,h,w]."""
     case, columns = run.load_case(sample.case_id), min(4, len(members))
     figure, axes = panels(columns, rows=-(-len(members) // columns), height_in=2.5, sharex=True, sharey=True)
     edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)

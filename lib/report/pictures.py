@@ -1,4 +1,4 @@
-"""Pictures as small as they can be without anyone seeing it: PNG in files, PNG or JPEG in notebooks, WebP in pages."""
+"""Pictures as small as can be without visible loss: PNG in files, PNG or JPEG in notebooks, WebP in pages."""
 
 import base64
 import io
@@ -17,7 +17,8 @@ def smaller(picture):
 
 
 def smaller_output(data):
-    """An output of a notebook (its data by type) with its PNG as small as it can be: with a palette, or a JPEG if it has many colours."""
+    """An output of a notebook (its data by type) with its PNG as small as it can be: with a palette, or a
+    JPEG if it has many colours."""
     if "image/png" not in data:
         return data
     picture, buffer = smaller(Image.open(io.BytesIO(base64.b64decode(data["image/png"])))), io.BytesIO()

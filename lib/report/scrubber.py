@@ -1,7 +1,7 @@
 """Slices to scrub through without a kernel: pictures in the page and a little script, offline.
 
-All slices of a kind lie in one WebP picture, of which a frame shows a tile: a move of the slider moves the background, and the browser
-decodes nothing.
+All slices of a kind lie in one WebP picture, of which a frame shows a tile: a move of the slider moves the
+background, and the browser decodes nothing.
 """
 
 import json
@@ -24,7 +24,7 @@ SIZE_PX, COLUMNS, QUALITY = 176, 8, 40
 
 
 def step_scrubber(folder):
-    """The dose estimate of one slice along the sampling steps, every setting side by side; nothing if the run kept none."""
+    """One slice's dose estimate along the sampling steps, settings side by side; nothing if none was kept."""
     steps = load_steps(folder / "results" / "02_steps.npz")
     if steps is None:
         return Markup("")
@@ -46,7 +46,7 @@ def coloured(dose):
 
 
 def scrubbers(folder, wanted=(), patients=PATIENTS):
-    """The first so many patients of an experiment that have predictions, with the first few methods that are `wanted` and kept.
+    """The first so many patients that have predictions, with the first few methods `wanted` and kept.
 
     A sentence if their cohort is not at hand.
     """
@@ -76,7 +76,7 @@ def predictions_of(folder, methods, case):
 
 
 def scrubber(case, doses_gy):
-    """One patient: planned, predicted and difference side by side, a slider for the slice and a list of methods."""
+    """One patient: planned, predicted, difference side by side, a slider for the slice, a list of methods."""
     indices, box = shown_slices(case), shown_box(case)
     middle = int(np.argmin(np.abs(indices - central_index(case.masks[primary_target(case)], "axial"))))
     overlays = {("", "planned"): dose_overlay(case.dose_gy, case.rx_gy)}
@@ -112,8 +112,9 @@ def scrubber(case, doses_gy):
 def view(labels, width, height, index, title, chooser, what, figures):
     """Frames under one slider over `what`, whose labels say where it stands."""
     return Markup(
-        '<div class="scrub" data-labels="{}" data-width="{}" data-height="{}" data-columns="{}"><p><strong>{}</strong> {} '
-        '<label>{} <input type="range" min="0" max="{}" value="{}"></label> <output>{}</output></p><div class="frames">{}</div></div>'
+        '<div class="scrub" data-labels="{}" data-width="{}" data-height="{}" data-columns="{}">'
+        '<p><strong>{}</strong> {} <label>{} <input type="range" min="0" max="{}" value="{}"></label> '
+        '<output>{}</output></p><div class="frames">{}</div></div>'
     ).format(
         json.dumps(labels),
         width,
@@ -159,6 +160,7 @@ def frame(method, title, uri, width, height, index):
     position = f"{-(index % COLUMNS) * width}px {-(index // COLUMNS) * height}px"
     attribute = Markup(' data-method="{}"').format(method) if method else ""
     return Markup(
-        '<figure{}><div class="frame" role="img" aria-label="{}" style="width:{}px;height:{}px;background-image:url({});'
+        '<figure{}><div class="frame" role="img" aria-label="{}" '
+        'style="width:{}px;height:{}px;background-image:url({});'
         'background-position:{}"></div><figcaption>{}</figcaption></figure>'
     ).format(attribute, title, width, height, uri, position, title)

@@ -24,7 +24,10 @@ def span(difference, unit="Gy"):
     """ "+0.31 Gy (95 % interval +0.10 to +0.52, 16 patients)"; says when there is no interval."""
     if difference.low is None:
         return f"{difference.mean:+z.2f} {unit} (no interval with {difference.n} patients)"
-    return f"{difference.mean:+z.2f} {unit} (95 % interval {difference.low:+z.2f} to {difference.high:+z.2f}, {difference.n} patients)"
+    return (
+        f"{difference.mean:+z.2f} {unit} (95 % interval {difference.low:+z.2f} to {difference.high:+z.2f}, "
+        f"{difference.n} patients)"
+    )
 
 
 def short_span(difference):
@@ -35,7 +38,8 @@ def short_span(difference):
 
 
 def told_difference(difference, margin_gy, words=None):
-    """The verdict on a paired difference in `words` (verdict -> word); where its interval leaves out 0 but reaches into the margin, which way it leans."""
+    """The verdict on a paired difference in `words` (verdict -> word); where its interval leaves out 0 but
+    reaches into the margin, which way it leans."""
     told, words = verdict(difference, margin_gy), words or {}
     if told != CANNOT or difference.low is None or difference.low <= 0 <= difference.high:
         return words.get(told, told)
@@ -61,8 +65,8 @@ def cohort(cohort, rows):
     odd = sum(bool(row["findings"]) for row in rows)
     left_out = cohort.card["left_out"]
     text = (
-        f"**{cohort.name}** ({cohort.card['source']}): {plural(len(rows), 'patient')} of {cohort.protocol.title}; {parts}. "
-        f"Voxels: {voxels(rows)}. "
+        f"**{cohort.name}** ({cohort.card['source']}): {plural(len(rows), 'patient')} of "
+        f"{cohort.protocol.title}; {parts}. Voxels: {voxels(rows)}. "
     )
     text += f"Checks found something in {plural(odd, 'patient')}. " if odd else "Checks found nothing odd. "
     text += (
@@ -74,8 +78,11 @@ def cohort(cohort, rows):
 
 
 def voxels(rows):
-    """The patients' grids: number and size of the voxels along z, y and x, from the least to the most where they differ."""
-    return f"{ranges([row['shape'] for row in rows])} of {ranges([row['spacing_mm'] for row in rows])} mm (z, y, x)"
+    """The patients' grids: number and size of voxels along z, y, x, from least to most where they differ."""
+    return (
+        f"{ranges([row['shape'] for row in rows])} of {ranges([row['spacing_mm'] for row in rows])} mm (z, "
+        "y, x)"
+    )
 
 
 def ranges(triples):
@@ -107,9 +114,10 @@ def training_setup(config, training, validation):
     shape = " x ".join(map(str, training[0].dose.shape[1:]))
     spacing = " x ".join(f"{s:.1f}" for s in training[0].spacing_mm)
     return (
-        f"**{method.title}** (`{config.method}`): {count:,} parameters, {config.n_steps:,} optimiser steps of "
-        f"{plural(config.batch_size, 'patient')}, {len(training)} training and {len(validation)} validation patients on a grid of "
-        f"{shape} voxels of {spacing} mm (z, y, x); arithmetic in {config.precision}."
+        f"**{method.title}** (`{config.method}`): {count:,} parameters, {config.n_steps:,} optimiser steps "
+        f"of {plural(config.batch_size, 'patient')}, {len(training)} training and {len(validation)} "
+        f"validation patients on a grid of {shape} voxels of {spacing} mm (z, y, x); arithmetic in "
+        f"{config.precision}."
         + (f" It starts from the weights of {config.start_from}." if config.start_from else "")
     )
 
@@ -120,8 +128,8 @@ def training_result(config, history):
         return "**Not trained.** The comparison lists why."
     validated = [row for row in history if row["validation_mae_gy"] is not None]
     text = (
-        f"{plural(len(history), 'epoch')} took {clock(history[-1]['seconds'])}; the loss went from {history[0]['loss']:.3g} "
-        f"to {history[-1]['loss']:.3g}."
+        f"{plural(len(history), 'epoch')} took {clock(history[-1]['seconds'])}; the loss went from "
+        f"{history[0]['loss']:.3g} to {history[-1]['loss']:.3g}."
     )
     if not validated:
         return text + " There were no validation patients."
@@ -129,7 +137,8 @@ def training_result(config, history):
     low, high = min(validation_errors(history)), max(validation_errors(history))
     return (
         f"{text} The validation MAE ended at {validated[-1]['validation_mae_gy']:.2f} Gy; its best was "
-        f"{best['validation_mae_gy']:.2f} Gy after epoch {best['epoch']}, its range {low:.2f} to {high:.2f} Gy."
+        f"{best['validation_mae_gy']:.2f} Gy after epoch {best['epoch']}, its range {low:.2f} to {high:.2f} "
+        "Gy."
     )
 
 

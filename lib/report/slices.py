@@ -1,4 +1,4 @@
-"""The one fast renderer of slices: CT in grey, dose over it in colour, structures and isodoses as sharp lines.
+"""The one fast renderer of slices: CT in grey, dose over it in colour, structures and isodoses sharp lines.
 
 Pure functions of arrays, used by figures, the HTML report and the explorer. Volumes are [D,H,W], z foot-head,
 y front-back, x patient's right-left. Planes are shown as radiologists look at them: axial rows y, columns x;
@@ -42,7 +42,7 @@ font = lru_cache(ImageFont.load_default)
 
 
 class Overlay(NamedTuple):
-    """A quantity over the CT, in Gy or in `unit`; where its magnitude is below `hidden_below_gy` the CT alone is seen."""
+    """A quantity over the CT, in Gy or `unit`; below the magnitude `hidden_below_gy` only the CT is seen."""
 
     volume_gy: np.ndarray  # [D,H,W]
     range_gy: tuple  # (low, high) of the colours
@@ -58,7 +58,8 @@ def structure_colour(name):
 
 
 def take_slice(volume, plane, index, box=None):
-    """Slice `index` of volume [D,H,W] as the plane is shown, [rows, columns], cut to `box` (three slices) if given."""
+    """Slice `index` of volume [D,H,W] as the plane shows it, [rows, columns], cut to `box`
+    (three slices) if given."""
     axis = PLANES[plane]
     shown = np.take(volume, index, axis=axis)
     if box is not None:
@@ -81,7 +82,7 @@ def body_box(case, margin_mm=10.0):
 
 
 def slice_size_px(shape, spacing_mm, plane, size_px):
-    """(height, width) of the picture of a slice [rows, columns]: its proportions in mm, the longer side `size_px`."""
+    """(height, width) of the picture of a slice [rows, columns]: proportions in mm, longer side `size_px`."""
     sides_mm = [
         n * s for n, s in zip(shape, (s for axis, s in enumerate(spacing_mm) if axis != PLANES[plane]))
     ]
@@ -106,7 +107,7 @@ def colour_index(values, range_gy):
 
 
 def enlarged(values, size_px):
-    """[rows, columns] as a picture of (height, width), interpolated; uint8 stays uint8, all else becomes float32."""
+    """[rows, columns] as a picture of (height, width), interpolated; uint8 stays uint8, else float32."""
     image = Image.fromarray(
         np.ascontiguousarray(values if values.dtype == np.uint8 else values.astype(np.float32))
     )
@@ -125,7 +126,7 @@ def put_overlay(image, values_gy, overlay, opacity):
 
 
 def contour_lines(values, level, size_px):
-    """Lines of values [rows, columns] at `level`, each [n,2] as (x, y) in pixels of a picture of `size_px`."""
+    """Lines of values [rows, columns] at `level`, each [n,2], (x, y) in pixels of a picture of `size_px`."""
     # a rim of zeros closes what touches the border, and gives a single row its neighbours
     padded = np.pad(values.astype(np.float32), 1)
     scale = np.array([size_px[1] / values.shape[1], size_px[0] / values.shape[0]])
@@ -181,7 +182,7 @@ def render_slices(
     level_hu=40.0,
     size_px=320,
 ):
-    """One picture uint8 [H,W,3] for each overlay (None: the CT alone); CT and structures are drawn once for all."""
+    """One picture uint8 [H,W,3] for each overlay (None: CT alone); CT and structures are drawn only once."""
     ct_hu = take_slice(case.ct_hu, plane, index, box)
     size = slice_size_px(ct_hu.shape, case.spacing_mm, plane, size_px)
     ct = enlarged(window_ct(ct_hu, window_hu, level_hu), size).convert("RGB")

@@ -31,7 +31,7 @@ def ratios(rows):
 
 
 def ceilings(rows):
-    """fig15: Achieved arithmetic against the arithmetic intensity, under the measured roof (Williams et al. 2009)."""
+    """fig15: Achieved arithmetic against its intensity, under the measured roof (Williams et al. 2009)."""
     figure, (ax,) = panels(1, height_in=3.4)
     intensities = [r["gflop"] / r["gbyte"] for r in rows]
     x = np.geomspace(min(intensities) / 4, max(intensities) * 8, 200)

@@ -51,7 +51,8 @@ def sampling_steps(rows, regression_rows, method, regression):
 
 
 def draw_curve(ax, x, groups, line, label):
-    """Means of groups of values with the 95 % interval over patients as a band; `label` decides whether it is dashed, the lines before it its marker."""
+    """Means of groups of values with the 95 % interval over patients as a band; `label` decides whether it is
+    dashed, the lines before it its marker."""
     ax.plot(
         x,
         [np.mean(values) for values in groups],
@@ -65,7 +66,7 @@ def draw_curve(ax, x, groups, line, label):
 
 
 def switches(rows, margin_gy):
-    """fig8: One switch at a time: by how much the error changes between two numbers of steps that all curves have."""
+    """fig8: One switch at a time: by how much the error changes between two numbers of steps all have."""
     low, high = compared_steps(rows)
     names = [(group, setting) for group in GROUPS for setting in switched(rows, group)][::-1]
     figure, (ax,) = panels(1, height_in=0.26 * len(names) + 0.9)
@@ -91,7 +92,7 @@ def switches(rows, margin_gy):
 
 
 def noise_levels(level_rows, regression_rows, regression):
-    """fig9: What the networks see of the dose at each level of noise: error of one call on the truly noised dose."""
+    """fig9: What the networks see of the dose at each noise level: error of one call on truly noised dose."""
     figure, (ax,) = panels(1, height_in=3.2)
     for name, own in grouped([row | {"self": row} for row in level_rows], "training", "self").items():
         errors = grouped(own, "t")
@@ -117,7 +118,7 @@ def shade_of(dose):
 
 
 def bias_and_spread(decomposition, regression_rows, regression):
-    """fig10: Squared error of one sample as floor (what no averaging removes) and spread, by the number of steps."""
+    """fig10: Squared error of one sample as floor (no averaging removes it) and spread, by steps."""
     settings = list(dict.fromkeys(row["setting"] for row in decomposition))
     figure, axes = panels(len(settings), height_in=2.9, sharey=True)
     mse = np.mean([row["rmse_gy"] ** 2 for row in regression_rows])
@@ -140,7 +141,7 @@ def bias_and_spread(decomposition, regression_rows, regression):
 
 
 def trajectories(found, sample):
-    """fig11: The dose estimate after so many network calls, through the middle of the dose; `found`: name -> trajectory."""
+    """fig11: The dose estimate after so many network calls, mid-dose slices; `found`: name -> trajectory."""
     index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
     calls = few(list(next(iter(found.values()))), 5)
     figure, axes = panels(len(calls) + 1, rows=len(found), height_in=1.25)

@@ -89,7 +89,7 @@ def marker(ax, line):
 
 
 def save_figure(figure, folder, name):
-    """Write figures/<name>.png and .pdf under the experiment's folder, without dates, so that reruns are equal."""
+    """Write figures/<name>.png and .pdf in the experiment's folder, undated, so that reruns are equal."""
     target = Path(folder) / "figures"
     target.mkdir(parents=True, exist_ok=True)
     figure.savefig(target / f"{name}.png", metadata={"Software": None})

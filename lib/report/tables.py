@@ -14,7 +14,7 @@ from lib.studies.rows import Goal, by_method, grouped, sizes_of
 
 
 def headed(rows, first):
-    """Rows as a data frame indexed by the column `first`, its name in the corner so that the header is one line."""
+    """Rows as a data frame indexed by the column `first`, its name in the corner: the header is one line."""
     return pd.DataFrame(rows).set_index(first).rename_axis(index=None, columns=first)
 
 
@@ -27,7 +27,7 @@ def with_interval(values, digits=2):
 
 
 def step_grids(n_steps):
-    """Where the reference's grid starts for each number of steps, and how an error of the noise is multiplied there."""
+    """Where the reference's grid starts by number of steps, and how a noise error is multiplied there."""
     gain = noise_gain(cosine_alpha_bar())
     rows = [
         {
@@ -42,7 +42,8 @@ def step_grids(n_steps):
 
 
 def step_curves(rows, group):
-    """MAE in the dose mask / Gy by setting of a group and number of steps, mean over patients with its 95 % interval; empty if none was tried."""
+    """MAE in the dose mask / Gy by setting of a group and number of steps, mean over patients with its 95 %
+    interval; empty if none was tried."""
     own = [row for row in rows if row["group"] == group]
     if not own:
         return pd.DataFrame()
@@ -53,7 +54,7 @@ def step_curves(rows, group):
 
 
 def step_costs(rows):
-    """Network calls and seconds per patient beside the error, for the curves that differ in what a step costs."""
+    """Network calls and seconds per patient beside the error, for curves that differ in a step's cost."""
     cells = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in rows], "key", "seconds")
     nfe = {(row["setting"], row["n_steps"]): row["nfe"] for row in rows}
     errors = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in rows], "key")
@@ -74,7 +75,7 @@ def step_costs(rows):
 
 
 def decomposition(rows, regression_rows):
-    """Expected squared error of one sample / Gy² as floor and spread, at the fewest and the most steps that were split."""
+    """Expected squared error of one sample / Gy² as floor and spread, at the fewest and most steps split."""
     frame = []
     for setting in dict.fromkeys(row["setting"] for row in rows):
         for n in sorted({row["n_steps"] for row in rows if row["setting"] == setting}):
@@ -108,7 +109,7 @@ def decomposition(rows, regression_rows):
 
 
 def ensemble(rows, regression_rows, rx_gy):
-    """Expected errors by ensemble size, the law of averages and the spread, a column per source of members."""
+    """Expected errors by ensemble size, the law of averages and spread, a column per source of members."""
     columns = {}
     for source in dict.fromkeys(row["source"] for row in rows):
         own = [row for row in rows if row["source"] == source]
@@ -121,7 +122,9 @@ def ensemble(rows, regression_rows, rx_gy):
             "floor / Gy²": f"{floor:.1f}",
             "b / Gy²": f"{b:.1f}",
             "floor / b (exact posterior: 1)": f"{floor / b:.2f}",
-            "RMSE of a mean of infinitely many / regression's RMSE": f"{np.sqrt(floor / np.mean([r['rmse_gy'] ** 2 for r in regression_rows])):.2f}",
+            "RMSE of a mean of infinitely many / regression's RMSE": (
+                f"{np.sqrt(floor / np.mean([r['rmse_gy'] ** 2 for r in regression_rows])):.2f}"
+            ),
             "spread in the dose mask / Gy": f"{np.mean([r['spread_dose_mask_gy'] for r in own]):.2f}",
             "spread, whole volume / prescription": f"{share:.4f}",
         }
@@ -151,7 +154,7 @@ def spread_by_structure(rows):
 
 
 def calibration(found):
-    """Whether the spread tells the error, before and after one factor chosen on validation patients; a row per source."""
+    """Whether the spread tells the error, before and after a factor from validation patients, by source."""
     frame = []
     for source, factor in found["factors"].items():
         before = [r for r in found["rows"] if r["source"] == source]
@@ -169,15 +172,21 @@ def calibration(found):
                 "spread / error": f"{spread_skill_ratio([r['spread_skill'] for r in before]):.2f}",
                 "factor": f"{factor:.2f}",
                 **covered,
-                "CRPS / Gy": f"{np.mean([r['crps_gy'] for r in before]):.2f} → {np.mean([r['crps_gy'] for r in after]):.2f}",
-                "DVH points in the members' range / %": f"{np.mean([r['dvh_band_pct'] for r in before if r['dvh_band_pct'] is not None]):.0f}",
+                "CRPS / Gy": (
+                    f"{np.mean([r['crps_gy'] for r in before]):.2f} → "
+                    f"{np.mean([r['crps_gy'] for r in after]):.2f}"
+                ),
+                "DVH points in the members' range / %": (
+                    f"{np.mean([r['dvh_band_pct'] for r in before if r['dvh_band_pct'] is not None]):.0f}"
+                ),
             }
         )
     return headed(frame, "source")
 
 
 def key(rows, margin_gy):
-    """The report's first table: one form of each method and variant and the means of seeds and sides, seeds averaged, against the baseline; sorted by MAE."""
+    """The report's first table: one form of each method and variant and the means of seeds and sides, seeds
+    averaged, against the baseline; sorted by MAE."""
     chosen = {row["method"] for row in one_each(rows, variants=True)} | {
         row["method"] for row in rows if row["method"].endswith(WITHOUT_SAMPLING)
     }
@@ -219,7 +228,9 @@ def comparison(rows):
                 "bias / Gy": f"{np.mean([r['bias_gy'] for r in own]):+.2f}",
                 "MAE, whole volume / Gy": f"{np.mean([r['whole_volume_mae_gy'] for r in own]):.2f}",
                 "dose score / Gy": f"{np.mean([r['dose_score_gy'] for r in own]):.2f}",
-                "dose score on the network's grid / Gy": f"{np.mean([r['own_grid_dose_score_gy'] for r in own]):.2f}",
+                "dose score on the network's grid / Gy": (
+                    f"{np.mean([r['own_grid_dose_score_gy'] for r in own]):.2f}"
+                ),
                 "DVH score / Gy": f"{np.mean([e for r in own for e in r['dvh_errors_gy']]):.2f}",
                 "goals as planned / %": f"{goals_agree_pct(own):.0f}",
                 "s per patient": f"{np.mean([r['seconds'] for r in own]):.2f}",
@@ -277,7 +288,7 @@ def goals_agree_pct(rows):
 
 
 def goals_predicted(rows):
-    """Clinical goals, planned against predicted: how many plans meet each, by method, and how far off the value is."""
+    """Clinical goals, planned against predicted: how many plans meet each, by method; how far off."""
     rows = one_each(rows)
     frame = []
     for text in rows[0]["goals"]:
@@ -293,7 +304,7 @@ def goals_predicted(rows):
 
 
 def goals_of(case, doses_gy):
-    """Clinical goals of one patient's structures, each by title -> dose [D,H,W]: its value and whether it is met."""
+    """Clinical goals of one patient's structures, by title -> dose [D,H,W]: value and whether met."""
     values = {title: goal_values(case, dose_gy) for title, dose_gy in doses_gy.items()}
     units = {goal.text: goal.unit for goal in PROTOCOLS[case.site].goals}
     frame = [
@@ -309,7 +320,7 @@ def goals_of(case, doses_gy):
 
 
 def indices(rows):
-    """Conformity and homogeneity of the primary target, planned and predicted, and the Dice of isodose volumes."""
+    """Conformity and homogeneity of the primary target, planned and predicted; Dice of isodose volumes."""
     rows = one_each(rows)
     frame = []
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -479,7 +490,9 @@ def ceilings(rows):
                 "GFLOP": f"{r['gflop']:.0f}",
                 "GB moved": f"{r['gbyte']:.2f}",
                 "time": duration(r["seconds"]),
-                "of the matrix product's rate": f"{r['of_peak_flop_pct']:.0f} % of {r['peak_gflop_s']:.0f} GFLOP/s",
+                "of the matrix product's rate": (
+                    f"{r['of_peak_flop_pct']:.0f} % of {r['peak_gflop_s']:.0f} GFLOP/s"
+                ),
                 "of the copy's rate": f"{r['of_peak_byte_pct']:.0f} % of {r['peak_gbyte_s']:.0f} GB/s",
             }
             for r in rows

@@ -25,7 +25,8 @@ from lib.studies.rows import by_method, grouped, plain_of, seeds_of, sizes_of
 DISGUISE = 0.5  # a spread-skill ratio below it: the samples hardly differ from a regression's one answer
 ROOT2 = math.sqrt(2)
 WITHOUT_SAMPLING = (" seeds", " sides")  # how the mean of several answers of a regression is called
-WITHIN = 1.05  # the mean of infinitely many exact samples is the conditional mean, which a regression learns: this near is near
+# Infinitely many exact samples average to the conditional mean, which a regression learns: this near is near.
+WITHIN = 1.05
 
 
 # --- sampling ---
@@ -42,7 +43,7 @@ def settings_of(rows, group=None):
 
 
 def switched(rows, group=None):
-    """The settings that were tried in more steps than the reference's own is best at: only they tell what becomes of its rise."""
+    """The settings tried in more steps than the reference's own is best at: they alone tell of its rise."""
     best, most, _ = rise(rows, REFERENCE_GRID)
     return [
         setting for setting in settings_of(rows, group) if best == most or max(curve(rows, setting)) > best
@@ -50,8 +51,9 @@ def switched(rows, group=None):
 
 
 def compared_steps(rows, settings=None):
-    """The two numbers of steps between which curves' changes are judged: of those that all the settings (by default all of the
-    reference's method that tell of its rise) have the most, and the one nearest to where the curve on the reference's grid is lowest."""
+    """The two numbers of steps between which curves' changes are judged: of those that all the settings (by
+    default all of the reference's method that tell of its rise) have the most, and the one nearest to where
+    the curve on the reference's grid is lowest."""
     settings = settings or [
         setting for setting in switched(rows) if setting not in settings_of(rows, "prediction")
     ]
@@ -89,12 +91,13 @@ def rise(rows, setting):
 
 
 def steps_verdict(found, margin_gy):
-    """What the ablation shows: the anomaly, where it comes from, what cures it, how that stands to theory. `found`: its results."""
+    """What the ablation shows: the anomaly, its source, its cure, how it fits theory. `found`: results."""
     rows, regression_rows = found["rows"], found["regression_rows"]
     curves = settings_of(rows, "start") + settings_of(rows, "prediction")
     lines = [
         nested(
-            f"From its best number of steps to the most the error changes by (n = {len(own_patients(rows))} patients)",
+            f"From its best number of steps to the most the error changes by (n = {len(own_patients(rows))} "
+            "patients)",
             [rise_phrase(rows, setting, margin_gy) for setting in curves],
         ),
         switches_sentence(rows, margin_gy),
@@ -133,7 +136,10 @@ def switches_sentence(rows, margin_gy):
             if own == CANNOT
             else "there is no rise to be cured at this training"
         )
-        return f"Between {low} and {high} steps the reference's own setting changes by {span(change(rows, REFERENCE_GRID, low, high))}: {told}."
+        return (
+            f"Between {low} and {high} steps the reference's own setting changes by "
+            f"{span(change(rows, REFERENCE_GRID, low, high))}: {told}."
+        )
     names = {"higher": "still rising", "equal": "flat", "lower": "falling", CANNOT: "open"}
     told = [
         (names[verdict(change(rows, setting, low, high), margin_gy)], with_reach(rows, setting, high))
@@ -146,8 +152,8 @@ def switches_sentence(rows, margin_gy):
         if setting not in switched(rows)
     ]
     return nested(
-        f"One switch at a time from the reference's setting, which changes by {span(change(rows, REFERENCE_GRID, low, high))} "
-        f"between {low} and {high} steps; the error is",
+        "One switch at a time from the reference's setting, which changes by "
+        f"{span(change(rows, REFERENCE_GRID, low, high))} between {low} and {high} steps; the error is",
         groups_told(told + untold),
     )
 
@@ -165,7 +171,8 @@ def undertraining_sentence(rows, margin_gy):
 
 
 def level_sentence(level_rows, regression_rows):
-    """The dose that each network sees in x_t at the noisiest level and at a lower one, against the regression; none if no level was tried."""
+    """The dose that each network sees in x_t at the noisiest level and at a lower one, against the
+    regression; none if no level was tried."""
     if not level_rows:
         return []
     regressed = np.mean([row["mae_gy"] for row in regression_rows])
@@ -182,15 +189,16 @@ def level_sentence(level_rows, regression_rows):
         )
     return [
         nested(
-            f"The regression, which sees no dose at all, is wrong by {regressed:.2f} Gy on the cohort's own grid. Given the true dose with noise, "
-            "one call of the network is wrong on the training grid, with noise",
+            f"The regression, which sees no dose at all, is wrong by {regressed:.2f} Gy on the cohort's own "
+            "grid. Given the true dose with noise, one call of the network is wrong on the training grid, "
+            "with noise",
             parts,
         )
     ]
 
 
 def theory_sentences(rows, regression_rows):
-    """Theory: exact posterior samples have at most sqrt(2) times the RMSE of the conditional mean, whatever the steps."""
+    """Theory: exact posterior samples have at most sqrt(2) times the conditional mean's RMSE at any steps."""
     names = settings_of(rows, "prediction")
     if not names:
         return []
@@ -200,13 +208,16 @@ def theory_sentences(rows, regression_rows):
         [(told[ratio <= ROOT2], f"`{name}` {ratio:.2f} (at {plural(n, 'step')})") for name, ratio, n in found]
     )
     return [
-        f"Theory allows an exact sampler, at any number of steps, {ROOT2:.2f} times the smaller of the regression's RMSE and its own one-step "
-        f"value. The largest found: {largest}."
+        (
+            f"Theory allows an exact sampler, at any number of steps, {ROOT2:.2f} times the smaller of the "
+            f"regression's RMSE and its own one-step value. The largest found: {largest}."
+        )
     ]
 
 
 def theory_ratio(rows, regression_rows, name):
-    """(the largest RMSE of a setting over the smaller of the regression's and its own one-step RMSE, at which number of steps)."""
+    """(the largest RMSE of a setting over the smaller of the regression's and its own one-step RMSE, at which
+    number of steps)."""
     rmse = {n: np.mean(values) for n, values in curve(rows, name, "rmse_gy").items()}
     regressed = np.mean([row["rmse_gy"] for row in regression_rows])
     most = max(rmse, key=rmse.get)
@@ -214,7 +225,7 @@ def theory_ratio(rows, regression_rows, name):
 
 
 def held_sentences(rows, regression_rows):
-    """What a sample of the most steps costs where the start is held, and how much of the dose that start leaves out."""
+    """What a sample of most steps costs where the start is held, and how much dose that start leaves out."""
     regressed = np.mean([row["rmse_gy"] for row in regression_rows])
     parts = []
     for setting in settings_of(rows, "start"):
@@ -223,14 +234,16 @@ def held_sentences(rows, regression_rows):
             rmse = curve(rows, setting, "rmse_gy")
             most, share = max(rmse), math.sqrt(cosine_alpha_bar()[own["start"]])
             parts.append(
-                f"{setting}: {np.mean(rmse[most]) / regressed:.2f} ({most} steps, {100 * share:.2g} % of the dose left out)"
+                f"{setting}: {np.mean(rmse[most]) / regressed:.2f} ({most} steps, {100 * share:.2g} % of the "
+                "dose left out)"
             )
     if not parts:
         return []
     return [
         nested(
-            "Where the start is held, the RMSE at the most steps over the regression's (a sample's own variance, which an answer of few steps has less "
-            f"of, explains up to {ROOT2:.2f}; a start from noise alone at level t also leaves out what x_t still holds of the dose)",
+            "Where the start is held, the RMSE at the most steps over the regression's (a sample's own "
+            f"variance, which an answer of few steps has less of, explains up to {ROOT2:.2f}; a start from "
+            "noise alone at level t also leaves out what x_t still holds of the dose)",
             parts,
         )
     ]
@@ -240,7 +253,7 @@ def held_sentences(rows, regression_rows):
 
 
 def ensemble_verdict(found, margin_gy):
-    """What averaging does, how near floor and b are to theory, how far the spread can be believed. `found`: the study's results."""
+    """What averaging does, how near theory floor and b are, how far to trust the spread. `found`: results."""
     mse = np.mean([r["rmse_gy"] ** 2 for r in found["regression_rows"]])
     crps = np.mean([r["mae_gy"] for r in found["regression_rows"]])
     of_source = {source: [r for r in found["rows"] if r["source"] == source] for source in found["factors"]}
@@ -260,7 +273,10 @@ def ensemble_verdict(found, margin_gy):
             "floor / b, 1 for an exact posterior: "
             + ", ".join(f"`{source}` {floor / b:.2f}" for source, (floor, b) in laws.items())
             + ".",
-            f"The mean of infinitely many has, by the law of averages, this many times the regression's RMSE: {limits_text(laws, mse)}.",
+            (
+                "The mean of infinitely many has, by the law of averages, this many times the regression's "
+                f"RMSE: {limits_text(laws, mse)}."
+            ),
             "Spread over error: "
             + told_by(
                 [(told_ratio(ratio, source), f"`{source}` {ratio:.2f}") for source, ratio in ratios.items()]
@@ -314,7 +330,8 @@ def told_ratio(ratio, source):
 
 
 def recalibrated_text(rows, factor):
-    """(what one factor on the spread, chosen on validation patients, does on the test patients; the source with it)."""
+    """(what one factor on the spread, from validation patients, does on the test patients; the source
+    with it)."""
     after = [r["recalibrated"] for r in rows]
     covered = {
         level: float(np.mean([r["coverage_pct"][level] for r in after])) for level in after[0]["coverage_pct"]
@@ -335,17 +352,21 @@ def price_sentence(rows, regression_mae_gy):
     for source in dict.fromkeys(r["source"] for r in rows):
         own = [r for r in rows if r["source"] == source]
         parts.append(
-            f"`{source}` {np.mean([r['crps_gy'] for r in own]):.2f} Gy for {own[0]['members'] * own[0]['nfe_per_member']} calls"
+            f"`{source}` {np.mean([r['crps_gy'] for r in own]):.2f} Gy for "
+            f"{own[0]['members'] * own[0]['nfe_per_member']} calls"
         )
     return (
-        f"Worth its price? The CRPS (for one answer without a spread: its MAE, the regression's {regression_mae_gy:.2f} Gy for 1 call): "
+        (
+            "Worth its price? The CRPS (for one answer without a spread: its MAE, the regression's "
+            f"{regression_mae_gy:.2f} Gy for 1 call): "
+        )
         + ", ".join(parts)
         + "."
     )
 
 
 def price_after_factor(rows):
-    """CRPS with the one factor on the spread, each less that of the source of the fewest calls, paired by patient."""
+    """CRPS with the one factor on the spread, each less that of the source of fewest calls, by patient."""
     of_source = {
         source: [r for r in rows if r["source"] == source]
         for source in dict.fromkeys(r["source"] for r in rows)
@@ -374,7 +395,8 @@ def price_after_factor(rows):
 
 
 def one_each(rows, variants=False):
-    """The rows of one form of each method, with `variants` of each variant too: the mean of its samples where there is one; no second seeds."""
+    """The rows of one form of each method, with `variants` of each variant too: the mean of its samples where
+    there is one; no second seeds."""
     names = dict.fromkeys(row["method"] for row in rows)
     wanted = [
         name for name in names if name == (plain_of(name) if variants else kind(name)) and "," not in name
@@ -395,7 +417,8 @@ def ranked(rows):
 
 
 def best_sampled(rows, names):
-    """Of the named trainings the sampled one with the lowest mean MAE, whose samples have a spread to look at; of all if none is sampled."""
+    """Of the named trainings the sampled one with the lowest mean MAE, whose samples have a spread to look
+    at; of all if none is sampled."""
     values, sampled = by_method(rows), [name for name in names if find_method(name).sampled]
     return min(sampled or names, key=lambda name: np.mean(values[name]))
 
@@ -410,7 +433,7 @@ def over_seeds(rows, value="mae_gy"):
 
 
 def comparison_verdict(found, margin_gy):
-    """Which method is best, by how much, with what certainty; what was not trained. `found`: the comparison's results."""
+    """Which method is best, by how much, how surely; what was not trained. `found`: the results compared."""
     rows, values, seeds = found["rows"], by_method(found["rows"]), over_seeds(found["rows"])
     best = ranked(rows)[0]
     lines = [f"The lowest error is that of `{best}`: MAE {np.mean(values[best]):.2f} Gy in the dose mask."]
@@ -418,7 +441,8 @@ def comparison_verdict(found, margin_gy):
     lines += prior_sentences(values, margin_gy) + seed_sentences(values, found["samplings"])
     control = paired_difference(values["control"], seeds["baseline"][0])
     lines.append(
-        f"The control without a network has {np.mean(values['control']):.2f} Gy, {span(control)} against the baseline."
+        f"The control without a network has {np.mean(values['control']):.2f} Gy, {span(control)} against the "
+        "baseline."
     )
     untrained = [
         f"`{method}`"
@@ -427,8 +451,9 @@ def comparison_verdict(found, margin_gy):
     ]
     if untrained:
         lines.append(
-            f"Not better than the control: {', '.join(untrained)}. Such a network has not learned more than distances: its "
-            "training is too short or wrong, and what is said of it holds for this training only."
+            f"Not better than the control: {', '.join(untrained)}. Such a network has not learned more than "
+            "distances: its training is too short or wrong, and what is said of it holds for this training "
+            "only."
         )
     lines += [f"`{name}` was not trained: {reason}" for name, reason in found["failures"].items()]
     return bullets(lines)
@@ -439,7 +464,7 @@ def beats_control(values, method, margin_gy):
 
 
 def differences_sentence(seeds, margin_gy):
-    """Every method against the baseline by what can be said of the difference; seeds of a method are averaged."""
+    """Every method against the baseline by what can be said of the difference; a method's seeds averaged."""
     told = {
         "higher": "worse",
         "lower": "better",
@@ -465,7 +490,7 @@ def differences_sentence(seeds, margin_gy):
 
 
 def prior_sentences(values, margin_gy):
-    """What answers with the residual of a regression, against that very training; none if there is no such method."""
+    """What answers with a regression's residual, against that very training; none if no method does."""
     priors = {name: find_method(name).prior for name in values if kind(name) in METHODS}
     found = {
         name: paired_difference(values[name], values[prior])
@@ -489,7 +514,10 @@ def seed_sentences(values, samplings):
         return "" if ways[0] == ways[1] else f", but they were sampled differently ({ways[0]}; {ways[1]})"
 
     return [
-        f"Two seeds of `{method}` differ by {span(paired_difference(values[names[1]], values[names[0]]))}{note(*names[:2])}."
+        (
+            f"Two seeds of `{method}` differ by "
+            f"{span(paired_difference(values[names[1]], values[names[0]]))}{note(*names[:2])}."
+        )
         for method, names in seeds_of(values).items()
         if len(names) > 1
     ]

@@ -1,4 +1,4 @@
-"""What the explorer shows, without any widget: a patient's planned dose beside predicted ones, as pictures, sentences and curves.
+"""What the explorer shows, without any widget: planned dose beside predicted, as pictures, sentences, curves.
 
 A `View` says what is looked at and how; every function here is a pure one of it.
 """
@@ -25,12 +25,12 @@ GAMMA = {"dose_pct": 3, "distance_mm": 3, "max_gamma": 2.0}
 
 
 class Shown(NamedTuple):
-    """One method's dose; `prediction` is None where `missing` says why. Volumes [D,H,W] are on the case's grid.
+    """One method's dose; `prediction` is None where `missing` says why. Volumes [D,H,W] on the case's grid.
 
     error_gy   predicted - planned, 0 outside the dose mask, where no dose is judged
     mae_gy     its mean magnitude inside the dose mask
     gamma      gamma index (3 %, 3 mm), 0 where not judged; None until it is asked for
-    estimates  dose along the sampling steps, pairs (t, [1,d,h,w] as fraction of the prescription), if it was watched
+    estimates  dose along the sampling steps, pairs (t, [1,d,h,w] as fraction of prescription), if watched
     """
 
     method: str
@@ -63,8 +63,8 @@ class View(NamedTuple):
 def find_choices(run, methods=None, case_id=None, method=None):
     """(case ids, methods, the case and the method shown first, sentences on what is missing)."""
     cohort = run.open_cohort()
-    methods = list(methods or predicted_methods(run.folder)) or [""]
-    predicted = {i for m in methods if m for i in predicted_cases(run.folder, m)}
+    methods = list(methods or predicted_methods(run.prediction_folder)) or [""]
+    predicted = {i for m in methods if m for i in predicted_cases(run.prediction_folder, m)}
     case_ids = [i for i in cohort.case_ids if i in predicted]
     missing = (
         "" if case_ids else f"{run.folder} has no prediction for {run.cohort}; 04_comparison makes them. "
@@ -106,7 +106,7 @@ def read_case(run, case_id):
 
 
 def read_shown(run, case_id, method):
-    path = prediction_path(run.folder, method, case_id)
+    path = prediction_path(run.prediction_folder, method, case_id)
     if not path.exists():
         return Shown(
             method, f"{case_id} has no prediction{method and f' by {method}'}: this is the plan alone."
@@ -268,7 +268,7 @@ def slice_errors(view, shown):
 
 
 def draw_dvh(view, ax):
-    """Dose-volume histograms of the structures shown: planned as lines, predicted dashed, by a second method dotted."""
+    """Dose-volume histograms of the structures shown: planned lines, predicted dashed, a second dotted."""
     predicted = [one for one in view.shown if one.prediction is not None]
     draw_dvhs(ax, view.case, [one.prediction.dose_gy for one in predicted], view.structures)
     ax.set_title(

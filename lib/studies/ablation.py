@@ -59,7 +59,7 @@ def start_settings(method, held_at, seed):
 
 
 def sampler_settings(method, window, seed):
-    """What else the sampler does from the reference's start: number of steps, clamp, noise, order, windows."""
+    """Other samplers from the reference's start: number of steps, clamp, noise, order, windows."""
     base = Sampling(seed=seed)
     named = {
         "as many steps as asked": base._replace(grid="corrected"),
@@ -81,7 +81,7 @@ def sampler_settings(method, window, seed):
 
 
 def training_settings(run, method, names, seed):
-    """Other weights at the reference's grid: less training, no average, and the method's variants among `names`."""
+    """Other weights at the reference's grid: less training, no average, and its variants among `names`."""
     weights = {path.stem: path.stem for path in sorted(run.checkpoint(method).glob("weights-*.safetensors"))}
     titles = {
         stem: "weights not averaged" if stem == "weights-last" else f"after {stem[8:-3]} % of the training"
@@ -178,9 +178,10 @@ def law_of(run, sample, dose):
 
 @torch.no_grad()
 def level_errors(run, samples, names, levels):
-    """Error of the dose that the network sees in a truly noised dose x_t, level by level: one call each, no sampling.
+    """Error of the dose the network sees in a truly noised x_t, level by level: one call each, no sampling.
 
-    For diffusions without a prior; on the training grid inside the dose mask, the estimate clamped as the reference clamps it.
+    For diffusions without a prior; on the training grid inside the dose mask, the estimate clamped as the
+    reference clamps it.
     """
     rows = []
     for name in names:
@@ -202,7 +203,7 @@ def level_errors(run, samples, names, levels):
 
 
 def denoised(predictor, sample, t, seed):
-    """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose with noise of level t."""
+    """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose noised to level t."""
     batch, alpha_bar = make_batch([sample.to(predictor.device)]), schedule(predictor.config.zero_snr)
     t = torch.full((1,), t, device=predictor.device)
     noise = start_noise(sample, 0, seed)[None].to(predictor.device)
@@ -211,12 +212,13 @@ def denoised(predictor, sample, t, seed):
 
 
 def calls_to_show(n_steps, count):
-    """At most `count` network calls of `n_steps`, counted from 1: the first ones, then ever fewer, and the last."""
+    """At most `count` network calls of `n_steps`, from 1: the first ones, then ever fewer, and the last."""
     return sorted({int(call) for call in np.geomspace(1, n_steps, count).round()})
 
 
 def steps_of(sample, paths):
-    """Trajectories (setting -> call -> (t, dose)) through the middle of the sample's dose, to be kept and scrubbed."""
+    """Trajectories (setting -> call -> (t, dose)) through the middle of the sample's dose, to be kept and
+    scrubbed."""
     index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
     inside = (sample.mask[0, index] > 0).numpy()
     estimates = {
@@ -230,7 +232,7 @@ def steps_of(sample, paths):
 
 
 def trajectory(run, name, sample, sampling, shown):
-    """The dose estimates [1,d,h,w] of one sample after the network calls `shown` (counted from 1): call -> (t, dose)."""
+    """Dose estimates [1,d,h,w] of a sample after the network calls `shown` (from 1): call -> (t, dose)."""
     found = {}
 
     def watch(case_id, member, step, t, dose_hat):

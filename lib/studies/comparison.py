@@ -1,4 +1,4 @@
-"""The comparison of methods on the patients held out: every method at its setting chosen on validation patients."""
+"""The comparison of methods on held-out patients: each at its setting chosen on validation patients."""
 
 import time
 
@@ -24,7 +24,8 @@ ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
 
 
 def studies_before(run, methods):
-    """The results of the ablation and of the ensembles; None for one that an experiment of these methods does not have."""
+    """The results of the ablation and of the ensembles; None for one that an experiment of these methods does
+    not have."""
     return [
         run.load_results(name) if has_study(name, methods) else None
         for name in ("02_sampling_ablation", "03_ensemble")
@@ -32,7 +33,8 @@ def studies_before(run, methods):
 
 
 def best_sampling(rows, training, seed):
-    """The setting of the lowest mean error over validation patients among a training's own rows of the ablation, or None."""
+    """The setting of the lowest mean error over validation patients among a training's own rows of the
+    ablation, or None."""
     own = [row for row in rows if row["training"] == training and row["weights"] == "weights"]
     if not own:
         return None
@@ -43,12 +45,13 @@ def best_sampling(rows, training, seed):
 
 
 def choose_samplings(run, rows, methods, n_steps):
-    """name -> Sampling: what was best on validation patients; another seed is sampled as its method, what the ablation did
-    not sample in its usual way. A choice that rests on test patients is refused."""
+    """name -> Sampling: what was best on validation patients; another seed is sampled as its method, what the
+    ablation did not sample in its usual way. A choice that rests on test patients is refused."""
     judged = {row["case_id"] for row in rows} & set(run.open_cohort().split["test"])
     if judged:
         raise UserError(
-            f"the ablation's results hold {min(judged)}, a test patient: run 02_sampling_ablation again, on validation patients"
+            f"the ablation's results hold {min(judged)}, a test patient: "
+            "run 02_sampling_ablation again, on validation patients"
         )
 
     def chosen(name):
@@ -107,7 +110,8 @@ def predict_naive(run, training, samples):
 
 
 def means_of_sides(run, names, samples):
-    """The mean of each regression's doses of the patient and of his mirror image, in the shape of `predict_all`'s: test-time augmentation."""
+    """The mean of each regression's doses of the patient and of his mirror image, in the shape of
+    `predict_all`'s: test-time augmentation."""
     pairs = {name: flipped_pair(run, name, samples) for name in names}
     return {
         f"{name}, mean of 2 sides": ([pair.mean(0, keepdim=True) for pair in doses], 2 * seconds)
@@ -116,7 +120,8 @@ def means_of_sides(run, names, samples):
 
 
 def means_of_seeds(predictions):
-    """The mean over the seeds of each regression that was trained with several, in the shape of `predict_all`'s: averaging without sampling."""
+    """The mean over the seeds of each regression that was trained with several, in the shape of
+    `predict_all`'s: averaging without sampling."""
     found = {}
     for name, names in seeds_of(
         n for n in predictions if n != "control" and not find_method(n).sampled
@@ -169,7 +174,8 @@ def method_row(case, method, dose_gy, seconds, own_grid_gy):
 
 
 def index_row(case, dose_gy):
-    """Conformity and homogeneity of the primary target, predicted and planned, and the overlap of the isodose volumes."""
+    """Conformity and homogeneity of the primary target, predicted and planned, and the overlap of the isodose
+    volumes."""
     primary = case.masks[max(case.prescription_gy, key=case.prescription_gy.get)]
     dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])
     level_gy = 0.95 * case.rx_gy
@@ -187,7 +193,8 @@ def index_row(case, dose_gy):
 
 
 def study_gamma(run, predictions, samples):
-    """One row per method and patient: gamma pass rates, global to the prescription, cut-off 10 %, body and targets."""
+    """One row per method and patient: gamma pass rates, global to the prescription, cut-off 10 %, body and
+    targets."""
     return [
         gamma_row(run.load_case(sample.case_id), method, dose.mean(0, keepdim=True), run.coarsen)
         for method, (doses, _) in predictions.items()
@@ -211,7 +218,8 @@ def gamma_row(case, method, dose, coarsen):
 
 
 def keep_predictions(run, predictions, samples, case_ids):
-    """Write the predictions of `case_ids` for the explorer, the mean of a sampled method's members with its spread; those of an earlier run go."""
+    """Write the predictions of `case_ids` for the explorer, the mean of a sampled method's members with its
+    spread; those of an earlier run go."""
     kept = {}
     for method, (doses, _) in predictions.items():
         kept |= {

@@ -1,7 +1,9 @@
-"""Ensembles: what averaging samples does, how wide they spread, whether the spread is calibrated, and its cheap rivals.
+"""Ensembles: what averaging samples does, how wide they spread, whether the spread is calibrated, and its
+cheap rivals.
 
-A source of members is a sampled method, several trainings of a regression (a deep ensemble), or one regression on the
-patient and his mirror image. Each gives members [N,1,d,h,w] per patient, and all are judged alike.
+A source of members is a sampled method, several trainings of a regression (a deep ensemble), or one
+regression on the patient and his mirror image. Each gives members [N,1,d,h,w] per patient, and all are judged
+alike.
 """
 
 import time
@@ -81,7 +83,7 @@ def collect(run, samples, methods, regression, deep, members, n_steps):
 
 
 def judge(run, samples, collected, sizes, factors=None):
-    """One row per source and patient; with `factors` (source -> number) also with the spread multiplied by it."""
+    """One row per source and patient; with `factors` (source -> number) also with the spread times it."""
     rows = []
     for source, (doses, seconds, nfe) in collected.items():
         factor = (factors or {}).get(source)
@@ -151,7 +153,8 @@ def calibration(members_gy, dose_gy, factor=1.0):
 
 
 def dvh_band_pct(case, members_gy):
-    """Share in % of DVH points (volumes at whole Gy, where the planned is neither 0 nor 100 %) inside the members' range."""
+    """Share in % of DVH points (volumes at whole Gy, where the planned is neither 0 nor 100 %) inside the
+    members' range."""
     held = []
     for mask in (m for m in case.masks.values() if m.any()):
         curves = np.stack([dvh_curve(member, mask, DVH_EDGES_GY) for member in members_gy])
@@ -162,7 +165,8 @@ def dvh_band_pct(case, members_gy):
 
 
 def recalibrations(rows):
-    """source -> the one factor on its spread that makes mean squared spread and error agree over the rows (validation patients)."""
+    """source -> the one factor on its spread that makes mean squared spread and error agree over the rows
+    (validation patients)."""
     return {
         source: 1 / spread_skill_ratio([row["spread_skill"] for row in rows if row["source"] == source])
         for source in dict.fromkeys(row["source"] for row in rows)

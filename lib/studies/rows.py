@@ -7,7 +7,8 @@ from lib.models.methods import find_method
 
 
 class Goal(NamedTuple):
-    """A clinical goal's value by a predicted dose and as planned, and whether each meets it; None where the structure is missing or too small.
+    """A clinical goal's value by a predicted dose and as planned, and whether each meets it; None where the
+    structure is missing or too small.
 
     A list of four in files: there are thousands.
     """
@@ -19,7 +20,8 @@ class Goal(NamedTuple):
 
 
 def has_study(notebook, methods):
-    """Whether an experiment of these methods runs the notebook: that of steps if one is sampled in steps, that of ensembles if members of one differ."""
+    """Whether an experiment of these methods runs the notebook: that of steps if one is sampled in steps,
+    that of ensembles if members of one differ."""
     needed = {
         "02_sampling_ablation": lambda method: method.timed,
         "03_ensemble": lambda method: method.sampled,
@@ -40,12 +42,13 @@ def by_method(rows, value="mae_gy"):
 
 
 def sizes_of(rows):
-    """The ensemble sizes of ensemble rows as they are keyed, from small to large (JSON sorts "10" before "3")."""
+    """Ensemble sizes of ensemble rows as they are keyed, small to large (JSON sorts "10" before "3")."""
     return sorted(rows[0]["mae_gy"], key=int)
 
 
 def plain_of(name):
-    """The training of which `name` is another seed: "ddpm_v-seed43, mean of 3" is of "ddpm_v, mean of 3"; else the name."""
+    """The training of which `name` is another seed: "ddpm_v-seed43, mean of 3" is of "ddpm_v, mean of 3";
+    else the name."""
     training, comma, rest = name.partition(",")
     method, _, variant = training.partition("-")
     return (method if variant.startswith("seed") else training) + comma + rest

@@ -1,4 +1,4 @@
-"""Doses of one training at one setting, kept on disk as soon as they are made: a study that was killed goes on from there."""
+"""Doses of one training at one setting, on disk as soon as made: a killed study goes on from there."""
 
 import time
 
@@ -14,7 +14,8 @@ from lib.tensors import load_tensors, save_tensors
 
 
 def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights", label=None):
-    """`predict_doses` of a training (lib.experiment.Experiment) and the seconds it took, from disk where they were made before.
+    """`predict_doses` of a training (lib.experiment.Experiment) and the seconds it took, from disk where they
+    were made before.
 
     What is kept is named by all that decides it: weights, sampling, patients, members, precision and code.
     """
@@ -40,7 +41,8 @@ def refuse_seen(predictor, samples):
     seen = [sample.case_id for sample in samples if sample.case_id in predictor.config.case_ids]
     if seen:
         raise UserError(
-            f"{predictor.config.method} was trained on {seen[0]}, so it cannot be judged on him; train it again or make the cohort's split again"
+            f"{predictor.config.method} was trained on {seen[0]}, so it cannot be judged on him; "
+            "train it again or make the cohort's split again"
         )
 
 
@@ -68,7 +70,8 @@ def key_of(run, name, samples, sampling, members, weights):
 
 
 def decides(method, sampling):
-    """What of a sampling decides the doses: of a diffusion the times, so that what two names of a grid have in common is sampled once."""
+    """What of a sampling decides the doses: of a diffusion the times, so that what two names of a grid have
+    in common is sampled once."""
     given = sampling._asdict()
     if not method.timed or method.predicts == "velocity":
         return given

@@ -1,11 +1,14 @@
-"""How fast, against what: each part beside the straightforward way of doing it, as ratios of one run, and against the machine's limits.
+"""How fast, against what: each part beside the straightforward way of doing it, as ratios of one run, and
+against the machine's limits.
 
-The straightforward way is what a reader would write first and what the reference study does: the network in float32 and contiguous
-memory, one patient at a time, the case's whole volume cut to windows that are sampled one by one.
+The straightforward way is what a reader would write first and what the reference study does: the network in
+float32 and contiguous memory, one patient at a time, the case's whole volume cut to windows that are sampled
+one by one.
 """
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +73,7 @@ def row(part, against, pair, note=""):
 
 
 def config_to_time(run, samples, method, base_channels, batch_size):
-    """A configuration as a full training has it; of its numbers only those given change the time of a step."""
+    """A configuration as in a full training; of its numbers only those given change the time of a step."""
     return make_config(
         run,
         samples,
@@ -106,7 +109,8 @@ def config_to_time(run, samples, method, base_channels, batch_size):
 
 
 def training_rows(config, samples, device, repeats):
-    """A step of one batch: in float32, contiguous, AdamW one tensor after another; against ours in float32, and as configured."""
+    """A step of one batch: in float32, contiguous, AdamW one tensor after another; against ours in float32,
+    and as configured."""
     plain_config = replace(config, precision="32")
     plain = Run(plain_config, device)
     plain.optimizer = torch.optim.AdamW(plain.network.parameters(), config.learning_rate, foreach=False)
@@ -115,8 +119,8 @@ def training_rows(config, samples, device, repeats):
         own = replace(config, precision=precision)
         ours = Run(own, device)
         pair = in_turn(
-            lambda: one_step(plain, plain_config, samples, device),
-            lambda: one_step(ours, own, samples, device),
+            partial(one_step, plain, plain_config, samples, device),
+            partial(one_step, ours, own, samples, device),
             repeats,
         )
         rows.append(row(f"training step, {precision}", "float32, contiguous, AdamW tensor by tensor", pair))
@@ -124,7 +128,8 @@ def training_rows(config, samples, device, repeats):
 
 
 def sampling_rows(run, config, case_ids, steps, window, device, repeats):
-    """A patient sampled: by windows of the whole case, one by one, in float32; against ours. Then each of its two gains alone."""
+    """A patient sampled: by windows of the whole case, one by one, in float32; against ours. Then each of its
+    two gains alone."""
     network = Run(config, device).network
     plain, ours = (ready(network, config, device, precision) for precision in ("32", config.precision))
     cases = [run.load_case(case_id) for case_id in case_ids]
@@ -174,7 +179,8 @@ def whole_sample(case, coarsen):
 
 
 def precision_difference_gy(run, config, case_ids, steps, train_steps, device):
-    """By how much the MAE differs between float32 and the configured precision, from one noise, by a network trained a little."""
+    """By how much the MAE differs between float32 and the configured precision, from one noise, by a network
+    trained a little."""
     samples = [make_sample(run.load_case(case_id), run.coarsen) for case_id in case_ids]
     state = Run(config, device)
     for _ in range(train_steps):
@@ -331,7 +337,7 @@ def peaks(device, precision):
 
 
 def ceiling_rows(config, samples, device, repeats):
-    """Counted work of a training step and of a network call over its time, against the peaks of the same device."""
+    """Counted work of a training step and a network call over its time, against the same device's peaks."""
     rows = []
     for precision in dict.fromkeys(("32", config.precision)):
         own = replace(config, precision=precision)
@@ -342,7 +348,7 @@ def ceiling_rows(config, samples, device, repeats):
             torch.zeros(config.batch_size, dtype=torch.long, device=device),
         )
         works = {
-            "training step": lambda: one_step(state, own, samples, device),
+            "training step": partial(one_step, state, own, samples, device),
             "network call": no_grad_call(predictor, batch, t),
         }
         flop_rate, byte_rate = peaks(device, precision)
@@ -385,7 +391,7 @@ def ceiling_row(name, work, flop_rate, byte_rate, repeats):
 
 
 def scaling_rows(config, sample, device, edges, counts, repeats):
-    """Seconds against voxels of the volume, patients a batch, sampling steps and patients: one row per size."""
+    """Seconds against voxels a volume, patients a batch, sampling steps and patients: one row per size."""
     predictor = ready(Run(config, device).averaged, config, device, config.precision)
     rows = []
     for axis, sizes in {
@@ -428,7 +434,7 @@ def cube_of(sample, edge, name):
 
 
 def exponents(rows):
-    """axis -> power of the size with which the time grows, by least squares of logarithms (Cost = c size^p)."""
+    """axis -> power of the size by which time grows: least squares of logarithms (Cost = c size^p)."""
     found = {}
     for axis in dict.fromkeys(r["axis"] for r in rows):
         own = [r for r in rows if r["axis"] == axis]
@@ -439,7 +445,7 @@ def exponents(rows):
 
 
 def notebook_times(folder):
-    """Minutes that each executed notebook of an experiment took, as papermill noted them: one row per notebook."""
+    """Minutes that each executed notebook of an experiment took, as papermill noted: a row per notebook."""
     import nbformat
 
     rows = []

@@ -1,8 +1,8 @@
-"""How fast the explorer answers in JupyterLab, from the wheel to the painted pictures; and whether memory grows.
+"""How fast the explorer answers in JupyterLab, from wheel to painted pictures; and whether memory grows.
 
-    python tests/benchmarks/explorer.py openkbp-small outputs/cohorts/openkbp --slices 1000 [--picture explorer.png]
+    python tests/benchmarks/explorer.py openkbp-small outputs/cohorts/openkbp --slices 1000 [--picture x.png]
 
-Contours and isodoses are on. Prints milliseconds, and megabytes of the page and of the kernel before and after.
+Contours and isodoses are on. Prints milliseconds, and megabytes of page and kernel before and after.
 """
 
 import argparse
@@ -24,14 +24,18 @@ from lib.experiment import ROOT
 
 REACH = 14  # slices there and back, less than half of the thinnest patient
 
-TURN = """async ({by, pause_ms}) => {
-  await new Promise(done => setTimeout(done, pause_ms));
-  const root = document.querySelector('.dose-panels');
-  const started = performance.now();
-  const painted = new Promise(done => root.addEventListener('painted', () => requestAnimationFrame(() => setTimeout(() => done(performance.now() - started))), {once: true}));
-  root.querySelector('.row').dispatchEvent(new WheelEvent('wheel', {deltaY: by, bubbles: true, cancelable: true}));
-  return painted;
-}"""
+TURN = (
+    "async ({by, pause_ms}) => {\n"
+    "  await new Promise(done => setTimeout(done, pause_ms));\n"
+    "  const root = document.querySelector('.dose-panels');\n"
+    "  const started = performance.now();\n"
+    "  const painted = new Promise(done => root.addEventListener('painted', () => "
+    "requestAnimationFrame(() => setTimeout(() => done(performance.now() - started))), {once: true}));\n"
+    "  root.querySelector('.row').dispatchEvent(new WheelEvent('wheel', {deltaY: by, bubbles: true, "
+    "cancelable: true}));\n"
+    "  return painted;\n"
+    "}"
+)
 
 
 def place(folder, experiment, cohort):
@@ -46,7 +50,8 @@ def place(folder, experiment, cohort):
     nbformat.write(notebook, folder / "05_explore.ipynb")
     (folder / "outputs" / experiment).mkdir(parents=True)
     shutil.copytree(
-        ROOT / "outputs" / experiment / "predictions", folder / "outputs" / experiment / "predictions"
+        ROOT / "outputs" / "published" / experiment / "predictions",
+        folder / "outputs" / experiment / "predictions",
     )
     (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
 
@@ -81,7 +86,8 @@ def main():
             began = time.monotonic()
             page.locator(".dose-panels[data-painted]").wait_for()
             print(
-                f"opened {time.monotonic() - began:.1f} s after Run All (imports and the notebook's other cells included)"
+                f"opened {time.monotonic() - began:.1f} s after Run All (imports and the notebook's other "
+                "cells included)"
             )
             page.get_by_role("button", name="isodoses / Gy").click()
             page.wait_for_timeout(3000)
@@ -94,12 +100,14 @@ def main():
                     for _ in range(given.slices // 2)
                 ]
                 print(
-                    f"{len(turns_ms)} slices of {panels} panels, {what}: median {np.median(turns_ms):.0f} ms, 95th percentile "
-                    f"{np.percentile(turns_ms, 95):.0f} ms, largest {max(turns_ms):.0f} ms"
+                    f"{len(turns_ms)} slices of {panels} panels, {what}: median {np.median(turns_ms):.0f} "
+                    f"ms, 95th percentile {np.percentile(turns_ms, 95):.0f} ms, largest {max(turns_ms):.0f} "
+                    "ms"
                 )
             after = memory_mb(page)
             print(
-                f"memory of the page {before[0]:.0f} to {after[0]:.0f} MB, of the kernel {before[1]:.0f} to {after[1]:.0f} MB; errors: {wrong or 'none'}"
+                f"memory of the page {before[0]:.0f} to {after[0]:.0f} MB, of the kernel {before[1]:.0f} to "
+                f"{after[1]:.0f} MB; errors: {wrong or 'none'}"
             )
             if given.picture:
                 page.locator(".jp-Notebook .dose-panels").scroll_into_view_if_needed()

@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/gamma.py [--size 128]
 
-A dose of three smooth maxima on a grid of 2.5 x 3 x 3 mm; the other dose is it with smooth errors that grow until about
-99, 90 and 50 % of the voxels pass at 3 % / 3 mm, cut-off 10 %, 10 search points per distance criterion.
+A dose of three smooth maxima on a grid of 2.5 x 3 x 3 mm; the other dose is it with smooth errors that grow
+until about 99, 90 and 50 % of the voxels pass at 3 % / 3 mm, cut-off 10 %, 10 search points per distance
+criterion.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def theirs(dose_gy, dose_hat_gy):
 
 
 def amplitude_for(dose_gy, wanted_pct):
-    """The error in Gy at which about the wanted share passes, by bisection on the middle third of the slices."""
+    """The error in Gy at which about the wanted share passes, by bisection on the middle third of slices."""
     third = slice(len(dose_gy) // 3, 2 * len(dose_gy) // 3)
     low, high = 0.1, 40.0
     for _ in range(9):
@@ -95,8 +96,8 @@ def main():
             seconds.append(time.process_time() - started)
             passed.append(pass_pct(index))
         print(
-            f"pass {passed[0]:6.2f} % here, {passed[1]:6.2f} % pymedphys; {seconds[0]:7.2f} s here, {seconds[1]:7.2f} s pymedphys: "
-            f"{seconds[1] / seconds[0]:5.1f} times as fast",
+            f"pass {passed[0]:6.2f} % here, {passed[1]:6.2f} % pymedphys; {seconds[0]:7.2f} s here, "
+            f"{seconds[1]:7.2f} s pymedphys: {seconds[1] / seconds[0]:5.1f} times as fast",
             flush=True,
         )
 

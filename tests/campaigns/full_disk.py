@@ -1,10 +1,11 @@
 """Run an experiment on a disk that fills up; what is left must never be taken for a result.
 
-    python tests/campaigns/full_disk.py [--params params/smoke.yaml] [--disks 12]        as root, on Linux (a tmpfs is mounted)
+    python tests/campaigns/full_disk.py [--params params/smoke.yaml] [--disks 12]   as root, on Linux (tmpfs)
 
-An undisturbed run tells how much it writes. Then it starts again and again on a disk on which, as soon as it has begun, something else
-leaves it only a little room: a run must end with exit code 1 and a sentence, or with 0, and goes on from what the last one left. At last it
-has room, and the results must equal the undisturbed ones, times and dates aside. Prints a line a disk, and the last line for the README.
+An undisturbed run tells how much it writes. Then it starts again and again on a disk on which, as soon as it
+has begun, something else leaves it only a little room: a run must end with exit code 1 and a sentence, or
+with 0, and goes on from what the last one left. At last it has room, and the results must equal the
+undisturbed ones, times and dates aside. Prints a line a disk, and the last line for the README.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from lib.disk import size_mb
 
 
 def run_there(folder, params, begun=None, free_mb=None):
-    """(exit code, what it said last) of a run in a folder; with `free_mb` the disk is filled up to it once the file `begun` is written."""
+    """(exit code, what it said last) of a run in a folder; with `free_mb` the disk is filled up to it once
+    the file `begun` is written."""
     before = begun.stat().st_mtime_ns if begun and begun.exists() else 0
     process, ballast = start(folder, params), folder / "ballast"
     if begun:
@@ -73,7 +75,8 @@ def main():
         )
         wrong += code != 0 or bool(differing)
         print(
-            f"with room: exit {code} {said[:150]}; {f'differing: {differing[:5]}' if differing else 'equal to the undisturbed one'}"
+            f"with room: exit {code} {said[:150]}; "
+            f"{f'differing: {differing[:5]}' if differing else 'equal to the undisturbed one'}"
         )
     finally:
         subprocess.run(["umount", str(disk)], check=False)

@@ -1,10 +1,11 @@
-"""Kill an experiment at random moments until it has been killed often enough; each end must equal the undisturbed one.
+"""Kill an experiment at random moments, often enough; each end must equal the undisturbed one.
 
     python tests/campaigns/kills.py [--kills 50] [--seed 1] [--params params/smoke.yaml] [--kernel]
 
-Every round starts an experiment from nothing, kills the runner with its kernel (SIGKILL to the whole group) after a random time, and
-starts it again, until it ends by itself. Then all results, histories and weights are compared with those of an undisturbed run, times
-and dates aside. With --kernel only the kernel is killed, and the runner must end with a sentence. Prints a line a round, and the last line for the README's table.
+Every round starts an experiment from nothing, kills the runner with its kernel (SIGKILL to the whole group)
+after a random time, and starts it again, until it ends by itself. Then all results, histories and weights are
+compared with those of an undisturbed run, times and dates aside. With --kernel only the kernel is killed, and
+the runner must end with a sentence. Prints a line a round, and the last line for the README's table.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def start(folder, params):
 
 
 def kill(process, kernel_only):
-    """The runner and its children, wherever they stand; or the children alone. Returns whether any was there."""
+    """The runner and its children, wherever they stand, or they alone. Returns whether any was there."""
     pids = children(process.pid) + ([] if kernel_only else [process.pid])
     for pid in pids:
         try:
@@ -144,13 +145,15 @@ def main():
         wrong += bool(differing)
         rounds += 1
         print(
-            f"round {rounds}: {kills} kills so far, {'equal' if not differing else f'differing: {differing[:5]}'}",
+            f"round {rounds}: {kills} kills so far, "
+            f"{'equal' if not differing else f'differing: {differing[:5]}'}",
             flush=True,
         )
         if not differing:
             shutil.rmtree(folder)
     print(
-        f"{kills} kills in {rounds} runs of {options.params}: {rounds - wrong} ended as the undisturbed one, {wrong} did not"
+        f"{kills} kills in {rounds} runs of {options.params}: {rounds - wrong} ended as the undisturbed one, "
+        f"{wrong} did not"
     )
     sys.exit(bool(wrong))
 

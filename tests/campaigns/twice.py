@@ -1,10 +1,14 @@
-"""Run an experiment twice, in two folders and one after the other; the ends must be equal. Then with another number of threads, and tell by how much it differs.
+"""Run an experiment twice, in two folders, one after the other, then with another number of threads.
 
-    python tests/campaigns/twice.py [--params params/phantom-quick.yaml] [--threads 2] [--other-threads 1] [--keep FOLDER]
+The first two ends must be equal; by how much the third differs is told.
 
-Results, histories, weights and predictions are compared, times and dates aside. Prints a line a run with its minutes, then how the runs
-with the same number of threads differ (they must not), then by how much the mean errors of the methods differ with the other number. With
---keep the runs lie in that folder, and one that is finished there is not run again.
+    python tests/campaigns/twice.py [--params params/phantom-quick.yaml] [--threads 2] [--other-threads 1]
+                                    [--keep FOLDER]
+
+Results, histories, weights and predictions are compared, times and dates aside. Prints a line a run with its
+minutes, then how the runs with the same number of threads differ (they must not), then by how much the mean
+errors of the methods differ with the other number. With --keep the runs lie in that folder, and one that is
+finished there is not run again.
 """
 
 import argparse
@@ -45,7 +49,8 @@ def told_differences(first, second):
         d = paired_difference(b[method], a[method])
         largest = np.max(np.abs(np.subtract(b[method], a[method])))
         lines.append(
-            f"  {method}: MAE {np.mean(a[method]):.3f} and {np.mean(b[method]):.3f} Gy, {d.mean:+.3f} Gy on average, {largest:.3f} at most in a patient"
+            f"  {method}: MAE {np.mean(a[method]):.3f} and {np.mean(b[method]):.3f} Gy, {d.mean:+.3f} Gy on "
+            f"average, {largest:.3f} at most in a patient"
         )
     return lines
 
@@ -70,7 +75,8 @@ def main():
     unlike = differing(found["first"], found["second"])
     print(f"{options.threads} threads twice: {'equal' if not unlike else f'differing: {unlike}'}")
     print(
-        f"{options.other_threads} threads against {options.threads}: {len(differing(found['first'], found['other']))} of {len(found['first'])} files differ"
+        f"{options.other_threads} threads against {options.threads}: "
+        f"{len(differing(found['first'], found['other']))} of {len(found['first'])} files differ"
     )
     print("\n".join(told_differences(found["first"], found["other"])))
     sys.exit(bool(unlike))

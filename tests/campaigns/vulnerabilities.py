@@ -1,9 +1,10 @@
-"""Ask the package index what it knows of the pinned packages: known vulnerabilities, and whether there are newer versions.
+"""Ask the package index about the pinned packages: known vulnerabilities, whether there are newer versions.
 
     python tests/campaigns/vulnerabilities.py [requirements.lock]
 
-An index lists the vulnerabilities of each version (pip-audit's data base); a mirror may know of the newest version alone, and then an older
-one counts as unknown. Prints what is listed, what is unknown, and the last line for the README.
+An index lists the vulnerabilities of each version (pip-audit's data base); a mirror may know of the newest
+version alone, and then an older one counts as unknown. Prints what is listed, what is unknown, and the last
+line for the README.
 """
 
 import json
