@@ -151,8 +151,8 @@ def explain(output: str, otherwise: str) -> str:
     ):
         return "the package index could not be reached, or broke off; run the same command again, it goes on"
     lines = [line for line in output.splitlines() if line.strip()] or ["it says nothing"]
-    said = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-    return f"{otherwise} ({said[0].strip()}); mend that and run the same command again"
+    said = [line for line in lines if line.startswith("ERROR")] or lines
+    return f"{otherwise} ({said[-1].strip()}); mend that and run the same command again"
 
 
 def free_gb() -> float:

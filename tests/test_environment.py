@@ -1,5 +1,6 @@
 """What is needed is said once: pyproject, locks, environment.yml and the set-up hold together."""
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import tomllib
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from lib import environment
 from lib.experiment import ROOT
@@ -53,6 +55,16 @@ def test_what_the_tests_import_is_asked_for_and_locked():
     assert names_of(test) <= set(both)
     assert {known_as.get(name, name) for name in outside} <= set(both)
     assert not set(locked()) & set(locked("tests/requirements.lock"))
+
+
+def test_every_locked_package_runs_on_the_oldest_python_that_is_promised():
+    """Debian's Python is 3.11.2; a package for 3.11.5 and newer broke the set-up there."""
+    for name in locked() | locked("tests/requirements.lock"):
+        try:
+            asked = importlib.metadata.metadata(name).get("Requires-Python") or ""
+        except importlib.metadata.PackageNotFoundError:
+            continue  # not for this Python
+        assert SpecifierSet(asked).contains("3.11.0"), name
 
 
 def test_the_conda_environment_installs_the_lock_and_this_project():
@@ -155,7 +167,7 @@ def test_an_index_that_never_answers_costs_at_most_ten_seconds(monkeypatch):
     [
         ("OSError: [Errno 28] No space left on device", "the disk is full"),
         ("ERROR: ReadTimeoutError: Read timed out.", "run the same command again, it goes on"),
-        ("ERROR: No matching distribution found for torch==9", "No matching distribution found"),
+        ("ERROR: Ignored versions\nERROR: No matching distribution for torch==9", "(ERROR: No matching"),
         ("", "it says nothing"),
     ],
 )
