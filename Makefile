@@ -12,7 +12,7 @@ endif
 .PHONY: report test lint explore clean
 report:
 	@$(SETUP)
-	$(ENV)python -m lib.run params/phantom-quick.yaml
+	$(ENV)python -m lib run params/phantom-quick.yaml
 
 test: lint
 	$(ENV)python -m pytest -n 2 --dist loadgroup -rs

@@ -8,7 +8,7 @@ import torch
 
 from lib.errors import UserError
 from lib.models.unet import UNet
-from lib.parameters import read_parameters
+from lib.runner.parameters import read_parameters
 
 CHANNELS = 16  # of condition at most, near enough
 SWITCHES = 12  # settings of the ablation that are sampled in few steps, at most

@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 
 from lib.errors import UserError
 
+ROOT = Path(__file__).resolve().parent.parent  # the folder of the project
+
 # what reading a damaged npz can end in; RuntimeError is an encrypted or an unknown way of packing
 DAMAGED_NPZ = (
     ValueError,

@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 from skimage.measure import find_contours
 
-from lib.cases.dicom_rt import read_patient
+from lib.importers.dicom_rt import read_patient
 
 CLASSES = {
     "CT": "1.2.840.10008.5.1.4.1.1.2",

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from toys import toy_case
 
-from lib.config import TrainConfig
-from lib.features import dose_statistics, make_sample, with_prior
-from lib.inference import predict_doses, ready, usual_sampling
+from lib.features.samples import dose_statistics, make_sample, with_prior
+from lib.models.config import TrainConfig
 from lib.models.methods import METHODS
-from lib.training import Run, one_step
+from lib.prediction.predict import predict_doses, ready, usual_sampling
+from lib.training.loop import Run, one_step
 
 FILE = Path(__file__).with_suffix(".json")
 CPU = torch.device("cpu")

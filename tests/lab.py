@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from lib.experiment import ROOT
+from lib.files import ROOT
 
 TOKEN = "for-this-test"
 SETTINGS = (

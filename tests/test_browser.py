@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from lib.experiment import ROOT
-from lib.predictions import predicted_cases
+from lib.files import ROOT
+from lib.prediction.store import predicted_cases
 from lib.report.html import build_report
 from lib.report.scrubber import COLUMNS, PATIENTS
 

@@ -11,11 +11,12 @@ import pytest
 from toys import SHAPE, toy_case, toy_cohort
 
 from lib.cases.case import Case, dose_step_gy, load_case, save_case
-from lib.cases.cohort import make_cohort, open_cohort, reference_split
+from lib.cases.cohort import open_cohort, reference_split
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
-from lib.evaluation.checks import check_cohort, describe_case, find_oddities
 from lib.files import read_json, written_whole
+from lib.importers.cohort import make_cohort
+from lib.studies.checks import check_cohort, describe_case, find_oddities
 
 REFERENCE_IDS = [f"case_{n:04d}" for n in range(1, 25) if n != 13]
 

@@ -24,20 +24,19 @@ import test_vmat_npz as vmat
 import torch
 from toys import toy_case, toy_cohort, write_openkbp_folder
 
-from lib.cases import openkbp, vmat_npz
 from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
-from lib.config import TrainConfig
 from lib.errors import UserError
-from lib.experiment import ROOT
-from lib.files import write_json
-from lib.inference import load_predictor
+from lib.files import ROOT, write_json
+from lib.importers import openkbp, vmat_npz
+from lib.models.config import TrainConfig
 from lib.models.methods import find_method
-from lib.parameters import load_params, read_parameters
-from lib.predictions import load_prediction, save_prediction
-from lib.run import plan
-from lib.state import load_state, save_state
+from lib.prediction.predict import load_predictor
+from lib.prediction.store import load_prediction, save_prediction
+from lib.runner.parameters import load_params, read_parameters
+from lib.runner.run import plan
 from lib.tensors import save_tensors
+from lib.training.checkpoint import load_state, save_state
 
 VARIANTS = int(os.environ.get("DAMAGE_VARIANTS", "30"))
 LONGEST_S = 20

@@ -14,15 +14,17 @@ import yaml
 from dicom_toys import CLASSES, POSITIONS, PRIVATE, damage, item, read_case, write, write_patient
 from toys import toy_case
 
-from lib.cases import cohort as cohorts
 from lib.cases.case import load_case, save_case
-from lib.cases.cohort import make_cohort
-from lib.cases.dicom_rt import find_patients, read_patient
-from lib.cases.dicom_structures import ALIASES, gy_in_name, parity
+from lib.cases.cohort import open_cohort
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
-from lib.evaluation.checks import find_oddities
+from lib.importers import cohort as cohorts
+from lib.importers.cohort import make_cohort
+from lib.importers.dicom_rt import find_patients, read_patient
+from lib.importers.dicom_structures import ALIASES, gy_in_name, parity
 from lib.report import tables
+from lib.runner.import_patients import main
+from lib.studies.checks import find_oddities
 
 VARIANTS = int(os.environ.get("DICOM_VARIANTS", "240"))  # a campaign takes more
 SMALL = (10, 16, 16)
@@ -501,8 +503,8 @@ def test_the_command_takes_names_and_prescriptions_and_the_card_tells_what_becam
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clinic.yaml").write_text(yaml.safe_dump({"import": CLINIC}))
     told = ["--params", "clinic.yaml"] if how == "params" else ["--prescription-gy", "PTV70=70", "PTV56=56"]
-    cohorts.main(["dicom", "patients", "--name", "clinic", "--workers", "1", *told])
-    cohort = cohorts.open_cohort("outputs/cohorts/clinic")
+    main(["dicom", "patients", "--name", "clinic", "--workers", "1", *told])
+    cohort = open_cohort("outputs/cohorts/clinic")
     assert cohort.load("p_0").prescription_gy == {"PTV70": 70.0, "PTV56": 56.0}
     table = tables.imports(cohort)
     assert (
@@ -619,8 +621,8 @@ def test_with_pseudonyms_no_folders_name_is_in_the_cohort(tmp_path, monkeypatch)
         write_patient(toy_case(f"toy_{number}", shape=SMALL), tmp_path / "patients" / name)
     for path in (tmp_path / "patients" / "broken_bob").glob("rtdose*"):
         path.unlink()
-    cohorts.main(["dicom", "patients", "--name", "clinic", "--workers", "1", "--pseudonyms", "keys.csv"])
-    cohort = cohorts.open_cohort("outputs/cohorts/clinic")
+    main(["dicom", "patients", "--name", "clinic", "--workers", "1", "--pseudonyms", "keys.csv"])
+    cohort = open_cohort("outputs/cohorts/clinic")
     keys = dict(line.split(",") for line in (tmp_path / "keys.csv").read_text().split())
     assert sorted(keys.values()) == ["broken_bob", "doe_jane", "poe_edgar", "roe_richard"]
     [bob] = cohort.card["left_out"]
@@ -630,6 +632,4 @@ def test_with_pseudonyms_no_folders_name_is_in_the_cohort(tmp_path, monkeypatch)
     written = json.dumps(cohort.card) + "".join(path.name for path in cohort.folder.iterdir())
     assert not any(part in written for name in keys.values() for part in name.split("_"))
     with pytest.raises(SystemExit):
-        cohorts.main(
-            ["dicom", "patients", "--name", "clinic", "--pseudonyms", "outputs/cohorts/clinic/keys.csv"]
-        )
+        main(["dicom", "patients", "--name", "clinic", "--pseudonyms", "outputs/cohorts/clinic/keys.csv"])

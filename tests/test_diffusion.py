@@ -5,8 +5,7 @@ import itertools
 import pytest
 import torch
 
-from lib.errors import UserError
-from lib.models.diffusion import (
+from lib.diffusion.process import (
     T,
     add_noise,
     at_level,
@@ -24,7 +23,8 @@ from lib.models.diffusion import (
     target_of,
     v_from,
 )
-from lib.models.samplers import ddim, dpm_solver, half_log_snr
+from lib.diffusion.samplers import ddim, dpm_solver, half_log_snr
+from lib.errors import UserError
 
 ALPHA_BAR = cosine_alpha_bar()
 MU, S = 0.7, 0.3

@@ -12,7 +12,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from lib import environment
-from lib.experiment import ROOT
+from lib.files import ROOT
 
 
 def canonical(name):

@@ -14,9 +14,9 @@ from toys import SHAPE, toy_case
 from lib.cases.case import Case
 from lib.cases.protocols import PROTOCOLS, Goal
 from lib.errors import UserError
-from lib.evaluation.compare import Difference, holm, interval, paired_difference, verdict
-from lib.evaluation.dose import errors_gy, openkbp_dose_error_gy, region_errors, regions
-from lib.evaluation.dvh import (
+from lib.features.samples import make_sample
+from lib.metrics.dose import errors_gy, openkbp_dose_error_gy, region_errors, regions
+from lib.metrics.dvh import (
     TARGET_POINTS,
     dose_at_cc_gy,
     dose_at_volume_gy,
@@ -27,10 +27,10 @@ from lib.evaluation.dvh import (
     statistic,
     structure_mask,
 )
-from lib.evaluation.uncertainty import EnsembleLaw, ensemble_law, mean_of_subsets, spread_gy
-from lib.features import make_sample
+from lib.metrics.statistics import Difference, holm, interval, paired_difference, verdict
+from lib.metrics.uncertainty import EnsembleLaw, ensemble_law, mean_of_subsets, spread_gy
 from lib.models.control import EDGES_MM, cells, distances_mm, fit_control, predict_control
-from lib.predictions import (
+from lib.prediction.store import (
     load_prediction,
     predicted_cases,
     predicted_methods,

@@ -5,16 +5,18 @@ import pytest
 import torch
 from toys import toy_cohort
 
-from lib import train as command
 from lib.cases.case import Case, save_case
-from lib.cases.cohort import VERSION, summarise
-from lib.experiment import Experiment
-from lib.features import load_samples
+from lib.cases.cohort import VERSION
+from lib.explorer import explorer
+from lib.explorer.anew import Stopped, sample_anew, samplers_of, sampling_of
+from lib.features.samples import load_samples
 from lib.files import write_json
-from lib.inference import on_case_grid, predict_doses, usual_sampling
-from lib.predictions import prediction_path, save_prediction
-from lib.report import explorer, patient_figures, slices, views
-from lib.report.anew import Stopped, sample_anew, samplers_of, sampling_of
+from lib.importers.cohort import summarise
+from lib.prediction.predict import on_case_grid, predict_doses, usual_sampling
+from lib.prediction.store import prediction_path, save_prediction
+from lib.report import patient_figures, slices, views
+from lib.runner import train as command
+from lib.studies.experiment import Experiment
 
 SHAPE, SPACING_MM = (12, 16, 20), (5.0, 2.0, 2.0)
 

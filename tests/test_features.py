@@ -13,11 +13,11 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from toys import toy_case, toy_cohort
 
-from lib import features
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
-from lib.features import (
+from lib.features.grid import dose_box
+from lib.features.samples import (
     Batch,
     Sample,
     augment,
@@ -36,7 +36,7 @@ from lib.features import (
     signed_distance_mm,
     with_prior,
 )
-from lib.grid import dose_box
+from lib.features.samples import samples as features
 from lib.seeds import generator_for
 
 SPACING_MM = (3.0, 2.0, 1.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_diffusion import MU, S, quantiles
 
-from lib.models.flow import at_time, euler, midpoint
+from lib.diffusion.flow import at_time, euler, midpoint
 
 
 def gaussian_velocity(x_t, t):

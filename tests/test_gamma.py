@@ -7,8 +7,8 @@ import pytest
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import gaussian_filter, shift
 
-from lib.evaluation import gamma as gammas
-from lib.evaluation.gamma import gamma_index, gamma_pass_pct, pass_pct
+from lib.metrics import gamma as gammas
+from lib.metrics.gamma import gamma_index, gamma_pass_pct, pass_pct
 
 CRITERIA = {"dose_pct": 3.0, "distance_mm": 3.0, "global_gy": 60.0}
 SPACINGS = {1: (2.0,), 2: (2.0, 3.5), 3: (2.5, 4.0, 1.7)}

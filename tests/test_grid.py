@@ -5,8 +5,8 @@ import pytest
 import torch
 from toys import toy_case
 
-from lib.features import make_sample
-from lib.grid import LEAST_SHARE, coarsened, cropped, dose_box, placed, refined, refined_in_mask
+from lib.features.grid import LEAST_SHARE, coarsened, cropped, dose_box, placed, refined, refined_in_mask
+from lib.features.samples import make_sample
 
 SHAPES = [(40, 50, 70), (41, 37, 64), (16, 24, 24), (128, 128, 128)]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.evaluation.indices import conformity_index, homogeneity_index, isodose_dice
+from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
 
 TARGET = np.zeros((10, 10, 10), bool)
 TARGET[2:6, 2:6, 2:6] = True  # 64 voxels

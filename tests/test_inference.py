@@ -6,11 +6,11 @@ import torch
 from test_training import config_for, train
 from toys import toy_case, toy_cohort
 
-from lib import training
+from lib.diffusion.process import cosine_alpha_bar
 from lib.errors import UserError
-from lib.experiment import Experiment
-from lib.features import make_sample
-from lib.inference import (
+from lib.features.samples import make_sample
+from lib.models.methods import find_method
+from lib.prediction.predict import (
     Sampling,
     load_predictor,
     on_case_grid,
@@ -19,8 +19,8 @@ from lib.inference import (
     start_noise,
     with_priors,
 )
-from lib.models.diffusion import cosine_alpha_bar
-from lib.models.methods import find_method
+from lib.studies.experiment import Experiment
+from lib.training.loop import loop as training
 
 
 @pytest.fixture(scope="module")

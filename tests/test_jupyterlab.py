@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from lab import jupyterlab, open_notebook
 
-from lib.experiment import ROOT, Experiment
+from lib.files import ROOT
 from lib.report import views
+from lib.studies.experiment import Experiment
 
 pytestmark = pytest.mark.chromium
 

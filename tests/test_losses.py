@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lib.models.diffusion import add_noise, noise_from_dose, target_of
+from lib.diffusion.process import add_noise, noise_from_dose, target_of
 from lib.models.losses import (
     dose_loss,
     dvh_loss,

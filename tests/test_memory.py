@@ -9,7 +9,7 @@ from toys import toy_case
 
 from lib import memory
 from lib.errors import UserError
-from lib.features import make_sample
+from lib.features.samples import make_sample
 
 SHAPE = (16, 24, 24)
 

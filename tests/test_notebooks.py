@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from lib.errors import UserError
-from lib.experiment import ROOT
-from lib.parameters import check_value, describe, load_params, read_parameters
-from lib.run import ALONE, COMMON, SECTIONS, plan
+from lib.files import ROOT
+from lib.runner.parameters import check_value, describe, load_params, read_parameters
+from lib.runner.run import ALONE, COMMON, SECTIONS, plan
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMS = sorted((ROOT / "params").glob("*.yaml"))

@@ -8,10 +8,10 @@ import pytest
 from toys import write_csv, write_openkbp_folder
 
 from lib.cases.case import load_case, save_case
-from lib.cases.cohort import make_openkbp
-from lib.cases.openkbp import SHAPE, find_patients, read_patient, split_patients
 from lib.cases.protocols import HEAD_AND_NECK
 from lib.errors import UserError
+from lib.importers.cohort import make_openkbp
+from lib.importers.openkbp import SHAPE, find_patients, read_patient, split_patients
 
 MARKERS = [(0, 0, 0), (127, 127, 127), (3, 50, 100), (100, 3, 50), (50, 100, 3)]  # row, column, slice
 

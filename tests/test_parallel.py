@@ -14,9 +14,10 @@ import yaml
 from safetensors.torch import load_file
 from toys import toy_cohort
 
-from lib import parallel, train, training
-from lib.experiment import ROOT
-from lib.files import read_json
+from lib.files import ROOT, read_json
+from lib.runner import train
+from lib.training.loop import loop as training
+from lib.training.loop import processes as parallel
 
 PARAMS = {
     "experiment": "try",
@@ -39,7 +40,7 @@ def folder(tmp_path):
 
 def command(processes, *arguments):
     started = (
-        ["-m", "lib.train"]
+        ["-m", "lib", "train"]
         if processes == 1
         else [
             "-m",
@@ -47,7 +48,8 @@ def command(processes, *arguments):
             "--standalone",
             f"--nproc-per-node={processes}",
             "-m",
-            "lib.train",
+            "lib",
+            "train",
         ]
     )
     return [sys.executable, *started, "p.yaml", *arguments]

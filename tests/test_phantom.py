@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from lib.cases import phantom
 from lib.cases.cohort import open_cohort, reference_split
 from lib.errors import UserError
-from lib.evaluation.checks import describe_case
-from lib.experiment import ROOT
-from lib.files import sha256
+from lib.files import ROOT, sha256
+from lib.importers import phantom
+from lib.studies.checks import describe_case
 
 
 @pytest.fixture(scope="module")

@@ -13,26 +13,25 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from lib import pair
 from lib.errors import UserError
-from lib.evaluation.compare import Difference, paired_difference
-from lib.experiment import ROOT
-from lib.files import read_json, write_json, write_results, write_text
-from lib.parameters import load_params
+from lib.files import ROOT, read_json, write_json, write_results, write_text
+from lib.metrics.statistics import Difference, paired_difference
 from lib.report import (
     answers,
     captions,
     claims,
     html,
     pictures,
-    published,
     sentences,
     steps_figures,
     style,
     tables,
     verdicts,
 )
-from lib.run import plan
+from lib.runner import compare as pair
+from lib.runner import published
+from lib.runner.parameters import load_params
+from lib.runner.run import plan
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import sizes_of
 from lib.tensors import save_tensors
@@ -204,7 +203,7 @@ def test_the_command_to_run_again_names_the_params_that_made_the_report(changed,
     folder.mkdir()
     made = load_params(ROOT / "params" / "openkbp.yaml") | changed
     (folder / "experiment.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
-    assert html.again(folder)[0] == f"python -m lib.run {params}"
+    assert html.again(folder)[0] == f"python -m lib run {params}"
 
 
 def test_a_difference_that_is_sure_but_perhaps_small_is_called_a_little():

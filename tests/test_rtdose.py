@@ -11,13 +11,13 @@ import pytest
 from dicom_toys import CLASSES, PRIVATE, read_case, write_patient
 from toys import toy_case
 
-from lib import export
-from lib.cases import cohort as cohorts
-from lib.cases.dicom_rt import read_patient
-from lib.cases.rtdose import write_rtdose
+from lib.cases.cohort import open_cohort
 from lib.errors import UserError
 from lib.files import write_text
-from lib.predictions import prediction_path, save_prediction
+from lib.importers.dicom_rt import read_patient
+from lib.importers.rtdose import write_rtdose
+from lib.prediction.store import prediction_path, save_prediction
+from lib.runner import export, import_patients
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +143,8 @@ def clinic(patient, tmp_path_factory):
     """A cohort of the patient, imported by the command, and an experiment that keeps a prediction of him."""
     folder = tmp_path_factory.mktemp("clinic")
     with contextlib.chdir(folder):
-        cohorts.main(["dicom", str(patient.parent), "--name", "clinic", "--workers", "1"])
-        case = cohorts.open_cohort("outputs/cohorts/clinic").load("p1")
+        import_patients.main(["dicom", str(patient.parent), "--name", "clinic", "--workers", "1"])
+        case = open_cohort("outputs/cohorts/clinic").load("p1")
         write_text(
             Path("outputs/clinic/experiment.yaml"), "experiment: clinic\ncohort: outputs/cohorts/clinic\n"
         )

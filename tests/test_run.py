@@ -13,15 +13,15 @@ import nbformat
 import pytest
 
 from lib import disk
-from lib.command import Failed, told_in_a_sentence
+from lib.cache import code_digest, modules_used
 from lib.errors import UserError
-from lib.experiment import ROOT, Experiment
-from lib.files import lock, read_json, write_text
-from lib.parameters import load_params
+from lib.files import ROOT, lock, read_json, write_text
 from lib.report.captions import CAPTIONS
-from lib.run import Stage, execute, forget_all_but, plan, socket_folder
-from lib.stamps import code_digest, modules_used
+from lib.runner.command import Failed, told_in_a_sentence
+from lib.runner.parameters import load_params
+from lib.runner.run import Stage, execute, forget_all_but, plan, socket_folder
 from lib.studies.comparison import studies_before
+from lib.studies.experiment import Experiment
 
 STAGES = 14
 
@@ -31,7 +31,7 @@ def run(folder, *arguments):
     if not cohorts.exists():
         cohorts.parent.mkdir(parents=True, exist_ok=True)
         cohorts.symlink_to(ROOT / "outputs" / "cohorts")
-    command = [sys.executable, "-m", "lib.run", str(ROOT / "params" / "smoke.yaml"), *arguments]
+    command = [sys.executable, "-m", "lib", "run", str(ROOT / "params" / "smoke.yaml"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
@@ -266,7 +266,7 @@ def test_comments_and_docstrings_make_nothing_stale_and_code_does():
 
 
 def test_what_a_notebook_uses_is_found_through_its_imports():
-    used = {path.name for path in modules_used("from lib.training import train")}
+    used = {path.name for path in modules_used("from lib.training.loop import train")}
     assert {"training.py", "unet.py", "features.py", "protocols.py"} <= used
     assert "figures.py" not in used and "html.py" not in used
 

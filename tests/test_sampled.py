@@ -7,15 +7,15 @@ import pytest
 import torch
 from toys import toy_cohort
 
-from lib import train as command
 from lib.errors import UserError
-from lib.experiment import Experiment
-from lib.inference import Sampling
 from lib.models.methods import find_method
-from lib.predictions import prediction_path, save_prediction
+from lib.prediction.predict import Sampling
+from lib.prediction.store import prediction_path, save_prediction
+from lib.runner import train as command
 from lib.studies import sampled
 from lib.studies.comparison import keep_predictions, means_of_seeds, means_of_sides
 from lib.studies.ensembles import deep_ensemble, flipped_pair
+from lib.studies.experiment import Experiment
 from lib.studies.rows import answers_in
 from lib.studies.sampled import sampled_doses
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from toys import toy_case, toy_cohort
 
-from lib.predictions import Steps, load_steps, prediction_path, save_prediction, save_steps
+from lib.prediction.store import Steps, load_steps, prediction_path, save_prediction, save_steps
 from lib.report import scrubber
 from lib.report.dose_figures import dose_overlay
 from lib.report.slices import render_slice

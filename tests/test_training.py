@@ -8,16 +8,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from toys import toy_case
 
-from lib import device, training
-from lib.config import TrainConfig
+from lib import device
 from lib.errors import UserError
-from lib.features import dose_statistics, make_sample
+from lib.features.samples import dose_statistics, make_sample
 from lib.files import read_json, write_json
-from lib.inference import Sampling, load_predictor, predict_doses
+from lib.models.config import TrainConfig
 from lib.models.methods import find_method
 from lib.models.vgg import vgg16_features
-from lib.state import CURRENT, load_state, save_state
+from lib.prediction.predict import Sampling, load_predictor, predict_doses
 from lib.tensors import load_tensors
+from lib.training.checkpoint import CURRENT, load_state, save_state
+from lib.training.loop import loop as training
 
 
 @pytest.fixture(scope="module")

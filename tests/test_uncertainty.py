@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import norm
 
 from lib.errors import UserError
-from lib.evaluation.uncertainty import coverage_pct, crps_gy, spread_skill, spread_skill_ratio
-from lib.inference import Sampling
+from lib.metrics.uncertainty import coverage_pct, crps_gy, spread_skill, spread_skill_ratio
+from lib.prediction.predict import Sampling
 from lib.studies.comparison import best_sampling, choose_samplings
 from lib.studies.ensembles import recalibrations
 

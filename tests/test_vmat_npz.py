@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lib.cases.case import load_case, save_case
-from lib.cases.vmat_npz import STRUCTURES, find_cases, read_npz
 from lib.errors import UserError
+from lib.importers.vmat_npz import STRUCTURES, find_cases, read_npz
 
 SHAPE = (48, 56, 12)  # y, x, z
 BODY = (slice(8, 36), slice(12, 46), slice(0, 12))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.errors import UserError
-from lib.windows import blended, window_starts
+from lib.prediction.windows import blended, window_starts
 
 
 @pytest.mark.parametrize("size", [(16, 16, 16), (17, 40, 8), (5, 33, 64)])

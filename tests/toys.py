@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.cases import cohort as cohorts
 from lib.cases.case import Case
-from lib.cases.openkbp import SHAPE as OPENKBP_SHAPE
+from lib.cases.cohort import VERSION, open_cohort, reference_split
 from lib.files import write_json
+from lib.importers.cohort import import_case
+from lib.importers.openkbp import SHAPE as OPENKBP_SHAPE
 
 SHAPE = (16, 24, 24)
 FIELD_MM = {"prostate": (192.0, 240.0, 336.0), "head-and-neck": (240.0, 240.0, 240.0)}
@@ -92,17 +93,15 @@ def ellipsoid(grid_mm, centre_mm, half_axes_mm):
 def toy_cohort(folder, n=6, site="prostate", split=None, shape=SHAPE):
     """A cohort of n toy patients written to `folder` and opened; no `split`: split by the reference's rule.
 
-    It is what lib.cases.cohort.make_cohort writes, without its processes (test_cases compares the two).
+    It is what lib.importers.cohort.make_cohort writes, without its processes (test_cases compares the two).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     case_ids = [f"toy_{i}" for i in range(1, n + 1)]
-    cases = {
-        i: cohorts.import_case(folder, partial(toy_case, shape=shape, site=site), i, i)[0] for i in case_ids
-    }
-    split = split or cohorts.reference_split(case_ids)
+    cases = {i: import_case(folder, partial(toy_case, shape=shape, site=site), i, i)[0] for i in case_ids}
+    split = split or reference_split(case_ids)
     card = {
-        "version": cohorts.VERSION,
+        "version": VERSION,
         "name": folder.name,
         "source": "toys",
         "site": site,
@@ -111,7 +110,7 @@ def toy_cohort(folder, n=6, site="prostate", split=None, shape=SHAPE):
         "left_out": {},
     }
     write_json(folder / "card.json", card)
-    return cohorts.open_cohort(folder)
+    return open_cohort(folder)
 
 
 def write_openkbp_folder(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lib.cases.protocols import PROTOCOLS
-from lib.features import CLIP_MM
+from lib.features.samples import CLIP_MM
 
 EDGES_MM = np.array([-20.0, -10.0, -5.0, 0.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0])
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
+from lib.diffusion.flow import at_time
+from lib.diffusion.process import T, add_noise, at_level, dose_from_noise, target_of
 from lib.errors import UserError
-from lib.features import structures_of
-from lib.models.diffusion import T, add_noise, at_level, dose_from_noise, target_of
-from lib.models.flow import at_time
+from lib.features.samples import structures_of
 from lib.models.losses import (
     dose_loss,
     dvh_loss,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lib.evaluation.compare import interval, paired_difference, verdict
-from lib.evaluation.uncertainty import spread_skill_ratio
+from lib.metrics.statistics import interval, paired_difference, verdict
+from lib.metrics.uncertainty import spread_skill_ratio
 from lib.models.methods import METHODS, find_method, kind
 from lib.report.sentences import CANNOT, short_span, span
 from lib.report.verdicts import (

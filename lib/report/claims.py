@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from lib.evaluation.compare import paired_difference, verdict
+from lib.metrics.statistics import paired_difference, verdict
 from lib.models.methods import kind
 from lib.report.sentences import CANNOT, short_span, span, validation_errors
 from lib.report.verdicts import changes, compared_steps, over_seeds, rise, settings_of

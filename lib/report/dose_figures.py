@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lib.evaluation.dvh import dvh_curve
-from lib.predictions import load_prediction, prediction_path
+from lib.metrics.dvh import dvh_curve
+from lib.prediction.store import load_prediction, prediction_path
 from lib.report.slices import (
     PLANES,
     Overlay,

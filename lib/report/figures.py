@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from lib.evaluation.compare import interval, paired_difference
+from lib.metrics.statistics import interval, paired_difference
 from lib.report.style import colour, dashes, marker, panels, plain_ticks, tick_steps
 from lib.report.verdicts import over_seeds, ranked
 from lib.studies.rows import answers_in, by_method

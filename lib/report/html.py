@@ -12,23 +12,22 @@ from markupsafe import Markup, escape
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from lib.experiment import OUTPUTS, ROOT
-from lib.files import read_json, write_text
+from lib.files import ROOT, read_json, write_text
 from lib.models.methods import METHODS, kind
 from lib.report import tables
 from lib.report.answers import answer, answer_on_goals, answer_on_spread, answer_on_steps, best_result
 from lib.report.captions import CAPTIONS, SPEED_CAPTIONS, counts, findings
 from lib.report.claims import claims
 from lib.report.pictures import pictures_to_webp, webp_uri
-from lib.report.published import read_published
 from lib.report.scrubber import PATIENTS, scrubbers, step_scrubber
 from lib.report.sentences import grids, size
 from lib.report.verdicts import comparison_verdict, ensemble_verdict, ranked, steps_verdict
+from lib.studies.experiment import OUTPUTS
 
 HERE = Path(__file__).parent
 
 
-def build_report(folder, every_patient=False):
+def build_report(folder, every_patient=False, published=None):
     """Write report.html and the notebooks' pages from the results, figures and executed notebooks of
     `folder`; with `every_patient` also report-every-patient.html, where all patients with predictions are
     shown slice by slice."""
@@ -36,9 +35,9 @@ def build_report(folder, every_patient=False):
     for notebook in sorted(folder.glob("[0-9]*.ipynb")):
         write_text(folder / "pages" / f"{notebook.stem}.html", notebook_page(notebook))
     page = environment().get_template("report.html.jinja")
-    write_text(folder / "report.html", page.render(**contents(folder)))
+    write_text(folder / "report.html", page.render(**contents(folder, published=published)))
     if every_patient:
-        write_text(folder / "report-every-patient.html", page.render(**contents(folder, None)))
+        write_text(folder / "report-every-patient.html", page.render(**contents(folder, None, published)))
 
 
 def environment():
@@ -48,7 +47,7 @@ def environment():
     )
 
 
-def contents(folder, patients=PATIENTS):
+def contents(folder, patients=PATIENTS, published=None):
     """Everything the template shows, `patients` of them slice by slice (None: all)."""
     results = {path.stem: read_json(path) for path in sorted((folder / "results").glob("0*.json"))}
     data, steps, ensemble, comparison = (
@@ -65,7 +64,7 @@ def contents(folder, patients=PATIENTS):
         "ensemble": ensemble,
         "comparison": comparison,
         "speed": results.get("06_speed"),
-        "published": read_published(folder),
+        "published": published,
         "figure": partial(
             figure,
             folder,
@@ -100,9 +99,13 @@ def again(folder):
     params, experiment = params_of(folder), folder.name
     steps = [f'-p ablation.{name}="[5, 25, 100]"' for name in ("n_steps", "others_steps", "few_steps")]
     return [
-        f"python -m lib.run {params}",
+        f"python -m lib run {params}",
         " ".join(
-            [f"python -m lib.run {params} -p experiment={experiment}-100", *steps, "-p ensemble.n_steps=100"]
+            [
+                f"python -m lib run {params} -p experiment={experiment}-100",
+                *steps,
+                "-p ensemble.n_steps=100",
+            ]
         ),
     ]
 

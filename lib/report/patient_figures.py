@@ -4,9 +4,9 @@ import textwrap
 
 import numpy as np
 
-from lib.evaluation.dvh import dvh_curve
-from lib.inference import on_case_grid
-from lib.predictions import load_prediction, prediction_path
+from lib.metrics.dvh import dvh_curve
+from lib.prediction.predict import on_case_grid
+from lib.prediction.store import load_prediction, prediction_path
 from lib.report.dose_figures import (
     DOSE_STEP_GY,
     ISODOSE_SHARES,

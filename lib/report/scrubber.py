@@ -13,7 +13,13 @@ from PIL import Image
 
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
-from lib.predictions import load_prediction, load_steps, predicted_cases, predicted_methods, prediction_path
+from lib.prediction.store import (
+    load_prediction,
+    load_steps,
+    predicted_cases,
+    predicted_methods,
+    prediction_path,
+)
 from lib.report.dose_figures import difference_overlay, dose_overlay, primary_target
 from lib.report.pictures import webp_uri
 from lib.report.slices import central_index, colour_lut, render_slices

@@ -1,6 +1,6 @@
 """Sentences on patients and trainings, written from numbers, and the phrases that all sentences share."""
 
-from lib.evaluation.compare import verdict
+from lib.metrics.statistics import verdict
 from lib.models.methods import find_method
 from lib.progress import clock
 

@@ -236,3 +236,10 @@ def to_jpeg(rgb):
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=92, subsampling=0)
     return buffer.getvalue()
+
+
+def draw_axial(case, index):
+    """An axial slice of the planned dose with two isodoses and every structure, uint8 [H,W,3]."""
+    isodoses_gy = tuple(case.rx_gy * share for share in (0.5, 0.95))
+    overlay = Overlay(case.dose_gy, (0, case.rx_gy), isodoses_gy=isodoses_gy)
+    return render_slice(case, "axial", index, overlay, structures=tuple(case.masks))

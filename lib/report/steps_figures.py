@@ -3,7 +3,7 @@
 import numpy as np
 import seaborn as sns
 
-from lib.evaluation.compare import interval
+from lib.metrics.statistics import interval
 from lib.report.slices import colour_lut
 from lib.report.style import RAMP, colour, dashes, marker, panels, plain_ticks, tick_steps
 from lib.report.verdicts import change, compared_steps, curve, settings_of, switched, with_reach

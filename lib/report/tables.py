@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 
 from lib.cases.protocols import PROTOCOLS
-from lib.evaluation.compare import holm, interval, paired_difference
-from lib.evaluation.dvh import goal_values
-from lib.evaluation.uncertainty import spread_skill_ratio
-from lib.models.diffusion import cosine_alpha_bar, leading_grid, noise_gain
+from lib.diffusion.process import cosine_alpha_bar, leading_grid, noise_gain
+from lib.metrics.dvh import goal_values
+from lib.metrics.statistics import holm, interval, paired_difference
+from lib.metrics.uncertainty import spread_skill_ratio
 from lib.report.sentences import short_span, told_difference
 from lib.report.verdicts import WITHOUT_SAMPLING, one_each, over_seeds
 from lib.studies.rows import Goal, by_method, grouped, sizes_of

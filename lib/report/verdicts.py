@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from lib.evaluation.compare import paired_difference, verdict
-from lib.evaluation.uncertainty import spread_skill_ratio
-from lib.models.diffusion import cosine_alpha_bar
+from lib.diffusion.process import cosine_alpha_bar
+from lib.metrics.statistics import paired_difference, verdict
+from lib.metrics.uncertainty import spread_skill_ratio
 from lib.models.methods import METHODS, find_method, kind
 from lib.report.sentences import (
     CANNOT,

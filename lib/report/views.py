@@ -12,10 +12,16 @@ import numpy as np
 from lib.cases.case import Case
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
-from lib.evaluation.dose import errors_gy
-from lib.evaluation.gamma import gamma_index
-from lib.inference import on_case_grid
-from lib.predictions import Prediction, load_prediction, predicted_cases, predicted_methods, prediction_path
+from lib.metrics.dose import errors_gy
+from lib.metrics.gamma import gamma_index
+from lib.prediction.predict import on_case_grid
+from lib.prediction.store import (
+    Prediction,
+    load_prediction,
+    predicted_cases,
+    predicted_methods,
+    prediction_path,
+)
 from lib.report import slices
 from lib.report.dose_figures import draw_dvhs, primary_target
 from lib.report.style import ERROR_MAP, SPREAD_MAP, WIDTH_IN, plt, use_style

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lib.evaluation.dose import errors_gy
-from lib.evaluation.uncertainty import ensemble_law
-from lib.features import make_batch
-from lib.inference import (
+from lib.diffusion.process import add_noise, at_level, schedule
+from lib.features.samples import make_batch
+from lib.metrics.dose import errors_gy
+from lib.metrics.uncertainty import ensemble_law
+from lib.models.methods import find_method, kind
+from lib.prediction.predict import (
     CLAMP,
     Sampling,
     denoiser,
@@ -22,9 +24,7 @@ from lib.inference import (
     to_units,
     usual_sampling,
 )
-from lib.models.diffusion import add_noise, at_level, schedule
-from lib.models.methods import find_method, kind
-from lib.predictions import Steps
+from lib.prediction.store import Steps
 from lib.progress import progress
 from lib.studies.sampled import sampled_doses
 
@@ -149,7 +149,7 @@ def regress(run, name, samples):
 
 
 def decompose(run, samples, settings, n_steps, members):
-    """Squared error as floor + b (lib.evaluation.uncertainty) by number of steps: is it bias, or spread?"""
+    """Squared error as floor + b (lib.metrics.uncertainty) by number of steps: is it bias, or spread?"""
     rows = []
     for setting in settings:
         for n in filter(setting.allows, n_steps):

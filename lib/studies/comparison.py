@@ -6,15 +6,15 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
-from lib.evaluation.dose import openkbp_dose_error_gy, region_errors
-from lib.evaluation.dvh import goal_values, openkbp_dvh_errors_gy
-from lib.evaluation.gamma import gamma_index, pass_pct
-from lib.evaluation.indices import conformity_index, homogeneity_index, isodose_dice
-from lib.evaluation.uncertainty import spread_gy
-from lib.inference import Sampling, on_case_grid, own_grid_score_gy, usual_sampling
+from lib.metrics.dose import openkbp_dose_error_gy, region_errors
+from lib.metrics.dvh import goal_values, openkbp_dvh_errors_gy
+from lib.metrics.gamma import gamma_index, pass_pct
+from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
+from lib.metrics.uncertainty import spread_gy
 from lib.models.control import fit_control, predict_control
 from lib.models.methods import find_method
-from lib.predictions import prediction_path, save_prediction
+from lib.prediction.predict import Sampling, on_case_grid, own_grid_score_gy, usual_sampling
+from lib.prediction.store import prediction_path, save_prediction
 from lib.progress import progress
 from lib.studies.ensembles import flipped_pair
 from lib.studies.rows import Goal, grouped, has_study, plain_of, seeds_of

@@ -11,8 +11,9 @@ import time
 import numpy as np
 import torch
 
-from lib.evaluation.dvh import dvh_curve
-from lib.evaluation.uncertainty import (
+from lib.features.samples import mirrored
+from lib.metrics.dvh import dvh_curve
+from lib.metrics.uncertainty import (
     coverage_pct,
     crps_gy,
     ensemble_law,
@@ -21,9 +22,8 @@ from lib.evaluation.uncertainty import (
     spread_skill,
     spread_skill_ratio,
 )
-from lib.features import mirrored
-from lib.inference import on_case_grid, predict_doses, usual_sampling
 from lib.models.methods import find_method, kind
+from lib.prediction.predict import on_case_grid, predict_doses, usual_sampling
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.studies.sampled import refuse_seen, sampled_doses

@@ -4,17 +4,17 @@ import time
 
 import torch
 
+from lib.cache import digest, modules_digest
 from lib.device import choose_device, choose_precision
 from lib.errors import UserError
 from lib.files import sha256
-from lib.inference import predict_doses
 from lib.models.methods import find_method
-from lib.stamps import digest, modules_digest
+from lib.prediction.predict import predict_doses
 from lib.tensors import load_tensors, save_tensors
 
 
 def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights", label=None):
-    """`predict_doses` of a training (lib.experiment.Experiment) and the seconds it took, from disk where they
+    """`predict_doses` of a training of `run` (an Experiment) and the seconds it took, from disk where they
     were made before.
 
     What is kept is named by all that decides it: weights, sampling, patients, members, precision and code.
@@ -64,7 +64,7 @@ def key_of(run, name, samples, sampling, members, weights):
             run.beams_deg,
             device.type,
             choose_precision(run.precision, device),
-            modules_digest("import lib.inference"),
+            modules_digest("import lib.prediction.predict"),
         ]
     )[:32]
 

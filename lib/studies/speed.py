@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.features import (
+from lib.features.grid import coarsened
+from lib.features.samples import (
     CLIP_MM,
     augment,
     background,
@@ -28,9 +29,8 @@ from lib.features import (
     make_sample,
     signed_distance_mm,
 )
-from lib.grid import coarsened
-from lib.inference import Sampling, call_network, own_grid_score_gy, predict_doses, ready
-from lib.training import Run, make_config, one_step
+from lib.prediction.predict import Sampling, call_network, own_grid_score_gy, predict_doses, ready
+from lib.training.loop import Run, make_config, one_step
 
 PEAK_EDGE, PEAK_MIB = 2048, 256  # the matrix product and the copy that the machine is measured by
 
@@ -247,7 +247,7 @@ def gamma_rows(case, repeats):
         import pymedphys
     except ImportError:
         return []
-    from lib.evaluation.gamma import gamma_index
+    from lib.metrics.gamma import gamma_index
 
     wrong_gy = case.dose_gy * (1 + 0.03 * np.sin(np.arange(case.shape[2]) / 3)).astype(np.float32)
     axes = tuple(np.arange(n) * s for n, s in zip(case.shape, case.spacing_mm))
@@ -273,19 +273,10 @@ def gamma_rows(case, repeats):
     return [row("gamma index", "pymedphys, same lattice and limits", pair)]
 
 
-def slice_rows(case, repeats):
-    """A slice with dose, isodoses and structures, against the same by matplotlib."""
-    from lib.report.slices import Overlay, render_slice
-
+def slice_rows(case, draw, repeats):
+    """A slice with dose, isodoses and structures by `draw` (case, index), against the same by matplotlib."""
     index = case.shape[0] // 2
-    overlay = Overlay(
-        case.dose_gy, (0, case.rx_gy), isodoses_gy=tuple(case.rx_gy * share for share in (0.5, 0.95))
-    )
-    pair = in_turn(
-        lambda: plain_slice(case, index),
-        lambda: render_slice(case, "axial", index, overlay, structures=tuple(case.masks)),
-        repeats,
-    )
+    pair = in_turn(lambda: plain_slice(case, index), lambda: draw(case, index), repeats)
     return [row("drawing a slice", "matplotlib's imshow and contour", pair)]
 
 

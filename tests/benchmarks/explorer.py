@@ -20,7 +20,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 from lab import jupyterlab, open_notebook
 
-from lib.experiment import ROOT
+from lib.files import ROOT
 
 REACH = 14  # slices there and back, less than half of the thinnest patient
 

@@ -15,7 +15,7 @@ import pymedphys
 import torch
 from scipy.ndimage import gaussian_filter
 
-from lib.evaluation.gamma import gamma_index, pass_pct
+from lib.metrics.gamma import gamma_index, pass_pct
 
 SPACING_MM = (2.5, 3.0, 3.0)
 RX_GY, CUTOFF_PCT, MAX_GAMMA, INTERP = 70.0, 10.0, 1.1, 10

@@ -37,7 +37,7 @@ def start(folder, params):
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "lib.run", str(ROOT / params)],
+        [sys.executable, "-m", "lib", "run", str(ROOT / params)],
         cwd=folder,
         env=environment,
         start_new_session=True,

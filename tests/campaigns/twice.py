@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 from kills import ROOT, contents, start
 
-from lib.evaluation.compare import paired_difference
+from lib.metrics.statistics import paired_difference
 from lib.studies.rows import by_method
 
 

@@ -1,7 +1,7 @@
 """Patients from DICOM: CT, RTSTRUCT, RTDOSE and perhaps RTPLAN as a Case, and a report of what was taken.
 
-Of the patient's identity nothing is kept. Which files belong together: lib.cases.dicom_files; names,
-prescriptions and contours: lib.cases.dicom_structures; axes and resampling: lib.cases.dicom_grid.
+Of the patient's identity nothing is kept. Which files belong together: lib.importers.dicom_files; names,
+prescriptions and contours: lib.importers.dicom_structures; axes and resampling: lib.importers.dicom_grid.
 """
 
 from collections import Counter
@@ -10,9 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from lib.cases.case import Case
-from lib.cases.dicom_files import choose, need, number, numbers, read_folder, reading, text
-from lib.cases.dicom_grid import MAX_VOXELS, apply, even_step, fraction, linear, new_grid, resampled, turned
-from lib.cases.dicom_structures import (
+from lib.cases.protocols import PROTOCOLS
+from lib.errors import UserError
+from lib.importers.dicom_files import choose, need, number, numbers, read_folder, reading, text
+from lib.importers.dicom_grid import (
+    MAX_VOXELS,
+    apply,
+    even_step,
+    fraction,
+    linear,
+    new_grid,
+    resampled,
+    turned,
+)
+from lib.importers.dicom_structures import (
     contour_mask,
     find_body,
     guess_site,
@@ -20,8 +31,6 @@ from lib.cases.dicom_structures import (
     prescriptions,
     read_rois,
 )
-from lib.cases.protocols import PROTOCOLS
-from lib.errors import UserError
 
 FIELD_MM = (100.0, 1200.0)  # width of a CT that is in mm
 JUMP_HU = 20.0  # median step between neighbouring slices that two different rescales may leave

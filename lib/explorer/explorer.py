@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from lib.cases.rtdose import write_rtdose
 from lib.errors import UserError
+from lib.explorer.anew_box import AnewBox, listen, row
+from lib.explorer.panels import Panels
 from lib.files import written_whole
+from lib.importers.rtdose import write_rtdose
 from lib.report import slices
-from lib.report.anew_box import AnewBox, listen, row
-from lib.report.panels import Panels
 from lib.report.style import WIDTH_IN, plt, use_style
 from lib.report.tables import goals_of
 from lib.report.views import (

@@ -1,6 +1,6 @@
 """The paired difference of two methods, also of two experiments that judged the same patients.
 
-    python -m lib.pair outputs/openkbp-best-small baseline outputs/openkbp-small "ddpm_dose, mean of 3"
+    python -m lib compare outputs/openkbp-best-small baseline outputs/openkbp-small "ddpm_dose, mean of 3"
 
 A method is called as in the report's table of methods; one that was trained with several seeds is averaged
 over them.
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.command import told_in_a_sentence
 from lib.errors import UserError
-from lib.evaluation.compare import paired_difference
 from lib.files import read_json
-from lib.parameters import closest
+from lib.metrics.statistics import paired_difference
 from lib.report.sentences import plural, span, told_difference
 from lib.report.verdicts import over_seeds
+from lib.runner.command import told_in_a_sentence
+from lib.runner.parameters import closest
 from lib.studies.rows import by_method
 
 MEASURES = {
@@ -67,7 +67,7 @@ def pair_lines(*two):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m lib.pair",
+        prog="python -m lib compare",
         description="The paired difference of two methods of one or two experiments.",
     )
     parser.add_argument("first_folder", help="folder of an experiment, such as outputs/openkbp-small")
@@ -77,7 +77,3 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     with told_in_a_sentence():
         print("\n".join(pair_lines((given.first_folder, given.first), (given.second_folder, given.second))))
-
-
-if __name__ == "__main__":
-    main()

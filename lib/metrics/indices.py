@@ -1,6 +1,6 @@
 """Indices of one number: how a dose lies to its target, and how two doses' isodose volumes overlap."""
 
-from lib.evaluation.dvh import dose_at_volume_gy
+from lib.metrics.dvh import dose_at_volume_gy
 
 
 def conformity_index(dose_gy, target, rx_gy):

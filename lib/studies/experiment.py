@@ -12,12 +12,11 @@ from pathlib import Path
 from lib.cases.cohort import open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
-from lib.features import load_samples
-from lib.files import read_json, write_results
-from lib.inference import load_predictor
+from lib.features.samples import load_samples
+from lib.files import ROOT, read_json, write_results
 from lib.models.methods import find_method, kind
+from lib.prediction.predict import load_predictor
 
-ROOT = Path(__file__).resolve().parent.parent
 OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the repository holds
 
 

@@ -1,6 +1,6 @@
 """Write a kept prediction as DICOM RTDOSE, to load beside the patient's plan in any viewer.
 
-    python -m lib.export outputs/clinic baseline patient_7 --dicom <DICOM folder> --to <file.dcm> [--spread]
+    python -m lib export outputs/clinic baseline patient_7 --dicom <DICOM folder> --to <file.dcm> [--spread]
 
 The prediction is one that 04_comparison kept; the file holds the patient's name, so it is not written below
 outputs.
@@ -10,11 +10,11 @@ import argparse
 from pathlib import Path
 
 from lib.cases.cohort import open_cohort
-from lib.cases.rtdose import write_rtdose
-from lib.command import told_in_a_sentence
 from lib.errors import UserError
-from lib.parameters import load_params
-from lib.predictions import load_prediction, predicted_cases, predicted_methods, prediction_path
+from lib.importers.rtdose import write_rtdose
+from lib.prediction.store import load_prediction, predicted_cases, predicted_methods, prediction_path
+from lib.runner.command import told_in_a_sentence
+from lib.runner.parameters import load_params
 
 
 def export(folder, method, case_id, dicom, target, spread=False):
@@ -48,7 +48,7 @@ def check_kept(folder, method, case_id):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m lib.export", description="Write a kept prediction as DICOM RTDOSE."
+        prog="python -m lib export", description="Write a kept prediction as DICOM RTDOSE."
     )
     parser.add_argument("experiment", help="folder of the experiment, such as outputs/clinic")
     parser.add_argument("method", help="a method of the experiment, or control")
@@ -63,7 +63,3 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     with told_in_a_sentence():
         print(export(given.experiment, given.method, given.case_id, given.dicom, given.to, given.spread))
-
-
-if __name__ == "__main__":
-    main()

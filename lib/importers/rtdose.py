@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.cases.dicom_files import choose, import_pydicom, need, numbers, read_folder, reading
 from lib.errors import UserError
 from lib.files import written_whole
+from lib.importers.dicom_files import choose, import_pydicom, need, numbers, read_folder, reading
 
 RT_DOSE_STORAGE = "1.2.840.10008.5.1.4.1.1.481.2"
 MAX_STEP_GY = 0.01
@@ -22,7 +22,7 @@ STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName",
 def write_rtdose(path, dose_gy, case, patient_folder, *, description, method):
     """Write `dose_gy` [D,H,W] on the grid of `case` as RTDOSE to `path`, whole or not at all; returns it.
 
-    case            anything with shape, origin_mm and spacing_mm as lib.cases.dicom_rt made them
+    case            anything with shape, origin_mm and spacing_mm as lib.importers.dicom_rt made them
     patient_folder  the patient's DICOM folder: gives identity, frame of reference and references
     description     what it is, such as "dose" or "spread of 8 samples"; with `method` in SeriesDescription
     The step between stored values is at most 0.01 Gy. Raises a UserError.

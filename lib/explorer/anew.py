@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from lib.evaluation.uncertainty import spread_gy
-from lib.features import cached_sample, features_folder
-from lib.inference import on_case_grid, predict_doses, usual_sampling
-from lib.predictions import Prediction
+from lib.features.samples import cached_sample, features_folder
+from lib.metrics.uncertainty import spread_gy
+from lib.prediction.predict import on_case_grid, predict_doses, usual_sampling
+from lib.prediction.store import Prediction
 
 # title -> changes to the usual sampling
 FLOW = {"Euler": {"solver": "euler"}, "midpoint": {"solver": "midpoint"}}

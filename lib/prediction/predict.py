@@ -5,13 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from lib.config import TrainConfig, config_from
 from lib.device import autocast, choose_device, choose_precision, compile_for, memory_format
-from lib.errors import UserError
-from lib.features import Batch, make_batch, with_prior
-from lib.files import read_json
-from lib.grid import refined_in_mask
-from lib.models.diffusion import (
+from lib.diffusion.flow import euler, midpoint
+from lib.diffusion.process import (
     T,
     at_level,
     corrected_grid,
@@ -21,15 +17,19 @@ from lib.models.diffusion import (
     noise_from_dose,
     schedule,
 )
-from lib.models.flow import euler, midpoint
+from lib.diffusion.samplers import ddim, dpm_solver
+from lib.errors import UserError
+from lib.features.grid import refined_in_mask
+from lib.features.samples import Batch, make_batch, with_prior
+from lib.files import read_json
+from lib.models.config import TrainConfig, config_from
 from lib.models.losses import LOG_VARIANCE_LIMITS
 from lib.models.methods import find_method, flow_level, inside_of, offset_of
-from lib.models.samplers import ddim, dpm_solver
 from lib.models.unet import UNet
+from lib.prediction.windows import blended, window_starts
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.tensors import load_tensors
-from lib.windows import blended, window_starts
 
 DOSE_LIMITS = (0.0, 1.5)  # of the prescription; every method's result is clamped to them, as the reference's
 CLAMP = (-1.0, 2.0)  # of the prescription; the reference clamps every dose estimate to them

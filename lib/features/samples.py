@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, find_objects
 
-from lib.beams import open_fields
+from lib.cache import digest, modules_digest
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
-from lib.grid import coarsened, cropped, dose_box
+from lib.features.beams import open_fields
+from lib.features.grid import coarsened, cropped, dose_box
 from lib.progress import progress
-from lib.stamps import digest, modules_digest
 from lib.tensors import load_tensors, save_tensors
 
 CLIP_MM = 50.0
@@ -31,7 +31,7 @@ CACHE = Path("outputs/features")
 
 @dataclass(frozen=True)
 class Sample:
-    """One case on the training grid: tensors, [d,h,w] blocks in the box of its dose mask (lib.grid.dose_box).
+    """One case on the training grid: [d,h,w] blocks in the box of its dose mask (grid.dose_box).
 
     cond         float32 [C,d,h,w]   condition channels
     dose         float32 [1,d,h,w]   fraction of `rx_gy`
@@ -174,7 +174,7 @@ def features_folder(cohort, coarsen, beams_deg):
 @cache
 def features_digest(beams_deg):
     """What the kept features depend on beside the case: this code and the beams."""
-    return digest([modules_digest("import lib.features"), beams_deg])[:8]
+    return digest([modules_digest("import lib.features.samples"), beams_deg])[:8]
 
 
 def cached_sample(cohort, case_id, coarsen, beams_deg, folder):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
+from lib.features.grid import dose_box, refined_in_mask
 from lib.files import DAMAGED_NPZ, written_whole
-from lib.grid import dose_box, refined_in_mask
 
 STEP_GY = 0.01
 

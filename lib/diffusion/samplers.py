@@ -13,7 +13,7 @@ Each returns the dose [B,1,D,H,W] and calls the network len(grid) times.
 
 import torch
 
-from lib.models.diffusion import noise_from_dose
+from lib.diffusion.process import noise_from_dose
 
 
 def ddim(

@@ -5,8 +5,8 @@ from hashlib import sha256
 import numpy as np
 
 from lib.cases.protocols import PROTOCOLS
-from lib.evaluation.dvh import dose_at_volume_gy, goal_values
-from lib.features import signed_distance_mm
+from lib.features.samples import signed_distance_mm
+from lib.metrics.dvh import dose_at_volume_gy, goal_values
 from lib.progress import progress
 
 MARGIN_PCT = 10.0  # by which a target's median dose may differ from its prescription

@@ -4,9 +4,9 @@ The first 23 IDs are those of the reference study; the other 20 enlarge validati
 """
 
 from lib.cases.case import Case
-from lib.cases.phantom_anatomy import draw_pelvis
-from lib.cases.phantom_dose import plan_dose
 from lib.errors import UserError
+from lib.importers.phantom_anatomy import draw_pelvis
+from lib.importers.phantom_dose import plan_dose
 
 REFERENCE_IDS = tuple(f"case_{n:04d}" for n in range(1, 25) if n != 13)
 EXTRA_VALIDATION = tuple(f"case_{n:04d}" for n in range(25, 31))

@@ -1,8 +1,8 @@
 """Run an experiment: check its params file, execute its notebooks in order, build the report.
 
-    python -m lib.run params/phantom-quick.yaml [-p train.epochs=40 ...] [--only 02] [--force] [--publish]
+    python -m lib run params/phantom-quick.yaml [-p train.epochs=40 ...] [--only 02] [--force] [--publish]
 
-What is up to date is not done again (lib.stamps says what that means). A person's mistake ends with exit
+What is up to date is not done again (lib.cache says what that means). A person's mistake ends with exit
 code 2 before anything runs, a failed notebook with 1.
 """
 
@@ -20,16 +20,16 @@ from typing import NamedTuple
 
 import yaml
 
-from lib.cases.cohort import check_import
-from lib.command import Failed, told_in_a_sentence
+from lib.cache import is_fresh, stage_key, write_stamp
 from lib.disk import check_room
 from lib.errors import UserError
-from lib.experiment import OUTPUTS, ROOT, training_in
-from lib.files import lock, read_json, sha256, write_text
+from lib.files import ROOT, lock, read_json, sha256, write_text
+from lib.importers.cohort import check_import
 from lib.models.methods import METHODS, find_method, kind
-from lib.parameters import check_value, closest, load_params, read_parameters
 from lib.progress import VARIABLE, clock
-from lib.stamps import is_fresh, stage_key, write_stamp
+from lib.runner.command import Failed, told_in_a_sentence
+from lib.runner.parameters import check_value, closest, load_params, read_parameters
+from lib.studies.experiment import OUTPUTS, training_in
 from lib.studies.rows import has_study
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -419,9 +419,7 @@ def run(arguments):
     folder = OUTPUTS / params["experiment"]
     card = Path(stages[0].parameters["cohort"]) / "card.json"
     if not card.exists():
-        raise UserError(
-            f"{card} does not exist; make the cohort with python -m lib.cases.cohort (--help says how)"
-        )
+        raise UserError(f"{card} does not exist; make the cohort with python -m lib import (--help says how)")
     with lock(
         folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"
     ):
@@ -448,11 +446,11 @@ def finish(folder, executed, published, every_patient):
     """Build the report if anything is new, publish or compare with what is published, say where the report
     lies."""
     from lib.report.html import build_report
-    from lib.report.published import compare_with_published, publish, write_weights
+    from lib.runner.published import compare_with_published, publish, read_published, write_weights
 
     report = folder / "report.html"
     if executed or published or every_patient or not report.exists():
-        build_report(folder, every_patient)
+        build_report(folder, every_patient, read_published(folder))
     if published:
         write_weights(folder)
         publish(folder)
@@ -463,7 +461,7 @@ def finish(folder, executed, published, every_patient):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m lib.run", description="Run an experiment's notebooks and build its report."
+        prog="python -m lib run", description="Run an experiment's notebooks and build its report."
     )
     parser.add_argument("params", help="a params file, such as params/phantom-quick.yaml")
     parser.add_argument(
@@ -482,7 +480,3 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     with told_in_a_sentence():
         run(options)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What the repository publishes of an experiment: written by --publish alone, compared with a fresh run.
 
-    python -m lib.report.published outputs/phantom-quick    exits with 1 where a number differs too much
+    python -m lib.runner.published outputs/phantom-quick    exits with 1 where a number differs too much
 
 The weights are put beside a person's own results in bf16 as weights/<method>/, half the size, to be published
 elsewhere: copied to checkpoints/<method>/ of an experiment they are sampled from without training.
@@ -13,8 +13,8 @@ from shutil import copyfile, rmtree
 import numpy as np
 import torch
 
-from lib.experiment import commit
 from lib.files import read_json, write_json
+from lib.studies.experiment import commit
 from lib.studies.rows import by_method
 from lib.tensors import load_tensors, save_tensors
 

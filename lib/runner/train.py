@@ -1,21 +1,22 @@
 """Train the methods of a params file without notebooks: on several GPUs, or several at a time.
 
-    torchrun --nproc-per-node 4 -m lib.train params/openkbp-gpu.yaml        all methods, each on four GPUs
-    python -m lib.train params/openkbp-small.yaml baseline ddpm             these two, on this process alone
+    torchrun --nproc-per-node 4 -m lib train params/openkbp-gpu.yaml        all methods, each on four GPUs
+    python -m lib train params/openkbp-small.yaml baseline ddpm             these two, on this process alone
 
 The notebooks then find the trainings finished and show their course.
 """
 
 import argparse
 
-from lib.command import told_in_a_sentence
 from lib.device import choose_device
 from lib.errors import UserError
-from lib.experiment import ROOT, Experiment, training_in
-from lib.parallel import joined
-from lib.parameters import closest, load_params, read_parameters
-from lib.run import plan
-from lib.training import make_config, start_from_prior, train_or_say
+from lib.files import ROOT
+from lib.runner.command import told_in_a_sentence
+from lib.runner.parameters import closest, load_params, read_parameters
+from lib.runner.run import plan
+from lib.studies.experiment import Experiment, training_in
+from lib.training.loop import make_config, start_from_prior, train_or_say
+from lib.training.processes import joined
 
 OF_THE_EXPERIMENT = (
     "experiment",
@@ -64,7 +65,7 @@ def train_one(name, parameters):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m lib.train", description="Train the methods of a params file without notebooks."
+        prog="python -m lib train", description="Train the methods of a params file without notebooks."
     )
     parser.add_argument("params", help="a params file, such as params/openkbp-small.yaml")
     parser.add_argument("methods", nargs="*", help="names from its list of methods; none for all")
@@ -78,7 +79,3 @@ def main(arguments=None):
         with joined(choose_device(params.get("device", "auto"))):
             for name, parameters in chosen.items():
                 train_one(name, parameters)
-
-
-if __name__ == "__main__":
-    main()

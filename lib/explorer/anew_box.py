@@ -6,8 +6,8 @@ from html import escape
 import ipywidgets as widgets
 
 from lib.errors import UserError
+from lib.explorer.anew import Stopped, sample_anew, samplers_of, sampling_of
 from lib.models.methods import METHODS, kind
-from lib.report.anew import Stopped, sample_anew, samplers_of, sampling_of
 
 
 class AnewBox:

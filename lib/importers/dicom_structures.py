@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from lib.cases.dicom_files import items, number, numbers, reading, text
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
+from lib.importers.dicom_files import items, number, numbers, reading, text
 
 MAX_POINTS = 10_000_000
 OFF_SLICE = 0.2  # share of the slice distance by which a contour may miss its slice

@@ -23,17 +23,29 @@ from shutil import copyfile
 import pandas as pd
 import torch
 
-from lib.config import TrainConfig
+from lib.cache import digest, is_fresh, modules_digest, write_stamp
 from lib.device import autocast, choose_device, choose_precision, compile_for
+from lib.diffusion.process import schedule
 from lib.errors import UserError
-from lib.features import augment, dose_statistics, make_batch, part_of
+from lib.features.samples import augment, dose_statistics, make_batch, part_of
 from lib.files import lock, sha256, write_json, write_text
-from lib.inference import load_predictor, own_grid_score_gy, predict_doses, ready, usual_sampling, with_priors
 from lib.memory import GB, check_memory
-from lib.models.diffusion import schedule
+from lib.models.config import TrainConfig
 from lib.models.methods import draw_noise, find_method, offset_of, training_loss
 from lib.models.vgg import WHERE, PerceptualLoss, load_vgg16
-from lib.parallel import (
+from lib.prediction.predict import (
+    load_predictor,
+    own_grid_score_gy,
+    predict_doses,
+    ready,
+    usual_sampling,
+    with_priors,
+)
+from lib.progress import progress
+from lib.seeds import generator_for
+from lib.tensors import save_tensors
+from lib.training.checkpoint import clear_state, load_state, save_state
+from lib.training.processes import (
     is_first,
     mean_over_all,
     own_device,
@@ -45,11 +57,6 @@ from lib.parallel import (
     without_talk,
     world,
 )
-from lib.progress import progress
-from lib.seeds import generator_for
-from lib.stamps import digest, is_fresh, modules_digest, write_stamp
-from lib.state import clear_state, load_state, save_state
-from lib.tensors import save_tensors
 
 FINAL_LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-6, 0.01, 1.0  # the reference's
 STAMP = "trained.json"
@@ -100,7 +107,7 @@ class Run:
 
 
 def make_config(run, training, *, method, standardise, terminal_snr, **parameters):
-    """The configuration of an experiment's training (lib.experiment.Experiment) on the samples `training`.
+    """The configuration of a training of `run` (an Experiment) on the samples `training`.
 
     `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
     method has it.
@@ -262,7 +269,7 @@ def training_key(config, prior):
         for name, value in asdict(config).items()
         if name not in ("dose_shift", "dose_scale", "start_from")
     }
-    return digest([given, before, modules_digest("import lib.training")])
+    return digest([given, before, modules_digest("import lib.training.loop")])
 
 
 def weights_sha256(folder):
