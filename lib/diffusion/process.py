@@ -7,7 +7,7 @@ Song et al. 2021 (2010.02502); v, Salimans & Ho 2022 (2202.00512); zero terminal
     x_t = sqrt(alpha_bar_t) dose + sqrt(1 - alpha_bar_t) noise          (DDPM Eq. 4)
 
     alpha_bar   cumulative product, float64 [T]; DDIM's papers call it alpha
-    dose, noise, v, x_t   [B,1,D,H,W]; dose in the network's units (lib.features.samples.Scale)
+    dose, noise, v, x_t   [B,1,D,H,W]; dose in the network's units (lib.features.units)
     *_hat       an estimate by the network
 """
 

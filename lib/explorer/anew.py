@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lib.features.samples import cached_sample, features_folder
+from lib.features.samples import load_sample
 from lib.metrics.uncertainty import spread_gy
 from lib.prediction.predict import on_case_grid, predict_doses, usual_sampling
 from lib.prediction.store import Prediction
@@ -41,9 +41,7 @@ def sample_anew(run, predictor, case, sampling, members, told, stopped):
     `told(done, calls)` hears of every network call; when `stopped()` is true after one, Stopped is raised.
     """
     cohort = run.open_cohort()
-    sample = cached_sample(
-        cohort, case.case_id, run.coarsen, run.beams_deg, features_folder(cohort, run.coarsen, run.beams_deg)
-    )
+    sample = load_sample(cohort, case.case_id, run.coarsen, run.beams_deg)
     members = members if predictor.method.sampled else 1
     calls, done, estimates = members * sampling.nfe(predictor.method), 0, []
 

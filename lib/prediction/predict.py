@@ -1,5 +1,6 @@
 """From a trained network and patients to doses: in one pass or sampled, whole or in windows, batched."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +20,13 @@ from lib.diffusion.process import (
 )
 from lib.diffusion.samplers import ddim, dpm_solver
 from lib.errors import UserError
-from lib.features.grid import refined_in_mask
-from lib.features.samples import Batch, make_batch, with_prior
+from lib.features.batches import make_batch
+from lib.features.grid import refine_in_mask
+from lib.features.samples import add_prior
 from lib.files import read_json
-from lib.models.config import TrainConfig, config_from
+from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.losses import LOG_VARIANCE_LIMITS
-from lib.models.methods import find_method, flow_level, inside_of, offset_of
+from lib.models.methods import find_method, flow_level, inside_of
 from lib.models.unet import UNet
 from lib.prediction.windows import blended, window_starts
 from lib.progress import progress
@@ -164,11 +166,7 @@ def predict_doses(
     if predictor.prior:
         samples = with_priors(predictor.prior, samples, label)
     for sample in samples:
-        if sample.cond.shape[0] != predictor.config.cond_channels:
-            raise UserError(
-                f"{sample.case_id} has {sample.cond.shape[0]} condition channels, the network of "
-                f"{predictor.config.method} was trained with {predictor.config.cond_channels}"
-            )
+        check_fits(predictor.config, sample.channels, sample.coarsen)
     members = members if predictor.method.sampled else members[:1]
     pairs = [(index, member) for index in range(len(samples)) for member in members]
     doses = [[None] * len(members) for _ in samples]
@@ -187,7 +185,7 @@ def predict_doses(
 def with_priors(prior, samples, label=None):
     """The samples with the prior's dose as one more condition channel."""
     doses = predict_doses(prior, samples, label=label and f"predicting by {prior.config.method}")
-    return [with_prior(sample, dose[0]) for sample, dose in zip(samples, doses)]
+    return [add_prior(sample, dose[0]) for sample, dose in zip(samples, doses)]
 
 
 def same_shape_chunks(pairs, samples, batch_size):
@@ -290,12 +288,12 @@ def sample_windows_apart(predictor, batch, streams, sampling):
 
 def to_units(predictor, batch, dose):
     """A dose (fraction of the prescription) in the network's units."""
-    return torch.as_tensor((dose - offset_of(predictor.config, batch.cond)) / predictor.config.dose_scale)
+    return predictor.config.units.to_network(dose, batch.prior)
 
 
 def to_dose(predictor, batch, x):
     """The network's units as a dose (fraction of the prescription)."""
-    return x * predictor.config.dose_scale + offset_of(predictor.config, batch.cond)
+    return predictor.config.units.to_dose(x, batch.prior)
 
 
 def denoiser(predictor, batch, alpha_bar, window):
@@ -358,8 +356,8 @@ def cut(volume, start, window):
 
 
 def cut_batch(batch, start, window):
-    volumes = (cut(volume, start, window) for volume in (batch.cond, batch.dose, batch.mask))
-    return Batch(batch.site, *volumes, batch.constraints, batch.spacing_mm, batch.rx_gy)
+    names = ("cond", "dose", "mask")
+    return replace(batch, **{name: cut(getattr(batch, name), start, window) for name in names})
 
 
 def on_case_grid(dose, case, coarsen):
@@ -368,7 +366,7 @@ def on_case_grid(dose, case, coarsen):
 
     Returns float32 [N,D,H,W].
     """
-    return refined_in_mask(dose.float(), coarsen, torch.from_numpy(case.dose_mask))[:, 0].numpy() * case.rx_gy
+    return refine_in_mask(dose.float(), coarsen, torch.from_numpy(case.dose_mask))[:, 0].numpy() * case.rx_gy
 
 
 def own_grid_score_gy(sample, dose):

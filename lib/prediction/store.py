@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
-from lib.features.grid import dose_box, refined_in_mask
+from lib.features.grid import dose_box, refine_in_mask
 from lib.files import DAMAGED_NPZ, written_whole
 
 STEP_GY = 0.01
@@ -55,7 +55,7 @@ def load_prediction(path, dose_mask):
     ):
         raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
     fine = {
-        name: refined_in_mask(
+        name: refine_in_mask(
             torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None], coarsen, mask
         )[0, 0].numpy()
         for name, volume in volumes.items()

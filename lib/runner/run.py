@@ -21,7 +21,6 @@ from typing import NamedTuple
 import yaml
 
 from lib.cache import is_fresh, stage_key, write_stamp
-from lib.disk import check_room
 from lib.errors import UserError
 from lib.files import ROOT, lock, read_json, sha256, write_text
 from lib.importers.cohort import check_import
@@ -423,7 +422,6 @@ def run(arguments):
     with lock(
         folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"
     ):
-        check_room(stages, read_json(card), folder)
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         forget_all_but(stages, folder)
         executed = run_stages(stages, folder, arguments.only, arguments.force)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lib.diffusion.process import add_noise, at_level, schedule
-from lib.features.samples import make_batch
+from lib.features.batches import make_batch
 from lib.metrics.dose import errors_gy
 from lib.metrics.uncertainty import ensemble_law
 from lib.models.methods import find_method, kind

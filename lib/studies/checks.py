@@ -5,7 +5,7 @@ from hashlib import sha256
 import numpy as np
 
 from lib.cases.protocols import PROTOCOLS
-from lib.features.samples import signed_distance_mm
+from lib.features.channels import signed_distance_mm
 from lib.metrics.dvh import dose_at_volume_gy, goal_values
 from lib.progress import progress
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from lib.features.samples import mirrored
+from lib.features.augmentation import mirror
 from lib.metrics.dvh import dvh_curve
 from lib.metrics.uncertainty import (
     coverage_pct,
@@ -72,7 +72,7 @@ def flipped_pair(run, name, samples):
     refuse_seen(predictor, samples)
     started = time.monotonic()
     straight = predict_doses(predictor, samples)
-    turned = predict_doses(predictor, [mirrored(sample) for sample in samples])
+    turned = predict_doses(predictor, [mirror(sample) for sample in samples])
     doses = [torch.cat([a, b.flip(-1)]) for a, b in zip(straight, turned)]
     return doses, (time.monotonic() - started) / len(samples) / 2, 1
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from lib.cases.cohort import open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
+from lib.features.channels import channels_of
 from lib.features.samples import load_samples
-from lib.files import ROOT, read_json, write_results
+from lib.files import ROOT, read_json, sha256, write_results
+from lib.models.config import check_fits
 from lib.models.methods import find_method, kind
 from lib.prediction.predict import load_predictor
 
@@ -86,6 +88,9 @@ class Experiment:
                 f"{self.checkpoint(method)} holds a training of {predictor.config.method}, "
                 f"not of {kind(method)}; train {method} again"
             )
+        cohort = self.open_cohort()
+        channels = channels_of(cohort.card["site"], self.beams_deg)
+        check_fits(predictor.config, channels, self.coarsen, sha256(cohort.folder / "card.json"))
         return predictor
 
     def is_plain_diffusion(self, name):

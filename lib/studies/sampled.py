@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from lib.cache import digest, modules_digest
+from lib.cache import FEATURES_VERSION, PREDICTION_VERSION, digest
 from lib.device import choose_device, choose_precision
 from lib.errors import UserError
 from lib.files import sha256
@@ -17,7 +17,7 @@ def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights",
     """`predict_doses` of a training of `run` (an Experiment) and the seconds it took, from disk where they
     were made before.
 
-    What is kept is named by all that decides it: weights, sampling, patients, members, precision and code.
+    What is kept is named by all that decides it: weights, sampling, patients, members, precision and versions.
     """
     path = (
         run.folder
@@ -64,7 +64,7 @@ def key_of(run, name, samples, sampling, members, weights):
             run.beams_deg,
             device.type,
             choose_precision(run.precision, device),
-            modules_digest("import lib.prediction.predict"),
+            [FEATURES_VERSION, PREDICTION_VERSION],
         ]
     )[:32]
 

@@ -18,19 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.features.grid import coarsened
-from lib.features.samples import (
-    CLIP_MM,
-    augment,
-    background,
-    condition_channels,
-    load_samples,
-    make_batch,
-    make_sample,
-    signed_distance_mm,
-)
+from lib.features.augmentation import augment
+from lib.features.batches import make_batch
+from lib.features.channels import CLIP_MM, condition_channels, signed_distance_mm
+from lib.features.grid import mean_of_blocks
+from lib.features.samples import load_samples, make_sample
 from lib.prediction.predict import Sampling, call_network, own_grid_score_gy, predict_doses, ready
-from lib.training.loop import Run, make_config, one_step
+from lib.training.loop import train_step
+from lib.training.setup import make_config
+from lib.training.state import TrainingState
 
 PEAK_EDGE, PEAK_MIB = 2048, 256  # the matrix product and the copy that the machine is measured by
 
@@ -112,15 +108,15 @@ def training_rows(config, samples, device, repeats):
     """A step of one batch: in float32, contiguous, AdamW one tensor after another; against ours in float32,
     and as configured."""
     plain_config = replace(config, precision="32")
-    plain = Run(plain_config, device)
+    plain = TrainingState(plain_config, device)
     plain.optimizer = torch.optim.AdamW(plain.network.parameters(), config.learning_rate, foreach=False)
     rows = []
     for precision in dict.fromkeys(("32", config.precision)):
         own = replace(config, precision=precision)
-        ours = Run(own, device)
+        ours = TrainingState(own, device)
         pair = in_turn(
-            partial(one_step, plain, plain_config, samples, device),
-            partial(one_step, ours, own, samples, device),
+            partial(train_step, plain, plain_config, samples),
+            partial(train_step, ours, own, samples),
             repeats,
         )
         rows.append(row(f"training step, {precision}", "float32, contiguous, AdamW tensor by tensor", pair))
@@ -130,7 +126,7 @@ def training_rows(config, samples, device, repeats):
 def sampling_rows(run, config, case_ids, steps, window, device, repeats):
     """A patient sampled: by windows of the whole case, one by one, in float32; against ours. Then each of its
     two gains alone."""
-    network = Run(config, device).network
+    network = TrainingState(config, device).network
     plain, ours = (ready(network, config, device, precision) for precision in ("32", config.precision))
     cases = [run.load_case(case_id) for case_id in case_ids]
     samples, whole = (
@@ -168,11 +164,11 @@ def whole_sample(case, coarsen):
     """A sample of the case's whole volume, air and all."""
 
     def coarse(array):
-        return coarsened(torch.from_numpy(array.astype(np.float32))[None], coarsen)
+        return mean_of_blocks(torch.from_numpy(array.astype(np.float32))[None], coarsen)
 
     return replace(
         make_sample(case, coarsen),
-        cond=coarsened(condition_channels(case), coarsen),
+        cond=mean_of_blocks(condition_channels(case), coarsen),
         dose=coarse(case.dose_gy / case.rx_gy),
         mask=coarse(case.dose_mask),
     )
@@ -182,9 +178,9 @@ def precision_difference_gy(run, config, case_ids, steps, train_steps, device):
     """By how much the MAE differs between float32 and the configured precision, from one noise, by a network
     trained a little."""
     samples = [make_sample(run.load_case(case_id), run.coarsen) for case_id in case_ids]
-    state = Run(config, device)
+    state = TrainingState(config, device)
     for _ in range(train_steps):
-        one_step(state, config, samples, device)
+        train_step(state, config, samples)
     errors = []
     for precision in ("32", config.precision):
         doses = predict_doses(
@@ -235,7 +231,7 @@ def plain_augment(batch):
     """Each channel turned by 5 degrees and shifted by a voxel, linearly interpolated."""
     cos, sin = np.cos(np.radians(5)), np.sin(np.radians(5))
     turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    air = background(batch.site, batch.cond.shape[1]).tolist() + [0.0, 0.0]
+    air = batch.channels.background().tolist() + [0.0, 0.0]
     for volumes in torch.cat([batch.cond, batch.dose, batch.mask], dim=1).numpy():
         for volume, outside in zip(volumes, air):
             affine_transform(volume, turn, offset=1.0, order=1, cval=outside)
@@ -332,14 +328,14 @@ def ceiling_rows(config, samples, device, repeats):
     rows = []
     for precision in dict.fromkeys(("32", config.precision)):
         own = replace(config, precision=precision)
-        state = Run(own, device)
+        state = TrainingState(own, device)
         predictor = ready(state.averaged, own, device, precision)
         batch, t = (
             make_batch(samples[: config.batch_size]),
             torch.zeros(config.batch_size, dtype=torch.long, device=device),
         )
         works = {
-            "training step": partial(one_step, state, own, samples, device),
+            "training step": partial(train_step, state, own, samples),
             "network call": no_grad_call(predictor, batch, t),
         }
         flop_rate, byte_rate = peaks(device, precision)
@@ -383,7 +379,7 @@ def ceiling_row(name, work, flop_rate, byte_rate, repeats):
 
 def scaling_rows(config, sample, device, edges, counts, repeats):
     """Seconds against voxels a volume, patients a batch, sampling steps and patients: one row per size."""
-    predictor = ready(Run(config, device).averaged, config, device, config.precision)
+    predictor = ready(TrainingState(config, device).averaged, config, device, config.precision)
     rows = []
     for axis, sizes in {
         "edge": edges,
