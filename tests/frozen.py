@@ -91,7 +91,7 @@ def numbers(method):
     state = TrainingState(config, CPU)
     losses = []
     for _ in range(2):
-        train_step(state, config, samples)
+        train_step(state, samples)
         losses.append(float(state.loss_sum))
     predictor = ready(state.averaged, config, CPU, "32")
     dose = predict_doses(predictor, samples[:1], usual_sampling(config, 3), label="")[0]

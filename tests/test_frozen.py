@@ -9,7 +9,7 @@ from lib.cache import TRAINING_VERSION
 
 KEPT = json.loads(frozen.FILE.read_text())
 ADVICE = (
-    f"these are not the numbers of TRAINING_VERSION {TRAINING_VERSION}: if you meant to change them, raise it in "
+    f"these are not the numbers of TRAINING_VERSION {TRAINING_VERSION}: if that is meant, raise it in "
     "lib/cache.py and run python tests/frozen.py --write"
 )
 

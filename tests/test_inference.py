@@ -1,5 +1,7 @@
 """Predictions do not depend on how patients are batched, and mistakes end in a sentence."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from toys import toy_case, toy_cohort
 
 from lib.diffusion.process import cosine_alpha_bar
 from lib.errors import UserError
+from lib.features.channels import channels_of
 from lib.features.samples import make_sample
+from lib.files import sha256
 from lib.models.methods import find_method
 from lib.prediction.predict import (
     Sampling,
@@ -20,7 +24,10 @@ from lib.prediction.predict import (
     with_priors,
 )
 from lib.studies.experiment import Experiment
-from lib.training.loop import loop as training
+from lib.training.loop import fit
+from lib.training.setup import with_units
+
+PRIMED = list(channels_of("prostate").with_prior().names)
 
 
 @pytest.fixture(scope="module")
@@ -125,15 +132,14 @@ def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
     prior = load_predictor(tmp_path / "baseline", "cpu", "32")
     primed = with_priors(prior, samples)
-    config = training.with_units(config_for(primed, method="refine", cond_channels=10, epochs=1), primed)
-    training.train(
+    config = with_units(config_for(primed, method="refine", channels=PRIMED, epochs=1), primed)
+    fit(
         config,
         primed,
         primed[:1],
         tmp_path / "refine",
         "cpu",
         tmp_path / "baseline",
-        report=lambda line: None,
     )
     refine = load_predictor(tmp_path / "refine", "cpu", "32")
     with torch.no_grad():
@@ -148,16 +154,15 @@ def test_a_cascade_adds_what_it_predicts_to_the_dose_of_the_first_regression(sam
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
     primed = with_priors(load_predictor(tmp_path / "baseline", "cpu", "32"), samples)
     config = config_for(
-        primed, method="cascade", cond_channels=10, epochs=1, dose_error="absolute", dvh_weight=1.0
+        primed, method="cascade", channels=PRIMED, epochs=1, dose_error="absolute", dvh_weight=1.0
     )
-    training.train(
+    fit(
         config,
         primed,
         primed[:1],
         tmp_path / "cascade",
         "cpu",
         tmp_path / "baseline",
-        report=lambda line: None,
     )
     cascade = load_predictor(tmp_path / "cascade", "cpu", "32")
     with torch.no_grad():
@@ -210,7 +215,7 @@ def test_weights_and_configuration_that_do_not_fit_are_refused(samples, tmp_path
 
 def test_a_patient_of_another_site_is_refused(samples):
     other = make_sample(toy_case("toy_2", site="head-and-neck"), 1)
-    with pytest.raises(UserError, match="condition channels"):
+    with pytest.raises(UserError, match="was trained with the channels"):
         predict_doses(predictor_for("baseline", samples), [other])
 
 
@@ -252,6 +257,15 @@ def test_a_checkpoint_of_another_method_and_a_part_without_patients_are_refused(
     train(config_for(samples, epochs=1), samples, run.checkpoint("ddpm"))
     with pytest.raises(UserError, match="holds a training of baseline, not of ddpm"):
         run.load_predictor("ddpm")
+    card = sha256(tmp_path / "toys" / "card.json")
+    train(config_for(samples, epochs=1, cohort_sha256=card), samples, run.checkpoint("baseline"))
+    run.load_predictor("baseline")
+    for change, words in (({"coarsen": 2}, "with coarsen 1, not 2"), ({"beams_deg": [0]}, "with beams_deg")):
+        with pytest.raises(UserError, match=words):
+            dataclasses.replace(run, **change).load_predictor("baseline")
+    toy_cohort(tmp_path / "toys", n=2, split={"train": ["toy_2"], "validation": ["toy_1"], "test": []})
+    with pytest.raises(UserError, match="on the cohort toys as its card was then"):
+        run.load_predictor("baseline")
     with pytest.raises(UserError, match="has no test patients"):
         run.load_samples("test")
     assert run.load_samples("test", optional=True) == []

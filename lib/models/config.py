@@ -32,8 +32,6 @@ class TrainConfig:
     learning_rate: float
     ema_decay: float  # 0: no average
     zero_snr: bool  # whether the schedule ends in pure noise
-    dose_shift: float  # a network's dose is (fraction of prescription - shift - prior) / scale
-    dose_scale: float
     weighting: str  # of the noise levels: "none" | "min-snr"
     region: str  # of the loss: "dose mask" | "whole volume"
     dose_error: str  # of a regression's loss: "squared" | "absolute"
@@ -52,6 +50,8 @@ class TrainConfig:
     precision: str
     compile: bool = False  # the network by torch.compile, here and in sampling
     start_from: str = ""  # folder of the training whose weights it starts from; none: random ones
+    dose_shift: float = 0.0  # a network's dose is (fraction of prescription - shift - prior) / scale
+    dose_scale: float = 1.0
     version: int = TRAINING_VERSION
 
     @property
@@ -78,7 +78,7 @@ def config_from(stored: Any, path: Path) -> TrainConfig:
 
 
 def check_fits(config: TrainConfig, channels: Channels, coarsen: int, cohort_sha256: str = "") -> None:
-    """A UserError if a training is used on another cohort (if given), grid, beams or channels than its own."""
+    """A UserError if a training is used on another cohort (if given), grid, beams or channels."""
     names, own_names = ([n for n in both if n != "prior"] for both in (channels.names, config.channels))
     beams_deg = list(channels.beams_deg)
     problems = {

@@ -53,6 +53,7 @@ def train_one(name, parameters):
     samples = run.load_samples("train"), run.load_samples("validation", optional=True)
     training, validation = start_from_prior(run, parameters["method"], *samples)
     config = make_config(run, training, **parameters)
+    print(f"{name}:", flush=True)
     fit(
         config,
         training,
@@ -60,7 +61,6 @@ def train_one(name, parameters):
         run.checkpoint(name),
         run.device,
         run.prior_checkpoint(parameters["method"]),
-        report=lambda text: print(f"{name}: {text}", flush=True),
     )
 
 

@@ -17,7 +17,7 @@ def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights",
     """`predict_doses` of a training of `run` (an Experiment) and the seconds it took, from disk where they
     were made before.
 
-    What is kept is named by all that decides it: weights, sampling, patients, members, precision and versions.
+    What is kept is named by what decides it: weights, sampling, patients, members, precision and versions.
     """
     path = (
         run.folder

@@ -115,8 +115,8 @@ def training_rows(config, samples, device, repeats):
         own = replace(config, precision=precision)
         ours = TrainingState(own, device)
         pair = in_turn(
-            partial(train_step, plain, plain_config, samples),
-            partial(train_step, ours, own, samples),
+            partial(train_step, plain, samples),
+            partial(train_step, ours, samples),
             repeats,
         )
         rows.append(row(f"training step, {precision}", "float32, contiguous, AdamW tensor by tensor", pair))
@@ -180,7 +180,7 @@ def precision_difference_gy(run, config, case_ids, steps, train_steps, device):
     samples = [make_sample(run.load_case(case_id), run.coarsen) for case_id in case_ids]
     state = TrainingState(config, device)
     for _ in range(train_steps):
-        train_step(state, config, samples)
+        train_step(state, samples)
     errors = []
     for precision in ("32", config.precision):
         doses = predict_doses(
@@ -335,7 +335,7 @@ def ceiling_rows(config, samples, device, repeats):
             torch.zeros(config.batch_size, dtype=torch.long, device=device),
         )
         works = {
-            "training step": partial(train_step, state, own, samples),
+            "training step": partial(train_step, state, samples),
             "network call": no_grad_call(predictor, batch, t),
         }
         flop_rate, byte_rate = peaks(device, precision)

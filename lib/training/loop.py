@@ -5,11 +5,11 @@ number of processes does the same steps.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from lib.cache import is_fresh
 from lib.device import autocast, choose_device
 from lib.features.augmentation import augment
 from lib.features.batches import Batch, make_batch
@@ -19,9 +19,9 @@ from lib.models.training_loss import draw_noise, training_loss
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.training.checkpoint import resumable, resume, save_when_due
-from lib.training.history import close_epoch, out_of_patience
-from lib.training.processes import hold_gradients, is_first, mean_over_all, parts_of_batch, process_device
-from lib.training.result import alone_in, finished_history, training_key, write_result, write_snapshot
+from lib.training.history import close_epoch, out_of_patience, read_history
+from lib.training.processes import hold_gradients, mean_over_all, parts_of_batch, process_device, say
+from lib.training.result import STAMP, alone_in, training_key, write_result, write_snapshots
 from lib.training.state import TrainingState
 
 
@@ -29,62 +29,59 @@ def fit(
     config: TrainConfig,
     training: list[Sample],
     validation: list[Sample],
-    folder: str | Path,
+    folder: Path,
     device: str = "auto",
-    prior: str | Path | None = None,
-    report: Callable[[str], None] = print,
+    prior: Path | None = None,
     save_every_s: float = 60.0,
 ) -> list[dict] | None:
     """Train to the end, or until patience runs out; write weights, configuration and history to `folder`.
 
     The same training goes on where it was stopped, and is not repeated once it is finished. `prior` is the
     folder of the regression whose dose the samples carry. Returns the history, one dict per epoch, or None
-    where the training failed: why is reported and kept as failed.json.
+    where the training failed: why is printed and kept as failed.json.
     """
-    folder, key = Path(folder), training_key(config, prior)
-    report = report if is_first() else lambda text: None
-    history = finished_history(folder, key, report)
-    if history:
-        return history
-    with alone_in(folder, report):
+    key = training_key(config, prior)
+    if is_fresh(folder / STAMP, key):
+        say("this training is finished already; its history is read back")
+        return read_history(folder / "history.csv")
+    with alone_in(folder):
         state = TrainingState(config, process_device(choose_device(device)))
-        resume(state, config, folder, key, report)
+        resume(state, folder, key)
         training, validation = ([s.to(state.device) for s in part] for part in (training, validation))
-        with resumable(state, config, folder, key):
+        with resumable(state, folder, key):
             for _ in progress(range(state.step, config.n_steps), f"training {config.method}"):
                 if out_of_patience(state.history, config.patience):
-                    report(f"stopped early: no better for {config.patience} epochs")
+                    say(f"stopped early: no better for {config.patience} epochs")
                     break
-                train_step(state, config, training)
-                write_snapshot(state, config, folder)
+                train_step(state, training)
+                write_snapshots(state, folder)
                 if state.step % config.steps_per_epoch == 0:
-                    close_epoch(state, config, validation, report)
+                    close_epoch(state, validation)
                 save_when_due(state, folder, key, save_every_s)
-        write_result(state, config, folder, key, prior, report)
+        write_result(state, folder, key, prior)
         return state.history
 
 
-def train_step(state: TrainingState, config: TrainConfig, samples: list[Sample]) -> None:
+def train_step(state: TrainingState, samples: list[Sample]) -> None:
     """Draw a batch, augment it, descend once, average the weights.
 
     Each process sees its parts of the batch; the mean of their gradients over the processes is the batch's.
     """
-    started = time.monotonic()
+    started, config = time.monotonic(), state.config
     generator = generator_for(config.seed, "step", state.step)
     batch = draw_batch(config, samples, state.step, generator)
     draw = draw_noise(config, batch, generator)
     state.optimizer.zero_grad(set_to_none=True)
     total, parts = torch.zeros((), device=state.device), parts_of_batch(len(batch.dose), config.accumulate)
     for number, (patients, weight) in enumerate(parts, 1):
-        part, part_draw = batch.part(patients), draw and tuple(values[patients] for values in draw)
+        part, drawn = batch.part(patients), draw and tuple(values[patients] for values in draw)
         with autocast(state.device, config.precision), hold_gradients(state.shared, number < len(parts)):
-            loss = weight * training_loss(
-                state.shared, part, part_draw, config, state.alpha_bar, state.perceptual
-            )
+            loss = training_loss(state.shared, part, drawn, config, state.alpha_bar, state.perceptual)
+            loss = weight * loss
             state.scaler.scale(loss).backward()
         total += loss.detach()
     state.loss_sum += mean_over_all(total)
-    state.descend(config)
+    state.descend()
     state.seconds += time.monotonic() - started
     if state.device.type == "cpu":  # on a GPU each look at the loss would make it wait
         state.check_finite()

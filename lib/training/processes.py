@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +35,12 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def say(sentence: str) -> None:
+    """Print by the first process alone."""
+    if is_first():
+        print(sentence, flush=True)
+
+
 class Ended(Exception):
     """torchrun ends the other processes when one has ended."""
 
@@ -53,14 +59,11 @@ def join_processes(device: torch.device) -> Iterator[None]:
         yield
         dist.destroy_process_group()
     except (Ended, RuntimeError) as error:  # torch's own errors of communication are RuntimeErrors
-        lost = isinstance(error, (Ended, dist.DistBackendError, dist.DistNetworkError)) or "peer" in str(
-            error
-        )
-        if not lost:
+        talk = (Ended, dist.DistBackendError, dist.DistNetworkError)
+        if not isinstance(error, talk) and "peer" not in str(error):
             raise
-        raise UserError(
-            "another process of this training has ended; the same command goes on from the last checkpoint"
-        ) from None
+        why = "another process of this training has ended"
+        raise UserError(f"{why}; the same command goes on from the last checkpoint") from None
 
 
 def take_gpu(number: int) -> None:
@@ -70,7 +73,7 @@ def take_gpu(number: int) -> None:
     torch.cuda.set_device(number)
 
 
-def end(number: int, frame: FrameType | None) -> None:
+def end(*_: Any) -> None:
     raise Ended
 
 
@@ -89,45 +92,34 @@ def share_gradients(network: nn.Module) -> nn.Module:
 
 
 def hold_gradients(network: nn.Module, hold: bool) -> AbstractContextManager:
-    """Gradients stay in this process, until the last part of a batch."""
+    """Gradients stay in this process until the last part of a batch."""
     return network.no_sync() if hold and world() > 1 else nullcontext()
 
 
 def parts_of_batch(patients: int, accumulate: int) -> list[tuple[slice, float]]:
-    """Pairs (slice of the batch, its weight) of this process, so that weighted losses and gradients average
-    to the batch's.
+    """Pairs (slice of the batch, weight) of this process, so that weighted losses average to the batch's.
 
     All processes have equally many parts; one beyond the patients is the first patient with weight 0.
     """
-    parts = world() * accumulate
-    edges = [round(i * patients / parts) for i in range(parts + 1)]
-    cut = [
-        (slice(a, b), world() * (b - a) / patients) if b > a else (slice(0, 1), 0.0)
-        for a, b in itertools.pairwise(edges)
-    ]
-    ours = cut[rank() * accumulate : (rank() + 1) * accumulate]
-    return ours if world() > 1 else [part for part in ours if part[1]]
+    n_parts = world() * accumulate
+    edges = [round(i * patients / n_parts) for i in range(n_parts + 1)]
+    spans = itertools.pairwise(edges)
+    parts = [(slice(a, b), world() * (b - a) / patients) if b > a else (slice(0, 1), 0.0) for a, b in spans]
+    parts = parts[rank() * accumulate : (rank() + 1) * accumulate]
+    return parts if world() > 1 else [part for part in parts if part[1]]
 
 
 def mean_over_all(value: torch.Tensor) -> torch.Tensor:
     """Mean of a tensor over all processes."""
-    if world() == 1:
-        return value
-    value = value.clone()
-    dist.all_reduce(value)
-    return value / world()
+    if world() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value / world() if world() > 1 else value
 
 
 def sum_over_all(value: float, device: torch.device) -> float:
     """Sum of a number over all processes."""
-    if world() == 1:
-        return value
     return float(mean_over_all(torch.tensor(value, dtype=torch.float64, device=device))) * world()
-
-
-def process_share(items: list) -> list:
-    """Every n-th of the items, beginning with this process's number."""
-    return items[rank() :: world()]
 
 
 def wait_for_all() -> None:

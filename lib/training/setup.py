@@ -1,4 +1,4 @@
-"""From parameters to the configuration of a training, and from patients to what its method is shown of them."""
+"""From parameters to the configuration of a training, and what its method is shown of the patients."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from lib.prediction.predict import with_priors
 
 
 def start_from_prior(run: Any, method: str, *parts: list[Sample]) -> tuple[list[Sample], ...]:
-    """The samples as the method needs them: with the dose of its prior, a training of `run` (an Experiment)."""
+    """The samples as the method needs them: with the dose of its prior, trained in `run` (an Experiment)."""
     prior = find_method(method).prior
     if not prior:
         return parts
@@ -31,7 +31,7 @@ def make_config(
     `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
     method has it. A UserError if noise is to be predicted where there is nothing else.
     """
-    row, cohort, channels = find_method(method), run.open_cohort(), training[0].channels
+    row, cohort, first = find_method(method), run.open_cohort(), training[0]
     zero_snr = row.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
     if zero_snr and row.predicts == "noise":
         raise UserError(
@@ -43,15 +43,13 @@ def make_config(
         cohort=cohort.name,
         cohort_sha256=sha256(cohort.folder / "card.json"),
         case_ids=[sample.case_id for sample in training],
-        site=channels.site,
-        channels=list(channels.names),
-        beams_deg=list(channels.beams_deg),
-        coarsen=training[0].coarsen,
+        site=first.channels.site,
+        channels=list(first.channels.names),
+        beams_deg=list(first.channels.beams_deg),
+        coarsen=first.coarsen,
         seed=run.seed,
         precision=choose_precision(run.precision, choose_device(run.device)),
         zero_snr=zero_snr,
-        dose_shift=0.0,
-        dose_scale=1.0,
         **parameters,
     )
     standardised = row.standardised if standardise == "auto" else standardise == "yes"
@@ -59,6 +57,7 @@ def make_config(
 
 
 def with_units(config: TrainConfig, training: list[Sample]) -> TrainConfig:
-    """The configuration in whose units the training doses, less their priors', have mean 0 and deviation 1."""
-    doses = torch.cat([(sample.dose - sample.prior)[sample.mask > 0.5] for sample in training]).double()
+    """The configuration in whose units the training doses less their priors' have mean 0, deviation 1."""
+    residuals = [(s.dose - s.channels.prior(s.cond))[s.mask > 0.5] for s in training]
+    doses = torch.cat(residuals).double()
     return replace(config, dose_shift=float(doses.mean()), dose_scale=float(doses.std()))

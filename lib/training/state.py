@@ -24,7 +24,7 @@ class CannotTrain(Exception):
 
 
 class TrainingState:
-    """All that a checkpoint holds; nothing of it is random, because a step's draws are named by its number."""
+    """All that a checkpoint holds; nothing of it is random, for a step's draws are named by its number."""
 
     PARTS = ("network", "averaged", "optimizer", "scaler")
     NUMBERS = ("step", "loss_sum", "seconds", "saved_s", "history", "best_mae_gy", "best_weights")
@@ -33,23 +33,17 @@ class TrainingState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
             network = find_method(config.method).make_network(config)
-        self.device = device
-        self.network = network.to(device)
+        self.config, self.device, self.network = config, device, network.to(device)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         if config.compile:
             compile_for("training", self.network, device)
         self.shared = share_gradients(self.network)
-        weights = self.network.parameters()
-        self.optimizer = torch.optim.AdamW(
-            weights, config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
-        self.alpha_bar = schedule(config.zero_snr)
-        self.perceptual = perceptual_loss(config, device)
-        self.step = 0
+        self.alpha_bar, self.perceptual = schedule(config.zero_snr), perceptual_loss(config, device)
+        self.step, self.history = 0, []
         self.loss_sum = torch.zeros((), device=device)  # of this epoch
         self.seconds = self.saved_s = 0.0
-        self.history = []
         self.best_mae_gy, self.best_weights = math.inf, {}
 
     def state_dict(self) -> dict:
@@ -63,41 +57,38 @@ class TrainingState:
             setattr(self, name, stored[name])
 
     def load_weights(self, folder: str | Path) -> None:
-        """Begin with the weights of a finished training, of any grid or cohort; a UserError if they do not fit."""
+        """Begin with a finished training's weights, of any grid or cohort; a UserError if they do not fit."""
         weights = load_predictor(folder, "cpu", "32").network.state_dict()
         try:
-            for network in (self.network, self.averaged):
-                network.load_state_dict(weights)
+            self.network.load_state_dict(weights)
+            self.averaged.load_state_dict(weights)
         except RuntimeError as error:
             raise UserError(
-                f"the network of {folder} does not fit this training's ({str(error).splitlines()[1].strip()}); "
-                "its width, its inputs or what it predicts differ"
+                f"the network of {folder} does not fit this training's; its width, its inputs or what it "
+                f"predicts differ ({str(error).splitlines()[1].strip()})"
             ) from None
 
-    def descend(self, config: TrainConfig) -> None:
-        """One step along the clipped gradient, and of the averaged weights."""
+    def descend(self) -> None:
+        """One step of the weights along the clipped gradient, and of their running average."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
+            group["lr"] = learning_rate(self.config, self.step)
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.average_weights(config.ema_decay)
+        decay = min(
+            self.config.ema_decay, (1 + self.step) / (10 + self.step)
+        )  # early on, to forget the start
+        with torch.no_grad():
+            for mean, new in zip(self.averaged.parameters(), self.network.parameters()):
+                mean.lerp_(new, 1 - decay)
         self.step += 1
-
-    @torch.no_grad()
-    def average_weights(self, decay: float) -> None:
-        """Exponential moving average; early on the decay is (1 + n) / (10 + n), to forget the start."""
-        decay = min(decay, (1 + self.step) / (10 + self.step))
-        for mean, new in zip(self.averaged.parameters(), self.network.parameters()):
-            mean.lerp_(new, 1 - decay)
 
     def check_finite(self) -> None:
         """CannotTrain if the loss is not finite."""
         if not math.isfinite(float(self.loss_sum)):
-            raise CannotTrain(
-                f"the training diverged at step {self.step}: its loss is not finite; lower train.learning_rate"
-            )
+            where = f"the training of {self.config.method} diverged at step {self.step}"
+            raise CannotTrain(f"{where}: its loss is not finite; lower train.learning_rate")
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
