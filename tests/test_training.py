@@ -9,16 +9,17 @@ from safetensors.torch import load_file, save_file
 from toys import toy_case
 
 from lib import device
+from lib.diffusion.samplers import DDIM
 from lib.errors import UserError
 from lib.features.samples import dose_statistics, make_sample
 from lib.files import read_json, write_json
 from lib.models.config import TrainConfig
 from lib.models.methods import find_method
 from lib.models.vgg import vgg16_features
-from lib.prediction.predict import Sampling, load_predictor, predict_doses
+from lib.prediction.predict import load_predictor, predict
 from lib.tensors import load_tensors
+from lib.training import loop as training
 from lib.training.checkpoint import CURRENT, load_state, save_state
-from lib.training.loop import loop as training
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def test_a_compiled_network_trains_and_samples_as_the_plain_one(samples, tmp_pat
     monkeypatch.setattr(
         compiled.network, "_compiled_call_impl", counted(compiled.network._compiled_call_impl, calls)
     )
-    doses = [predict_doses(predictor, samples[:1], Sampling(n_steps=2))[0] for predictor in (plain, compiled)]
+    doses = [predict(predictor, samples[:1], DDIM(2))[0] for predictor in (plain, compiled)]
     assert len(calls) == 2 and torch.allclose(*doses, atol=1e-3)
 
 

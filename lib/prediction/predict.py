@@ -198,26 +198,24 @@ def watch_each(watch: Callable, names: Sequence[tuple], units: Units, prior: Ten
 def sample_batch(
     predictor: Predictor,
     sampler: Sampler | None,
-    generator_names: tuple,
+    stream: tuple,
     batch: Batch,
     noise: Tensor | None,
     window: int = 0,
     watch: Callable | None = None,
 ) -> Tensor:
-    """Doses [B,1,d,h,w] (fraction of the prescription) from start noise; `generator_names` name DDIM's own."""
-    method, config = predictor.method, predictor.config
+    """Doses [B,1,d,h,w] (fraction of the prescription) from start noise; `stream` names DDIM's noise."""
+    method, units, prior = predictor.method, predictor.config.units, batch.prior
     if method.predicts == "velocity":
-        x = sampler.sample(velocity_of(predictor, batch, window), noise, watch)
-    elif method.timed:
-        bounds = tuple(config.units.to_network(bound, batch.prior) for bound in CLAMP)
-        denoise, alpha_bar = denoiser(predictor, batch, window), schedule(config.zero_snr)
-        x = sampler.sample(denoise, noise, alpha_bar, bounds, generator_for(*generator_names), watch)
-    else:
-        x, *log_variance = network_of(predictor, batch, window)().split(1, dim=1)
-    dose = config.units.to_dose(x, batch.prior)
-    if method.timed or not method.sampled:
-        return dose
-    return dose + (log_variance[0].clamp(*LOG_VARIANCE_LIMITS) / 2).exp() * noise
+        return units.to_dose(sampler.sample(velocity_of(predictor, batch, window), noise, watch), prior)
+    if method.timed:
+        denoise, alpha_bar = denoiser(predictor, batch, window), schedule(predictor.config.zero_snr)
+        bounds = tuple(units.to_network(bound, prior) for bound in CLAMP)
+        x = sampler.sample(denoise, noise, alpha_bar, bounds, generator_for(*stream), watch)
+        return units.to_dose(x, prior)
+    output = network_of(predictor, batch, window)()
+    dose, log_variance = units.to_dose(output[:, :1], prior), output[:, 1:].clamp(*LOG_VARIANCE_LIMITS)
+    return dose + (log_variance / 2).exp() * noise if method.sampled else dose
 
 
 def denoiser(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:

@@ -29,7 +29,8 @@ from lib.features.samples import (
     make_sample,
     signed_distance_mm,
 )
-from lib.prediction.predict import Sampling, call_network, own_grid_score_gy, predict_doses, ready
+from lib.metrics.dose import grid_dose_score_gy
+from lib.prediction.predict import network_of, predict, ready, usual_sampler
 from lib.training.loop import Run, make_config, one_step
 
 PEAK_EDGE, PEAK_MIB = 2048, 256  # the matrix product and the copy that the machine is measured by
@@ -137,13 +138,12 @@ def sampling_rows(run, config, case_ids, steps, window, device, repeats):
         [make_sample(case, run.coarsen) for case in cases],
         [whole_sample(case, run.coarsen) for case in cases[:1]],
     )
-    by_windows = Sampling(n_steps=steps, window=window, window_noise="own")
-    straight = Sampling(n_steps=steps)
+    sampler = usual_sampler(config, steps)
 
-    def together():
-        predict_doses(ours, samples, straight)
+    def by_windows():
+        predict(plain, whole, sampler, window=window, window_noise="own")
 
-    pair = in_turn(lambda: predict_doses(plain, whole, by_windows), together, repeats)
+    pair = in_turn(by_windows, lambda: predict(ours, samples, sampler), repeats)
     pair = Pair(pair.plain_s, [seconds / len(samples) for seconds in pair.ours_s])
     rows = [
         row(
@@ -153,13 +153,9 @@ def sampling_rows(run, config, case_ids, steps, window, device, repeats):
         )
     ]
     one = samples[:1]
-    pair = in_turn(
-        lambda: predict_doses(plain, whole, by_windows), lambda: predict_doses(plain, one, straight), repeats
-    )
+    pair = in_turn(by_windows, lambda: predict(plain, one, sampler), repeats)
     rows.append(row("of it: windows", "the box around the patient at once, both in float32", pair))
-    pair = in_turn(
-        lambda: predict_doses(plain, one, straight), lambda: predict_doses(ours, one, straight), repeats
-    )
+    pair = in_turn(lambda: predict(plain, one, sampler), lambda: predict(ours, one, sampler), repeats)
     rows.append(row(f"of it: network in {config.precision}", "the same volume, float32 and contiguous", pair))
     return rows
 
@@ -187,11 +183,10 @@ def precision_difference_gy(run, config, case_ids, steps, train_steps, device):
         one_step(state, config, samples, device)
     errors = []
     for precision in ("32", config.precision):
-        doses = predict_doses(
-            ready(state.network, config, device, precision), samples, Sampling(n_steps=steps)
-        )
+        predictor = ready(state.network, config, device, precision)
+        doses = predict(predictor, samples, usual_sampler(config, steps))
         errors.append(
-            float(np.mean([own_grid_score_gy(sample, dose) for sample, dose in zip(samples, doses)]))
+            float(np.mean([grid_dose_score_gy(sample, dose) for sample, dose in zip(samples, doses)]))
         )
     return errors[1] - errors[0]
 
@@ -355,7 +350,7 @@ def no_grad_call(predictor, batch, t):
 
     def call():
         with torch.no_grad():
-            call_network(predictor, batch, x_t, t if predictor.method.timed else None)
+            network_of(predictor, batch)(x_t, t if predictor.method.timed else None)
 
     return call
 
@@ -406,13 +401,11 @@ def scaling_rows(config, sample, device, edges, counts, repeats):
 
 
 def scaled_work(predictor, sample, axis, size):
-    sampling = Sampling(n_steps=size if axis == "sampling steps" else 1)
+    sampler = usual_sampler(predictor.config, size if axis == "sampling steps" else 1)
     count = size if axis in ("patients a batch", "patients") else 1
     edge = size if axis == "edge" else 32
     samples = [cube_of(sample, edge, str(number)) for number in range(count)]
-    return lambda: predict_doses(
-        predictor, samples, sampling, batch_size=count if axis == "patients a batch" else 2
-    )
+    return lambda: predict(predictor, samples, sampler, batch_size=count if axis == "patients a batch" else 2)
 
 
 def cube_of(sample, edge, name):
