@@ -16,6 +16,7 @@ from toys import toy_case, toy_cohort
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
+from lib.features import samples as features
 from lib.features.grid import dose_box
 from lib.features.samples import (
     Batch,
@@ -36,7 +37,6 @@ from lib.features.samples import (
     signed_distance_mm,
     with_prior,
 )
-from lib.features.samples import samples as features
 from lib.seeds import generator_for
 
 SPACING_MM = (3.0, 2.0, 1.0)
