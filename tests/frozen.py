@@ -20,7 +20,7 @@ from lib.cache import TRAINING_VERSION
 from lib.features.samples import add_prior, make_sample
 from lib.models.config import TrainConfig
 from lib.models.methods import METHODS
-from lib.prediction.predict import predict_doses, ready, usual_sampling
+from lib.prediction.predict import predict, ready, usual_sampler, usual_temperature
 from lib.training.loop import train_step
 from lib.training.state import TrainingState
 
@@ -94,7 +94,8 @@ def numbers(method):
         train_step(state, samples)
         losses.append(float(state.loss_sum))
     predictor = ready(state.averaged, config, CPU, "32")
-    dose = predict_doses(predictor, samples[:1], usual_sampling(config, 3), label="")[0]
+    how = {"seed": config.seed, "temperature": usual_temperature(config), "label": ""}
+    dose = predict(predictor, samples[:1], usual_sampler(config, 3), **how)[0]
     weights = torch.cat([w.flatten() for w in state.averaged.parameters()])
     bits = hashlib.sha256(weights.detach().numpy().tobytes() + dose.numpy().tobytes()).hexdigest()
     size = float(weights.double().abs().sum())

@@ -12,7 +12,7 @@ from lib.explorer.anew import Stopped, sample_anew, samplers_of, sampling_of
 from lib.features.samples import load_samples
 from lib.files import write_json
 from lib.importers.cohort import summarise
-from lib.prediction.predict import on_case_grid, predict_doses, usual_sampling
+from lib.prediction.predict import on_case_grid, predict, usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
 from lib.report import patient_figures, slices, views
 from lib.runner import train as command
@@ -340,17 +340,18 @@ def test_sampling_anew_is_what_the_studies_do(trained_run, method, calls):
     run, predictor = trained_run, trained_run.load_predictor(method)
     cohort, heard = run.open_cohort(), []
     case = cohort.load(cohort.split["test"][0])
-    sampling = sampling_of(predictor, next(iter(samplers_of(predictor.method))), 3, 42)
-    assert sampling._replace(solver="ddim") == usual_sampling(predictor.config, 3)
+    sampling = sampling_of(predictor, next(iter(samplers_of(predictor.method))), 3)
+    assert sampling[0] == usual_sampler(predictor.config, 3)
     prediction, estimates = sample_anew(
-        run, predictor, case, sampling, 2, lambda *told: heard.append(told), lambda: False
+        run, predictor, case, sampling, 42, 2, lambda *told: heard.append(told), lambda: False
     )
     members = (0, 1) if predictor.method.sampled else (0,)
-    [doses] = predict_doses(
+    [doses] = predict(
         predictor,
         load_samples(cohort, [case.case_id], 1),
-        usual_sampling(predictor.config, 3),
-        members,
+        usual_sampler(predictor.config, 3),
+        members=members,
+        temperature=usual_temperature(predictor.config),
         batch_size=1,
     )
     expected_gy = on_case_grid(doses, case, 1).mean(axis=0)
@@ -367,7 +368,8 @@ def test_a_sampling_that_is_stopped_gives_nothing(trained_run):
             trained_run,
             predictor,
             case,
-            sampling_of(predictor, "midpoint", 50, 1),
+            sampling_of(predictor, "midpoint", 50),
+            1,
             1,
             lambda *_: None,
             lambda: True,

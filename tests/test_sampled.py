@@ -1,5 +1,7 @@
 """Doses that a study has sampled are kept: read back exactly, made again when what decides them changes."""
 
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,9 +9,8 @@ import pytest
 import torch
 from toys import toy_cohort
 
+from lib.diffusion.samplers import DDIM, REFERENCE, DPMSolver, Euler, Midpoint
 from lib.errors import UserError
-from lib.models.methods import find_method
-from lib.prediction.predict import Sampling
 from lib.prediction.store import prediction_path, save_prediction
 from lib.runner import train as command
 from lib.studies import sampled
@@ -47,55 +48,52 @@ def files(run):
 
 def test_what_was_sampled_is_read_back_exactly(run, monkeypatch):
     samples = run.load_samples("test")
-    doses, seconds = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=2), (0, 1))
+    doses, seconds = sampled_doses(run, "ddpm_v", samples, DDIM(2), (0, 1))
     assert doses[0].shape[0] == 2 and seconds > 0
-    monkeypatch.setattr(sampled, "predict_doses", None)
-    again, same_seconds = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=2), (0, 1))
+    monkeypatch.setattr(sampled, "predict", None)
+    again, same_seconds = sampled_doses(run, "ddpm_v", samples, DDIM(2), (0, 1))
     assert same_seconds == seconds and all(torch.equal(a, b) for a, b in zip(doses, again))
 
 
 def test_another_setting_member_or_weights_are_other_doses(run):
     samples = run.load_samples("test")
     before = len(files(run))
-    for sampling, members, weights in (
-        (Sampling(n_steps=3), (0,), "weights"),
-        (Sampling(n_steps=3, eta=1.0), (0,), "weights"),
-        (Sampling(n_steps=3), (0, 1), "weights"),
-        (Sampling(n_steps=3), (0,), "weights-last"),
+    for sampler, members, weights in (
+        (DDIM(3), (0,), "weights"),
+        (DDIM(3, eta=1.0), (0,), "weights"),
+        (DDIM(3), (0, 1), "weights"),
+        (DDIM(3), (0,), "weights-last"),
     ):
-        sampled_doses(run, "ddpm_v", samples, sampling, members, weights)
+        sampled_doses(run, "ddpm_v", samples, sampler, members, weights)
     assert len(files(run)) == before + 4
 
 
 def test_what_two_names_of_a_grid_have_in_common_is_sampled_once():
     """1000 steps of the reference's grid start at 999 as a start held there does, and 5 divides 1000."""
-    ddpm, flow = find_method("ddpm"), find_method("flow")
-    assert sampled.decides(ddpm, Sampling(n_steps=1000)) == sampled.decides(
-        ddpm, Sampling(n_steps=1000, grid="held")
-    )
-    assert sampled.decides(ddpm, Sampling(n_steps=5)) == sampled.decides(
-        ddpm, Sampling(n_steps=5, grid="corrected")
-    )
-    assert sampled.decides(ddpm, Sampling(n_steps=5)) != sampled.decides(
-        ddpm, Sampling(n_steps=5, grid="held")
-    )
-    assert sampled.decides(ddpm, Sampling(n_steps=5)) != sampled.decides(ddpm, Sampling(n_steps=5, eta=1.0))
-    assert sampled.decides(flow, Sampling(n_steps=5)) != sampled.decides(flow, Sampling(n_steps=10))
+    decided = partial(sampled.decides, members=(0,), seed=42)
+    leading = partial(replace, REFERENCE)
+    assert decided(leading(n_steps=1000)) == decided(leading(n_steps=1000, grid="held"))
+    assert decided(leading(n_steps=5)) == decided(leading(n_steps=5, grid="corrected"))
+    assert decided(leading(n_steps=5)) != decided(leading(n_steps=5, grid="held"))
+    assert decided(leading(n_steps=5)) != decided(leading(n_steps=5, eta=1.0))
+    assert decided(DDIM(5)) != decided(DPMSolver(5)) and decided(Euler(5)) != decided(Euler(10))
+    assert decided(Euler(2)) != decided(Midpoint(2)) and decided(None) != decided(None, temperature=0.0)
+    assert decided(DDIM(5)) != decided(DDIM(5), window=16) != decided(DDIM(5), window=16, window_noise="own")
 
 
 def test_a_damaged_file_is_made_again(run):
     samples = run.load_samples("test")
-    doses, _ = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=4))
+    doses, _ = sampled_doses(run, "ddpm_v", samples, DDIM(4))
     for path in files(run):
         path.write_bytes(path.read_bytes()[:-50])
-    again, _ = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=4))
+    again, _ = sampled_doses(run, "ddpm_v", samples, DDIM(4))
     assert all(torch.equal(a, b) for a, b in zip(doses, again))
 
 
 def test_a_network_is_not_judged_on_patients_that_it_was_trained_on(run):
     samples = run.load_samples("train")
     for judge in (
-        lambda: sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=2)),
+        lambda: sampled_doses(run, "ddpm_v", samples, DDIM(2)),
         lambda: deep_ensemble(run, ["ddpm_v"], samples),
         lambda: flipped_pair(run, "ddpm_v", samples),
     ):

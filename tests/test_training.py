@@ -16,7 +16,7 @@ from lib.files import read_json, write_json
 from lib.models.config import TrainConfig, check_fits
 from lib.models.methods import find_method
 from lib.models.vgg import vgg16_features
-from lib.prediction.predict import Sampling, load_predictor, predict_doses
+from lib.prediction.predict import load_predictor, predict, usual_sampler
 from lib.tensors import load_tensors
 from lib.training import history, loop, setup, state
 from lib.training.checkpoint import CURRENT, load_state, save_state
@@ -188,7 +188,7 @@ def test_a_compiled_network_trains_and_samples_as_the_plain_one(samples, tmp_pat
     monkeypatch.setattr(
         compiled.network, "_compiled_call_impl", counted(compiled.network._compiled_call_impl, calls)
     )
-    doses = [predict_doses(predictor, samples[:1], Sampling(n_steps=2))[0] for predictor in (plain, compiled)]
+    doses = [predict(predictor, samples[:1], usual_sampler(predictor.config, 2))[0] for predictor in (plain, compiled)]
     assert len(calls) == 2 and torch.allclose(*doses, atol=1e-3)
 
 

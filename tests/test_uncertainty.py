@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from lib.diffusion.samplers import DDIM, as_dict
 from lib.errors import UserError
 from lib.metrics.uncertainty import coverage_pct, crps_gy, spread_skill, spread_skill_ratio
-from lib.prediction.predict import Sampling
 from lib.studies.comparison import best_sampling, choose_samplings
 from lib.studies.ensembles import recalibrations
 
@@ -75,7 +75,7 @@ def test_one_factor_mends_a_spread_that_is_too_narrow_everywhere():
 
 def test_the_setting_is_the_best_of_the_trainings_own_and_of_its_final_weights():
     def rows(training, weights, n_steps, error):
-        sampling = Sampling(n_steps=n_steps)._asdict()
+        sampling = as_dict(DDIM(n_steps))
         return [
             {
                 "training": training,
@@ -93,15 +93,15 @@ def test_the_setting_is_the_best_of_the_trainings_own_and_of_its_final_weights()
         + rows("ddpm", "weights-50pct", 1, 1.0)
         + rows("flow", "weights", 2, 0.5)
     )
-    assert best_sampling(found, "ddpm", 7) == Sampling(n_steps=25, seed=7)
-    assert best_sampling(found, "refine", 7) is None
+    assert best_sampling(found, "ddpm") == {"sampler": DDIM(25)}
+    assert best_sampling(found, "refine") is None
     split = {"test": ["p7"]}
     run = type(
         "Run",
         (),
         {"seed": 7, "load_predictor": None, "open_cohort": lambda: type("Cohort", (), {"split": split})},
     )
-    assert choose_samplings(run, found, ["ddpm-seed43"], 9) == {"ddpm-seed43": Sampling(n_steps=25, seed=7)}
+    assert choose_samplings(run, found, ["ddpm-seed43"], 9) == {"ddpm-seed43": {"sampler": DDIM(25)}}
     split["test"].append("p2")
     with pytest.raises(UserError, match="hold p2, a test patient"):
         choose_samplings(run, found, ["ddpm-seed43"], 9)

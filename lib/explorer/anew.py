@@ -1,20 +1,23 @@
 """One patient sampled again from a finished training: watched step by step, and stopped on request."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from lib.features.samples import load_sample
+from lib.diffusion.samplers import REFERENCE, DPMSolver, Midpoint
+from lib.features.samples import cached_sample, features_folder
 from lib.metrics.uncertainty import spread_gy
-from lib.prediction.predict import on_case_grid, predict_doses, usual_sampling
+from lib.prediction.predict import on_case_grid, predict, usual_sampler
 from lib.prediction.store import Prediction
 
-# title -> changes to the usual sampling
-FLOW = {"Euler": {"solver": "euler"}, "midpoint": {"solver": "midpoint"}}
-GAUSSIAN = {"mean": {"temperature": 0.0}, "sample": {"temperature": 1.0}}
+# title -> (usual sampler -> sampler)
+FLOW = {"Euler": lambda usual: usual, "midpoint": lambda usual: Midpoint(usual.n_steps)}
+GAUSSIAN = {"mean": 0.0, "sample": 1.0}  # title -> temperature
 DIFFUSION = {
-    "DDIM, usual": {},
-    "DDIM, the reference's grid": {"grid": "leading", "clamp": "keep noise"},
-    "DDPM (eta 1)": {"eta": 1.0},
-    "DPM-Solver++": {"solver": "dpm_solver"},
+    "DDIM, usual": lambda usual: usual,
+    "DDIM, the reference's grid": lambda usual: replace(REFERENCE, n_steps=usual.n_steps),
+    "DDPM (eta 1)": lambda usual: replace(usual, eta=1.0),
+    "DPM-Solver++": lambda usual: DPMSolver(usual.n_steps, usual.grid, usual.start, usual.clamp),
 }
 
 
@@ -25,25 +28,29 @@ class Stopped(Exception):
 def samplers_of(method):
     """The samplers that a method can be sampled with, by their titles."""
     if not method.timed:
-        return GAUSSIAN if method.sampled else {"one pass": {}}
+        return GAUSSIAN if method.sampled else {"one pass": 1.0}
     return FLOW if method.predicts == "velocity" else DIFFUSION
 
 
-def sampling_of(predictor, sampler, n_steps, seed):
-    return usual_sampling(predictor.config, n_steps)._replace(
-        seed=seed, **samplers_of(predictor.method)[sampler]
-    )
+def sampling_of(predictor, title, n_steps):
+    """(sampler, temperature) for `predict` by a title of `samplers_of`."""
+    chosen = samplers_of(predictor.method)[title]
+    usual = usual_sampler(predictor.config, n_steps)
+    return (chosen(usual), 1.0) if usual else (None, chosen)
 
 
-def sample_anew(run, predictor, case, sampling, members, told, stopped):
+def sample_anew(run, predictor, case, sampling, seed, members, told, stopped):
     """(Prediction of the mean with its spread, dose estimates of the first member along the steps).
 
     `told(done, calls)` hears of every network call; when `stopped()` is true after one, Stopped is raised.
     """
     cohort = run.open_cohort()
-    sample = load_sample(cohort, case.case_id, run.coarsen, run.beams_deg)
+    sample = cached_sample(
+        cohort, case.case_id, run.coarsen, run.beams_deg, features_folder(cohort, run.coarsen, run.beams_deg)
+    )
     members = members if predictor.method.sampled else 1
-    calls, done, estimates = members * sampling.nfe(predictor.method), 0, []
+    sampler, temperature = sampling
+    calls, done, estimates = members * (sampler.nfe if sampler else 1), 0, []
 
     def watch(case_id, member, step, t, dose_hat):
         nonlocal done
@@ -54,8 +61,16 @@ def sample_anew(run, predictor, case, sampling, members, told, stopped):
         if stopped():
             raise Stopped
 
-    [doses] = predict_doses(
-        predictor, [sample], sampling, tuple(range(members)), batch_size=1, watch=watch, label=""
+    [doses] = predict(
+        predictor,
+        [sample],
+        sampler,
+        members=tuple(range(members)),
+        seed=seed,
+        temperature=temperature,
+        batch_size=1,
+        watch=watch,
+        label="",
     )
     if stopped():
         raise Stopped

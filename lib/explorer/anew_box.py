@@ -89,13 +89,16 @@ class AnewBox:
     def work(self, case, method, sampler, n_steps, seed, members):
         try:
             predictor = self.run.load_predictor(method)
-            sampling = sampling_of(predictor, sampler, n_steps, seed)
+            sampling = sampling_of(predictor, sampler, n_steps)
             prediction, estimates = sample_anew(
-                self.run, predictor, case, sampling, members, self.tell, self.stop.is_set
+                self.run, predictor, case, sampling, seed, members, self.tell, self.stop.is_set
             )
             self.said.value = f"{escape(case.case_id)} sampled by {escape(method)}"
             self.found(
-                case, title_of(method, sampler, sampling, predictor.method, members), prediction, estimates
+                case,
+                title_of(method, sampler, n_steps, seed, predictor.method, members),
+                prediction,
+                estimates,
             )
         except Stopped:
             self.said.value = "stopped"
@@ -108,13 +111,13 @@ class AnewBox:
         self.bar.max, self.bar.value, self.said.value = calls, done, f"network call {done} of {calls}"
 
 
-def title_of(method, sampler, sampling, kind_of, members):
+def title_of(method, sampler, n_steps, seed, kind_of, members):
     """What a dose that was sampled anew is called in the list of methods."""
     parts = [f"{method} anew", sampler]
     if kind_of.timed:
-        parts.append(f"{sampling.n_steps} steps")
+        parts.append(f"{n_steps} steps")
     if kind_of.sampled:
-        parts += [f"seed {sampling.seed}"] + ([f"mean of {members}"] if members > 1 else [])
+        parts += [f"seed {seed}"] + ([f"mean of {members}"] if members > 1 else [])
     return ", ".join(parts)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from lib.diffusion.process import T
+from lib.diffusion.schedule import T
 from lib.errors import UserError
 from lib.features.batches import Batch
 from lib.models.config import TrainConfig

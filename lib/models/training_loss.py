@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from lib.diffusion.flow import at_time
-from lib.diffusion.process import T, add_noise, at_level, dose_from_noise, target_of
+from lib.diffusion.parameterisation import dose_from_noise, target_of
+from lib.diffusion.schedule import T, add_noise, at_level
 from lib.features.batches import Batch
 from lib.models import losses
 from lib.models.config import TrainConfig

@@ -3,26 +3,26 @@
 A row is one patient at one setting and number of steps; the settings of a curve share a name.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from lib.diffusion.process import add_noise, at_level, schedule
-from lib.features.batches import make_batch
+from lib.diffusion.samplers import REFERENCE, DPMSolver, Sampler, as_dict
+from lib.diffusion.schedule import add_noise, at_level, schedule
+from lib.features.samples import make_batch
 from lib.metrics.dose import errors_gy
 from lib.metrics.uncertainty import ensemble_law
-from lib.models.methods import find_method, kind
+from lib.models.methods import kind
 from lib.prediction.predict import (
     CLAMP,
-    Sampling,
     denoiser,
     on_case_grid,
-    predict_doses,
+    predict,
     start_noise,
-    to_dose,
-    to_units,
-    usual_sampling,
+    usual_sampler,
+    usual_temperature,
 )
 from lib.prediction.store import Steps
 from lib.progress import progress
@@ -42,61 +42,70 @@ class Setting(NamedTuple):
     group: str
     training: str
     weights: str
-    sampling: Sampling
+    sampler: Sampler | None
+    options: dict | None = None  # window, window_noise and temperature of `predict`
+
+    def with_steps(self, n_steps):
+        return self._replace(sampler=replace(self.sampler, n_steps=n_steps))
 
     def allows(self, n_steps):
         """From a start at t there are t + 1 levels, so that a held curve ends where more steps are asked."""
-        return self.sampling.grid != "held" or n_steps <= self.sampling.start + 1
+        return getattr(self.sampler, "grid", "") != "held" or n_steps <= self.sampler.start + 1
 
 
-def start_settings(method, held_at, seed):
+def start_settings(method, held_at):
     """The reference's grid, and the start held."""
-    base = Sampling(seed=seed)
-    named = {REFERENCE_GRID: base} | {
-        f"start held at t = {t}": base._replace(grid="held", start=t) for t in held_at
+    named = {REFERENCE_GRID: REFERENCE} | {
+        f"start held at t = {t}": replace(REFERENCE, grid="held", start=t) for t in held_at
     }
-    return [Setting(name, "start", method, "weights", sampling) for name, sampling in named.items()]
+    return [Setting(name, "start", method, "weights", sampler) for name, sampler in named.items()]
 
 
-def sampler_settings(method, window, seed):
+def sampler_settings(method, window):
     """Other samplers from the reference's start: number of steps, clamp, noise, order, windows."""
-    base = Sampling(seed=seed)
     named = {
-        "as many steps as asked": base._replace(grid="corrected"),
-        "no clamp": base._replace(clamp="none"),
-        "noise re-derived after the clamp": base._replace(clamp="rederive noise"),
-        "ancestral, eta 1": base._replace(eta=1.0),
-        "second order (DPM-Solver++)": base._replace(solver="dpm_solver"),
+        "as many steps as asked": replace(REFERENCE, grid="corrected"),
+        "no clamp": replace(REFERENCE, clamp="none"),
+        "noise re-derived after the clamp": replace(REFERENCE, clamp="rederive noise"),
+        "ancestral, eta 1": replace(REFERENCE, eta=1.0),
+        "second order (DPM-Solver++)": DPMSolver(REFERENCE.n_steps, REFERENCE.grid),
     }
-    settings = [Setting(name, "sampler", method, "weights", sampling) for name, sampling in named.items()]
+    settings = [Setting(name, "sampler", method, "weights", sampler) for name, sampler in named.items()]
     windows = (
         {f"windows of {window}, each its own noise": "own", f"windows of {window}, one noise field": "shared"}
         if window
         else {}
     )
     return settings + [
-        Setting(name, "windows", method, "weights", base._replace(window=window, window_noise=noise))
+        Setting(name, "windows", method, "weights", REFERENCE, {"window": window, "window_noise": noise})
         for name, noise in windows.items()
     ]
 
 
-def training_settings(run, method, names, seed):
+def training_settings(run, method, names):
     """Other weights at the reference's grid: less training, no average, and its variants among `names`."""
     weights = {path.stem: path.stem for path in sorted(run.checkpoint(method).glob("weights-*.safetensors"))}
     titles = {
         stem: "weights not averaged" if stem == "weights-last" else f"after {stem[8:-3]} % of the training"
         for stem in weights
     }
-    settings = [Setting(titles[stem], "training", method, stem, Sampling(seed=seed)) for stem in weights]
+    settings = [Setting(titles[stem], "training", method, stem, REFERENCE) for stem in weights]
     variants = [name for name in names if kind(name) == method and name != method]
-    return settings + [Setting(name, "training", name, "weights", Sampling(seed=seed)) for name in variants]
+    return settings + [Setting(name, "training", name, "weights", REFERENCE) for name in variants]
 
 
 def prediction_settings(run, names):
     """Other methods, each as it is usually sampled."""
     configs = {name: run.load_predictor(name).config for name in names}
     return [
-        Setting(name, "prediction", name, "weights", usual_sampling(config, 50))
+        Setting(
+            name,
+            "prediction",
+            name,
+            "weights",
+            usual_sampler(config, 50),
+            {"temperature": usual_temperature(config)},
+        )
         for name, config in configs.items()
     ]
 
@@ -106,19 +115,20 @@ def ablate(run, samples, settings, steps_of):
     rows = []
     for setting in settings:
         for n_steps in filter(setting.allows, steps_of[setting.group]):
-            rows += step_rows(run, samples, setting.sampling._replace(n_steps=n_steps), setting)
+            rows += step_rows(run, samples, setting.with_steps(n_steps), n_steps)
     return rows
 
 
-def step_rows(run, samples, sampling, setting):
+def step_rows(run, samples, setting, n_steps=1):
     """One row per patient of one setting and number of steps."""
     doses, seconds = sampled_doses(
         run,
         setting.training,
         samples,
-        sampling,
+        setting.sampler,
         weights=setting.weights,
-        label=f"{setting.name}, {sampling.n_steps} steps",
+        label=f"{setting.name}, {n_steps} steps",
+        **(setting.options or {}),
     )
     rows = []
     for sample, dose in zip(samples, doses):
@@ -130,9 +140,9 @@ def step_rows(run, samples, sampling, setting):
                 group=setting.group,
                 training=setting.training,
                 weights=setting.weights,
-                sampling=sampling._asdict(),
-                n_steps=sampling.n_steps,
-                nfe=sampling.nfe(find_method(setting.training)),
+                sampling=(as_dict(setting.sampler) if setting.sampler else {}) | (setting.options or {}),
+                n_steps=n_steps,
+                nfe=setting.sampler.nfe if setting.sampler else 1,
                 case_id=sample.case_id,
                 seconds=seconds / len(samples),
                 **errors,
@@ -143,9 +153,7 @@ def step_rows(run, samples, sampling, setting):
 
 def regress(run, name, samples):
     """Errors of a regression on the same patients: one row per patient."""
-    return step_rows(
-        run, samples, Sampling(n_steps=1), Setting(name, "regression", name, "weights", Sampling())
-    )
+    return step_rows(run, samples, Setting(name, "regression", name, "weights", None))
 
 
 def decompose(run, samples, settings, n_steps, members):
@@ -157,10 +165,11 @@ def decompose(run, samples, settings, n_steps, members):
                 run,
                 setting.training,
                 samples,
-                setting.sampling._replace(n_steps=n),
+                setting.with_steps(n).sampler,
                 tuple(range(members)),
                 setting.weights,
                 f"{setting.name}, {n} steps, {members} samples",
+                **(setting.options or {}),
             )
             rows += [
                 {"setting": setting.name, "n_steps": n, "case_id": sample.case_id} | law_of(run, sample, dose)
@@ -204,11 +213,12 @@ def level_errors(run, samples, names, levels):
 
 def denoised(predictor, sample, t, seed):
     """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose noised to level t."""
-    batch, alpha_bar = make_batch([sample.to(predictor.device)]), schedule(predictor.config.zero_snr)
+    batch, units = make_batch([sample.to(predictor.device)]), predictor.config.units
+    alpha_bar = schedule(predictor.config.zero_snr)
     t = torch.full((1,), t, device=predictor.device)
     noise = start_noise(sample, 0, seed)[None].to(predictor.device)
-    x_t = add_noise(to_units(predictor, batch, batch.dose), noise, at_level(alpha_bar, t, noise))
-    return to_dose(predictor, batch, denoiser(predictor, batch, alpha_bar, 0)(x_t, t)[0])[0].cpu()
+    x_t = add_noise(units.to_network(batch.dose, batch.prior), noise, at_level(alpha_bar, t, noise))
+    return units.to_dose(denoiser(predictor, batch)(x_t, t)[0], batch.prior)[0].cpu()
 
 
 def calls_to_show(n_steps, count):
@@ -231,7 +241,7 @@ def steps_of(sample, paths):
     return Steps(sample.case_id, sample.dose[0, index].numpy() * inside, estimates, labels)
 
 
-def trajectory(run, name, sample, sampling, shown):
+def trajectory(run, setting, sample, shown):
     """Dose estimates [1,d,h,w] of a sample after the network calls `shown` (from 1): call -> (t, dose)."""
     found = {}
 
@@ -239,5 +249,6 @@ def trajectory(run, name, sample, sampling, shown):
         if step + 1 in shown:
             found[step + 1] = (t, dose_hat.cpu())
 
-    predict_doses(run.load_predictor(name), [sample], sampling, watch=watch)
+    predictor = run.load_predictor(setting.training)
+    predict(predictor, [sample], setting.sampler, seed=run.seed, watch=watch, **(setting.options or {}))
     return found

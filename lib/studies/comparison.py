@@ -5,21 +5,23 @@ import time
 import numpy as np
 import torch
 
+from lib.diffusion.samplers import DPMSolver, Midpoint, as_dict, sampler_from
 from lib.errors import UserError
-from lib.metrics.dose import openkbp_dose_error_gy, region_errors
+from lib.metrics.dose import grid_dose_score_gy, openkbp_dose_error_gy, region_errors
 from lib.metrics.dvh import goal_values, openkbp_dvh_errors_gy
 from lib.metrics.gamma import gamma_index, pass_pct
 from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.metrics.uncertainty import spread_gy
 from lib.models.control import fit_control, predict_control
 from lib.models.methods import find_method
-from lib.prediction.predict import Sampling, on_case_grid, own_grid_score_gy, usual_sampling
+from lib.prediction.predict import on_case_grid, usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
 from lib.progress import progress
 from lib.studies.ensembles import flipped_pair
 from lib.studies.rows import Goal, grouped, has_study, plain_of, seeds_of
 from lib.studies.sampled import sampled_doses
 
+OPTIONS = ("window", "window_noise", "temperature")  # of `predict`
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
 
 
@@ -32,7 +34,7 @@ def studies_before(run, methods):
     ]
 
 
-def best_sampling(rows, training, seed):
+def best_sampling(rows, training):
     """The setting of the lowest mean error over validation patients among a training's own rows of the
     ablation, or None."""
     own = [row for row in rows if row["training"] == training and row["weights"] == "weights"]
@@ -41,12 +43,13 @@ def best_sampling(rows, training, seed):
     errors = grouped([row | {"key": repr(row["sampling"])} for row in own], "key")
     best = min(errors, key=lambda key: np.mean(errors[key]))
     chosen = next(row["sampling"] for row in own if repr(row["sampling"]) == best)
-    return Sampling(**chosen)._replace(seed=seed)
+    options = {key: chosen[key] for key in OPTIONS if key in chosen}
+    return {"sampler": sampler_from(chosen) if "solver" in chosen else None} | options
 
 
 def choose_samplings(run, rows, methods, n_steps):
-    """name -> Sampling: what was best on validation patients; another seed is sampled as its method, what the
-    ablation did not sample in its usual way. A choice that rests on test patients is refused."""
+    """name -> `predict`'s sampler and options: what was best on validation patients; another seed is sampled
+    as its method, what the ablation did not sample in its usual way. A choice on test patients is refused."""
     judged = {row["case_id"] for row in rows} & set(run.open_cohort().split["test"])
     if judged:
         raise UserError(
@@ -55,8 +58,11 @@ def choose_samplings(run, rows, methods, n_steps):
         )
 
     def chosen(name):
-        own = best_sampling(rows, name, run.seed) or best_sampling(rows, plain_of(name), run.seed)
-        return own or usual_sampling(run.load_predictor(name).config, n_steps)._replace(seed=run.seed)
+        own = best_sampling(rows, name) or best_sampling(rows, plain_of(name))
+        if own:
+            return own
+        config = run.load_predictor(name).config
+        return {"sampler": usual_sampler(config, n_steps), "temperature": usual_temperature(config)}
 
     return {name: chosen(name) for name in methods}
 
@@ -65,28 +71,27 @@ def describe_samplings(samplings):
     """name -> how it is sampled: plain values, network calls and words."""
     found = {}
     for name, sampling in samplings.items():
-        method = find_method(name)
-        found[name] = sampling._asdict() | {
-            "nfe": sampling.nfe(method),
-            "text": sampling_text(method, sampling),
-        }
+        sampler = sampling["sampler"]
+        options = {key: value for key, value in sampling.items() if key != "sampler"}
+        found[name] = (as_dict(sampler) if sampler else {}) | options
+        found[name] |= {"nfe": sampler.nfe if sampler else 1, "text": sampler_text(sampler)}
     return found
 
 
-def sampling_text(method, sampling):
-    if not method.timed:
+def sampler_text(sampler):
+    if sampler is None:
         return "one pass"
-    steps = f"{sampling.n_steps} step{'' if sampling.n_steps == 1 else 's'}"
-    if method.predicts == "velocity":
-        return f"{steps} of Euler" if sampling.solver != "midpoint" else f"{steps} of the midpoint rule"
+    steps = f"{sampler.n_steps} step{'' if sampler.n_steps == 1 else 's'}"
+    if not hasattr(sampler, "grid"):
+        return f"{steps} of the midpoint rule" if isinstance(sampler, Midpoint) else f"{steps} of Euler"
     start = {"leading": "the reference's grid", "corrected": "the reference's grid, as many as asked"}.get(
-        sampling.grid, f"from t = {sampling.start}"
+        sampler.grid, f"from t = {sampler.start}"
     )
-    extra = (
-        [f"clamp: {sampling.clamp}"]
-        + [f"eta {sampling.eta:g}"] * (sampling.eta > 0)
-        + ["second order"] * (sampling.solver == "dpm_solver")
-    )
+    extra = [f"clamp: {sampler.clamp}"]
+    if isinstance(sampler, DPMSolver):
+        extra.append("second order")
+    elif sampler.eta > 0:
+        extra.append(f"eta {sampler.eta:g}")
     return f"{steps}, {start}, {', '.join(extra)}"
 
 
@@ -95,7 +100,11 @@ def predict_all(run, samplings, samples, members):
     found = {}
     for name, sampling in samplings.items():
         doses, seconds = sampled_doses(
-            run, name, samples, sampling, tuple(range(members if find_method(name).timed else 1))
+            run,
+            name,
+            samples,
+            members=tuple(range(members if find_method(name).timed else 1)),
+            **sampling,
         )
         found[name] = doses, seconds / len(samples)
     return found
@@ -140,10 +149,10 @@ def compare_methods(run, predictions, samples):
     for method, (doses, seconds) in predictions.items():
         for sample, dose in zip(samples, progress(doses, f"judging {method}")):
             case = run.load_case(sample.case_id)
-            dose_gy, own_grid = on_case_grid(dose, case, run.coarsen), own_grid_score_gy(sample, dose)
+            dose_gy, own_grid = on_case_grid(dose, case, run.coarsen), grid_dose_score_gy(sample, dose)
             n = len(dose_gy)
             rows.append(
-                method_row(case, method, dose_gy[0], seconds / n, own_grid_score_gy(sample, dose[:1]))
+                method_row(case, method, dose_gy[0], seconds / n, grid_dose_score_gy(sample, dose[:1]))
             )
             if n > 1:
                 rows.append(

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from lib.features.augmentation import mirror
+from lib.features.samples import mirrored
 from lib.metrics.dvh import dvh_curve
 from lib.metrics.uncertainty import (
     coverage_pct,
@@ -22,8 +22,8 @@ from lib.metrics.uncertainty import (
     spread_skill,
     spread_skill_ratio,
 )
-from lib.models.methods import find_method, kind
-from lib.prediction.predict import on_case_grid, predict_doses, usual_sampling
+from lib.models.methods import kind
+from lib.prediction.predict import on_case_grid, predict, usual_sampler
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.studies.sampled import refuse_seen, sampled_doses
@@ -46,10 +46,10 @@ BIN_EDGES_GY = (
 DVH_EDGES_GY = np.arange(0.0, 80.0, 1.0)
 
 
-def sampled_members(run, name, samples, sampling, members):
+def sampled_members(run, name, samples, sampler, members):
     """(members per patient, seconds per member and patient, network calls per member) of a sampled method."""
-    doses, seconds = sampled_doses(run, name, samples, sampling, tuple(range(members)))
-    return doses, seconds / len(samples) / members, sampling.nfe(find_method(name))
+    doses, seconds = sampled_doses(run, name, samples, sampler, tuple(range(members)))
+    return doses, seconds / len(samples) / members, sampler.nfe if sampler else 1
 
 
 def deep_ensemble(run, names, samples):
@@ -58,7 +58,7 @@ def deep_ensemble(run, names, samples):
     predictors = [run.load_predictor(name) for name in names]
     for predictor in predictors:
         refuse_seen(predictor, samples)
-    each = [predict_doses(predictor, samples) for predictor in predictors]
+    each = [predict(predictor, samples) for predictor in predictors]
     return (
         [torch.cat(doses) for doses in zip(*each)],
         (time.monotonic() - started) / len(samples) / len(names),
@@ -71,8 +71,8 @@ def flipped_pair(run, name, samples):
     predictor = run.load_predictor(name)
     refuse_seen(predictor, samples)
     started = time.monotonic()
-    straight = predict_doses(predictor, samples)
-    turned = predict_doses(predictor, [mirror(sample) for sample in samples])
+    straight = predict(predictor, samples)
+    turned = predict(predictor, [mirrored(sample) for sample in samples])
     doses = [torch.cat([a, b.flip(-1)]) for a, b in zip(straight, turned)]
     return doses, (time.monotonic() - started) / len(samples) / 2, 1
 
@@ -98,10 +98,8 @@ def judge(run, samples, collected, sizes, factors=None):
 def sources(run, samples, methods, regression, deep, members, n_steps):
     """Pairs of a source's name and its members."""
     for name in methods:
-        sampling = usual_sampling(run.load_predictor(name).config, n_steps)._replace(
-            seed=run.seed, temperature=1.0
-        )
-        yield name, sampled_members(run, name, samples, sampling, members)
+        sampler = usual_sampler(run.load_predictor(name).config, n_steps)
+        yield name, sampled_members(run, name, samples, sampler, members)
     if len(deep) > 1:
         yield f"{kind(deep[0])}, several seeds", deep_ensemble(run, deep, samples)
     yield f"{regression} and its mirror image", flipped_pair(run, regression, samples)

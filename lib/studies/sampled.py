@@ -4,33 +4,31 @@ import time
 
 import torch
 
-from lib.cache import FEATURES_VERSION, PREDICTION_VERSION, digest
+from lib.cache import digest, modules_digest
 from lib.device import choose_device, choose_precision
+from lib.diffusion.samplers import as_dict
 from lib.errors import UserError
 from lib.files import sha256
-from lib.models.methods import find_method
-from lib.prediction.predict import predict_doses
+from lib.prediction.predict import predict
 from lib.tensors import load_tensors, save_tensors
 
 
-def sampled_doses(run, name, samples, sampling, members=(0,), weights="weights", label=None):
-    """`predict_doses` of a training of `run` (an Experiment) and the seconds it took, from disk where they
-    were made before.
+def sampled_doses(run, name, samples, sampler=None, members=(0,), weights="weights", label=None, **options):
+    """`predict` of a training of `run` (an Experiment) and the seconds it took, from disk where they were
+    made before; `options` are predict's window, window_noise and temperature.
 
-    What is kept is named by what decides it: weights, sampling, patients, members, precision and versions.
+    What is kept is named by all that decides it: weights, sampler, patients, members, precision and code.
     """
+    decided = decides(sampler, members, run.seed, **options)
     path = (
-        run.folder
-        / "checkpoints"
-        / "doses"
-        / f"{key_of(run, name, samples, sampling, members, weights)}.safetensors"
+        run.folder / "checkpoints" / "doses" / f"{key_of(run, name, samples, decided, weights)}.safetensors"
     )
     kept = read_kept(path, samples)
     if kept:
         return kept
     predictor, started = run.load_predictor(name, weights), time.monotonic()
     refuse_seen(predictor, samples)
-    doses = predict_doses(predictor, samples, sampling, members, label=label)
+    doses = predict(predictor, samples, sampler, members=members, seed=run.seed, label=label, **options)
     seconds = time.monotonic() - started
     save_tensors(path, {sample.case_id: dose for sample, dose in zip(samples, doses)}, seconds=repr(seconds))
     return doses, seconds
@@ -46,7 +44,7 @@ def refuse_seen(predictor, samples):
         )
 
 
-def key_of(run, name, samples, sampling, members, weights):
+def key_of(run, name, samples, decided, weights):
     folder, device = run.checkpoint(name), choose_device(run.device)
     files = [
         folder / f"{weights}.safetensors",
@@ -58,27 +56,25 @@ def key_of(run, name, samples, sampling, members, weights):
             [sha256(path) if path.exists() else None for path in files],
             sha256(run.open_cohort().folder / "card.json"),
             [sample.case_id for sample in samples],
-            decides(find_method(name), sampling),
-            list(members),
+            decided,
             run.coarsen,
             run.beams_deg,
             device.type,
             choose_precision(run.precision, device),
-            [FEATURES_VERSION, PREDICTION_VERSION],
+            modules_digest("import lib.prediction.predict"),
         ]
     )[:32]
 
 
-def decides(method, sampling):
-    """What of a sampling decides the doses: of a diffusion the times, so that what two names of a grid have
-    in common is sampled once."""
-    given = sampling._asdict()
-    if not method.timed or method.predicts == "velocity":
-        return given
-    return {
-        "times": sampling.times(),
-        **{key: value for key, value in given.items() if key not in ("n_steps", "grid", "start")},
-    }
+def decides(sampler, members, seed, window=0, window_noise="shared", temperature=1.0):
+    """What of a sampling decides the doses: of a sampler its times, so that what two names of a grid have in
+    common is sampled once."""
+    given = {"members": list(members), "seed": seed, "temperature": temperature}
+    given |= {"window": window, "window_noise": window_noise} if window else {}
+    if sampler:
+        given |= {k: v for k, v in as_dict(sampler).items() if k not in ("n_steps", "grid", "start")}
+        given["times"] = sampler.times()
+    return given
 
 
 def read_kept(path, samples):

@@ -18,15 +18,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.features.augmentation import augment
-from lib.features.batches import make_batch
-from lib.features.channels import CLIP_MM, condition_channels, signed_distance_mm
-from lib.features.grid import mean_of_blocks
-from lib.features.samples import load_samples, make_sample
-from lib.prediction.predict import Sampling, call_network, own_grid_score_gy, predict_doses, ready
-from lib.training.loop import train_step
-from lib.training.setup import make_config
-from lib.training.state import TrainingState
+from lib.features.grid import coarsened
+from lib.features.samples import (
+    CLIP_MM,
+    augment,
+    background,
+    condition_channels,
+    load_samples,
+    make_batch,
+    make_sample,
+    signed_distance_mm,
+)
+from lib.metrics.dose import grid_dose_score_gy
+from lib.prediction.predict import network_of, predict, ready, usual_sampler
+from lib.training.loop import Run, make_config, one_step
 
 PEAK_EDGE, PEAK_MIB = 2048, 256  # the matrix product and the copy that the machine is measured by
 
@@ -108,15 +113,15 @@ def training_rows(config, samples, device, repeats):
     """A step of one batch: in float32, contiguous, AdamW one tensor after another; against ours in float32,
     and as configured."""
     plain_config = replace(config, precision="32")
-    plain = TrainingState(plain_config, device)
+    plain = Run(plain_config, device)
     plain.optimizer = torch.optim.AdamW(plain.network.parameters(), config.learning_rate, foreach=False)
     rows = []
     for precision in dict.fromkeys(("32", config.precision)):
         own = replace(config, precision=precision)
-        ours = TrainingState(own, device)
+        ours = Run(own, device)
         pair = in_turn(
-            partial(train_step, plain, samples),
-            partial(train_step, ours, samples),
+            partial(one_step, plain, plain_config, samples, device),
+            partial(one_step, ours, own, samples, device),
             repeats,
         )
         rows.append(row(f"training step, {precision}", "float32, contiguous, AdamW tensor by tensor", pair))
@@ -126,20 +131,19 @@ def training_rows(config, samples, device, repeats):
 def sampling_rows(run, config, case_ids, steps, window, device, repeats):
     """A patient sampled: by windows of the whole case, one by one, in float32; against ours. Then each of its
     two gains alone."""
-    network = TrainingState(config, device).network
+    network = Run(config, device).network
     plain, ours = (ready(network, config, device, precision) for precision in ("32", config.precision))
     cases = [run.load_case(case_id) for case_id in case_ids]
     samples, whole = (
         [make_sample(case, run.coarsen) for case in cases],
         [whole_sample(case, run.coarsen) for case in cases[:1]],
     )
-    by_windows = Sampling(n_steps=steps, window=window, window_noise="own")
-    straight = Sampling(n_steps=steps)
+    sampler = usual_sampler(config, steps)
 
-    def together():
-        predict_doses(ours, samples, straight)
+    def by_windows():
+        predict(plain, whole, sampler, window=window, window_noise="own")
 
-    pair = in_turn(lambda: predict_doses(plain, whole, by_windows), together, repeats)
+    pair = in_turn(by_windows, lambda: predict(ours, samples, sampler), repeats)
     pair = Pair(pair.plain_s, [seconds / len(samples) for seconds in pair.ours_s])
     rows = [
         row(
@@ -149,13 +153,9 @@ def sampling_rows(run, config, case_ids, steps, window, device, repeats):
         )
     ]
     one = samples[:1]
-    pair = in_turn(
-        lambda: predict_doses(plain, whole, by_windows), lambda: predict_doses(plain, one, straight), repeats
-    )
+    pair = in_turn(by_windows, lambda: predict(plain, one, sampler), repeats)
     rows.append(row("of it: windows", "the box around the patient at once, both in float32", pair))
-    pair = in_turn(
-        lambda: predict_doses(plain, one, straight), lambda: predict_doses(ours, one, straight), repeats
-    )
+    pair = in_turn(lambda: predict(plain, one, sampler), lambda: predict(ours, one, sampler), repeats)
     rows.append(row(f"of it: network in {config.precision}", "the same volume, float32 and contiguous", pair))
     return rows
 
@@ -164,11 +164,11 @@ def whole_sample(case, coarsen):
     """A sample of the case's whole volume, air and all."""
 
     def coarse(array):
-        return mean_of_blocks(torch.from_numpy(array.astype(np.float32))[None], coarsen)
+        return coarsened(torch.from_numpy(array.astype(np.float32))[None], coarsen)
 
     return replace(
         make_sample(case, coarsen),
-        cond=mean_of_blocks(condition_channels(case), coarsen),
+        cond=coarsened(condition_channels(case), coarsen),
         dose=coarse(case.dose_gy / case.rx_gy),
         mask=coarse(case.dose_mask),
     )
@@ -178,16 +178,15 @@ def precision_difference_gy(run, config, case_ids, steps, train_steps, device):
     """By how much the MAE differs between float32 and the configured precision, from one noise, by a network
     trained a little."""
     samples = [make_sample(run.load_case(case_id), run.coarsen) for case_id in case_ids]
-    state = TrainingState(config, device)
+    state = Run(config, device)
     for _ in range(train_steps):
-        train_step(state, samples)
+        one_step(state, config, samples, device)
     errors = []
     for precision in ("32", config.precision):
-        doses = predict_doses(
-            ready(state.network, config, device, precision), samples, Sampling(n_steps=steps)
-        )
+        predictor = ready(state.network, config, device, precision)
+        doses = predict(predictor, samples, usual_sampler(config, steps))
         errors.append(
-            float(np.mean([own_grid_score_gy(sample, dose) for sample, dose in zip(samples, doses)]))
+            float(np.mean([grid_dose_score_gy(sample, dose) for sample, dose in zip(samples, doses)]))
         )
     return errors[1] - errors[0]
 
@@ -231,7 +230,7 @@ def plain_augment(batch):
     """Each channel turned by 5 degrees and shifted by a voxel, linearly interpolated."""
     cos, sin = np.cos(np.radians(5)), np.sin(np.radians(5))
     turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    air = batch.channels.background().tolist() + [0.0, 0.0]
+    air = background(batch.site, batch.cond.shape[1]).tolist() + [0.0, 0.0]
     for volumes in torch.cat([batch.cond, batch.dose, batch.mask], dim=1).numpy():
         for volume, outside in zip(volumes, air):
             affine_transform(volume, turn, offset=1.0, order=1, cval=outside)
@@ -328,14 +327,14 @@ def ceiling_rows(config, samples, device, repeats):
     rows = []
     for precision in dict.fromkeys(("32", config.precision)):
         own = replace(config, precision=precision)
-        state = TrainingState(own, device)
+        state = Run(own, device)
         predictor = ready(state.averaged, own, device, precision)
         batch, t = (
             make_batch(samples[: config.batch_size]),
             torch.zeros(config.batch_size, dtype=torch.long, device=device),
         )
         works = {
-            "training step": partial(train_step, state, samples),
+            "training step": partial(one_step, state, own, samples, device),
             "network call": no_grad_call(predictor, batch, t),
         }
         flop_rate, byte_rate = peaks(device, precision)
@@ -351,7 +350,7 @@ def no_grad_call(predictor, batch, t):
 
     def call():
         with torch.no_grad():
-            call_network(predictor, batch, x_t, t if predictor.method.timed else None)
+            network_of(predictor, batch)(x_t, t if predictor.method.timed else None)
 
     return call
 
@@ -379,7 +378,7 @@ def ceiling_row(name, work, flop_rate, byte_rate, repeats):
 
 def scaling_rows(config, sample, device, edges, counts, repeats):
     """Seconds against voxels a volume, patients a batch, sampling steps and patients: one row per size."""
-    predictor = ready(TrainingState(config, device).averaged, config, device, config.precision)
+    predictor = ready(Run(config, device).averaged, config, device, config.precision)
     rows = []
     for axis, sizes in {
         "edge": edges,
@@ -402,13 +401,11 @@ def scaling_rows(config, sample, device, edges, counts, repeats):
 
 
 def scaled_work(predictor, sample, axis, size):
-    sampling = Sampling(n_steps=size if axis == "sampling steps" else 1)
+    sampler = usual_sampler(predictor.config, size if axis == "sampling steps" else 1)
     count = size if axis in ("patients a batch", "patients") else 1
     edge = size if axis == "edge" else 32
     samples = [cube_of(sample, edge, str(number)) for number in range(count)]
-    return lambda: predict_doses(
-        predictor, samples, sampling, batch_size=count if axis == "patients a batch" else 2
-    )
+    return lambda: predict(predictor, samples, sampler, batch_size=count if axis == "patients a batch" else 2)
 
 
 def cube_of(sample, edge, name):

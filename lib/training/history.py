@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from lib.features.samples import Sample
-from lib.prediction.predict import own_grid_score_gy, predict_doses, ready, usual_sampling
+from lib.metrics.dose import grid_dose_score_gy
+from lib.prediction.predict import predict, ready, usual_sampler, usual_temperature
 from lib.training.processes import rank, say, sum_over_all, world
 from lib.training.state import TrainingState, learning_rate
 
@@ -36,9 +37,10 @@ def validate(state: TrainingState, samples: list[Sample]) -> float:
     """Mean absolute error in Gy inside the dose masks, on the training grid, by the averaged weights."""
     config, share = state.config, samples[rank() :: world()]
     predictor = ready(copy.deepcopy(state.averaged), config, state.device, config.precision)
-    sampling = usual_sampling(config, config.validation_steps)
-    doses = predict_doses(predictor, share, sampling, label=f"validating {config.method}")
-    errors_gy = [own_grid_score_gy(sample.to("cpu"), dose) for sample, dose in zip(share, doses)]
+    sampler, temperature = usual_sampler(config, config.validation_steps), usual_temperature(config)
+    label = f"validating {config.method}"
+    doses = predict(predictor, share, sampler, seed=config.seed, temperature=temperature, label=label)
+    errors_gy = [grid_dose_score_gy(sample.to("cpu"), dose) for sample, dose in zip(share, doses)]
     return sum_over_all(sum(errors_gy), state.device) / len(samples)
 
 
