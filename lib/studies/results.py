@@ -72,6 +72,12 @@ def make_frame(file: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return frame
 
 
+def measured(columns: Mapping[str, Any], measures: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """One row for each measure that is not None."""
+    known = {measure: value for measure, value in measures.items() if value is not None}
+    return [{**columns, "measure": measure, "value": value} for measure, value in known.items()]
+
+
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as CSV, numbers to six significant digits."""
     if tuple(frame) != FRAMES[path.stem]:
