@@ -36,3 +36,14 @@ def openkbp_dose_error_gy(case: Case, dose_hat_gy: np.ndarray) -> float:
     """Sum of |difference| over the whole volume / voxels of the dose mask; predictions are 0 outside it."""
     masked_gy = np.where(case.dose_mask, dose_hat_gy, 0.0)
     return float(np.abs(masked_gy - case.dose_gy).sum(dtype=np.float64) / case.dose_mask.sum())
+
+
+def grid_dose_score_gy(sample, dose):
+    """OpenKBP's dose score of the members' mean [N,1,d,h,w] (fraction of the prescription) on the training
+    grid of its lib.features Sample: what the network itself is responsible for.
+
+    A block's dose is its mean with zeros outside the dose mask, so that its error counts in full, and the
+    mask by its shares.
+    """
+    difference = (dose.mean(dim=0) * (sample.mask > 0) - sample.dose).abs()
+    return float(difference.sum() / sample.mask.sum()) * sample.rx_gy
