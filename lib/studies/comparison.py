@@ -16,13 +16,13 @@ from lib.cases.protocols import PROTOCOLS
 from lib.diffusion.samplers import Sampler, as_dict, sampler_from
 from lib.errors import UserError
 from lib.features.samples import Sample
-from lib.metrics.dose import openkbp_dose_error_gy, region_errors
+from lib.metrics.dose import grid_dose_score_gy, openkbp_dose_error_gy, region_errors
 from lib.metrics.dvh import goal_values, openkbp_dvh_points_gy
 from lib.metrics.gamma import gamma_index, pass_pct
 from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.metrics.uncertainty import spread_gy
 from lib.models.control import fit_control, predict_control
-from lib.prediction.predict import grid_dose_score_gy, on_case_grid, usual_sampler, usual_temperature
+from lib.prediction.predict import on_case_grid, usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
 from lib.progress import progress
 from lib.studies.ensembles import both_sides

@@ -28,9 +28,10 @@ from lib.features.batches import Batch, make_batch
 from lib.features.channels import CLIP_MM, condition_channels, signed_distance_mm
 from lib.features.grid import mean_of_blocks
 from lib.features.samples import Sample, load_samples, make_sample
+from lib.metrics.dose import grid_dose_score_gy
 from lib.metrics.gamma import gamma_index
 from lib.models.config import TrainConfig
-from lib.prediction.predict import Predictor, grid_dose_score_gy, network_of, predict, ready, usual_sampler
+from lib.prediction.predict import Predictor, network_of, predict, ready, usual_sampler
 from lib.studies.experiment import Experiment
 from lib.training.loop import train_step
 from lib.training.setup import make_config
