@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -161,6 +162,15 @@ def same_but_for_seed(path: Path, config: TrainConfig) -> bool:
         return replace(config_from(read_json(path), path), seed=0) == config
     except UserError:  # left there by an older version
         return False
+
+
+def has_study(notebook: str, methods: Iterable[str]) -> bool:
+    """Whether an experiment of these methods runs the notebook: that of steps if one is sampled in steps,
+    that of ensembles if members of one differ."""
+    methods = [find_method(name) for name in methods]
+    needs = {"02_sampling_ablation": any(m.timed for m in methods)}
+    needs["03_ensemble"] = any(m.sampled for m in methods)
+    return needs.get(notebook, True)
 
 
 def training_in(experiment: str, name: str) -> str:
