@@ -9,6 +9,7 @@ from toys import toy_case, toy_cohort
 from lib.diffusion.samplers import DDIM, REFERENCE, Euler, Midpoint
 from lib.diffusion.schedule import cosine_alpha_bar
 from lib.errors import UserError
+from lib.features.channels import channels_of
 from lib.features.samples import make_sample
 from lib.models.methods import find_method
 from lib.prediction.predict import (
@@ -22,7 +23,10 @@ from lib.prediction.predict import (
     with_priors,
 )
 from lib.studies.experiment import Experiment
-from lib.training import loop as training
+from lib.training.loop import fit
+from lib.training.setup import with_units
+
+PRIMED = list(channels_of("prostate").with_prior().names)
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +124,8 @@ def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
     prior = load_predictor(tmp_path / "baseline", "cpu", "32")
     primed = with_priors(prior, samples)
-    config = training.with_units(config_for(primed, method="refine", cond_channels=10, epochs=1), primed)
-    training.train(
-        config,
-        primed,
-        primed[:1],
-        tmp_path / "refine",
-        "cpu",
-        tmp_path / "baseline",
-        report=lambda line: None,
-    )
+    config = with_units(config_for(primed, method="refine", channels=PRIMED, epochs=1), primed)
+    fit(config, primed, primed[:1], tmp_path / "refine", "cpu", tmp_path / "baseline")
     refine = load_predictor(tmp_path / "refine", "cpu", "32")
     with torch.no_grad():
         for weight in refine.network.out.parameters():
@@ -143,17 +139,9 @@ def test_a_cascade_adds_what_it_predicts_to_the_dose_of_the_first_regression(sam
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
     primed = with_priors(load_predictor(tmp_path / "baseline", "cpu", "32"), samples)
     config = config_for(
-        primed, method="cascade", cond_channels=10, epochs=1, dose_error="absolute", dvh_weight=1.0
+        primed, method="cascade", channels=PRIMED, epochs=1, dose_error="absolute", dvh_weight=1.0
     )
-    training.train(
-        config,
-        primed,
-        primed[:1],
-        tmp_path / "cascade",
-        "cpu",
-        tmp_path / "baseline",
-        report=lambda line: None,
-    )
+    fit(config, primed, primed[:1], tmp_path / "cascade", "cpu", tmp_path / "baseline")
     cascade = load_predictor(tmp_path / "cascade", "cpu", "32")
     with torch.no_grad():
         cascade.network.out.weight.zero_()
@@ -205,7 +193,7 @@ def test_weights_and_configuration_that_do_not_fit_are_refused(samples, tmp_path
 
 def test_a_patient_of_another_site_is_refused(samples):
     other = make_sample(toy_case("toy_2", site="head-and-neck"), 1)
-    with pytest.raises(UserError, match="condition channels"):
+    with pytest.raises(UserError, match="was trained with the channels"):
         predict(predictor_for("baseline", samples), [other])
 
 

@@ -188,7 +188,10 @@ def test_a_compiled_network_trains_and_samples_as_the_plain_one(samples, tmp_pat
     monkeypatch.setattr(
         compiled.network, "_compiled_call_impl", counted(compiled.network._compiled_call_impl, calls)
     )
-    doses = [predict(predictor, samples[:1], usual_sampler(predictor.config, 2))[0] for predictor in (plain, compiled)]
+    doses = [
+        predict(predictor, samples[:1], usual_sampler(predictor.config, 2))[0]
+        for predictor in (plain, compiled)
+    ]
     assert len(calls) == 2 and torch.allclose(*doses, atol=1e-3)
 
 

@@ -28,8 +28,7 @@ from lib.models.methods import METHODS, find_method, kind
 from lib.progress import VARIABLE, clock
 from lib.runner.command import Failed, told_in_a_sentence
 from lib.runner.parameters import check_value, closest, load_params, read_parameters
-from lib.studies.experiment import OUTPUTS, training_in
-from lib.studies.rows import has_study
+from lib.studies.experiment import OUTPUTS, has_study, training_in
 
 NOTEBOOKS = ROOT / "notebooks"
 SECTIONS = {

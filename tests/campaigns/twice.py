@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 from kills import ROOT, contents, start
+from lib.studies.rows import by_method
 
 from lib.metrics.statistics import paired_difference
-from lib.studies.rows import by_method
 
 
 def run_there(folder, params, threads):
