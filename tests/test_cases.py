@@ -15,7 +15,7 @@ from lib.cases.cohort import open_cohort, reference_split
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
 from lib.files import read_json, written_whole
-from lib.importers.cohort import make_cohort
+from lib.importers.cohort import Source, make_cohort
 from lib.studies.checks import check_cohort, describe_case, find_oddities
 
 REFERENCE_IDS = [f"case_{n:04d}" for n in range(1, 25) if n != 13]
@@ -104,7 +104,7 @@ def test_everything_in_a_case_survives(site, tmp_path):
     assert np.array_equal(back.ct_hu, case.ct_hu) and back.ct_hu.dtype == np.int16
     assert np.array_equal(back.dose_gy, case.dose_gy) and back.dose_gy.dtype == np.float32
     assert np.array_equal(back.dose_mask, case.dose_mask)
-    for name in ("case_id", "spacing_mm", "origin_mm", "prescription_gy", "site", "orientation"):
+    for name in ("case_id", "spacing_mm", "origin_mm", "prescription_gy", "site"):
         assert getattr(back, name) == getattr(case, name)
 
 
@@ -302,7 +302,7 @@ def test_make_cohort_lists_whom_it_left_out_and_goes_on(tmp_path):
     said = []
     split = {"train": ["toy_1", "bad_1", "toy_2"], "validation": ["bad_2"], "test": ["toy_3"]}
     items = {i: i for part in split.values() for i in part}
-    cohort = make_cohort(tmp_path / "c", items, read_or_fail, split, "toys", workers=1, report=said.append)
+    cohort = make_cohort(tmp_path / "c", Source("toys", items, read_or_fail, split), 1, said.append)
     assert cohort.card["left_out"] == {"bad_1": "bad_1.csv is cut off", "bad_2": "bad_2.csv is cut off"}
     assert said == ["left out bad_1: bad_1.csv is cut off", "left out bad_2: bad_2.csv is cut off"]
     assert cohort.split == {"train": ["toy_1", "toy_2"], "validation": [], "test": ["toy_3"]}
@@ -316,16 +316,14 @@ def test_make_cohort_lists_whom_it_left_out_and_goes_on(tmp_path):
 
 def test_make_cohort_with_no_usable_patient_says_why(tmp_path):
     with pytest.raises(UserError, match="none of 1 patients could be used; .*bad_1.csv is cut off"):
-        make_cohort(tmp_path / "c", {"bad_1": "bad_1"}, read_or_fail, {"train": ["bad_1"]}, "toys", workers=1)
+        make_cohort(tmp_path / "c", Source("toys", {"bad_1": "bad_1"}, read_or_fail), workers=1)
     with pytest.raises(UserError, match="no patient to read"):
-        make_cohort(tmp_path / "c", {}, read_or_fail, {}, "toys")
+        make_cohort(tmp_path / "c", Source("toys", {}, read_or_fail))
 
 
 def test_toy_cohorts_are_what_make_cohort_writes(tmp_path):
     ids = [f"toy_{i}" for i in (1, 2, 3)]
-    made = make_cohort(
-        tmp_path / "a" / "c", {i: i for i in ids}, toy_case, reference_split(ids), "toys", workers=1
-    )
+    made = make_cohort(tmp_path / "a" / "c", Source("toys", {i: i for i in ids}, toy_case), workers=1)
     assert made.card == toy_cohort(tmp_path / "b" / "c", n=3).card
 
 

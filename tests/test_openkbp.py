@@ -10,8 +10,8 @@ from toys import write_csv, write_openkbp_folder
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import HEAD_AND_NECK
 from lib.errors import UserError
-from lib.importers.cohort import make_openkbp
-from lib.importers.openkbp import SHAPE, find_patients, read_patient, split_patients
+from lib.importers.cohort import make_cohort
+from lib.importers.openkbp import SHAPE, find_patients, openkbp_source, read_patient, split_patients
 
 MARKERS = [(0, 0, 0), (127, 127, 127), (3, 50, 100), (100, 3, 50), (50, 100, 3)]  # row, column, slice
 
@@ -245,7 +245,7 @@ def test_a_folder_becomes_a_cohort_without_its_damaged_patient(tmp_path):
         write_openkbp_folder(tmp_path / "kbp", number=number)
     write_openkbp_folder(tmp_path / "kbp", "validation-pats", 201)
     cut(tmp_path / "kbp" / "train-pats" / "pt_2" / "dose.csv")
-    cohort = make_openkbp(tmp_path / "kbp", tmp_path / "cohort", workers=1)
+    cohort = make_cohort(tmp_path / "cohort", openkbp_source(tmp_path / "kbp"), workers=1)
     assert cohort.split == {"train": ["pt_1"], "validation": ["pt_10"], "test": ["pt_201"]}
     assert list(cohort.card["left_out"]) == ["pt_2"] and "dose.csv" in cohort.card["left_out"]["pt_2"]
 
