@@ -23,7 +23,7 @@ from lib.importers.cohort import Source, make_cohort
 from lib.importers.dicom_contours import fill_contours
 from lib.importers.dicom_rt import find_patients, read_patient
 from lib.importers.dicom_structures import ALIASES, gy_in_name
-from lib.importers.options import parse_prescriptions
+from lib.importers.options import Options, parse_prescriptions
 from lib.report import tables
 from lib.runner.import_patients import dicom_options, main
 from lib.studies.checks import find_oddities
@@ -127,7 +127,7 @@ def test_a_dose_grid_of_its_own_is_interpolated_and_0_outside(tmp_path):
 
 def test_a_coarser_grid_averages_and_keeps_volumes_and_places(tmp_path):
     case = toy_case(shape=(32, 48, 48))
-    got, _ = read_patient(write_patient(case, tmp_path), spacing_mm=[2 * s for s in case.spacing_mm])
+    got, _ = read_patient(write_patient(case, tmp_path), Options(spacing_mm=[2 * s for s in case.spacing_mm]))
     assert got.shape == (16, 24, 24)
     assert np.allclose(got.origin_mm, np.add(case.origin_mm, np.divide(case.spacing_mm, 2)))
     blocks = case.dose_gy.reshape(16, 2, 24, 2, 24, 2).mean(axis=(1, 3, 5))
@@ -142,7 +142,7 @@ def test_a_ramp_stays_a_ramp_on_an_odd_coarser_grid(tmp_path):
     case = toy_case(shape=(32, 48, 48))
     ramp_gy = (60 + 0.1 * np.arange(48) + np.zeros(case.shape)).astype(np.float32)
     write_patient(dataclasses.replace(case, dose_gy=ramp_gy), tmp_path)
-    got, _ = read_patient(tmp_path, spacing_mm=(7.7, 6.1, 9.2))
+    got, _ = read_patient(tmp_path, Options(spacing_mm=(7.7, 6.1, 9.2)))
     x_mm = got.origin_mm[2] + 9.2 * np.arange(got.shape[2])
     expected = 60 + 0.1 * (x_mm - case.origin_mm[2]) / case.spacing_mm[2]
     assert abs(got.dose_gy - expected)[:, :, 1:-1].max() < 0.02
@@ -205,7 +205,7 @@ def test_without_a_clear_name_the_parameter_is_needed(case, tmp_path):
     write_patient(case, tmp_path, edit=without_plan, names={"PTV70": "PTV_High", "PTV56": "PTV_Low"})
     with pytest.raises(UserError, match="give --prescription-gy PTV70=Gy"):
         read_patient(tmp_path)
-    got, report = read_patient(tmp_path, prescription_gy={"PTV70": 68.0, "PTV56": 54.0})
+    got, report = read_patient(tmp_path, Options(prescription_gy={"PTV70": 68.0, "PTV56": 54.0}))
     assert got.prescription_gy == {"PTV70": 68.0, "PTV56": 54.0}
     assert set(report["prescription_from"].values()) == {"parameter"}
 
@@ -218,14 +218,14 @@ def test_a_plan_that_contradicts_the_name_is_refused_unless_the_parameter_decide
     write_patient(case, tmp_path, edit=edit)
     with pytest.raises(UserError, match="not clear"):
         read_patient(tmp_path)
-    assert read_patient(tmp_path, prescription_gy={"PTV70": 66.0})[0].rx_gy == 66
+    assert read_patient(tmp_path, Options(prescription_gy={"PTV70": 66.0}))[0].rx_gy == 66
 
 
 def test_the_users_aliases_go_before_the_others(case, tmp_path):
     write_patient(case, tmp_path, names={"Bladder": "Blase", "Rectum": "O.A.R. 7"})
     assert read_patient(tmp_path)[1]["ignored"] == ["Blase", "O.A.R. 7"]
     got, report = read_patient(
-        tmp_path, aliases={"Bladder": ["blase"], "Rectum": "OAR7", "Bowel": ["O.A.R. 7"]}
+        tmp_path, Options(aliases={"Bladder": ["blase"], "Rectum": "OAR7", "Bowel": ["O.A.R. 7"]})
     )
     assert report["structures"]["Bladder"] == "Blase" and report["structures"]["Bowel"] == "O.A.R. 7"
     assert np.array_equal(got.masks["Bowel"], case.masks["Rectum"]) and report["missing"] == ["Rectum"]
@@ -563,7 +563,7 @@ def test_without_pydicom_the_sentence_says_how_to_install_it(case, tmp_path, mon
 @pytest.mark.parametrize("spacing_mm", [(0.0, 3, 3), (3, 3), "abc", 3, (float("nan"), 3, 3)])
 def test_an_impossible_spacing_is_refused(spacing_mm, case, tmp_path):
     with pytest.raises(UserError, match="spacing_mm"):
-        read_patient(write_patient(case, tmp_path), spacing_mm=spacing_mm)
+        read_patient(write_patient(case, tmp_path), Options(spacing_mm=spacing_mm))
 
 
 # --- damage ---

@@ -42,26 +42,23 @@ def import_pydicom() -> ModuleType:
     return pydicom
 
 
-def pydicom_errors() -> tuple:
+def damage() -> tuple[type[Exception], ...]:
     """What pydicom raises on damage."""
     errors = import_pydicom().errors
-    own = errors.InvalidDicomError, errors.BytesLengthException
-    return (*DAMAGED_NPZ, LookupError, AssertionError, *own)
+    return *DAMAGED_NPZ, LookupError, AssertionError, errors.InvalidDicomError, errors.BytesLengthException
 
 
 @contextmanager
 def explain_damage(name: str) -> Iterator[None]:
-    """What pydicom raises becomes one sentence on the file `name`, without values: they may be the patient's."""
+    """What pydicom raises becomes one sentence on the file `name`, without values, which may be private."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             yield
-    except (
-        AttributeError
-    ) as error:  # a tag's keyword begins with a capital, an attribute of pydicom's does not
+    except AttributeError as error:  # of pydicom's own, or a tag, whose name begins with a capital
         tag = error.name if (error.name or "a")[0].isupper() else "a tag"
         raise UserError(f"{name}: {tag} is missing, empty or not what it must be; export again") from None
-    except pydicom_errors() as error:
+    except damage() as error:
         raise UserError(f"{name} is damaged ({type(error).__name__}); export the patient again") from None
 
 
@@ -105,7 +102,7 @@ def need(ds: Dataset, keyword: str) -> Any:
     """The value of a tag; one that is missing, empty or not readable is named by an AttributeError."""
     try:
         value = getattr(ds, keyword)
-    except pydicom_errors():
+    except damage():
         value = None
     if value is None or value == "":
         raise AttributeError(name=keyword)
@@ -158,16 +155,18 @@ def reference(file: File, keyword: str) -> str | None:
 
 
 class Chain(NamedTuple):
-    """Files that refer to each other; `plan` may be None."""
+    """Files that refer to each other; `plan` may be None. `others` counts what else lies in the folder."""
 
     dose: File
     plan: File | None
     structures: File
     slices: list[File]
+    others: dict[str, int]
 
 
-def choose(folder: Path, files: dict[str, list[File]]) -> Chain:
-    """The Chain in a folder's files; raises a UserError if one is lacking, foreign, or there is a choice."""
+def read_chain(folder: Path) -> Chain:
+    """The Chain in a patient's folder; a UserError if a file is damaged, lacking, foreign or ambiguous."""
+    files, others = read_folder(folder)
     dose, plan = choose_dose(folder, files), None
     structures_uid = reference(dose, "ReferencedStructureSetSequence")
     if files["RTPLAN"]:
@@ -175,12 +174,14 @@ def choose(folder: Path, files: dict[str, list[File]]) -> Chain:
         structures_uid = reference(plan, "ReferencedStructureSetSequence") or structures_uid
     structures = pick(folder, "RTSTRUCT", files["RTSTRUCT"], structures_uid)
     slices = pick_series(folder, files["CT"], structures)
-    check_same_patient([slices[0], structures, dose, *([plan] if plan else []), *slices[1:]])
+    for file in (structures, dose, *([plan] if plan else []), *slices[1:]):
+        if optional(file, "PatientID") != optional(slices[0], "PatientID"):
+            raise UserError(f"{file.name} has another PatientID than {slices[0].name}")
     with explain_damage(dose.name):
         frame_uid = text(dose.ds, "FrameOfReferenceUID")
     if frame_uid != text(slices[0].ds, "FrameOfReferenceUID"):
         raise UserError(f"{dose.name} has another FrameOfReferenceUID than the CT: it is of another scan")
-    return Chain(dose, plan, structures, slices)
+    return Chain(dose, plan, structures, slices, others)
 
 
 def choose_dose(folder: Path, files: dict[str, list[File]]) -> File:
@@ -197,8 +198,8 @@ def pick(folder: Path, kind: str, files: list[File], uid: str | None = None) -> 
         raise UserError(f"{folder.name} holds no {kind}; export it too")
     fitting = [file for file in files if uid in (None, file.uid)]
     if not fitting:
-        no_match = f"no {kind} is the one that the other files refer to"
-        raise UserError(f"{folder.name}: {no_match}; it has {names_of(files)}")
+        why = f"no {kind} is the one that the other files refer to"
+        raise UserError(f"{folder.name}: {why}; it has {names_of(files)}")
     if len(fitting) > 1:
         several = names_of(fitting)
         raise UserError(f"{folder.name} holds several {kind}: {several}; leave one of them in the folder")
@@ -242,10 +243,3 @@ def referenced_images(structures: File) -> tuple[set[str], set[str]]:
             {text(one, "SeriesInstanceUID") for one in series},
             {text(image, "ReferencedSOPInstanceUID") for image in images},
         )
-
-
-def check_same_patient(files: list[File]) -> None:
-    """Raises a UserError that names the first file with another PatientID than the first one's."""
-    for file in files:
-        if optional(file, "PatientID") != optional(files[0], "PatientID"):
-            raise UserError(f"{file.name} has another PatientID than {files[0].name}")

@@ -96,7 +96,7 @@ def map_names(rois: list[Roi], names: tuple[str, ...], aliases: dict | None, fil
 
 
 def best_matches(name: str, rois: list[Roi], aliases: str | list[str]) -> list[Roi]:
-    """The structures that fit best: by the user's aliases, the name, ALIASES, at last the dose in a PTV's name."""
+    """The structures that fit best: by the user's aliases, the name, ALIASES, or the dose in a PTV's name."""
     aliases = [aliases] if isinstance(aliases, str) else aliases
     for alias in (*aliases, name, *ALIASES.get(name, ())):
         matches = [roi for roi in rois if plain(roi.name) == plain(alias)]

@@ -15,12 +15,11 @@ from lib.files import written_whole
 from lib.importers.dicom_files import (
     Chain,
     Dataset,
-    choose,
     explain_damage,
     import_pydicom,
     need,
     numbers,
-    read_folder,
+    read_chain,
 )
 
 RT_DOSE_STORAGE = "1.2.840.10008.5.1.4.1.1.481.2"
@@ -46,7 +45,7 @@ def write_rtdose(
     description     what it is, such as "dose" or "spread of 8 samples"; with `method` in SeriesDescription
     The step between stored values is at most 0.01 Gy. Raises a UserError.
     """
-    path, folder, pydicom = Path(path), Path(patient_folder), import_pydicom()
+    path, pydicom = Path(path), import_pydicom()
     if "outputs" in path.resolve().parts[:-1]:
         raise UserError(
             f"{path} is not written: it would hold the patient's name, which must not lie below outputs"
@@ -55,7 +54,7 @@ def write_rtdose(
     if len(title) > 64 or not title.isprintable() or "\\" in title:
         rule = "at most 64 printable characters, no backslash"
         raise UserError(f"{title!r} cannot be a SeriesDescription: {rule}")
-    chain = choose(folder, read_folder(folder)[0])
+    chain = read_chain(Path(patient_folder))
     check_geometry(case, chain, path)
     stored, step_gy = encode(np.asarray(dose_gy, np.float64), case.shape, path)
     ds = pydicom.Dataset()

@@ -32,7 +32,7 @@ DOSE_UNIT_GY = 70.0
 BODY_HU = -400.0  # between air and the least dense tissue
 MARGIN_MM = 10.0  # kept around the body, the structures and the dose
 DOSE_KEPT_GY = 7.0  # a tenth of the prescription: dose that lies outside the body is kept from here on
-MOST_VOXELS = 2**28  # a header that announces more is damaged
+MAX_BYTES = 2**32  # of an array; no case's is larger
 
 
 def vmat_source(folder: str | Path) -> Source:
@@ -61,7 +61,6 @@ def read_npz(path: str | Path) -> Case:
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            check_headers(archive)
             return decode(path.stem, archive)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
@@ -72,38 +71,20 @@ def read_npz(path: str | Path) -> Case:
         raise UserError(f"{path} is damaged or none of the study's ({reason})") from None
 
 
-def check_headers(archive: zipfile.ZipFile) -> None:
-    """Shapes and types before anything large is read."""
-    (shape, ct_type), *others = (read_header(archive, name) for name in ("ct", "dose", "masks"))
-    if len(shape) != 3 or not 0 < np.prod(shape, dtype=float) <= MOST_VOXELS:
-        raise UserError(f"its CT has the shape {shape}, not y, x, z")
-    (dose_shape, dose_type), (masks_shape, masks_type) = others
-    if dose_shape != shape or masks_shape != (len(STRUCTURES), *shape):
-        raise UserError(
-            f"its CT, dose and masks have the shapes {shape}, {dose_shape}, {masks_shape}; "
-            f"the masks must be {len(STRUCTURES)} of the CT's and the dose's"
-        )
-    if ct_type.kind + dose_type.kind + masks_type.kind not in ("ffu", "ffb"):
-        raise UserError("its CT and dose must be floating-point numbers, its masks uint8 or bool")
-
-
-def read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple, np.dtype]:
-    """(shape, dtype) of a member."""
+def read_array(
+    archive: zipfile.ZipFile, name: str, types: tuple[type, ...], low: float, high: float
+) -> np.ndarray:
+    """A member's array of one of the types, with every value between `low` and `high`; NaN is not."""
     if f"{name}.npy" not in archive.namelist():
         raise UserError(f"it has no array {name}")
-    with archive.open(f"{name}.npy") as member:
-        old = np.lib.format.read_magic(member) == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(member)
-    return shape, dtype
-
-
-def read_values(archive: zipfile.ZipFile, name: str, low: float, high: float) -> np.ndarray:
-    """A member's array, with every value between `low` and `high`; NaN is not."""
+    if archive.getinfo(f"{name}.npy").file_size > MAX_BYTES:
+        raise UserError(f"its array {name} is larger than {MAX_BYTES} bytes")
     with archive.open(f"{name}.npy") as member:
         values = np.lib.format.read_array(member, allow_pickle=False)
-        if member.read(1):
+        if member.read(1):  # also has the checksum compared
             raise UserError(f"its array {name} goes on after its end")
+    if not any(np.issubdtype(values.dtype, kind) for kind in types):
+        raise UserError("its CT and dose must be floating-point numbers, its masks uint8 or bool")
     least, most = values.min(), values.max()
     if not (low <= least and most <= high):
         raise UserError(f"its {name} runs from {least:g} to {most:g}, not within {low:g} to {high:g}")
@@ -112,12 +93,20 @@ def read_values(archive: zipfile.ZipFile, name: str, low: float, high: float) ->
 
 def decode(case_id: str, archive: zipfile.ZipFile) -> Case:
     """The Case of an open file; one large array at a time is held as stored."""
-    ct_hu = np.rint((read_values(archive, "ct", 0.249, 1.251) - np.float32(0.5)) * 4000).astype(np.int16)
+    ct = read_array(archive, "ct", (np.floating,), 0.249, 1.251)
+    ct_hu = np.rint((ct - np.float32(0.5)) * 4000).astype(np.int16)
+    del ct
+    dose_gy = read_array(archive, "dose", (np.floating,), -0.01, 2.0) * DOSE_UNIT_GY
+    dose_gy = np.maximum(dose_gy, 0).astype(np.float32)
+    masks = read_array(archive, "masks", (np.uint8, np.bool_), 0, 1).view(bool)
+    if ct_hu.ndim != 3 or dose_gy.shape != ct_hu.shape or masks.shape != (len(STRUCTURES), *ct_hu.shape):
+        raise UserError(
+            f"its CT, dose and masks have the shapes {ct_hu.shape}, {dose_gy.shape}, {masks.shape}; "
+            f"the masks must be {len(STRUCTURES)} of the CT's and the dose's"
+        )
     body = largest_part(ct_hu > BODY_HU)
     if not body.any():
         raise UserError(f"its CT is nowhere above {BODY_HU:g} HU")
-    dose_gy = np.maximum(read_values(archive, "dose", -0.01, 2.0) * DOSE_UNIT_GY, 0).astype(np.float32)
-    masks = read_values(archive, "masks", 0, 1).view(bool)
     box = box_around(body | (dose_gy >= DOSE_KEPT_GY) | masks.any(axis=0))
     ct_hu, body, dose_gy, *masks = (
         np.ascontiguousarray(array[box].transpose(2, 0, 1)) for array in (ct_hu, body, dose_gy, *masks)

@@ -17,7 +17,7 @@ from lib.errors import UserError
 from lib.importers.cohort import Source, make_cohort
 from lib.importers.dicom_rt import dicom_source
 from lib.importers.openkbp import openkbp_source
-from lib.importers.options import check_import, parse_prescriptions
+from lib.importers.options import Options, check_import, parse_prescriptions
 from lib.importers.phantom import phantom_source
 from lib.importers.vmat_npz import vmat_source
 from lib.runner.command import told_in_a_sentence
@@ -72,11 +72,11 @@ def choose_source(options: argparse.Namespace, target: Path) -> Source:
     if not options.folder:
         raise UserError(f"{options.source} needs the folder of its patients")
     if options.source == "dicom":
-        return dicom_source(options.folder, target, options.pseudonyms, **dicom_options(options))
+        return dicom_source(options.folder, target, dicom_options(options), options.pseudonyms)
     return {"openkbp": openkbp_source, "vmat": vmat_source}[options.source](options.folder)
 
 
-def dicom_options(options: argparse.Namespace) -> dict:
+def dicom_options(options: argparse.Namespace) -> Options:
     """The section `import` of the params file, with the flags put over it."""
     flags = {
         "spacing_mm": options.spacing_mm,
@@ -85,4 +85,4 @@ def dicom_options(options: argparse.Namespace) -> dict:
     }
     path = options.params
     section = check_import(load_params(path).get("import"), path) if path else {}
-    return section | {key: value for key, value in flags.items() if value}
+    return Options(**section | {key: value for key, value in flags.items() if value})
