@@ -615,7 +615,7 @@ def test_no_name_or_date_of_the_patient_leaves_his_folder(case, tmp_path):
     with np.load(tmp_path / "P-001.npz") as stored:
         kept = repr([stored[name].tobytes() for name in stored]) + str(stored["meta"])
     kept += repr(load_case(tmp_path / "P-001.npz")) + json.dumps(report)
-    assert not leaked(kept) and "1.2.826" not in kept
+    assert not leaked(kept) and "1.2.826" not in kept  # nor UIDs
     assert got.case_id == "P-001"
 
 

@@ -27,9 +27,9 @@ def contour_mask(roi: Roi, grid: Grid, file: str, warnings: list[str]) -> np.nda
     mask = np.zeros(grid.shape, bool)
     for k, contours in slices.items():
         mask[k] = fill_contours(contours, grid.shape[1:], file)
-    drawn = np.flatnonzero(mask.any(axis=(1, 2)))
-    gaps = [pair for pair in itertools.pairwise(drawn) if pair[1] - pair[0] > 1]
-    if len(gaps) > 1 and len(gaps) >= len(drawn) / 2:
+    layers = np.flatnonzero(mask.any(axis=(1, 2)))
+    gaps = [pair for pair in itertools.pairwise(layers) if pair[1] - pair[0] > 1]
+    if len(gaps) > 1 and len(gaps) >= len(layers) / 2:
         thin = f"{roi.name} is contoured on every second slice or fewer"
         raise UserError(f"{file}: {thin}; export it interpolated")
     for pair in gaps:

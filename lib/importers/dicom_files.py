@@ -213,13 +213,13 @@ def names_of(files: list[File]) -> str:
 
 def pick_series(folder: Path, slices: list[File], structures: File) -> list[File]:
     """The CT slices of the series to which the RTSTRUCT refers, all of them and no other."""
-    wanted, images = referenced_images(structures)
+    series_uids, images = referenced_images(structures)
     series = {}
     for file in slices:
         with explain_damage(file.name):
             uid, _ = text(file.ds, "SeriesInstanceUID"), text(file.ds, "FrameOfReferenceUID")
             series.setdefault(uid, []).append(file)
-    fitting = [files for uid, files in series.items() if uid in wanted or not wanted]
+    fitting = [files for uid, files in series.items() if uid in series_uids or not series_uids]
     if len(fitting) != 1:
         first = names_of([files[0] for files in series.values()]) or "none"
         raise UserError(

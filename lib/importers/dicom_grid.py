@@ -61,13 +61,13 @@ def to_patient_axes(
     signs = np.rint([directions[1, 1], directions[0, 0]]).astype(int)
     extent_mm = (np.array(volume.shape[1:]) - 1) * pixel_mm
     origin_yx_mm = np.array(first_mm)[[1, 0]] + np.minimum(signs, 0) * extent_mm
-    grid = Grid(rounded((first_mm[2], *origin_yx_mm)), rounded((step_mm, *pixel_mm)), volume.shape)
+    grid = Grid(round_mm((first_mm[2], *origin_yx_mm)), round_mm((step_mm, *pixel_mm)), volume.shape)
     if min(grid.spacing_mm) <= 0:
         raise UserError(f"{name}: PixelSpacing {tuple(pixel_mm)} is not positive")
     return np.ascontiguousarray(volume[:, :: signs[0], :: signs[1]]), grid
 
 
-def rounded(values_mm: Sequence[float]) -> Triple:
+def round_mm(values_mm: Sequence[float]) -> Triple:
     """To a millionth of a mm, so that grids that should be equal are."""
     return tuple(round(float(value), 6) for value in values_mm)
 
@@ -85,7 +85,7 @@ def new_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
     )
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise UserError(f"spacing_mm {spacing_mm} would make {shape} voxels, too many")
-    return Grid(rounded(grid.origin_mm + np.subtract(spacing_mm, grid.spacing_mm) / 2), spacing_mm, shape)
+    return Grid(round_mm(grid.origin_mm + np.subtract(spacing_mm, grid.spacing_mm) / 2), spacing_mm, shape)
 
 
 def linear_weights(out: Grid, grid: Grid, axis: int, beyond: float) -> np.ndarray:
@@ -136,7 +136,7 @@ def resample(volume: np.ndarray, grid: Grid, out: Grid, beyond: float = 1.0) -> 
     return apply_weights(volume, [linear_weights(out, grid, axis, beyond) for axis in range(3)])
 
 
-def covered(grid: Grid, out: Grid) -> np.ndarray:
+def coverage(grid: Grid, out: Grid) -> np.ndarray:
     """bool on `out`: voxels of which no part is more than half a voxel outside `grid`."""
     z, y, x = (linear_weights(out, grid, axis, beyond=0.0).sum(axis=1) > 0.99 for axis in range(3))
     return z[:, None, None] & y[:, None] & x

@@ -5,7 +5,6 @@ names and prescriptions: dicom_structures; contours: dicom_contours; axes and re
 """
 
 import hashlib
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from lib.files import write_text
 from lib.importers.cohort import Source
 from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import read_chain
-from lib.importers.dicom_grid import Grid, covered, new_grid, resample, resample_mask
+from lib.importers.dicom_grid import Grid, coverage, new_grid, resample, resample_mask
 from lib.importers.dicom_images import read_ct, read_dose
 from lib.importers.dicom_structures import Roi, guess_site, map_names, prescriptions, read_rois
 from lib.importers.options import Options
@@ -37,8 +36,8 @@ def dicom_source(
     patients = find_patients(folder)
     names = {case_id: case_id for case_id in patients}
     if pseudonyms:
-        shuffled = sorted(patients, key=lambda case_id: hashlib.sha256(case_id.encode()).digest())
-        names = {case_id: f"P{number:03d}" for number, case_id in enumerate(shuffled, 1)}
+        order = sorted(patients, key=lambda case_id: hashlib.sha256(case_id.encode()).digest())
+        names = {case_id: f"P{number:03d}" for number, case_id in enumerate(order, 1)}
         if Path(cohort).resolve() in Path(pseudonyms).resolve().parents:
             raise UserError(f"{pseudonyms} lies in the cohort's folder; who is who belongs elsewhere")
         write_text(Path(pseudonyms), "".join(f"{name},{case_id}\n" for case_id, name in names.items()))
@@ -84,7 +83,7 @@ def read_patient(
     masks = {key: contour_mask(roi, ct_grid, file, warnings) for key, roi in structures.items()}
     outline, body = find_body(rois, ct_hu, ct_grid, file, warnings)
     dose_gy, dose_grid = read_dose(chain.dose)
-    inside = covered(dose_grid, ct_grid)
+    inside = coverage(dose_grid, ct_grid)
     check_targets({key: masks[key] for key in rx}, inside, body, chain.dose.name, warnings)
     grid = new_grid(ct_grid, options.spacing_mm) if options.spacing_mm is not None else ct_grid
     masks = {key: resample_mask(mask, ct_grid, grid) for key, mask in masks.items()}
@@ -101,14 +100,14 @@ def read_patient(
         spacing_mm=grid.spacing_mm,
         origin_mm=grid.origin_mm,
     )
-    used = {outline, *(roi.name for roi in structures.values())}
+    in_use = {outline, *(roi.name for roi in structures.values())}
     return case, {
         "other_files": chain.others,
         "warnings": warnings,
         "prescription_from": {key: source for key, (_, source) in rx.items()},
         "dose_mask_from": outline,
         "structures": {key: roi.name for key, roi in structures.items()},
-        "ignored": sorted({roi.name for roi in rois} - used),
+        "ignored": sorted({roi.name for roi in rois} - in_use),
         "missing": [key for key in PROTOCOLS[site].structures if key not in masks or key in lost],
         **describe_grids(ct_grid, dose_grid, inside, body),
     }

@@ -122,11 +122,11 @@ def guess_site(rois: list[Roi], aliases: dict | None, file: str) -> str:
 
 
 def prescriptions(
-    mapped: dict[str, Roi], site: str, rois: list[Roi], chain: Chain, given: dict, warnings: list[str]
+    mapped: dict[str, Roi], site: str, rois: list[Roi], chain: Chain, user_gy: dict, warnings: list[str]
 ) -> dict[str, tuple[float, str]]:
-    """target -> (Gy, where from) by the RTPLAN, else as `given`, else by the structure's name."""
+    """target -> (Gy, where from) by the RTPLAN, else by `user_gy`, else by the structure's name."""
     known = PROTOCOLS[site].targets
-    unknown = set(given) - set(known)
+    unknown = set(user_gy) - set(known)
     if unknown:
         raise UserError(f"prescription_gy: {unknown.pop()} is not among {', '.join(known)}")
     targets = {name: mapped[name] for name in known if name in mapped}
@@ -136,13 +136,15 @@ def prescriptions(
             f"{chain.structures.name} holds no target; of {names} name one by "
             f"aliases={{'{next(iter(known))}': ['...']}}"
         )
-    planned = plan_doses(chain.plan, {roi.number for roi in rois}) if chain.plan else []
+    plan_gy = plan_doses(chain.plan, {roi.number for roi in rois}) if chain.plan else []
     warnings += [] if chain.plan else ["there is no RTPLAN"]
-    used = {None, *(roi.number for roi in targets.values())}
+    of_targets = {None, *(roi.number for roi in targets.values())}
     warnings += [
-        f"the plan prescribes {gy:g} Gy to a structure that is not used" for n, gy in planned if n not in used
+        f"the plan prescribes {gy:g} Gy to a structure that is not used"
+        for n, gy in plan_gy
+        if n not in of_targets
     ]
-    return {name: prescription(name, roi, planned, given, len(targets)) for name, roi in targets.items()}
+    return {name: prescription(name, roi, plan_gy, user_gy, len(targets)) for name, roi in targets.items()}
 
 
 def plan_doses(plan: File, roi_numbers: set[int]) -> list[tuple[int | None, float]]:
@@ -159,19 +161,19 @@ def plan_doses(plan: File, roi_numbers: set[int]) -> list[tuple[int | None, floa
 
 
 def prescription(
-    name: str, roi: Roi, planned: list[tuple[int | None, float]], given: dict, n_targets: int
+    name: str, roi: Roi, plan_gy: list[tuple[int | None, float]], user_gy: dict, n_targets: int
 ) -> tuple[float, str]:
-    """(Gy, where from) of one target; where plan and name disagree, what is given decides."""
+    """(Gy, where from) of one target; where plan and name disagree, `user_gy` decides."""
     in_name = gy_in_name(roi.name)
-    free = [gy for n, gy in planned if n is None]
-    in_plan = [gy for n, gy in planned if n == roi.number]
+    free = [gy for n, gy in plan_gy if n is None]
+    in_plan = [gy for n, gy in plan_gy if n == roi.number]
     in_plan = in_plan or [gy for gy in free if in_name and abs(gy - in_name) <= NAME_GY]
     in_plan = in_plan or (free if n_targets == len(free) == 1 else [])
     doubtful = bool(in_plan and in_name and abs(in_plan[0] - in_name) > NAME_GY)
     if len(set(in_plan)) == 1 and not doubtful:
         return in_plan[0], "plan"
-    if name in given:
-        return float(given[name]), "parameter"
+    if name in user_gy:
+        return float(user_gy[name]), "parameter"
     if doubtful or len(set(in_plan)) > 1 or not in_name:
         raise UserError(
             f"the prescription of {roi.name} is not clear (the plan says {in_plan or 'nothing'}, the name "

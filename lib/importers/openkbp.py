@@ -22,9 +22,9 @@ VALIDATION_PATIENTS = 25  # taken from training when the published validation pa
 
 def openkbp_source(folder: str | Path) -> Source:
     """The patients of OpenKBP's provided-data folder."""
-    published = find_patients(folder)
-    patients = {path.name: path for paths in published.values() for path in paths}
-    split = split_patients({part: [path.name for path in paths] for part, paths in published.items()})
+    folders = find_patients(folder)
+    patients = {path.name: path for paths in folders.values() for path in paths}
+    split = split_patients({part: [path.name for path in paths] for part, paths in folders.items()})
     return Source("OpenKBP, public CSV folders", patients, read_patient, split)
 
 
@@ -35,12 +35,10 @@ def find_patients(folder: str | Path) -> dict[str, list[Path]]:
         raise UserError(
             f"{folder} is not a folder; give the folder that holds train-pats and validation-pats"
         )
-    published = {
-        part: sorted((folder / sub).glob("pt_*"), key=patient_number) for part, sub in SPLITS.items()
-    }
-    if not any(published.values()):
+    folders = {part: sorted((folder / sub).glob("pt_*"), key=patient_number) for part, sub in SPLITS.items()}
+    if not any(folders.values()):
         raise UserError(f"{folder} holds no train-pats/pt_* folders; give OpenKBP's provided-data folder")
-    return published
+    return folders
 
 
 def patient_number(folder: Path) -> int:

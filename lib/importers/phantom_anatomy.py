@@ -292,7 +292,7 @@ def target_shapes(p: Field, rng: Rng, organs: Fields, vessels: Fields, bones: Fi
 # ---------------------------------------------------------------- CT
 
 
-def inside(d_mm: Field) -> Field:
+def fill_share(d_mm: Field) -> Field:
     """The share of each voxel that a shape fills."""
     return np.clip(0.5 - d_mm / EDGE_MM, 0, 1)
 
@@ -313,20 +313,20 @@ def paint(
     septa = 0.6 * np.exp(-((smooth_noise(rng, 14) / 0.3) ** 2))
     strands = np.clip(0.35 * np.abs(smooth_noise(rng, 7)), 0, 0.6)
     layers = [
-        (inside(muscle), MUSCLE_HU + 5 * texture - 140 * septa),
-        (inside(cavity), fat + 45 * strands),
-        *((inside(d), 58.0) for name, d in vessels.items() if "obturator" not in name),
+        (fill_share(muscle), MUSCLE_HU + 5 * texture - 140 * septa),
+        (fill_share(cavity), fat + 45 * strands),
+        *((fill_share(d), 58.0) for name, d in vessels.items() if "obturator" not in name),
         *hollow(rng, p, organs["Bowel"], 3, 30 + 20 * texture, rng.uniform(0, 0.35)),
         *hollow(rng, p, organs["Bladder"], 3, 8 + 2 * texture),
-        (inside(organs["Vesicles"]), 30.0),
-        (inside(organs["Prostate"]), 45 + 6 * texture),
+        (fill_share(organs["Vesicles"]), 30.0),
+        (fill_share(organs["Prostate"]), 45 + 6 * texture),
         *hollow(rng, p, organs["Rectum"], 4, 25 + 25 * texture, rng.choice([0, 1]) * rng.uniform(0.1, 0.5)),
         *(layer for name in bones for layer in bone_layers(rng, bones[name], texture)),
     ]
     ct = fat
     for share, hu in layers:  # later layers lie on top
         ct = ct + share * (hu - ct)
-    ct = AIR_HU + inside(body) * (ct - AIR_HU) + rng.normal(0, 3, SHAPE) * (body < 3)
+    ct = AIR_HU + fill_share(body) * (ct - AIR_HU) + rng.normal(0, 3, SHAPE) * (body < 3)
     return np.clip(np.rint(np.where(body < 6, ct, AIR_HU)), AIR_HU, 2000).astype(np.int16)
 
 
@@ -334,15 +334,18 @@ def hollow(
     rng: Rng, p: Field, d_mm: Field, wall_mm: float, content_hu: float | Field, gas_share: float = 0.0
 ) -> list[Layer]:
     """Layers of a hollow organ: its wall, its content and pockets of gas, which rise to the front."""
-    layers = [(inside(d_mm), 42.0), (inside(d_mm + wall_mm), content_hu)]
+    layers = [(fill_share(d_mm), 42.0), (fill_share(d_mm + wall_mm), content_hu)]
     if gas_share > 0:
         pocket = smooth_noise(rng, 13) - p[1] / 20
         level = np.quantile(pocket[d_mm < 0], 1 - gas_share)
-        layers.append((inside(np.maximum(d_mm + wall_mm + 1, 12 * (level - pocket))), -960.0))
+        layers.append((fill_share(np.maximum(d_mm + wall_mm + 1, 12 * (level - pocket))), -960.0))
     return layers
 
 
 def bone_layers(rng: Rng, d_mm: Field, texture: Field) -> list[Layer]:
     """Layers of a bone: cortex of a few mm around marrow."""
     cortex_hu, marrow_hu = rng.uniform(750, 1050), rng.uniform(130, 260)
-    return [(inside(d_mm), cortex_hu), (inside(d_mm + rng.uniform(3.0, 4.5)), marrow_hu + 35 * texture)]
+    return [
+        (fill_share(d_mm), cortex_hu),
+        (fill_share(d_mm + rng.uniform(3.0, 4.5)), marrow_hu + 35 * texture),
+    ]

@@ -27,13 +27,7 @@ KERNEL_VOXELS = 23
 ROUNDS = (70, 40)  # iterations before each dose calculation
 SMOOTH = 0.1  # against fluence that jumps from angle to angle, which leaves spokes
 # outside the targets: dose in Gy from which an organ is spared, and how hard
-PRESS = {
-    "Rectum": (46, 0.8),
-    "Bladder": (44, 0.8),
-    "Femur_L": (40, 3.0),
-    "Femur_R": (40, 3.0),
-    "Bowel": (42, 2.0),
-}
+PRESS = {"Rectum": (46, 0.8), "Bladder": (44, 0.8), "Femur_L": (40, 3), "Femur_R": (40, 3), "Bowel": (42, 2)}
 NO_PYDOSERT = "making phantoms needs pydosert; install it with: pip install -e '.[phantom]'"
 Array = np.ndarray
 Engine = Callable[[Array, Array], Array]  # (fluence, angles) -> dose
@@ -72,11 +66,11 @@ def make_plan(
     rays = ray_model(dose_of, angles, goals.voxels, masks["PTV56"], spacing_mm)
     aperture = open_pixels(masks["PTV56"], angles, spacing_mm, MARGIN_MM)
     fluence = aperture * (60 / ray_dose(rays, aperture)[goals.under > 0].mean())
-    missing = np.zeros(len(goals.voxels))
+    deficit = np.zeros(len(goals.voxels))
     for iterations in ROUNDS:
-        fluence = solve_fluence(rays, goals, aperture, fluence, missing, iterations)
+        fluence = solve_fluence(rays, goals, aperture, fluence, deficit, iterations)
         dose = dose_of(fluence, angles)
-        missing = dose.ravel()[goals.voxels] - ray_dose(rays, fluence)
+        deficit = dose.ravel()[goals.voxels] - ray_dose(rays, fluence)
     return normalise(dose * body, masks["PTV70"])
 
 
@@ -101,11 +95,11 @@ def dose_engine(ct_hu: Array, ptv: Array, spacing_mm: Triple) -> Engine:
     machine = MachineConfig(preset="varian_10MV", number_of_leaf_pairs=PIXELS, leaf_widths=[LEAF_MM] * PIXELS)
     density = convert_HU_to_density(torch.from_numpy(ct_hu.astype(np.float32)))
 
-    def dose_of(fluence, angles):
+    def dose_of(fluence: Array, angles: Array) -> Array:
         starts = range(0, len(angles), 12)  # a dozen angles at a time keep the memory small
         return sum(part_of(fluence[i : i + 12], angles[i : i + 12]) for i in starts)
 
-    def part_of(fluence, angles):
+    def part_of(fluence: Array, angles: Array) -> Array:
         g = len(angles)
         beams = BeamSequence(
             mus=torch.ones(g),
@@ -119,14 +113,9 @@ def dose_engine(ct_hu: Array, ptv: Array, spacing_mm: Triple) -> Engine:
         )
         maps = torch.from_numpy(blur(fluence, PENUMBRA_MM).astype(np.float32))[None]
         maps = torch.nn.functional.interpolate(maps, scale_factor=LEAF_MM, mode="bilinear")
+        nodes_mm, volume = PencilDepthEngine.DEPTH_NODES_MM[::2], (spacing_mm, ct_hu.shape)
         engine = PencilDepthEngine(
-            machine,
-            KERNEL_VOXELS,
-            spacing_mm,
-            ct_hu.shape,
-            beam_template=beams,
-            device="cpu",
-            depth_nodes_mm=PencilDepthEngine.DEPTH_NODES_MM[::2],
+            machine, KERNEL_VOXELS, *volume, beam_template=beams, device="cpu", depth_nodes_mm=nodes_mm
         )
         return engine.compute_dose(beams, density_image=density, fluence_maps=maps)[0].numpy()
 
@@ -220,11 +209,11 @@ def plan_goals(
 
 
 def solve_fluence(
-    rays: csr_matrix, goals: PlanGoals, aperture: Array, start: Array, missing_gy: Array, iterations: int
+    rays: csr_matrix, goals: PlanGoals, aperture: Array, start: Array, deficit_gy: Array, iterations: int
 ) -> Array:
     """The fluence >= 0 [ANGLES,PIXELS,PIXELS] in the open pixels with the least penalty: L-BFGS on its root.
 
-    missing_gy [N] is what the ray model lacked against pydosert at `start`; it is held while the fluence
+    deficit_gy [N] is what the ray model lacked against pydosert at `start`; it is held while the fluence
     changes. torch's L-BFGS and not scipy's, whose sums depend on the number of BLAS threads.
     """
     inside = aperture > 0
@@ -237,7 +226,7 @@ def solve_fluence(
         return fluence
 
     def closure():
-        value, slope = penalty(rays, goals, fluence_now(), missing_gy)
+        value, slope = penalty(rays, goals, fluence_now(), deficit_gy)
         root.grad = 2 * root * torch.from_numpy(slope[inside])
         return value
 
@@ -245,9 +234,9 @@ def solve_fluence(
     return fluence_now()
 
 
-def penalty(rays: csr_matrix, goals: PlanGoals, fluence: Array, missing_gy: Array) -> tuple[float, Array]:
+def penalty(rays: csr_matrix, goals: PlanGoals, fluence: Array, deficit_gy: Array) -> tuple[float, Array]:
     """The penalty of a fluence and its gradient [ANGLES,PIXELS,PIXELS]."""
-    dose = ray_dose(rays, fluence) + missing_gy
+    dose = ray_dose(rays, fluence) + deficit_gy
     short, much = np.maximum(goals.low_gy - dose, 0), np.maximum(dose - goals.high_gy, 0)
     step = fluence - np.roll(fluence, 1, 0)
     value = (goals.under * short**2 + goals.over * much**2 + goals.pull * dose**2).sum()
