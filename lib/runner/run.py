@@ -23,7 +23,7 @@ import yaml
 from lib.cache import is_fresh, stage_key, write_stamp
 from lib.errors import UserError
 from lib.files import ROOT, lock, read_json, sha256, write_text
-from lib.importers.cohort import check_import
+from lib.importers.options import check_import
 from lib.models.methods import METHODS, find_method, kind
 from lib.progress import VARIABLE, clock
 from lib.runner.command import Failed, told_in_a_sentence
