@@ -9,6 +9,8 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import yaml
+
 from lib.cases.cohort import open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
@@ -121,6 +123,18 @@ class Experiment:
             "date": time.strftime("%Y-%m-%d"),
             "versions": {name: package_version(name) for name in ("torch", "numpy", "scipy", "papermill")},
         }
+
+
+def open_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
+    """An experiment by its name: a person's own run, else what is published of it, else its params file."""
+    outputs, params = ROOT / "outputs", ROOT / "params" / f"{name}.yaml"
+    files = [outputs / name / "experiment.yaml", outputs / "published" / name / "experiment.yaml", params]
+    path = next((path for path in files if path.exists()), None)
+    if path is None:
+        raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "beams_deg": [], "seed": 42}
+    return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
 
 
 def training_in(experiment, name):
