@@ -37,7 +37,6 @@ SECTIONS = {
     "02_sampling_ablation": "ablation",
     "03_ensemble": "ensemble",
     "04_comparison": "comparison",
-    "05_explore": "explore",
 }
 ALONE = {"06_speed": "speed"}  # an experiment with this section runs this notebook and no other
 COMMON = (
@@ -174,10 +173,9 @@ def study_stage(notebook, folder, values, methods):
     needs = {
         "02_sampling_ablation": trainings,
         "03_ensemble": trainings,
-        "05_explore": ["04_comparison"],
         "04_comparison": [*trainings, "02_sampling_ablation", "03_ensemble"],
     }.get(notebook, [])
-    products = [] if notebook == "05_explore" else [folder / "results" / f"{notebook}.json"]
+    products = [folder / "results" / f"{notebook}.json"]
     return Stage(notebook, NOTEBOOKS / f"{notebook}.ipynb", values, products, needs)
 
 
