@@ -24,14 +24,11 @@ def test_words_make_no_notebook_stale(tmp_path):
     assert cache.stage_key(notebook(tmp_path / "moved", *other), {"a": 1}, {"cohort": "c"}) == key
 
 
-@pytest.mark.parametrize(
-    "version", ["FEATURES_VERSION", "TRAINING_VERSION", "PREDICTION_VERSION", "STUDIES_VERSION"]
-)
+@pytest.mark.parametrize("version", [name for name in vars(cache) if name.endswith("_VERSION")])
 def test_cells_parameters_inputs_and_versions_make_it_stale(tmp_path, monkeypatch, version):
     path = notebook(tmp_path, *CELLS)
-    keys = [
-        cache.stage_key(path, *given) for given in (({"a": 1}, {}), ({"a": 2}, {}), ({"a": 1}, {"c": ""}))
-    ]
+    given = [({"a": 1}, {}), ({"a": 2}, {}), ({"a": 1}, {"cohort": ""})]
+    keys = [cache.stage_key(path, *each) for each in given]
     keys.append(cache.stage_key(notebook(tmp_path, ("code", "x = 2\nprint(x)")), {"a": 1}, {}))
     monkeypatch.setattr(cache, version, 0)
     keys.append(cache.stage_key(notebook(tmp_path, *CELLS), {"a": 1}, {}))

@@ -343,8 +343,8 @@ def made(samples, tmp_path, **changes):
 
 
 def test_what_retrains_is_configuration_patients_start_and_version(samples):
-    """The last digits of the units, sums over voxels, depend on the number of threads; the parts that a batch is
-    cut into change no more than that."""
+    """The last digits of the units, sums over voxels, depend on the number of threads; the parts that a batch
+    is cut into change no more than that."""
     config = config_for(samples)
     same = [{"dose_shift": 0.1}, {"accumulate": 4}]
     other = [{"learning_rate": 0.1}, {"cohort_sha256": "1"}, {"case_ids": ["toy_0"]}, {"version": 0}]

@@ -46,11 +46,6 @@ class Sample:
     rx_gy: float
     coarsen: int = 1  # voxels of the case along a block's edge
 
-    @property
-    def prior(self) -> torch.Tensor | float:
-        """The prior's dose [1,d,h,w] as a fraction of the prescription, or 0.0 where there is none."""
-        return self.channels.prior(self.cond)
-
     def to(self, device: torch.device | str) -> "Sample":
         return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
 
@@ -109,17 +104,16 @@ def load_sample(cohort: Cohort, case_id: str, coarsen: int, beams_deg: tuple[flo
 
 def write_sample(path: Path, sample: Sample) -> None:
     """Write a sample, its condition channels in half precision."""
+    words = {name: getattr(sample, name) for name in ("case_id", "spacing_mm", "rx_gy", "coarsen")}
+    words["channels"] = (sample.channels.site, sample.channels.beams_deg)
     tensors = {name: getattr(sample, name) for name in TENSORS} | {"cond": sample.cond.half()}
-    plain = ("case_id", "spacing_mm", "rx_gy", "coarsen")
-    words = {name: getattr(sample, name) for name in plain}
-    channels = (sample.channels.site, sample.channels.beams_deg)
-    save_tensors(path, tensors, channels=json.dumps(channels), words=json.dumps(words))
+    save_tensors(path, tensors, words=json.dumps(words))
 
 
 def read_sample(path: Path) -> Sample:
     """A sample as it was written; of a file that is missing or damaged a UserError, KeyError or TypeError."""
     tensors, about = load_tensors(path)
     words = json.loads(about["words"])
-    words["spacing_mm"] = tuple(words["spacing_mm"])
-    tensors["cond"] = tensors["cond"].float()
-    return Sample(channels=channels_of(*json.loads(about["channels"])), **tensors, **words)
+    spacing_mm, channels = tuple(words.pop("spacing_mm")), channels_of(*words.pop("channels"))
+    cond = tensors.pop("cond").float()
+    return Sample(channels=channels, cond=cond, spacing_mm=spacing_mm, **tensors, **words)

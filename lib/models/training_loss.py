@@ -1,7 +1,7 @@
 """The loss of one batch by the training's method: what the network is shown and what it is to answer."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib.diffusion.flow import at_time
 from lib.diffusion.parameterisation import dose_from_noise, target_of
@@ -12,7 +12,8 @@ from lib.models.config import TrainConfig
 from lib.models.methods import find_method, flow_level, inside_of
 from lib.models.vgg import PerceptualLoss
 
-Draw = tuple[torch.Tensor, torch.Tensor]  # levels [B] (a step t, or a flow's time) and noise [B,1,D,H,W]
+Draw = tuple[Tensor, Tensor]  # levels [B] (a step t, or a flow's time) and noise [B,1,D,H,W]
+Perceptual = PerceptualLoss | None
 
 
 def draw_noise(config: TrainConfig, batch: Batch, generator: torch.Generator) -> Draw | None:
@@ -28,13 +29,8 @@ def draw_noise(config: TrainConfig, batch: Batch, generator: torch.Generator) ->
 
 
 def training_loss(
-    network: nn.Module,
-    batch: Batch,
-    draw: Draw | None,
-    config: TrainConfig,
-    alpha_bar: torch.Tensor,
-    perceptual: PerceptualLoss | None = None,
-) -> torch.Tensor:
+    network: nn.Module, batch: Batch, draw: Draw | None, config: TrainConfig, perceptual: Perceptual = None
+) -> Tensor:
     """The network's loss, a mean over the patients; `draw` by `draw_noise`.
 
     A regression sees the patient alone. A flow sees a random time on the way from noise to dose, and its loss
@@ -48,7 +44,7 @@ def training_loss(
     if method.predicts == "velocity":
         velocity_hat = network(batch.cond, batch.constraints, at_time(dose, noise, t), flow_level(t))
         return losses.mean_inside((velocity_hat - (dose - noise)) ** 2, inside)
-    alpha_bar_t = at_level(alpha_bar, t, dose)
+    alpha_bar_t = at_level(schedule(config.zero_snr), t, dose)
     x_t = add_noise(dose, noise, alpha_bar_t)
     output = network(batch.cond, batch.constraints, x_t, t)
     squared = (output - target_of(method.predicts, dose, noise, alpha_bar_t)) ** 2
@@ -61,9 +57,7 @@ def training_loss(
     return loss
 
 
-def regression_loss(
-    output: torch.Tensor, batch: Batch, config: TrainConfig, perceptual: PerceptualLoss | None
-) -> torch.Tensor:
+def regression_loss(output: Tensor, batch: Batch, config: TrainConfig, perceptual: Perceptual) -> Tensor:
     """The reference's loss, that of DVHs if weighted, gradient and VGG losses where the method has them."""
     inside, extra = inside_of(config, batch), find_method(config.method).extra
     dose_hat = config.units.to_dose(output[:, :1], batch.prior) * inside

@@ -63,8 +63,8 @@ class PerceptualLoss:
         """dose_hat, dose [B,1,D,H,W] as fractions of the prescription."""
         depth = dose.shape[2]
         chosen = torch.linspace(0, depth - 1, min(depth, SLICES) + 2)[1:-1].round().long()
-        pairs = zip(*(self.features(v[:, 0, chosen].flatten(0, 1)) for v in (dose_hat, dose)))
-        return sum(F.l1_loss(a, b) for a, b in pairs)
+        slices = [volume[:, 0, chosen].flatten(0, 1) for volume in (dose_hat, dose)]
+        return sum(F.l1_loss(a, b) for a, b in zip(*map(self.features, slices)))
 
     def features(self, slices: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps of slices [N,H,W], 1 = prescription as white."""

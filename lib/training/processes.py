@@ -111,10 +111,11 @@ def parts_of_batch(patients: int, accumulate: int) -> list[tuple[slice, float]]:
 
 def mean_over_all(value: torch.Tensor) -> torch.Tensor:
     """Mean of a tensor over all processes."""
-    if world() > 1:
-        value = value.clone()
-        dist.all_reduce(value)
-    return value / world() if world() > 1 else value
+    if world() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / world()
 
 
 def sum_over_all(value: float, device: torch.device) -> float:

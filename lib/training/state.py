@@ -40,7 +40,7 @@ class TrainingState:
         self.shared = share_gradients(self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
-        self.alpha_bar, self.perceptual = schedule(config.zero_snr), perceptual_loss(config, device)
+        self.perceptual = perceptual_loss(config, device)
         self.step, self.history = 0, []
         self.loss_sum = torch.zeros((), device=device)  # of this epoch
         self.seconds = self.saved_s = 0.0
