@@ -21,10 +21,11 @@ lint:
 	@$(SETUP) --test
 	$(ENV)ruff check --quiet .
 	$(ENV)ruff format --quiet --check .
+	$(ENV)lint-imports --no-cache --no-logo
 
 explore:
 	@$(SETUP)
-	$(ENV)jupyter lab --ip=127.0.0.1 notebooks/05_explore.ipynb
+	$(ENV)jupyter lab --ip=127.0.0.1 notebooks/explore.ipynb
 
 clean:
 	rm -rf .venv outputs/features outputs/*/checkpoints

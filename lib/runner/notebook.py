@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 
 from lib.errors import UserError
 from lib.files import ROOT
@@ -41,8 +42,7 @@ def open_experiment(notebook: str, namespace: dict[str, Any]) -> Experiment:
     parameters = notebook_parameters(notebook)
     given = given_values(notebook, parameters, namespace)
     values = notebook_values(params, notebook, path, given)
-    changed = {name: value for name, value in values.items() if is_worth_saying(name, value, parameters)}
-    print(f"{path}: {', '.join(f'{name} {value}' for name, value in changed.items())}")
+    print(f"{path}: {in_yaml({name: values[name] for name in not_in_cell(values, parameters, given)})}")
     namespace.update({name: values[name] for name in parameters})
     return experiment_of(values)
 
@@ -111,6 +111,11 @@ def committed_parameters(notebook: str) -> dict[str, Parameter]:
         return {}
 
 
-def is_worth_saying(name: str, value: Any, parameters: dict[str, Parameter]) -> bool:
-    """Common settings, which no cell shows, and what is otherwise than in the cell."""
-    return name in COMMON or (name != "experiment" and value != parameters[name].default)
+def not_in_cell(values: dict[str, Any], parameters: dict[str, Parameter], given: dict[str, Any]) -> list[str]:
+    """The names of what a reader sees in no cell: common settings, and what the file says otherwise."""
+    hidden = [name for name, parameter in parameters.items() if values[name] != parameter.default]
+    return [name for name in (*COMMON, *hidden) if name not in given and name != "experiment"]
+
+
+def in_yaml(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, default_flow_style=True, width=10**6, sort_keys=False).strip()[1:-1]
