@@ -9,6 +9,7 @@ import yaml
 
 from lib.errors import UserError
 from lib.files import ROOT
+from lib.runner.execute import parameters_to_pass
 from lib.runner.notebook import open_experiment
 from lib.runner.parameters import check_value, parse_line, read_parameters
 from lib.runner.params_file import load_params
@@ -210,8 +211,8 @@ def project(tmp_path, monkeypatch):
     folder = tmp_path / "outputs" / "mine"
     folder.mkdir(parents=True)
     (folder / "experiment.yaml").write_text(
-        "{experiment: mine, cohort: toys, coarsen: 4, methods: [baseline, ddpm_v, ddpm_v-seed7, flow],\n"
-        " variants: {ddpm_v-seed7: {seed: 7, epochs: 3}}, train: {epochs: 9, base_channels: 8},\n"
+        "{experiment: mine, cohort: toys, coarsen: 4, methods: [baseline, baseline-seed7, ddpm_v, flow],\n"
+        " variants: {baseline-seed7: {seed: 7, epochs: 3}}, train: {epochs: 9, base_channels: 8},\n"
         " ensemble: {patients: 2, sampled: [flow]}}"
     )
     return tmp_path
@@ -245,7 +246,7 @@ def test_what_is_typed_or_passed_counts_before_the_file(project):
 
 
 def test_a_training_is_that_of_the_experiments_list(project):
-    run, values = opened("01_train", passed={"method": "ddpm_v", "variant": "seed7"})
+    run, values = opened("01_train", passed={"variant": "seed7"})
     assert (run.seed, values["epochs"], values["base_channels"]) == (7, 3, 8)
     run, values = opened("01_train", passed={"method": "ddpm_v"})
     assert (run.seed, values["epochs"], values["base_channels"]) == (42, 9, 8)
@@ -258,8 +259,11 @@ def test_by_hand_a_notebook_runs_with_the_values_that_the_runner_gives_it(path, 
         stages = {stage.name: stage for stage in plan(load_params(params), params)}
         for name, stage in stages.items():
             if name.startswith(path.stem):
-                given = {k: stage.parameters[k] for k in ("method", "variant") if name[:2] == "01"}
-                run, values = opened(path.stem, passed=given, experiment=params.stem)
+                passed = parameters_to_pass(stage)
+                training = {
+                    key: passed[key] for key in ("method", "variant") if key in passed and "01" in name
+                }
+                run, values = opened(path.stem, passed=training, experiment=params.stem)
                 parameters = {key: values[key] for key in read_parameters(path)}
                 assert parameters == {key: stage.parameters[key] for key in parameters}
                 assert run.seed == stage.parameters["seed"] and run.coarsen == stage.parameters["coarsen"]

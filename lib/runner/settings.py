@@ -129,7 +129,8 @@ def notebook_values(
     parameters = COMMON | notebook_parameters(notebook)
     values = {name: parameter.default for name, parameter in parameters.items()}
     where = {}
-    for prefix, section in sources(params, notebook, path, given):
+    training = training_name(values | given) if notebook == TRAIN else ""
+    for prefix, section in sources(params, notebook, training, path, given):
         for name in [name for name in parameters if name in section]:
             where[name] = f"{prefix}{name}"
             values[name] = check_value(parameters[name], section[name], where[name])
@@ -143,20 +144,18 @@ def notebook_values(
 
 
 def sources(
-    params: dict[str, Any], notebook: str, path: str | Path, given: dict[str, Any]
+    params: dict[str, Any], notebook: str, training: str, path: str | Path, given: dict[str, Any]
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     """(where it stands, values), the weakest first."""
     section = (SECTIONS | ALONE).get(notebook)
     yield f"{path}: ", {name: params[name] for name in ("experiment", *COMMON) if name in params}
     yield f"{path}: {section}.", params.get(section) or {}
-    if notebook == TRAIN:
-        name = training_name(given.get("method"), given.get("variant"))
-        yield f"{path}: variants.{name}.", (params.get("variants") or {}).get(name) or {}
+    yield f"{path}: variants.{training}.", (params.get("variants") or {}).get(training) or {}
     yield "", given
 
 
-def training_name(method: str, variant: str) -> str:
-    return f"{method}-{variant}" if variant else method
+def training_name(values: dict[str, Any]) -> str:
+    return f"{values['method']}-{values['variant']}" if values["variant"] else values["method"]
 
 
 def fitting_default(parameter: Parameter, values: dict[str, Any]) -> Any:
@@ -191,5 +190,6 @@ def check_sizes(values: dict[str, Any], where: dict[str, str]) -> None:
 
 
 def experiment_of(values: dict[str, Any]) -> Experiment:
-    """The Experiment of checked values."""
-    return Experiment(**{name: values[name] for name in ("experiment", *COMMON)})
+    """The Experiment of checked values; its lists are tuples, as it is a key of what is kept."""
+    common = {name: values[name] for name in ("experiment", *COMMON)}
+    return Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in common.items()})
