@@ -131,7 +131,7 @@ def refused(changes, tmp_path):
         ),
         ({"methods": ["baseline", "baseline"]}, "methods holds baseline twice"),
         ({"methods": []}, "methods is an empty list"),
-        ({"explore": {"plane": "coronal"}}, "the key 'explore' is no more: notebooks/explore.ipynb"),
+        ({"explore": {"plane": "coronal"}}, "the key 'explore' is no more: its notebook is opened by hand"),
         ({"device": "gpu"}, "device is 'gpu'; it must be one of"),
         ({"seed": -1}, "seed is -1"),
         ({"experiment": "../elsewhere"}, "experiment must be a name"),

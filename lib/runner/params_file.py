@@ -10,11 +10,8 @@ import yaml
 from lib.errors import UserError
 from lib.runner.parameters import closest
 
-RENAMED = {
-    "openkbp-cpu": "openkbp",
-    "openkbp-medium": "openkbp",
-    "openkbp-best-cpu": "openkbp-best",
-}  # experiments and their files
+# experiments, and their files, by the names that they had
+RENAMED = {"openkbp-cpu": "openkbp", "openkbp-medium": "openkbp", "openkbp-best-cpu": "openkbp-best"}
 DAMAGED_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError)
 
 

@@ -15,6 +15,7 @@ from lib.models.methods import METHODS, Method, find_method, kind
 from lib.runner.parameters import Parameter, check_value, closest, parse_lines, read_parameters
 from lib.studies.experiment import Experiment
 
+Values = dict[str, Any]  # name -> value
 NOTEBOOKS = ROOT / "notebooks"
 TRAIN = "01_train"
 SECTIONS = {
@@ -41,11 +42,11 @@ SUITS: dict[str, Callable[[Method], bool]] = {
     "sampled": lambda method: method.sampled,
 }  # which methods can stand for a parameter that names trainings; any, if it is not here
 REPLACED = {
-    "explore": "notebooks/explore.ipynb is opened by hand, its parameters stand in its first cell",
-}  # keys of older params files
+    "explore": "its notebook is opened by hand, and its parameters stand in its first cell"
+}  # old keys
 
 
-def check_params(params: dict[str, Any], path: str | Path) -> None:
+def check_params(params: Values, path: str | Path) -> None:
     """Refuse a params file with keys that no notebook knows, without the needed ones, or with trainings that
     cannot be. Raises a UserError."""
     sections = sections_of(params)
@@ -64,7 +65,7 @@ def check_params(params: dict[str, Any], path: str | Path) -> None:
         check_methods(methods, params.get("variants") or {}, path)
 
 
-def sections_of(params: dict[str, Any]) -> dict[str, str]:
+def sections_of(params: Values) -> dict[str, str]:
     return ALONE if set(ALONE.values()) & set(params) else SECTIONS
 
 
@@ -121,9 +122,7 @@ def notebook_parameters(notebook: str) -> dict[str, Parameter]:
     return read_parameters(NOTEBOOKS / f"{notebook}.ipynb")
 
 
-def notebook_values(
-    params: dict[str, Any], notebook: str, path: str | Path, given: dict[str, Any]
-) -> dict[str, Any]:
+def notebook_values(params: Values, notebook: str, path: str | Path, given: Values) -> Values:
     """The value of every common setting and of every parameter of the notebook, checked: what is `given` by
     hand, else what a checked params file says, else the cell's. Raises a UserError."""
     parameters = COMMON | notebook_parameters(notebook)
@@ -144,8 +143,8 @@ def notebook_values(
 
 
 def sources(
-    params: dict[str, Any], notebook: str, training: str, path: str | Path, given: dict[str, Any]
-) -> Iterable[tuple[str, dict[str, Any]]]:
+    params: Values, notebook: str, training: str, path: str | Path, given: Values
+) -> Iterable[tuple[str, Values]]:
     """(where it stands, values), the weakest first."""
     section = (SECTIONS | ALONE).get(notebook)
     yield f"{path}: ", {name: params[name] for name in ("experiment", *COMMON) if name in params}
@@ -154,11 +153,11 @@ def sources(
     yield "", given
 
 
-def training_name(values: dict[str, Any]) -> str:
+def training_name(values: Values) -> str:
     return f"{values['method']}-{values['variant']}" if values["variant"] else values["method"]
 
 
-def fitting_default(parameter: Parameter, values: dict[str, Any]) -> Any:
+def fitting_default(parameter: Parameter, values: Values) -> Any:
     """The cell's value; of what names trainings those that the experiment has, or else such as can stand
     there; of ensemble sizes those that the members allow."""
     default = parameter.default
@@ -181,7 +180,7 @@ def check_trainings(names: str | list[str], methods: list[str], where: str) -> N
             raise UserError(f"{where} names {name}, which methods does not list{closest(name, methods)}")
 
 
-def check_sizes(values: dict[str, Any], where: dict[str, str]) -> None:
+def check_sizes(values: Values, where: dict[str, str]) -> None:
     """Refuse an ensemble size above the number of members."""
     if "sizes" in where and max(values["sizes"]) > values["members"]:
         raise UserError(
@@ -189,7 +188,7 @@ def check_sizes(values: dict[str, Any], where: dict[str, str]) -> None:
         )
 
 
-def experiment_of(values: dict[str, Any]) -> Experiment:
+def experiment_of(values: Values) -> Experiment:
     """The Experiment of checked values; its lists are tuples, as it is a key of what is kept."""
     common = {name: values[name] for name in ("experiment", *COMMON)}
     return Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in common.items()})
