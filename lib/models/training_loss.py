@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lib.diffusion.flow import at_time
 from lib.diffusion.parameterisation import dose_from_noise, target_of
-from lib.diffusion.schedule import T, add_noise, at_level
+from lib.diffusion.schedule import T, add_noise, at_level, schedule
 from lib.features.batches import Batch
 from lib.models import losses
 from lib.models.config import TrainConfig

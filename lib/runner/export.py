@@ -6,7 +6,6 @@ The prediction is one that 04_comparison kept; the file holds the patient's name
 outputs.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from lib.cases.cohort import open_cohort
 from lib.errors import UserError
 from lib.importers.rtdose import write_rtdose
 from lib.prediction.store import load_prediction, predicted_cases, predicted_methods, prediction_path
-from lib.runner.command import told_in_a_sentence
-from lib.runner.parameters import load_params
+from lib.runner.command import Parser, one_sentence_errors
+from lib.runner.params_file import load_params
 
 
 def export(
@@ -50,7 +49,7 @@ def check_kept(folder: Path, method: str, case_id: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `export`; without `arguments` those of the command line."""
     description = "Write a kept prediction as DICOM RTDOSE."
-    parser = argparse.ArgumentParser(prog="python -m lib export", description=description)
+    parser = Parser(prog="python -m lib export", description=description)
     add = parser.add_argument
     add("experiment", help="folder of the experiment, such as outputs/clinic")
     add("method", help="a method of the experiment, or control")
@@ -59,5 +58,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--to", required=True, help="file to write, not below outputs")
     add("--spread", action="store_true", help="the samples' standard deviation instead of the dose")
     given = parser.parse_args(arguments)
-    with told_in_a_sentence():
+    with one_sentence_errors():
         print(export(given.experiment, given.method, given.case_id, given.dicom, given.to, given.spread))

@@ -7,7 +7,7 @@ python -m lib import vmat /data/processed_npz --name clinic-npz
 python -m lib import phantom
 """
 
-import argparse
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from lib.importers.openkbp import openkbp_source
 from lib.importers.options import Options, check_import, parse_prescriptions
 from lib.importers.phantom import phantom_source
 from lib.importers.vmat_npz import vmat_source
-from lib.runner.command import told_in_a_sentence
-from lib.runner.parameters import load_params
+from lib.runner.command import Parser, one_sentence_errors
+from lib.runner.params_file import load_params
 
 FLAGS = {
     "--name": {"help": "name of the cohort; default: the source's"},
@@ -51,21 +51,21 @@ FLAGS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `import`; without `arguments` those of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m lib import", description="Make a cohort of case files.")
+    parser = Parser(prog="python -m lib import", description="Make a cohort of case files.")
     parser.add_argument("source", choices=["openkbp", "dicom", "vmat", "phantom"])
     parser.add_argument("folder", nargs="?", help="the source's folder of patients (not for phantoms)")
     for flag, settings in FLAGS.items():
         parser.add_argument(flag, **settings)
     options = parser.parse_args(arguments)
     target = FOLDER / (options.name or options.source)
-    with told_in_a_sentence():
+    with one_sentence_errors():
         cohort = make_cohort(target, choose_source(options, target), options.workers)
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
     cases, left_out = len(cohort.card["cases"]), len(cohort.card["left_out"])
     print(f"{cohort.folder}: {cases} cases ({parts}); {left_out} left out")
 
 
-def choose_source(options: argparse.Namespace, target: Path) -> Source:
+def choose_source(options: Namespace, target: Path) -> Source:
     """The patients that the command line asks for, to become the cohort in `target`."""
     if options.source == "phantom":
         return phantom_source()
@@ -76,7 +76,7 @@ def choose_source(options: argparse.Namespace, target: Path) -> Source:
     return {"openkbp": openkbp_source, "vmat": vmat_source}[options.source](options.folder)
 
 
-def dicom_options(options: argparse.Namespace) -> Options:
+def dicom_options(options: Namespace) -> Options:
     """The section `import` of the params file, with the flags put over it."""
     flags = {
         "spacing_mm": options.spacing_mm,

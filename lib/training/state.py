@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from lib.device import compile_for
-from lib.diffusion.schedule import schedule
 from lib.errors import UserError
 from lib.models.config import TrainConfig
 from lib.models.methods import find_method
