@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib.errors import UserError
-from lib.runner.parameters import load_params
-from lib.runner.run import plan
+from lib.runner.params_file import load_params
+from lib.runner.plan import plan
 from lib.studies import speed
 from lib.studies.results import make_frame
 

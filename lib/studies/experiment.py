@@ -27,7 +27,7 @@ OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the
 
 @dataclass(frozen=True)
 class Experiment:
-    """The common parameters of an experiment, as the parameters cells explain them."""
+    """The common settings of an experiment, as lib.runner.settings explains them."""
 
     experiment: str
     cohort: str
@@ -37,6 +37,7 @@ class Experiment:
     seed: int
     device: str
     precision: str
+    methods: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "beams_deg", tuple(self.beams_deg))  # a notebook gives a list
