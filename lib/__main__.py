@@ -1,5 +1,6 @@
 """The one command line: python -m lib <command> ..., also installed as `dose`."""
 
+import difflib
 import importlib
 import sys
 
@@ -13,21 +14,27 @@ COMMANDS = {
 
 
 def usage() -> str:
-    lines = [f"  {name:<8} {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(
-        ["usage: python -m lib <command> ...", "", *lines, "", "--help after a command explains it"]
-    )
+    lines = [f"  {name:<8} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    end = "python -m lib <command> --help explains a command"
+    return "\n".join(["usage: python -m lib <command> ...", "", *lines, "", end])
+
+
+def no_command(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+    return f"error: there is no command {name!r}; {hint}"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] in ([], ["-h"], ["--help"]):
+    """Call the command's own `main`; only its module is imported, so that --help is quick."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
         print(usage())
-    elif arguments[0] not in COMMANDS:
-        print(f"error: there is no command {arguments[0]!r}\n{usage()}", file=sys.stderr)
-        sys.exit(2)
+    elif name in COMMANDS:
+        importlib.import_module(COMMANDS[name][0]).main(rest)
     else:
-        importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+        print(no_command(name), file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

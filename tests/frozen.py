@@ -18,7 +18,7 @@ from toys import toy_case
 from lib.features.samples import dose_statistics, make_sample, with_prior
 from lib.models.config import TrainConfig
 from lib.models.methods import METHODS
-from lib.prediction.predict import predict_doses, ready, usual_sampling
+from lib.prediction.predict import predict, ready, usual_sampler, usual_temperature
 from lib.training.loop import Run, one_step
 
 FILE = Path(__file__).with_suffix(".json")
@@ -91,7 +91,8 @@ def numbers(method):
         one_step(run, config, samples, CPU)
         losses.append(float(run.loss_sum))
     predictor = ready(run.averaged, config, CPU, "32")
-    dose = predict_doses(predictor, samples[:1], usual_sampling(config, 3), label="")[0]
+    how = {"seed": config.seed, "temperature": usual_temperature(config), "label": ""}
+    dose = predict(predictor, samples[:1], usual_sampler(config, 3), **how)[0]
     weights = torch.cat([w.flatten() for w in run.averaged.parameters()])
     bits = hashlib.sha256(weights.detach().numpy().tobytes() + dose.numpy().tobytes()).hexdigest()
     size = float(weights.double().abs().sum())

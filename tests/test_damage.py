@@ -33,8 +33,9 @@ from lib.models.config import TrainConfig
 from lib.models.methods import find_method
 from lib.prediction.predict import load_predictor
 from lib.prediction.store import load_prediction, save_prediction
-from lib.runner.parameters import load_params, read_parameters
-from lib.runner.run import plan
+from lib.runner.parameters import read_parameters
+from lib.runner.params_file import load_params
+from lib.runner.plan import plan
 from lib.tensors import save_tensors
 from lib.training.checkpoint import load_state, save_state
 

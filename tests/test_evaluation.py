@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ttest_1samp
 from toys import SHAPE, toy_case
 
 from lib.cases.case import Case
@@ -17,17 +18,16 @@ from lib.errors import UserError
 from lib.features.samples import make_sample
 from lib.metrics.dose import errors_gy, openkbp_dose_error_gy, region_errors, regions
 from lib.metrics.dvh import (
-    TARGET_POINTS,
     dose_at_cc_gy,
     dose_at_volume_gy,
     dvh_curve,
     goal_values,
-    openkbp_dvh_errors_gy,
     openkbp_dvh_metrics_gy,
+    openkbp_dvh_points_gy,
     statistic,
     structure_mask,
 )
-from lib.metrics.statistics import Difference, holm, interval, paired_difference, verdict
+from lib.metrics.statistics import Difference, holm, mean_interval, paired_difference, verdict
 from lib.metrics.uncertainty import EnsembleLaw, ensemble_law, mean_of_subsets, spread_gy
 from lib.models.control import EDGES_MM, cells, distances_mm, fit_control, predict_control
 from lib.prediction.store import (
@@ -38,7 +38,11 @@ from lib.prediction.store import (
     save_prediction,
 )
 
-POINTS = [int(point[1:]) for point in TARGET_POINTS]
+POINTS = [98, 95, 50, 2]
+
+
+def openkbp_dvh_errors_gy(case, dose_gy):
+    return {key: abs(a - b) for key, (a, b) in openkbp_dvh_points_gy(case, dose_gy).items()}
 
 
 def noisy(case, seed=0, sd_gy=3.0):
@@ -351,11 +355,18 @@ def test_random_subsets_meet_the_mean_over_all_subsets():
 # --- comparison ---
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_of_one_or_two_patients_nothing_can_be_said(n):
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_of_fewer_than_4_patients_there_is_no_interval(n):
     difference = paired_difference([9.0] * n, [1.0] * n)
-    assert difference == Difference(n, 8.0, None, None, None, None)
+    assert difference == Difference(n, 8.0) and difference.low is None
     assert verdict(difference, 0.1) == "cannot be said"
+
+
+@pytest.mark.parametrize("n, said", [(4, "cannot be said"), (7, "cannot be said"), (8, "higher")])
+def test_of_fewer_than_8_patients_there_is_no_verdict(n, said):
+    first = np.random.default_rng(0).normal(5, 0.1, n)
+    difference = paired_difference(first, np.zeros(n))
+    assert difference.low > 4 and verdict(difference, 0.1) == said
 
 
 @pytest.mark.parametrize(
@@ -377,18 +388,16 @@ def test_a_difference_is_called_so_only_beyond_the_margin(low, high, said):
 
 
 def test_a_constant_difference_is_its_own_interval():
-    first = np.arange(6.0)
+    first = np.arange(8.0)
     difference = paired_difference(first + 0.5, first)
     assert (difference.mean, difference.low, difference.high) == (0.5, 0.5, 0.5)
-    assert (
-        verdict(difference, 0.1) == "higher"
-        and verdict(paired_difference(first, first + 0.5), 0.1) == "lower"
-    )
+    assert verdict(difference, 0.1) == "higher"
+    assert verdict(paired_difference(first, first + 0.5), 0.1) == "lower"
 
 
 def test_equal_lists_differ_by_nothing():
-    difference = paired_difference([1.0, 2, 3, 4], [1.0, 2, 3, 4])
-    assert difference == Difference(4, 0, 0, 0, 1, None) and verdict(difference, 0.1) == "equal"
+    difference = paired_difference(np.arange(8.0), np.arange(8.0))
+    assert difference == Difference(8, 0, 0, 0, 1, None) and verdict(difference, 0.1) == "equal"
 
 
 def test_a_nearly_constant_difference_has_an_interval_of_numbers():
@@ -398,38 +407,39 @@ def test_a_nearly_constant_difference_has_an_interval_of_numbers():
     assert 0 <= difference.p <= 1
 
 
-def test_the_bootstrap_is_the_same_every_time_and_depends_on_the_seed():
-    first, second = np.random.default_rng(0).normal(0, 1, (2, 12))
-    assert paired_difference(first, second) == paired_difference(first, second)
-    assert paired_difference(first, second, seed=1).low != paired_difference(first, second, seed=2).low
-
-
 def test_swapping_the_methods_turns_the_sign():
     first, second = np.random.default_rng(0).normal(0, 1, (2, 12))
     there, back = paired_difference(first, second), paired_difference(second, first)
     assert there.mean == -back.mean and there.p == pytest.approx(back.p)
-    assert (there.low, there.high) == pytest.approx(
-        (-back.high, -back.low), abs=0.05
-    )  # two bootstraps of 10,000
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
 
 
-def test_the_interval_is_the_normal_one_for_many_patients():
-    values = np.random.default_rng(0).normal(3, 1, 400)
-    half = 1.96 * values.std() / 20
-    assert interval(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+def test_the_interval_is_scipys_t_interval():
+    values = np.random.default_rng(0).lognormal(0, 1, 11)
+    by_scipy = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(values) == pytest.approx((by_scipy.low, by_scipy.high))
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    covered = [low <= 0 <= high for low, high in (interval(rng.normal(0, 1, 30), seed=k) for k in range(60))]
-    assert (
-        np.mean(covered) > 0.83
-    )  # 95 %, less what 30 patients cost a percentile bootstrap and 3 standard errors
+@pytest.mark.parametrize(
+    "draw, mean, covered",
+    [
+        (lambda rng, size: rng.normal(0.5, 1, size), 0.5, {4: 0.95, 8: 0.95, 33: 0.95}),
+        (lambda rng, size: rng.lognormal(0, 1, size), np.exp(0.5), {4: 0.82, 8: 0.83, 33: 0.89}),
+    ],
+    ids=["normal", "lognormal"],
+)
+def test_the_interval_covers_the_mean_as_often_as_its_docstring_says(draw, mean, covered):
+    rng, repeats = np.random.default_rng(0), 6000  # a standard error of at most 0.5 %
+    for n, share in covered.items():
+        intervals = np.array([mean_interval(values) for values in draw(rng, (repeats, n))])
+        inside = (intervals[:, 0] <= mean) & (mean <= intervals[:, 1])
+        assert inside.mean() == pytest.approx(share, abs=0.015)
 
 
 def test_a_missing_value_is_not_taken_for_a_difference():
-    with_gap = paired_difference([1.0, np.nan, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0])
-    assert with_gap == paired_difference([1.0, 3.0, 4.0], [0.0, 0.0, 0.0]) and with_gap.n == 3
+    with_gap = paired_difference([1.0, np.nan, 3.0, 4.0, 7.0], [0.0] * 5)
+    assert with_gap == paired_difference([1.0, 3.0, 4.0, 7.0], [0.0] * 4) and with_gap.n == 4
+    assert mean_interval([1.0, np.nan, 3.0, 4.0]) is None
     assert verdict(paired_difference([1.0, np.nan, 3.0], [0.0, 0.0, np.nan]), 0.1) == "cannot be said"
 
 
@@ -589,6 +599,6 @@ def test_holms_correction_is_the_worked_example():
 
 
 def test_the_effect_size_is_mean_over_deviation_and_none_without_spread():
-    difference = paired_difference([2.0, 4.0, 6.0], [1.0, 1.0, 1.0])
-    assert difference.effect == pytest.approx(3.0 / 2.0)
-    assert paired_difference([2.0, 2.0, 2.0], [1.0, 1.0, 1.0]).effect is None
+    difference = paired_difference([2.0, 4.0, 6.0, 4.0], [1.0] * 4)
+    assert difference.effect == pytest.approx(3.0 / np.sqrt(8 / 3))
+    assert paired_difference([2.0] * 4, [1.0] * 4).effect is None

@@ -30,8 +30,8 @@ from lib.report import (
 )
 from lib.runner import compare as pair
 from lib.runner import published
-from lib.runner.parameters import load_params
-from lib.runner.run import plan
+from lib.runner.params_file import load_params
+from lib.runner.plan import plan
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.rows import sizes_of
 from lib.tensors import save_tensors

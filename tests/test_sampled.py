@@ -1,5 +1,7 @@
 """Doses that a study has sampled are kept: read back exactly, made again when what decides them changes."""
 
+import shutil
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,17 +9,18 @@ import pytest
 import torch
 from toys import toy_cohort
 
+from lib.diffusion.samplers import DDIM, DPMSolver, Euler
 from lib.errors import UserError
+from lib.files import ROOT, write_json
 from lib.models.methods import find_method
-from lib.prediction.predict import Sampling
 from lib.prediction.store import prediction_path, save_prediction
 from lib.runner import train as command
 from lib.studies import sampled
-from lib.studies.comparison import keep_predictions, means_of_seeds, means_of_sides
-from lib.studies.ensembles import deep_ensemble, flipped_pair
+from lib.studies.comparison import answers_of, keep_predictions, means_of_seeds, means_of_sides
+from lib.studies.ensembles import both_sides, deep_ensemble
 from lib.studies.experiment import Experiment
-from lib.studies.rows import answers_in
-from lib.studies.sampled import sampled_doses
+from lib.studies.results import label
+from lib.studies.sampled import Prediction, sampled_doses
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +50,10 @@ def files(run):
 
 def test_what_was_sampled_is_read_back_exactly(run, monkeypatch):
     samples = run.load_samples("test")
-    doses, seconds = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=2), (0, 1))
+    doses, seconds = sampled_doses(run, "ddpm_v", samples, DDIM(2), (0, 1))
     assert doses[0].shape[0] == 2 and seconds > 0
-    monkeypatch.setattr(sampled, "predict_doses", None)
-    again, same_seconds = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=2), (0, 1))
+    monkeypatch.setattr(sampled, "predict", None)
+    again, same_seconds = sampled_doses(run, "ddpm_v", samples, DDIM(2), (0, 1))
     assert same_seconds == seconds and all(torch.equal(a, b) for a, b in zip(doses, again))
 
 
@@ -58,10 +61,10 @@ def test_another_setting_member_or_weights_are_other_doses(run):
     samples = run.load_samples("test")
     before = len(files(run))
     for sampling, members, weights in (
-        (Sampling(n_steps=3), (0,), "weights"),
-        (Sampling(n_steps=3, eta=1.0), (0,), "weights"),
-        (Sampling(n_steps=3), (0, 1), "weights"),
-        (Sampling(n_steps=3), (0,), "weights-last"),
+        (DDIM(3), (0,), "weights"),
+        (DDIM(3, eta=1.0), (0,), "weights"),
+        (DDIM(3), (0, 1), "weights"),
+        (DDIM(3), (0,), "weights-last"),
     ):
         sampled_doses(run, "ddpm_v", samples, sampling, members, weights)
     assert len(files(run)) == before + 4
@@ -70,72 +73,105 @@ def test_another_setting_member_or_weights_are_other_doses(run):
 def test_what_two_names_of_a_grid_have_in_common_is_sampled_once():
     """1000 steps of the reference's grid start at 999 as a start held there does, and 5 divides 1000."""
     ddpm, flow = find_method("ddpm"), find_method("flow")
-    assert sampled.decides(ddpm, Sampling(n_steps=1000)) == sampled.decides(
-        ddpm, Sampling(n_steps=1000, grid="held")
-    )
-    assert sampled.decides(ddpm, Sampling(n_steps=5)) == sampled.decides(
-        ddpm, Sampling(n_steps=5, grid="corrected")
-    )
-    assert sampled.decides(ddpm, Sampling(n_steps=5)) != sampled.decides(
-        ddpm, Sampling(n_steps=5, grid="held")
-    )
-    assert sampled.decides(ddpm, Sampling(n_steps=5)) != sampled.decides(ddpm, Sampling(n_steps=5, eta=1.0))
-    assert sampled.decides(flow, Sampling(n_steps=5)) != sampled.decides(flow, Sampling(n_steps=10))
+
+    def same(a, b):
+        return sampled.decisive(ddpm, a) == sampled.decisive(ddpm, b)
+
+    leading = DDIM(5, grid="leading")
+    assert same(DDIM(1000, grid="leading"), DDIM(1000, grid="held"))
+    assert same(leading, DDIM(5, grid="corrected")) and not same(leading, DDIM(5, grid="held"))
+    assert not same(leading, DDIM(5, grid="leading", eta=1.0)) and not same(DDIM(5), DPMSolver(5))
+    assert sampled.decisive(flow, Euler(5)) != sampled.decisive(flow, Euler(10))
 
 
 def test_a_damaged_file_is_made_again(run):
     samples = run.load_samples("test")
-    doses, _ = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=4))
+    doses, _ = sampled_doses(run, "ddpm_v", samples, DDIM(4))
     for path in files(run):
         path.write_bytes(path.read_bytes()[:-50])
-    again, _ = sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=4))
+    again, _ = sampled_doses(run, "ddpm_v", samples, DDIM(4))
     assert all(torch.equal(a, b) for a, b in zip(doses, again))
 
 
 def test_a_network_is_not_judged_on_patients_that_it_was_trained_on(run):
     samples = run.load_samples("train")
     for judge in (
-        lambda: sampled_doses(run, "ddpm_v", samples, Sampling(n_steps=2)),
-        lambda: deep_ensemble(run, ["ddpm_v"], samples),
-        lambda: flipped_pair(run, "ddpm_v", samples),
+        lambda: sampled_doses(run, "ddpm_v", samples, DDIM(2)),
+        lambda: deep_ensemble(run, ["baseline"], samples),
+        lambda: both_sides(run, "baseline", samples),
     ):
-        with pytest.raises(
-            UserError, match=f"was trained on {samples[0].case_id}, so it cannot be judged on him"
-        ):
+        with pytest.raises(UserError, match=f"was trained on the patient {samples[0].case_id}"):
             judge()
 
 
-def test_means_of_means_are_counted():
-    assert [
-        answers_in(name) for name in ("flow", "flow, mean of 3", "cascade, mean of 2 sides, mean of 3 seeds")
-    ] == [1, 3, 6]
+def test_what_a_row_is_of_comes_from_the_configurations(run, tmp_path):
+    """A training whose configuration differs in the seed alone is a replicate, whatever it is called."""
+    config = run.config("baseline")
+    for name, changed in {
+        "baseline-b": replace(config, seed=43),
+        "baseline-seed44": replace(config, seed=44, epochs=3),
+    }.items():
+        write_json(run.checkpoint(name) / "config.json", asdict(changed))
+    write_json(run.checkpoint("baseline-old") / "config.json", {"method": "baseline"})
+    try:
+        assert run.columns("baseline-b") == {
+            "training": "baseline-b", "method": "baseline", "variant": "b", "group": "baseline", "seed": 43
+        }  # fmt: skip
+        assert run.columns("baseline")["variant"] == "" and run.columns("baseline")["group"] == "baseline"
+        assert run.columns("baseline-seed44")["group"] == "baseline-seed44"
+        assert run.columns("control") == {"training": "control", "method": "control", "group": "control"}
+    finally:
+        for name in ("baseline-b", "baseline-seed44", "baseline-old"):
+            shutil.rmtree(run.checkpoint(name))
+
+
+def test_relative_paths_are_of_the_project_from_anywhere_inside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT / "notebooks")
+    assert Experiment("try", "toys", 0, 1, [], 42, "cpu", "32").folder == ROOT / "outputs" / "try"
+    monkeypatch.chdir(tmp_path)
+    assert Experiment("try", "toys", 0, 1, [], 42, "cpu", "32").folder.resolve() == tmp_path / "outputs/try"
 
 
 def test_both_sides_of_a_patient_are_averaged(run):
     samples = run.load_samples("test")
-    pairs, _, _ = flipped_pair(run, "baseline", samples)
-    [(name, (doses, _))] = means_of_sides(run, ["baseline"], samples).items()
-    assert name == "baseline, mean of 2 sides" and [dose.shape[0] for dose in doses] == [1] * len(samples)
-    assert all(
-        torch.allclose(dose[0], (pair[0] + pair[1]) / 2) and not torch.equal(pair[0], pair[1])
-        for dose, pair in zip(doses, pairs)
-    )
+    pair = both_sides(run, "baseline", samples)
+    [mean] = means_of_sides(run, ["baseline"], samples)
+    assert label(mean.columns) == "baseline, both sides" and mean.nfe == 2
+    assert [dose.shape[0] for dose in mean.doses] == [1] * len(samples)
+    for dose, (straight, turned) in zip(mean.doses, pair.doses):
+        assert torch.allclose(dose[0], (straight + turned) / 2) and not torch.equal(straight, turned)
+
+
+def prediction(training, group, value, members=1, **columns):
+    dose = torch.full((members, 1, 2, 2, 2), value)
+    return Prediction({"training": training, "group": group} | columns, [dose, dose], 0.5 * members, members)
 
 
 def test_regressions_of_several_seeds_are_averaged_and_samples_are_not():
-    doses = {
-        "control": 9.0,
-        "baseline": 1.0,
-        "baseline-seed43": 3.0,
-        "baseline-other": 7.0,
-        "flow": 5.0,
-        "flow-seed43": 6.0,
-        "gradient": 2.0,
-    }
-    predictions = {name: ([torch.full((1, 1, 2, 2, 2), value)] * 2, 0.5) for name, value in doses.items()}
-    [(name, (averaged, seconds))] = means_of_seeds(predictions).items()
-    assert name == "baseline, mean of 2 seeds" and seconds == 1.0 and len(averaged) == 2
-    assert all(torch.equal(dose, torch.full((1, 1, 2, 2, 2), 2.0)) for dose in averaged)
+    flow = {"n_steps": 5}
+    predictions = [
+        prediction("control", "control", 9.0),
+        prediction("baseline", "baseline", 1.0),
+        prediction("baseline-b", "baseline", 3.0),
+        prediction("baseline-other", "baseline-other", 7.0),
+        *(prediction(name, "flow", 5.0, **flow) for name in ("flow", "flow-seed43")),
+    ]
+    answers = [answer for of in predictions for answer in answers_of(of)]
+    sides = [one._replace(columns=one.columns | {"averaged_over": "sides", "members": 2}) for one in answers]
+    seeds, both = means_of_seeds([*answers, *sides[1:3]])
+    assert label(seeds.columns) == "baseline, 2 seeds" and (seeds.seconds, seeds.nfe) == (1.0, 2)
+    assert label(both.columns) == "baseline, 2 seeds and both sides" and both.columns["members"] == 4
+    assert all(torch.equal(dose, torch.full((1, 1, 2, 2, 2), 2.0)) for dose in seeds.doses)
+
+
+def test_more_members_cost_more_calls_except_of_a_network_that_predicts_a_deviation():
+    sampled_ones = prediction("flow", "flow", 1.0, members=4, n_steps=1)
+    assert sampled_ones.cost(2) == {"members": 2, "nfe": 2} and sampled_ones.seconds_of(2) == 1.0
+    gaussian = sampled_ones._replace(nfe=1, one_pass=True)
+    assert gaussian.cost(4) == {"members": 4, "nfe": 1} and gaussian.seconds_of(4) == 0.5
+    first, mean = answers_of(sampled_ones)
+    assert (label(first.columns), first.nfe) == ("flow", 1)
+    assert (label(mean.columns), mean.nfe) == ("flow, mean of 4", 4)
 
 
 def test_predictions_of_an_earlier_run_do_not_stay_for_the_explorer(tmp_path):
@@ -146,9 +182,9 @@ def test_predictions_of_an_earlier_run_do_not_stay_for_the_explorer(tmp_path):
     doses = [
         torch.full((2, 1, 4, 4, 4), 0.5) + torch.arange(2)[:, None, None, None, None] * 0.1 for _ in samples
     ]
-    keep_predictions(
-        run, {"ddpm": (doses, 1.0), "baseline": ([dose[:1] for dose in doses], 1.0)}, samples, ["p0", "p2"]
-    )
+    predictions = [Prediction({"training": "ddpm"}, doses, 1.0, 2)]
+    predictions += [Prediction({"training": "baseline"}, [dose[:1] for dose in doses], 1.0, 1)]
+    keep_predictions(run, predictions, samples, ["p0", "p2"])
     assert sorted(str(path.relative_to(tmp_path / "predictions")) for path in tmp_path.rglob("*.npz")) == [
         "baseline/p0.npz",
         "baseline/p2.npz",

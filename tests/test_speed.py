@@ -8,20 +8,21 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib.errors import UserError
-from lib.runner.parameters import load_params
-from lib.runner.run import plan
+from lib.runner.params_file import load_params
+from lib.runner.plan import plan
 from lib.studies import speed
+from lib.studies.results import make_frame
 
 
 def test_the_ways_are_taken_in_turn_after_a_warm_up():
     order = []
-    pair = speed.in_turn(lambda: order.append("plain"), lambda: order.append("ours"), 3)
-    assert order == ["plain", "ours"] * 4 and len(pair.plain_s) == len(pair.ours_s) == 3
+    seconds = speed.in_turn(lambda: order.append("plain"), lambda: order.append("ours"), 3)
+    assert order == ["plain", "ours"] * 4 and seconds.shape == (3, 2)
 
 
 def test_a_ratio_is_that_of_the_times_slept():
-    pair = speed.in_turn(lambda: time.sleep(0.06), lambda: time.sleep(0.02), 3)
-    found = speed.row("sleep", "longer sleep", pair)
+    seconds = speed.in_turn(lambda: time.sleep(0.06), lambda: time.sleep(0.02), 3)
+    found = speed.ratio_row("sleep", "longer sleep", seconds)
     assert 1.5 < found["ratio_low"] <= found["ratio"] <= found["ratio_high"] and 1.5 < found["ratio"] < 4.5
 
 
@@ -43,7 +44,7 @@ def test_views_move_nothing():
 @pytest.mark.parametrize("power", [0.0, 1.0, 1.5, 2.0])
 def test_the_exponent_of_a_power_law_is_found(power):
     rows = [{"axis": "voxels", "size": size, "seconds": 0.3 * size**power} for size in (8, 64, 512)]
-    assert speed.exponents(rows)["voxels"] == pytest.approx(power, abs=1e-9)
+    assert speed.exponents(make_frame("06_scaling", rows))["voxels"] == pytest.approx(power, abs=1e-9)
 
 
 def test_the_peaks_are_positive_and_the_shares_add_up():

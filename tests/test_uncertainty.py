@@ -1,14 +1,18 @@
 """Measures of an ensemble on draws of known truth, and the choice of a setting on validation patients."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
+from lib.diffusion.samplers import DDIM, REFERENCE, Midpoint, as_dict
 from lib.errors import UserError
 from lib.metrics.uncertainty import coverage_pct, crps_gy, spread_skill, spread_skill_ratio
-from lib.prediction.predict import Sampling
-from lib.studies.comparison import best_sampling, choose_samplings
-from lib.studies.ensembles import recalibrations
+from lib.studies.comparison import best_sampler, choose_samplers
+from lib.studies.ensembles import BIN_EDGES_GY, recalibrations, skill_rows
+from lib.studies.results import make_frame
 
 EDGES_GY = (0.0, 1.0, 2.0, 4.0)
 
@@ -48,19 +52,28 @@ def test_intervals_of_exchangeable_members_hold_their_share(level, members):
     assert coverage_pct(*draws(members, factor=0.3), level) < level - 5
 
 
+def ratio(members, dose):
+    table = spread_skill(members, dose, EDGES_GY)
+    return spread_skill_ratio(table["spread_gy2"].sum(), table["error_gy2"].sum())
+
+
 def test_of_exchangeable_members_the_error_grows_with_the_spread_and_the_ratio_is_1():
-    table = spread_skill(*draws(members=20, voxels=200_000), EDGES_GY)
-    assert sum(table["voxels"]) == 200_000
-    error_gy2 = np.array(table["error_gy2"]) / table["voxels"]
-    assert (np.diff(error_gy2) > 0).all()
-    assert spread_skill_ratio([table]) == pytest.approx(1, abs=0.02)
-    assert spread_skill_ratio([spread_skill(*draws(factor=0.4), EDGES_GY)]) == pytest.approx(0.4, abs=0.03)
+    members, dose = draws(members=20, voxels=200_000)
+    table = spread_skill(members, dose, EDGES_GY)
+    assert table["voxels"].sum() == 200_000
+    assert (np.diff(table["error_gy2"] / table["voxels"]) > 0).all()
+    assert ratio(members, dose) == pytest.approx(1, abs=0.02)
+    assert ratio(*draws(factor=0.4)) == pytest.approx(0.4, abs=0.03)
 
 
 def test_one_factor_mends_a_spread_that_is_too_narrow_everywhere():
     members, dose = draws(factor=0.4)
-    rows = [{"source": "flow", "spread_skill": spread_skill(members, dose, EDGES_GY)}]
-    factor = recalibrations(rows)["flow"]
+    of = {"training": "flow", "source": "samples"}
+    [found] = recalibrations(
+        make_frame("03_spread_skill", skill_rows(of, spread_skill(members, dose, BIN_EDGES_GY)))
+    )
+    assert found == of | {"factor": pytest.approx(1 / ratio(members, dose))}
+    factor = found["factor"]
     mean = members.mean(axis=0)
     mended = mean + factor * (members - mean)
     assert factor == pytest.approx(2.5, rel=0.15)
@@ -73,35 +86,33 @@ def test_one_factor_mends_a_spread_that_is_too_narrow_everywhere():
     )
 
 
-def test_the_setting_is_the_best_of_the_trainings_own_and_of_its_final_weights():
-    def rows(training, weights, n_steps, error):
-        sampling = Sampling(n_steps=n_steps)._asdict()
-        return [
-            {
-                "training": training,
-                "weights": weights,
-                "sampling": sampling,
-                "mae_gy": error + i,
-                "case_id": f"p{i}",
-            }
-            for i in range(3)
-        ]
+def steps(training, weights, sampler, error_gy):
+    columns = {"training": training, "weights": weights, "nfe": sampler.nfe} | as_dict(sampler)
+    columns |= {"window": 0}
+    return [
+        columns | {"case_id": f"p{i}", "measure": measure, "value": value + i}
+        for i in range(3)
+        for measure, value in (("mae_gy", error_gy), ("rmse_gy", 1 - error_gy))
+    ]
 
-    found = (
-        rows("ddpm", "weights", 10, 5.0)
-        + rows("ddpm", "weights", 25, 4.0)
-        + rows("ddpm", "weights-50pct", 1, 1.0)
-        + rows("flow", "weights", 2, 0.5)
+
+def test_the_setting_is_the_best_of_the_trainings_own_and_of_its_final_weights():
+    best = DDIM(25, grid="leading", clamp="none", eta=0.5)
+    rows = steps("ddpm", "weights", replace(best, n_steps=10), 5.0) + steps("ddpm", "weights", best, 4.0)
+    rows += steps("ddpm", "weights-50pct", replace(best, n_steps=1), 1.0)
+    rows += steps("flow", "weights", Midpoint(2), 0.5) + steps("baseline", "weights", best, 3.0)[:0]
+    frame, split = make_frame("02_steps", rows), {"test": ["p7"]}
+    assert best_sampler(frame, "ddpm") == best and best_sampler(frame, "flow") == Midpoint(2)
+    assert best_sampler(frame, "refine") is None
+    run = SimpleNamespace(
+        open_cohort=lambda: SimpleNamespace(split=split),
+        config=lambda name: SimpleNamespace(method=name.split("-")[0], zero_snr=False),
+        columns=lambda name: {"group": name.removesuffix("-seed43")},
     )
-    assert best_sampling(found, "ddpm", 7) == Sampling(n_steps=25, seed=7)
-    assert best_sampling(found, "refine", 7) is None
-    split = {"test": ["p7"]}
-    run = type(
-        "Run",
-        (),
-        {"seed": 7, "load_predictor": None, "open_cohort": lambda: type("Cohort", (), {"split": split})},
-    )
-    assert choose_samplings(run, found, ["ddpm-seed43"], 9) == {"ddpm-seed43": Sampling(n_steps=25, seed=7)}
+    chosen = choose_samplers(run, frame, ["ddpm-seed43", "flow", "baseline", "ddpm_v"], 9)
+    assert chosen == {
+        "ddpm-seed43": best, "flow": Midpoint(2), "baseline": None, "ddpm_v": replace(REFERENCE, n_steps=9)
+    }  # fmt: skip
     split["test"].append("p2")
     with pytest.raises(UserError, match="hold p2, a test patient"):
-        choose_samplings(run, found, ["ddpm-seed43"], 9)
+        choose_samplers(run, frame, ["ddpm-seed43"], 9)

@@ -1,89 +1,206 @@
-"""Samplers of a diffusion: functions of (denoiser, start noise, times); nothing else decides their result.
+"""Samplers as values: what decides how a dose is sampled, and the algorithm that does it.
 
-    denoise          (x_t, t [B] int64) -> (dose_hat, noise_hat), both [B,1,D,H,W]
-    noise            [B,1,D,H,W], the state at the first time
-    grid             descending integer times; the last step goes to alpha_bar = 1
-    alpha_bar        float64 [T]
-    clamp            bounds (lo, hi) of dose_hat, numbers or tensors, or None
-    rederive_noise   whether noise_hat is then made to agree with the clamped dose_hat; the reference keeps it
-    watch            called with (step, t, dose_hat) after each network call
+    denoise     (x_t, t [B] int64) -> (dose_hat, noise_hat), of a diffusion (lib.diffusion.schedule)
+    velocity    (x_t, t [B] float) -> velocity_hat, of a flow (lib.diffusion.flow)
+    noise       [B,1,D,H,W], the state at the first time; as are all states and estimates
+    alpha_bar   float64 [T], with _t and _s at the time of a step and at the next
+    bounds      (lo, hi) of dose_hat, numbers or tensors
+    generator   of the noise that DDIM draws if eta > 0
+    watch       called with (step, t, dose_hat) after each network call
 
-Each returns the dose [B,1,D,H,W] and calls the network len(grid) times.
+`sample` returns the dose [B,1,D,H,W]; it calls the network `nfe` times, at `times()`.
 """
 
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+
 import torch
+from torch import Generator, Tensor
 
-from lib.diffusion.process import noise_from_dose
+from lib.diffusion.flow import dose_from_velocity
+from lib.diffusion.parameterisation import noise_from_dose
+from lib.diffusion.schedule import T
+from lib.errors import UserError
 
-
-def ddim(
-    denoise,
-    noise,
-    grid,
-    alpha_bar,
-    *,
-    clamp=(-1.0, 2.0),
-    rederive_noise=False,
-    eta=0.0,
-    generator=None,
-    watch=None,
-):
-    """DDIM (Song et al. 2021, Eq. 12 and 16); eta 0 is deterministic, 1 DDPM's ancestral sampling."""
-    x_t = noise
-    for step, (t, alpha_bar_t, alpha_bar_s) in enumerate(levels(grid, alpha_bar)):
-        dose_hat, noise_hat = clamped(denoise, x_t, t, alpha_bar_t, clamp, rederive_noise)
-        if watch is not None:
-            watch(step, t, dose_hat)
-        x_t = ddim_step(dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, eta, generator)
-    return x_t
+CLAMPS = ("keep noise", "rederive noise", "none")
 
 
-def ddim_step(dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, eta, generator):
-    """x_s at the lower level s from the estimates at t (DDIM Eq. 12), with noise (Eq. 16) for eta > 0."""
-    sigma_eta = eta * ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)).sqrt()
-    x_s = alpha_bar_s.sqrt() * dose_hat + (1 - alpha_bar_s - sigma_eta**2).clamp(min=0).sqrt() * noise_hat
-    if eta > 0:
-        fresh = torch.randn(x_s.shape, generator=generator, dtype=x_s.dtype).to(x_s.device)
-        x_s = x_s + sigma_eta * fresh
-    return x_s.to(dose_hat.dtype)
+def leading_grid(n_steps: int, n_levels: int = T) -> list[int]:
+    """The reference study's times: every (T // n)-th from 0, descending; over n where n does not divide T."""
+    return list(range(0, n_levels, n_levels // n_steps))[::-1]
 
 
-def dpm_solver(denoise, noise, grid, alpha_bar, *, clamp=None, watch=None):
+def corrected_grid(n_steps: int, n_levels: int = T) -> list[int]:
+    """Leading times, exactly n of them: i T / n rounded down, descending. Its start still depends on n."""
+    return [i * n_levels // n_steps for i in range(n_steps)][::-1]
+
+
+def held_grid(n_steps: int, n_levels: int = T) -> list[int]:
+    """Exactly n times, evenly spaced, the first always the last level; of all T levels the "trailing" ones of
+    Lin et al. 2024 (arXiv 2305.08891, Table 2)."""
+    return [round(n_levels * (1 - i / n_steps)) - 1 for i in range(n_steps)]
+
+
+GRIDS = {"leading": leading_grid, "corrected": corrected_grid, "held": held_grid}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What all samplers share: the number of steps decides the times of the network calls."""
+
+    n_steps: int
+
+    @property
+    def nfe(self) -> int:
+        """Network calls that a sample takes."""
+        return len(self.times())
+
+
+@dataclass(frozen=True)
+class DiffusionSampler(Sampler):
+    """What DDIM and DPMSolver share: all but the step from one level to the next, at last to alpha_bar = 1.
+
+    grid    "leading" (the reference's), "corrected" (leading, as many as asked) or "held" (`start` is first)
+    clamp   of dose_hat: "keep noise" (the reference's), "rederive noise" (made to agree with it) or "none"
+    """
+
+    grid: str = "held"
+    start: int = T - 1
+    clamp: str = "rederive noise"
+
+    def __post_init__(self):
+        check_known("step grid", self.grid, GRIDS)
+        check_known("clamp", self.clamp, CLAMPS)
+
+    def times(self) -> list[int]:
+        n_levels = self.start + 1 if self.grid == "held" else T
+        check_steps(self.n_steps, n_levels)
+        return GRIDS[self.grid](self.n_steps, n_levels)
+
+    def sample(
+        self,
+        denoise: Callable,
+        noise: Tensor,
+        alpha_bar: Tensor,
+        bounds: tuple = (-1.0, 2.0),
+        generator: Generator | None = None,
+        watch: Callable | None = None,
+    ) -> Tensor:
+        times, x_t, before = self.times(), noise, None
+        ends = [alpha_bar[t] for t in times[1:]] + [torch.ones((), dtype=torch.float64)]
+        for step, (t, alpha_bar_s) in enumerate(zip(times, ends)):
+            dose_hat, noise_hat = denoise(x_t, torch.full((len(x_t),), t, device=x_t.device))
+            dose_hat, noise_hat = self.clamped(x_t, dose_hat, noise_hat, alpha_bar[t], bounds)
+            if watch:
+                watch(step, t, dose_hat)
+            x_s = self.step(x_t, dose_hat, noise_hat, alpha_bar[t], alpha_bar_s, before, generator)
+            x_t, before = x_s.to(noise.dtype), (dose_hat, alpha_bar[t])
+        return x_t
+
+    def clamped(self, x_t, dose_hat, noise_hat, alpha_bar_t, bounds):
+        if self.clamp == "none":
+            return dose_hat, noise_hat
+        dose_hat = dose_hat.clamp(*bounds)
+        if self.clamp == "rederive noise":
+            noise_hat = noise_from_dose(x_t, dose_hat, alpha_bar_t)
+        return dose_hat, noise_hat
+
+
+@dataclass(frozen=True)
+class DDIM(DiffusionSampler):
+    """DDIM (Song et al. 2021, arXiv 2010.02502); eta 0 is deterministic, 1 DDPM's ancestral sampling."""
+
+    eta: float = 0.0
+
+    def step(self, x_t, dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, before, generator):
+        """x_s by Eq. 12, with the noise of Eq. 16."""
+        sigma_eta = (
+            self.eta * ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)).sqrt()
+        )
+        share = (1 - alpha_bar_s - sigma_eta**2).clamp(min=0).sqrt()
+        x_s = alpha_bar_s.sqrt() * dose_hat + share * noise_hat
+        if self.eta == 0:
+            return x_s
+        return x_s + sigma_eta * torch.randn(x_s.shape, generator=generator, dtype=x_s.dtype).to(x_s.device)
+
+
+@dataclass(frozen=True)
+class DPMSolver(DiffusionSampler):
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): second order, one call a step.
 
     With lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)) the dose estimate is extrapolated over a step h
     of lambda from this and the call before. The first step and the one to alpha_bar = 1, where h is infinite,
     are of first order.
     """
-    x_t, before, h_before = noise, None, None
-    for step, (t, alpha_bar_t, alpha_bar_s) in enumerate(levels(grid, alpha_bar)):
-        dose_hat, _ = clamped(denoise, x_t, t, alpha_bar_t, clamp, False)
-        if watch is not None:
-            watch(step, t, dose_hat)
+
+    def step(self, x_t, dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, before, generator):
         h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar_t)
-        use = dose_hat
         if before is not None and torch.isfinite(h):
-            use = dose_hat + h / (2 * h_before) * (dose_hat - before)  # r = h_before / h
+            dose_before, alpha_bar_before = before
+            h_before = half_log_snr(alpha_bar_t) - half_log_snr(alpha_bar_before)
+            dose_hat = dose_hat + h / (2 * h_before) * (dose_hat - dose_before)  # r = h_before / h
         ratio = ((1 - alpha_bar_s) / (1 - alpha_bar_t)).sqrt()
-        x_t = (ratio * x_t + (alpha_bar_s.sqrt() - ratio * alpha_bar_t.sqrt()) * use).to(noise.dtype)
-        before, h_before = dose_hat, h
-    return x_t
+        return ratio * x_t + (alpha_bar_s.sqrt() - ratio * alpha_bar_t.sqrt()) * dose_hat
 
 
-def levels(grid, alpha_bar):
-    """(t, alpha_bar at t, alpha_bar at the next time or 1) for each step."""
-    ends = [alpha_bar[t] for t in grid[1:]] + [torch.ones((), dtype=torch.float64)]
-    return [(t, alpha_bar[t], end) for t, end in zip(grid, ends)]
+@dataclass(frozen=True)
+class Euler(Sampler):
+    """A flow's velocity integrated from t = 0 to 1 by steps of first order, one call each."""
+
+    stages = (1.0,)  # how far of a step each call's velocity leads from where the step began
+
+    def times(self) -> list[float]:
+        check_steps(self.n_steps)
+        ahead = (0.0, *self.stages[:-1])
+        return [step / self.n_steps + a / self.n_steps for step in range(self.n_steps) for a in ahead]
+
+    def sample(self, velocity: Callable, noise: Tensor, watch: Callable | None = None) -> Tensor:
+        x_t = start = noise
+        for call, t in enumerate(self.times()):
+            velocity_hat = velocity(x_t, x_t.new_full((len(x_t),), t))
+            if watch:
+                watch(call, t, dose_from_velocity(x_t, velocity_hat, t))
+            stage = self.stages[call % len(self.stages)]
+            x_t = start + stage * velocity_hat / self.n_steps
+            start = x_t if stage == 1 else start
+        return x_t
 
 
-def clamped(denoise, x_t, t, alpha_bar_t, clamp, rederive_noise):
-    dose_hat, noise_hat = denoise(x_t, torch.full((len(x_t),), t, device=x_t.device))
-    if clamp is not None:
-        dose_hat = dose_hat.clamp(*clamp)
-        if rederive_noise:
-            noise_hat = noise_from_dose(x_t, dose_hat, alpha_bar_t)
-    return dose_hat, noise_hat
+@dataclass(frozen=True)
+class Midpoint(Euler):
+    """Steps of second order, two calls each: the velocity half a step ahead is used for the whole step."""
+
+    stages = (0.5, 1.0)
 
 
-def half_log_snr(alpha_bar_t):
+def check_steps(n_steps: int, most: int = T) -> None:
+    if not 1 <= n_steps <= most:
+        raise UserError(f"{n_steps} sampling steps are not between 1 and {most}, the most that there can be")
+
+
+def check_known(what: str, value: str, known: Collection) -> None:
+    if value not in known:
+        raise UserError(f"there is no {what} {value!r}; there are {', '.join(known)}")
+
+
+def half_log_snr(alpha_bar_t: Tensor) -> Tensor:
     return 0.5 * (alpha_bar_t.log() - (1 - alpha_bar_t).log())
+
+
+REFERENCE = DDIM(50, grid="leading", clamp="keep noise")
+SOLVERS = {"ddim": DDIM, "dpm_solver": DPMSolver, "euler": Euler, "midpoint": Midpoint}
+
+
+def as_dict(sampler: Sampler) -> dict:
+    """The sampler as plain values, its class by its name in SOLVERS; `sampler_from` reads them."""
+    return {"solver": {kind: name for name, kind in SOLVERS.items()}[type(sampler)], **asdict(sampler)}
+
+
+def sampler_from(values: Mapping) -> Sampler:
+    """The sampler that `as_dict` described; `values` may hold more, such as a row of results."""
+    check_known("solver", values.get("solver"), SOLVERS)
+    kind = SOLVERS[values["solver"]]
+    try:
+        return kind(**{field.name: field.type(values[field.name]) for field in fields(kind)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{dict(values)} does not describe a sampler ({error!r})") from None

@@ -47,6 +47,7 @@ class Sample:
     constraints: torch.Tensor
     spacing_mm: tuple
     rx_gy: float
+    has_prior: bool = False  # whether the last channel is another network's dose
 
     def to(self, device):
         return replace(
@@ -117,7 +118,7 @@ def dose_statistics(samples):
 
 def with_prior(sample, dose):
     """The sample with a predicted dose [1,d,h,w] as its last condition channel."""
-    return replace(sample, cond=torch.cat([sample.cond, dose.to(sample.cond)]))
+    return replace(sample, cond=torch.cat([sample.cond, dose.to(sample.cond)]), has_prior=True)
 
 
 def make_sample(case, coarsen, beams_deg=()):
@@ -226,6 +227,12 @@ class Batch:
     constraints: torch.Tensor
     spacing_mm: torch.Tensor  # [B,3]
     rx_gy: torch.Tensor
+    has_prior: bool = False
+
+    @property
+    def prior(self):
+        """The prior's dose [B,1,d,h,w] as a fraction of the prescription, or 0.0 where there is none."""
+        return self.cond[:, -1:] if self.has_prior else 0.0
 
 
 def make_batch(samples, patch=None, generator=None):
@@ -248,6 +255,7 @@ def make_batch(samples, patch=None, generator=None):
         torch.stack([s.constraints for s in samples]),
         torch.tensor([s.spacing_mm for s in samples]),
         torch.tensor([s.rx_gy for s in samples]),
+        samples[0].has_prior,
     )
 
 

@@ -4,8 +4,10 @@ OpenKBP: Babier et al. 2021, Med. Phys. 48:5549, and the challenge's evaluator.
 """
 
 import numpy as np
+import torch
 
 from lib.cases.case import Case
+from lib.features.samples import Sample
 
 
 def errors_gy(dose_hat_gy: np.ndarray, dose_gy: np.ndarray, region: np.ndarray) -> dict[str, float]:
@@ -36,3 +38,14 @@ def openkbp_dose_error_gy(case: Case, dose_hat_gy: np.ndarray) -> float:
     """Sum of |difference| over the whole volume / voxels of the dose mask; predictions are 0 outside it."""
     masked_gy = np.where(case.dose_mask, dose_hat_gy, 0.0)
     return float(np.abs(masked_gy - case.dose_gy).sum(dtype=np.float64) / case.dose_mask.sum())
+
+
+def grid_dose_score_gy(sample: Sample, dose: torch.Tensor) -> float:
+    """OpenKBP's dose score of the members' mean [N,1,d,h,w] (fraction of the prescription) on the training
+    grid: what the network itself is responsible for.
+
+    A block's dose is its mean with zeros outside the dose mask, so that its error counts in full, and the
+    mask by its shares.
+    """
+    difference = (dose.mean(dim=0) * (sample.mask > 0) - sample.dose).abs()
+    return float(difference.sum() / sample.mask.sum()) * sample.rx_gy

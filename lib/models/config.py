@@ -4,6 +4,7 @@ import math
 from dataclasses import MISSING, dataclass, fields
 
 from lib.errors import UserError
+from lib.features.units import Units
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class TrainConfig:
     precision: str
     compile: bool = False  # the network by torch.compile, here and in sampling
     start_from: str = ""  # folder of the training whose weights it starts from; none: random ones
+
+    @property
+    def units(self) -> Units:
+        return Units(self.dose_shift, self.dose_scale)
 
     @property
     def steps_per_epoch(self):

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 
 from lib.diffusion.flow import at_time
-from lib.diffusion.process import T, add_noise, at_level, dose_from_noise, target_of
+from lib.diffusion.parameterisation import dose_from_noise, target_of
+from lib.diffusion.schedule import T, add_noise, at_level
 from lib.errors import UserError
 from lib.features.samples import structures_of
 from lib.models.losses import (

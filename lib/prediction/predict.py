@@ -1,42 +1,36 @@
 """From a trained network and patients to doses: in one pass or sampled, whole or in windows, batched."""
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from lib.cases.case import Case
 from lib.device import autocast, choose_device, choose_precision, compile_for, memory_format
-from lib.diffusion.flow import euler, midpoint
-from lib.diffusion.process import (
-    T,
-    at_level,
-    corrected_grid,
-    estimates,
-    held_grid,
-    leading_grid,
-    noise_from_dose,
-    schedule,
-)
-from lib.diffusion.samplers import ddim, dpm_solver
+from lib.diffusion.parameterisation import estimates, noise_from_dose
+from lib.diffusion.samplers import DDIM, REFERENCE, DiffusionSampler, Euler, Sampler, check_known
+from lib.diffusion.schedule import at_level, schedule
 from lib.errors import UserError
 from lib.features.grid import refined_in_mask
-from lib.features.samples import Batch, make_batch, with_prior
+from lib.features.samples import Batch, Sample, make_batch, with_prior
+from lib.features.units import Units
 from lib.files import read_json
 from lib.models.config import TrainConfig, config_from
 from lib.models.losses import LOG_VARIANCE_LIMITS
-from lib.models.methods import find_method, flow_level, inside_of, offset_of
+from lib.models.methods import Method, find_method, flow_level, inside_of
 from lib.models.unet import UNet
-from lib.prediction.windows import blended, window_starts
+from lib.prediction.windows import sample_windows, windowed
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.tensors import load_tensors
 
 DOSE_LIMITS = (0.0, 1.5)  # of the prescription; every method's result is clamped to them, as the reference's
 CLAMP = (-1.0, 2.0)  # of the prescription; the reference clamps every dose estimate to them
-GRIDS = ("leading", "corrected", "held")
-SOLVERS = ("ddim", "dpm_solver", "euler", "midpoint")
-CLAMPS = ("keep noise", "rederive noise", "none")
-WINDOW_NOISES = ("shared", "own")
 
 
 class Predictor(NamedTuple):
@@ -49,334 +43,230 @@ class Predictor(NamedTuple):
     prior: "Predictor | None" = None
 
     @property
-    def method(self):
+    def method(self) -> Method:
         return find_method(self.config.method)
 
 
-class Sampling(NamedTuple):
-    """How to sample; a regression ignores all of it but the windows.
-
-    solver   "ddim", or for a diffusion "dpm_solver"; a flow takes "euler" (also for "ddim") or "midpoint"
-    grid     "leading" (the reference's), "corrected" (leading, as many as asked) or "held" (`start` is first)
-    clamp    "keep noise" (the reference's), "rederive noise" or "none"
-    eta      0 deterministic, 1 ancestral (DDIM Eq. 16)
-    window   edge in voxels of the windows the volume is cut to, half shared with the next; 0: none
-    window_noise  "shared": one noise field, windows blended in each step; "own": each apart (the reference's)
-    temperature   factor on the start noise; 0 gives the mean of a method that predicts a deviation
-    """
-
-    n_steps: int = 50
-    solver: str = "ddim"
-    grid: str = "leading"
-    start: int = T - 1
-    clamp: str = "keep noise"
-    eta: float = 0.0
-    window: int = 0
-    window_noise: str = "shared"
-    temperature: float = 1.0
-    seed: int = 42
-
-    def checked(self):
-        for value, known, what in (
-            (self.grid, GRIDS, "step grid"),
-            (self.solver, SOLVERS, "solver"),
-            (self.clamp, CLAMPS, "clamp"),
-            (self.window_noise, WINDOW_NOISES, "noise of windows"),
-        ):
-            if value not in known:
-                raise UserError(f"there is no {what} {value!r}; there are {', '.join(known)}")
-        return self
-
-    def times(self):
-        self.checked()
-        if self.grid == "held":
-            return held_grid(self.n_steps, self.start)
-        return leading_grid(self.n_steps) if self.grid == "leading" else corrected_grid(self.n_steps)
-
-    def nfe(self, method):
-        """Network calls a sample takes."""
-        if method.predicts == "velocity":
-            return self.n_steps * (2 if self.solver == "midpoint" else 1)
-        return len(self.times()) if method.timed else 1
-
-
-DEFAULT_SAMPLING = Sampling()
-
-
-def usual_sampling(config, n_steps):
-    """As the reference samples its DDPM; what has no signal at t = T - 1 starts there, its noise agreeing
-    with the clamp.
-
-    A method that predicts a deviation gives its mean.
-    """
-    if not config.zero_snr:
-        return Sampling(
-            n_steps=n_steps, temperature=float(find_method(config.method).timed), seed=config.seed
-        )
-    return Sampling(n_steps=n_steps, grid="held", clamp="rederive noise", seed=config.seed)
-
-
-def load_predictor(folder, device="auto", precision="auto", weights="weights"):
-    """The network of a finished training in `folder` (<weights>.safetensors, config.json and prior/ where it
-    has one)."""
+def load_predictor(
+    folder: str | Path, device: str = "auto", precision: str = "auto", weights: str = "weights"
+) -> Predictor:
+    """The network of a finished training: <weights>.safetensors, config.json and prior/ where it has one."""
     folder, device = Path(folder), choose_device(device)
-    path = folder / f"{weights}.safetensors"
-    if not path.exists():
-        raise UserError(
-            f"{folder} holds no finished training ({path.name}); "
-            f"run 01_train for the method {folder.name} first"
-        )
-    config = config_from(read_json(folder / "config.json"), folder / "config.json")
-    network = find_method(config.method).make_network(config)
-    try:
-        network.load_state_dict({name: w.float() for name, w in load_tensors(path)[0].items()})
-    except UserError as error:
-        raise UserError(f"{error}; train again") from None
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit ({str(error).splitlines()[0]}); train again") from None
-    prior = (
-        load_predictor(folder / "prior", device.type, precision) if find_method(config.method).prior else None
-    )
+    config, network = read_training(folder, weights)
+    has_prior = find_method(config.method).prior
+    prior = load_predictor(folder / "prior", device.type, precision) if has_prior else None
     predictor = ready(network, config, device, precision, prior)
     if config.compile:
         compile_for("sampling", predictor.network, device)
     return predictor
 
 
-def ready(network, config, device, precision, prior=None):
+def read_training(folder: Path, weights: str) -> tuple[TrainConfig, UNet]:
+    """The configuration and the network of a training; UserError if they are not there or do not fit."""
+    path, name = folder / f"{weights}.safetensors", folder.name
+    if not path.exists():
+        raise UserError(
+            f"{folder} holds no finished training ({path.name}); run 01_train for the method {name} first"
+        )
+    config = config_from(read_json(folder / "config.json"), folder / "config.json")
+    network = find_method(config.method).make_network(config)
+    try:
+        network.load_state_dict({key: w.float() for key, w in load_tensors(path)[0].items()})
+    except UserError as error:
+        raise UserError(f"{error}; train again") from None
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit ({str(error).splitlines()[0]}); train again") from None
+    return config, network
+
+
+def ready(
+    network: UNet, config: TrainConfig, device: torch.device, precision: str, prior: Predictor | None = None
+) -> Predictor:
     """A predictor of a network as it stands, in the memory format that suits the device."""
     precision = choose_precision(precision, device)
     network = network.to(device).eval().to(memory_format=memory_format(device, precision))
     return Predictor(network, config, device, precision, prior)
 
 
+def usual_sampler(config: TrainConfig, n_steps: int) -> Sampler | None:
+    """As the reference samples its DDPM; what has no signal at t = T - 1 starts there; a regression: None."""
+    method = find_method(config.method)
+    if not method.timed:
+        return None
+    if method.predicts == "velocity":
+        return Euler(n_steps)
+    return DDIM(n_steps) if config.zero_snr else replace(REFERENCE, n_steps=n_steps)
+
+
+def usual_temperature(config: TrainConfig) -> float:
+    """0, so that a method that predicts a deviation gives its mean; 1 for a diffusion or a flow."""
+    return float(find_method(config.method).timed)
+
+
 @torch.no_grad()
-def predict_doses(
-    predictor, samples, sampling=DEFAULT_SAMPLING, members=(0,), batch_size=8, watch=None, label=None
-):
+def predict(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    sampler: Sampler | None = None,
+    *,
+    members: Sequence[int] = (0,),
+    seed: int = 42,
+    window: int = 0,
+    window_noise: str = "shared",
+    temperature: float = 1.0,
+    batch_size: int = 8,
+    watch: Callable | None = None,
+    label: str | None = None,
+) -> list[Tensor]:
     """Doses on the training grid, [len(members),1,d,h,w] as fractions of the prescription, one per sample.
 
     A member's start noise is named by (seed, case, member): it does not depend on batches, steps or grid.
-    `watch` (case_id, member, step, t, dose_hat [1,d,h,w]) sees every network call of a sampled method. An
-    empty `label` shows no progress.
+
+    sampler       None: 50 steps as usual; a regression ignores it
+    window        edge in voxels of the windows the volume is cut to, half shared with the next; 0: none
+    window_noise  "shared": one noise field, windows blended in each step; "own": each apart (the reference's)
+    temperature   factor on the start noise; 0 gives the mean of a method that predicts a deviation
+    watch         (case_id, member, step, t, dose_hat [1,d,h,w]) sees every network call of a sampler
+    label         of the progress; "" shows none
     """
-    sampling.checked()
-    if predictor.prior:
-        samples = with_priors(predictor.prior, samples, label)
+    config, method = predictor.config, predictor.method
+    sampler = sampler or usual_sampler(config, 50)
+    check_known("noise of windows", window_noise, ("shared", "own"))
+    samples = with_priors(predictor.prior, samples, label) if predictor.prior else samples
+    check(config, samples, sampler)
+    members, doses = members if method.sampled else members[:1], {}
+    label = f"predicting by {config.method}" if label is None else label
+    for keys in progress(list(batches(samples, members, batch_size)), label):
+        batch = make_batch([samples[i].to(predictor.device) for i, _ in keys])
+        names = [(samples[i].case_id, member) for i, member in keys]
+        sample = partial(sample_batch, predictor, sampler, (seed, "eta", *names))
+        if not method.sampled:
+            dose = sample(batch, None, window)
+        elif window and window_noise == "own":
+            dose = sample_windows(sample, batch, window, temperature, seed, names)
+        else:
+            noise = torch.stack([start_noise(samples[i], member, seed) for i, member in keys])
+            see = watch and watch_each(watch, names, config.units, batch.prior)
+            dose = sample(batch, temperature * noise.to(predictor.device), window, see)
+        doses |= zip(keys, (dose * inside_of(config, batch)).clamp(*DOSE_LIMITS).cpu())
+    return [torch.stack([doses[i, member] for member in members]) for i in range(len(samples))]
+
+
+def check(config: TrainConfig, samples: Sequence[Sample], sampler: Sampler | None) -> None:
+    """UserError for patients or a sampler that do not fit the network."""
+    method = find_method(config.method)
+    fitting = Euler if method.predicts == "velocity" else DiffusionSampler
+    if method.timed and not isinstance(sampler, fitting):
+        raise UserError(f"{config.method} cannot be sampled by {sampler}")
     for sample in samples:
-        if sample.cond.shape[0] != predictor.config.cond_channels:
+        if len(sample.cond) != config.cond_channels:
             raise UserError(
-                f"{sample.case_id} has {sample.cond.shape[0]} condition channels, the network of "
-                f"{predictor.config.method} was trained with {predictor.config.cond_channels}"
+                f"{sample.case_id} has {len(sample.cond)} condition channels, the network of {config.method} "
+                f"was trained with {config.cond_channels}"
             )
-    members = members if predictor.method.sampled else members[:1]
-    pairs = [(index, member) for index in range(len(samples)) for member in members]
-    doses = [[None] * len(members) for _ in samples]
-    for chunk in progress(
-        list(same_shape_chunks(pairs, samples, batch_size)),
-        f"predicting by {predictor.config.method}" if label is None else label,
-    ):
-        result = predict_chunk(
-            predictor, [samples[i] for i, _ in chunk], [m for _, m in chunk], sampling, watch
-        )
-        for (index, member), dose in zip(chunk, result):
-            doses[index][members.index(member)] = dose
-    return [torch.stack(of_sample) for of_sample in doses]
 
 
-def with_priors(prior, samples, label=None):
+def with_priors(prior: Predictor, samples: Sequence[Sample], label: str | None = None) -> list[Sample]:
     """The samples with the prior's dose as one more condition channel."""
-    doses = predict_doses(prior, samples, label=label and f"predicting by {prior.config.method}")
+    doses = predict(prior, samples, label=label and f"predicting by {prior.config.method}")
     return [with_prior(sample, dose[0]) for sample, dose in zip(samples, doses)]
 
 
-def same_shape_chunks(pairs, samples, batch_size):
-    """Pairs sorted by the volume's shape, cut where it changes or the batch is full."""
-    chunk = []
-    for pair in sorted(pairs, key=lambda pair: samples[pair[0]].dose.shape):
-        if chunk and (
-            len(chunk) == batch_size or samples[pair[0]].dose.shape != samples[chunk[0][0]].dose.shape
-        ):
-            yield chunk
-            chunk = []
-        chunk.append(pair)
-    if chunk:
-        yield chunk
+def batches(samples: Sequence[Sample], members: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:
+    """Pairs (index of a sample, member) in batches of at most `size`, each of volumes of one shape."""
+    shapes = [sample.dose.shape for sample in samples]
+    for shape in dict.fromkeys(shapes):
+        alike = [(i, member) for i, s in enumerate(shapes) if s == shape for member in members]
+        yield from (alike[first : first + size] for first in range(0, len(alike), size))
 
 
-def predict_chunk(predictor, samples, members, sampling, watch):
-    batch = make_batch([sample.to(predictor.device) for sample in samples])
-    inside = inside_of(predictor.config, batch)
-    if not predictor.method.sampled:
-        return (
-            (to_dose(predictor, batch, run_network(predictor, batch, sampling.window)) * inside)
-            .clamp(*DOSE_LIMITS)
-            .cpu()
-        )
-
-    def watch_each(step, t, dose_hat):
-        for sample, member, estimate in zip(samples, members, to_dose(predictor, batch, dose_hat)):
-            watch(sample.case_id, member, step, t, estimate)
-
-    streams = [(sample.case_id, member) for sample, member in zip(samples, members)]
-    if sampling.window and sampling.window_noise == "own":
-        dose = sample_windows_apart(predictor, batch, streams, sampling)
-    else:
-        noise = (
-            torch.stack([start_noise(s, m, sampling.seed) for s, m in zip(samples, members)]).to(
-                predictor.device
-            )
-            * sampling.temperature
-        )
-        dose = sample_batch(predictor, batch, noise, streams, sampling, watch_each if watch else None)
-    return (dose * inside).clamp(*DOSE_LIMITS).cpu()
-
-
-def start_noise(sample, member, seed):
+def start_noise(sample: Sample, member: int, seed: int) -> Tensor:
+    """A member's start noise [1,d,h,w] of a sample."""
     return torch.randn(sample.dose.shape, generator=generator_for(seed, "noise", sample.case_id, member))
 
 
-def sample_batch(predictor, batch, noise, streams, sampling, watch=None):
-    """Sample one batch from its start noise [B,1,d,h,w]; the dose as a fraction of the prescription."""
-    if not predictor.method.timed:
-        output, log_variance = run_network(predictor, batch, sampling.window).split(1, dim=1)
-        return (
-            to_dose(predictor, batch, output) + (log_variance.clamp(*LOG_VARIANCE_LIMITS) / 2).exp() * noise
-        )
-    if predictor.method.predicts == "velocity":
-        integrate = midpoint if sampling.solver == "midpoint" else euler
-        x = integrate(velocity_of(predictor, batch, sampling.window), noise, sampling.n_steps, watch)
-        return to_dose(predictor, batch, x)
-    alpha_bar = schedule(predictor.config.zero_snr)
-    clamp = None if sampling.clamp == "none" else tuple(to_units(predictor, batch, bound) for bound in CLAMP)
-    denoise = denoiser(predictor, batch, alpha_bar, sampling.window)
-    if sampling.solver == "dpm_solver":
-        x = dpm_solver(denoise, noise, sampling.times(), alpha_bar, clamp=clamp, watch=watch)
+def watch_each(watch: Callable, names: Sequence[tuple], units: Units, prior: Tensor | float) -> Callable:
+    """A sampler's `watch` that calls the given one for each patient of a batch."""
+
+    def watch_batch(step, t, dose_hat):
+        for name, estimate in zip(names, units.to_dose(dose_hat, prior)):
+            watch(*name, step, t, estimate)
+
+    return watch_batch
+
+
+def sample_batch(
+    predictor: Predictor,
+    sampler: Sampler | None,
+    generator_names: tuple,
+    batch: Batch,
+    noise: Tensor | None,
+    window: int = 0,
+    watch: Callable | None = None,
+) -> Tensor:
+    """Doses [B,1,d,h,w] (fraction of the prescription) from start noise; `generator_names` name DDIM's own."""
+    method, config = predictor.method, predictor.config
+    if method.predicts == "velocity":
+        x = sampler.sample(velocity_of(predictor, batch, window), noise, watch)
+    elif method.timed:
+        bounds = tuple(config.units.to_network(bound, batch.prior) for bound in CLAMP)
+        denoise, alpha_bar = denoiser(predictor, batch, window), schedule(config.zero_snr)
+        x = sampler.sample(denoise, noise, alpha_bar, bounds, generator_for(*generator_names), watch)
     else:
-        x = ddim(
-            denoise,
-            noise,
-            sampling.times(),
-            alpha_bar,
-            clamp=clamp,
-            rederive_noise=sampling.clamp == "rederive noise",
-            eta=sampling.eta,
-            generator=generator_for(sampling.seed, "eta", *streams),
-            watch=watch,
-        )
-    return to_dose(predictor, batch, x)
+        x, *log_variance = network_of(predictor, batch, window)().split(1, dim=1)
+    dose = config.units.to_dose(x, batch.prior)
+    if method.timed or not method.sampled:
+        return dose
+    return dose + (log_variance[0].clamp(*LOG_VARIANCE_LIMITS) / 2).exp() * noise
 
 
-def sample_windows_apart(predictor, batch, streams, sampling):
-    """The reference's way: each window from its own noise, as if it were a patient; blended at the end."""
-
-    def sample_window(part, number):
-        noise = torch.stack(
-            [
-                torch.randn(
-                    part.dose.shape[1:], generator=generator_for(sampling.seed, "window", number, *stream)
-                )
-                for stream in streams
-            ]
-        ).to(predictor.device)
-        return sample_batch(predictor, part, noise, streams, sampling._replace(window=0))
-
-    parts = (
-        (start, sample_window(cut_batch(batch, start, sampling.window), number))
-        for number, start in enumerate(window_starts(batch.dose.shape[2:], sampling.window))
-    )
-    return blended(parts, batch.dose.shape[2:], sampling.window)
-
-
-def to_units(predictor, batch, dose):
-    """A dose (fraction of the prescription) in the network's units."""
-    return torch.as_tensor((dose - offset_of(predictor.config, batch.cond)) / predictor.config.dose_scale)
-
-
-def to_dose(predictor, batch, x):
-    """The network's units as a dose (fraction of the prescription)."""
-    return x * predictor.config.dose_scale + offset_of(predictor.config, batch.cond)
-
-
-def denoiser(predictor, batch, alpha_bar, window):
+def denoiser(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
     """The network as a function (x_t, t) -> (dose_hat, noise_hat) of one batch of patients.
 
     Outside the region of the loss the dose is known to be 0, and the noise follows from it.
     """
-    inside, nothing = inside_of(predictor.config, batch), to_units(predictor, batch, 0.0)
+    config, network = predictor.config, network_of(predictor, batch, window)
+    inside, nothing = inside_of(config, batch), config.units.to_network(0.0, batch.prior)
+    alpha_bar = schedule(config.zero_snr)
 
     def denoise(x_t, t):
-        alpha_bar_t = at_level(alpha_bar, t, x_t)
-        output = run_network(predictor, batch, window, x_t, t)
-        dose_hat, noise_hat = estimates(predictor.method.predicts, output, x_t, alpha_bar_t)
-        known = nothing.to(x_t).expand_as(x_t)
-        return torch.where(inside, dose_hat, known), torch.where(
-            inside, noise_hat, noise_from_dose(x_t, known, alpha_bar_t)
-        )
+        alpha_bar_t, known = at_level(alpha_bar, t, x_t), nothing.to(x_t).expand_as(x_t)
+        dose_hat, noise_hat = estimates(predictor.method.predicts, network(x_t, t), x_t, alpha_bar_t)
+        known_noise = noise_from_dose(x_t, known, alpha_bar_t)
+        return torch.where(inside, dose_hat, known), torch.where(inside, noise_hat, known_noise)
 
     return denoise
 
 
-def velocity_of(predictor, batch, window):
-    """The network as (x_t, t) -> velocity_hat of one batch of patients; t from 0 (noise) to 1 (dose)."""
-    inside, nothing = inside_of(predictor.config, batch), to_units(predictor, batch, 0.0)
+def velocity_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
+    """The network as (x_t, t) -> velocity_hat of one batch of patients; outside it leads to a dose of 0."""
+    config, network = predictor.config, network_of(predictor, batch, window)
+    inside, nothing = inside_of(config, batch), config.units.to_network(0.0, batch.prior)
 
-    def velocity_at(x_t, t):
-        velocity_hat = run_network(predictor, batch, window, x_t, flow_level(t))
-        return torch.where(inside, velocity_hat, (nothing.to(x_t) - x_t) / (1 - t).view(-1, 1, 1, 1, 1))
+    def velocity(x_t, t):
+        known = (nothing.to(x_t) - x_t) / (1 - t).view(-1, 1, 1, 1, 1)
+        return torch.where(inside, network(x_t, flow_level(t)), known)
 
-    return velocity_at
-
-
-def run_network(predictor, batch, window, x_t=None, t=None):
-    """The network's output [B,1,d,h,w]: of the whole volume, or of windows blended into one."""
-    if not window:
-        return call_network(predictor, batch, x_t, t)
-    parts = (
-        (
-            start,
-            call_network(
-                predictor, cut_batch(batch, start, window), x_t if x_t is None else cut(x_t, start, window), t
-            ),
-        )
-        for start in window_starts(batch.dose.shape[2:], window)
-    )
-    return blended(parts, batch.dose.shape[2:], window)
+    return velocity
 
 
-def call_network(predictor, batch, x_t, t):
-    cond = batch.cond.contiguous(memory_format=memory_format(predictor.device, predictor.precision))
-    with autocast(predictor.device, predictor.precision):
-        output = predictor.network(cond, batch.constraints, x_t, t)
-    return (
-        output.clone() if predictor.config.compile else output
-    )  # a CUDA graph writes its next output over this one
+def network_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
+    """The network as (x_t, t) -> output [B,C,d,h,w] of one batch of patients, whole or in blended windows."""
+    if window:
+        return windowed(partial(network_of, predictor), batch, window)
+    device, precision = predictor.device, predictor.precision
+    cond = batch.cond.contiguous(memory_format=memory_format(device, precision))
+
+    def network(x_t=None, t=None):
+        with autocast(device, precision):
+            output = predictor.network(cond, batch.constraints, x_t, t)
+        # a CUDA graph writes its next output over this one
+        return output.clone() if predictor.config.compile else output
+
+    return network
 
 
-def cut(volume, start, window):
-    return volume[(slice(None), slice(None), *(slice(a, a + window) for a in start))]
-
-
-def cut_batch(batch, start, window):
-    volumes = (cut(volume, start, window) for volume in (batch.cond, batch.dose, batch.mask))
-    return Batch(batch.site, *volumes, batch.constraints, batch.spacing_mm, batch.rx_gy)
-
-
-def on_case_grid(dose, case, coarsen):
-    """A predicted dose [N,1,d,h,w] (fraction of the prescription) in Gy on the case's own grid, 0 outside its
-    dose mask.
-
-    Returns float32 [N,D,H,W].
-    """
+def on_case_grid(dose: Tensor, case: Case, coarsen: int) -> np.ndarray:
+    """A predicted dose [N,1,d,h,w] (fraction of the prescription) in Gy on the case's own grid, float32
+    [N,D,H,W], 0 outside its dose mask."""
     return refined_in_mask(dose.float(), coarsen, torch.from_numpy(case.dose_mask))[:, 0].numpy() * case.rx_gy
-
-
-def own_grid_score_gy(sample, dose):
-    """OpenKBP's dose score of the members' mean [N,1,d,h,w] on the training grid: what the network itself is
-    responsible for.
-
-    A block's dose is its mean with zeros outside the dose mask, so that its error counts in full, and the
-    mask by its shares.
-    """
-    difference = (dose.mean(dim=0) * (sample.mask > 0) - sample.dose).abs()
-    return float(difference.sum() / sample.mask.sum()) * sample.rx_gy

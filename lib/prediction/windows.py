@@ -1,36 +1,77 @@
-"""Volumes in overlapping windows: where they start, and how what was made of each is blended.
+"""Volumes in overlapping windows: a network called window by window, and the reference study's windows apart.
 
-Half a window is shared with the next one, as in the reference study (128 with an overlap of 64); the weights
-are Gaussian, of a quarter of the window as deviation.
+Half a window is shared with the next one, as in the reference study (128 with an overlap of 64). What is made
+of each is blended with Gaussian weights, of a quarter of the window as deviation. A window is given by its
+box, an index of volumes [B,C,D,H,W].
 """
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import product
+
 import torch
+from torch import Tensor
 
 from lib.errors import UserError
+from lib.features.samples import Batch
+from lib.seeds import generator_for
 
 
-def window_starts(size, window):
-    """First voxels (z, y, x) of the windows that cover `size`; an axis shorter than a window has one."""
+def window_boxes(size: Sequence[int], window: int) -> list[tuple]:
+    """The windows that cover `size` (z, y, x); an axis shorter than a window has one."""
     if window < 2:
         raise UserError(f"a window must have at least 2 voxels along each axis, not {window}")
-    axes = [sorted({*range(0, max(1, n - window + 1), window // 2), max(0, n - window)}) for n in size]
-    return [(z, y, x) for z in axes[0] for y in axes[1] for x in axes[2]]
+    starts = [sorted({*range(0, max(1, n - window + 1), window // 2), max(0, n - window)}) for n in size]
+    return [(..., *(slice(a, a + window) for a in start)) for start in product(*starts)]
 
 
-def blended(parts, size, window):
-    """Weighted mean [B,C,*size] of `parts`, pairs of a window's start and result [B,C,w,w,w]."""
+def part_of(batch: Batch, box: tuple) -> Batch:
+    """The batch in one window."""
+    return replace(batch, cond=batch.cond[box], dose=batch.dose[box], mask=batch.mask[box])
+
+
+def windowed(network_of: Callable, batch: Batch, window: int) -> Callable:
+    """`network_of(batch)`, a function of (x_t, t), called on each window and blended into one volume."""
+
+    def network(x_t: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+        boxes = window_boxes(batch.dose.shape[2:], window)
+        parts = (network_of(part_of(batch, box))(None if x_t is None else x_t[box], t) for box in boxes)
+        return blended(zip(boxes, parts), batch.dose.shape[2:], window)
+
+    return network
+
+
+def sample_windows(
+    sample: Callable, batch: Batch, window: int, temperature: float, seed: int, names: Sequence[tuple]
+) -> Tensor:
+    """The reference's way: `sample(part, noise)` of each window from its own noise, as if it were a patient.
+
+    Noise is named by the seed, the window's number and the patient's of the `names` (case_id, member).
+    """
+
+    def sample_window(number, part):
+        generators = [generator_for(seed, "window", number, *name) for name in names]
+        noise = torch.stack([torch.randn(part.dose.shape[1:], generator=g) for g in generators])
+        return sample(part, temperature * noise.to(part.dose.device))
+
+    boxes = window_boxes(batch.dose.shape[2:], window)
+    parts = (sample_window(number, part_of(batch, box)) for number, box in enumerate(boxes))
+    return blended(zip(boxes, parts), batch.dose.shape[2:], window)
+
+
+def blended(parts: Iterable[tuple], size: Sequence[int], window: int) -> Tensor:
+    """Weighted mean [B,C,*size] of `parts`, pairs of a window's box and result [B,C,w,w,w]."""
     total = weights = None
-    for start, part in parts:
+    for box, part in parts:
         if total is None:
             total, weights = part.new_zeros(*part.shape[:2], *size), part.new_zeros(size)
-        box = tuple(slice(a, a + n) for a, n in zip(start, part.shape[2:]))
         weight = gaussian(part.shape[2:], window).to(part)
-        total[(slice(None), slice(None), *box)] += weight * part
+        total[box] += weight * part
         weights[box] += weight
     return total / weights
 
 
-def gaussian(size, window):
+def gaussian(size: Sequence[int], window: int) -> Tensor:
     """Weights [d,h,w] that are largest in the middle."""
     axes = [torch.exp(-(((torch.arange(n) - (n - 1) / 2) / (window / 4)) ** 2) / 2) for n in size]
     return torch.einsum("i,j,k->ijk", *axes)

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from lib.cases.protocols import PROTOCOLS
-from lib.diffusion.process import cosine_alpha_bar, leading_grid, noise_gain
+from lib.diffusion.samplers import leading_grid
+from lib.diffusion.schedule import cosine_alpha_bar, noise_gain
 from lib.metrics.dvh import goal_values
 from lib.metrics.statistics import holm, interval, paired_difference
 from lib.metrics.uncertainty import spread_skill_ratio

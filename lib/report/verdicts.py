@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from lib.diffusion.process import cosine_alpha_bar
+from lib.diffusion.schedule import cosine_alpha_bar
 from lib.metrics.statistics import paired_difference, verdict
 from lib.metrics.uncertainty import spread_skill_ratio
 from lib.models.methods import METHODS, find_method, kind

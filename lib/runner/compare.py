@@ -6,7 +6,6 @@ A method is called as in the report's table of methods; one that was trained wit
 over them.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from lib.files import read_json
 from lib.metrics.statistics import paired_difference
 from lib.report.sentences import plural, span, told_difference
 from lib.report.verdicts import over_seeds
-from lib.runner.command import told_in_a_sentence
+from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.parameters import closest
 from lib.studies.rows import by_method
 
@@ -66,7 +65,7 @@ def pair_lines(*two):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lib compare",
         description="The paired difference of two methods of one or two experiments.",
     )
@@ -75,5 +74,5 @@ def main(arguments=None):
     parser.add_argument("second_folder")
     parser.add_argument("second")
     given = parser.parse_args(arguments)
-    with told_in_a_sentence():
+    with one_sentence_errors():
         print("\n".join(pair_lines((given.first_folder, given.first), (given.second_folder, given.second))))

@@ -6,15 +6,14 @@ The prediction is one that 04_comparison kept; the file holds the patient's name
 outputs.
 """
 
-import argparse
 from pathlib import Path
 
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
 from lib.importers.rtdose import write_rtdose
 from lib.prediction.store import load_prediction, predicted_cases, predicted_methods, prediction_path
-from lib.runner.command import told_in_a_sentence
-from lib.runner.parameters import load_params
+from lib.runner.command import Parser, one_sentence_errors
+from lib.runner.params_file import load_params
 
 
 def export(folder, method, case_id, dicom, target, spread=False):
@@ -47,9 +46,7 @@ def check_kept(folder, method, case_id):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m lib export", description="Write a kept prediction as DICOM RTDOSE."
-    )
+    parser = Parser(prog="python -m lib export", description="Write a kept prediction as DICOM RTDOSE.")
     parser.add_argument("experiment", help="folder of the experiment, such as outputs/clinic")
     parser.add_argument("method", help="a method of the experiment, or control")
     parser.add_argument("case_id")
@@ -61,5 +58,5 @@ def main(arguments=None):
         "--spread", action="store_true", help="the samples' standard deviation instead of the dose"
     )
     given = parser.parse_args(arguments)
-    with told_in_a_sentence():
+    with one_sentence_errors():
         print(export(given.experiment, given.method, given.case_id, given.dicom, given.to, given.spread))

@@ -7,8 +7,6 @@ python -m lib import vmat /data/processed_npz --name clinic-npz
 python -m lib import phantom
 """
 
-import argparse
-
 from lib.cases.cohort import FOLDER
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
@@ -20,11 +18,11 @@ from lib.importers.cohort import (
     make_vmat,
     read_import,
 )
-from lib.runner.command import told_in_a_sentence
+from lib.runner.command import Parser, one_sentence_errors
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m lib import", description="Make a cohort of case files.")
+    parser = Parser(prog="python -m lib import", description="Make a cohort of case files.")
     parser.add_argument("source", choices=["openkbp", "dicom", "vmat", "phantom"])
     parser.add_argument("folder", nargs="?", help="the source's folder of patients (not for phantoms)")
     parser.add_argument("--name", help="name of the cohort; default: the source's")
@@ -56,7 +54,7 @@ def main(arguments=None):
         "--site", choices=list(PROTOCOLS), help="dicom: default: the one whose organs are found"
     )
     options = parser.parse_args(arguments)
-    with told_in_a_sentence():
+    with one_sentence_errors():
         cohort = make_named(options, FOLDER / (options.name or options.source))
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
     print(

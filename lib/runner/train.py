@@ -6,76 +6,58 @@
 The notebooks then find the trainings finished and show their course.
 """
 
-import argparse
+from pathlib import Path
+from typing import Any
 
 from lib.device import choose_device
 from lib.errors import UserError
-from lib.files import ROOT
-from lib.runner.command import told_in_a_sentence
-from lib.runner.parameters import closest, load_params, read_parameters
-from lib.runner.run import plan
-from lib.studies.experiment import Experiment, training_in
+from lib.runner.command import Parser, one_sentence_errors
+from lib.runner.parameters import closest
+from lib.runner.params_file import load_params
+from lib.runner.plan import plan
+from lib.runner.settings import TRAIN, experiment_of, notebook_parameters
+from lib.studies.experiment import training_in
 from lib.training.loop import make_config, start_from_prior, train_or_say
 from lib.training.processes import joined
 
-OF_THE_EXPERIMENT = (
-    "experiment",
-    "cohort",
-    "first_cases",
-    "coarsen",
-    "beams_deg",
-    "seed",
-    "device",
-    "precision",
-)
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m lib train", description="Train without notebooks.")
+    parser.add_params()
+    parser.add_argument("methods", nargs="*", help="names from the file's list of methods; none for all")
+    options = parser.parse_intermixed_args(arguments)  # methods may stand behind -p
+    with one_sentence_errors():
+        params = load_params(options.params, options.p)
+        chosen = trainings(params, options.params, options.methods)
+        with joined(choose_device(params.get("device", "auto"))):
+            for name, values in chosen.items():
+                train_one(name, values)
 
 
-def trainings(params, path, names):
-    """name -> parameters of 01_train, for the names, or for all methods in order."""
-    defaults = {key: p.default for key, p in read_parameters(ROOT / "notebooks" / "01_train.ipynb").items()}
-    stages = {
-        stage.name.removeprefix("01_train_"): stage
-        for stage in plan(params, path)
-        if stage.name.startswith("01_train_")
-    }
+def trainings(params: dict[str, Any], path: str | Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """name -> values of 01_train, for the names, or for all methods in order. Raises a UserError."""
+    prefix = f"{TRAIN}_"
+    stages = [stage for stage in plan(params, path) if stage.name.startswith(prefix)]
+    listed = {stage.name.removeprefix(prefix): stage.parameters for stage in stages}
     for name in names:
-        if name not in stages:
-            raise UserError(f"{path}: methods does not list {name!r}{closest(name, list(stages))}")
-    return {name: defaults | stages[name].parameters for name in names or stages}
+        if name not in listed:
+            raise UserError(f"{path}: methods does not list {name!r}{closest(name, listed)}")
+    return {name: listed[name] for name in names or listed}
 
 
-def train_one(name, parameters):
+def train_one(name: str, values: dict[str, Any]) -> None:
     """What 01_train does."""
-    run = Experiment(**{key: parameters.pop(key) for key in OF_THE_EXPERIMENT})
-    parameters.pop("variant")
-    parameters["start_from"] = training_in(parameters["start_from"], name)
+    run, method = experiment_of(values), values["method"]
     samples = run.load_samples("train"), run.load_samples("validation", optional=True)
-    training, validation = start_from_prior(run, parameters["method"], *samples)
-    config = make_config(run, training, **parameters)
+    training, validation = start_from_prior(run, method, *samples)
+    own = {key: values[key] for key in notebook_parameters(TRAIN) if key not in ("experiment", "variant")}
+    own["start_from"] = training_in(own["start_from"], name)
     train_or_say(
-        config,
+        make_config(run, training, **own),
         training,
         validation,
         run.checkpoint(name),
         run.device,
-        run.prior_checkpoint(parameters["method"]),
+        run.prior_checkpoint(method),
         report=lambda text: print(f"{name}: {text}", flush=True),
     )
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m lib train", description="Train the methods of a params file without notebooks."
-    )
-    parser.add_argument("params", help="a params file, such as params/openkbp-small.yaml")
-    parser.add_argument("methods", nargs="*", help="names from its list of methods; none for all")
-    parser.add_argument(
-        "-p", action="append", default=[], metavar="section.key=value", help="put a value over the file's"
-    )
-    options = parser.parse_intermixed_args(arguments)  # methods may stand behind -p
-    with told_in_a_sentence():
-        params = load_params(options.params, options.p)
-        chosen = trainings(params, options.params, options.methods)
-        with joined(choose_device(params.get("device", "auto"))):
-            for name, parameters in chosen.items():
-                train_one(name, parameters)

@@ -1,243 +1,220 @@
 """The ablation of sampling: from the reference's setting one switch at a time, noise paired by patient.
 
-A row is one patient at one setting and number of steps; the settings of a curve share a name.
+Errors are in Gy on the case's own grid, inside the dose mask. The settings of a curve share a name.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from lib.diffusion.process import add_noise, at_level, schedule
-from lib.features.samples import make_batch
+from lib.diffusion.parameterisation import add_noise
+from lib.diffusion.samplers import REFERENCE, DPMSolver, Sampler, as_dict
+from lib.diffusion.schedule import at_level, schedule
+from lib.features.batches import make_batch
+from lib.features.samples import Sample
 from lib.metrics.dose import errors_gy
 from lib.metrics.uncertainty import ensemble_law
-from lib.models.methods import find_method, kind
 from lib.prediction.predict import (
     CLAMP,
-    Sampling,
+    Predictor,
     denoiser,
     on_case_grid,
-    predict_doses,
+    predict,
     start_noise,
-    to_dose,
-    to_units,
-    usual_sampling,
+    usual_sampler,
 )
 from lib.prediction.store import Steps
 from lib.progress import progress
+from lib.studies.experiment import Experiment
+from lib.studies.results import make_frame, measured
 from lib.studies.sampled import sampled_doses
 
 REFERENCE_GRID = "reference's grid"
+Trajectory = dict[int, tuple[float, torch.Tensor]]  # network call, from 1 -> (t, dose_hat [1,d,h,w])
 
 
-class Setting(NamedTuple):
+@dataclass(frozen=True)
+class Setting:
     """A curve of the ablation.
 
-    group   "start", "sampler", "windows", "training" or "prediction": what the switch is about
+    name     of the setting, the same for every number of steps
+    switch   "start", "sampler", "windows", "training", "prediction" or "regression"
     weights  which of the training's weights: "weights", "weights-<p>pct" or "weights-last"
+    sampler  None for a regression
     """
 
     name: str
-    group: str
+    switch: str
     training: str
-    weights: str
-    sampling: Sampling
+    sampler: Sampler | None = REFERENCE
+    weights: str = "weights"
+    window: int = 0
+    window_noise: str = "shared"
 
-    def allows(self, n_steps):
+    def with_steps(self, n_steps: int) -> "Setting":
+        return replace(self, sampler=replace(self.sampler, n_steps=n_steps))
+
+    def allows(self, n_steps: int) -> bool:
         """From a start at t there are t + 1 levels, so that a held curve ends where more steps are asked."""
-        return self.sampling.grid != "held" or n_steps <= self.sampling.start + 1
+        values = as_dict(self.sampler)
+        return values.get("grid") != "held" or n_steps <= values["start"] + 1
+
+    def doses(self, run: Experiment, samples: list[Sample], members: int) -> tuple[list[torch.Tensor], float]:
+        """`sampled_doses` of this setting."""
+        steps = f", {self.sampler.n_steps} steps" if self.sampler else ""
+        options = {"window": self.window, "window_noise": self.window_noise} if self.window else {}
+        numbers, label = tuple(range(members)), self.name + steps
+        return sampled_doses(
+            run, self.training, samples, self.sampler, numbers, weights=self.weights, label=label, **options
+        )
+
+    def columns(self, run: Experiment, members: int) -> dict[str, Any]:
+        """The columns that say which setting a row is of; nfe counts the calls for all members."""
+        named = {"weights": self.weights, "switch": self.switch, "setting": self.name}
+        windows = {"window": self.window, "window_noise": self.window_noise if self.window else ""}
+        sampler = as_dict(self.sampler) | windows if self.sampler else {}
+        nfe = self.sampler.nfe * members if self.sampler else 1
+        return run.columns(self.training) | named | sampler | {"nfe": nfe}
 
 
-def start_settings(method, held_at, seed):
+def start_settings(method: str, held_at: Iterable[int]) -> list[Setting]:
     """The reference's grid, and the start held."""
-    base = Sampling(seed=seed)
-    named = {REFERENCE_GRID: base} | {
-        f"start held at t = {t}": base._replace(grid="held", start=t) for t in held_at
-    }
-    return [Setting(name, "start", method, "weights", sampling) for name, sampling in named.items()]
+    held = {f"start held at t = {t}": replace(REFERENCE, grid="held", start=t) for t in held_at}
+    samplers = {REFERENCE_GRID: REFERENCE} | held
+    return [Setting(name, "start", method, sampler) for name, sampler in samplers.items()]
 
 
-def sampler_settings(method, window, seed):
+def sampler_settings(method: str, window: int) -> list[Setting]:
     """Other samplers from the reference's start: number of steps, clamp, noise, order, windows."""
-    base = Sampling(seed=seed)
-    named = {
-        "as many steps as asked": base._replace(grid="corrected"),
-        "no clamp": base._replace(clamp="none"),
-        "noise re-derived after the clamp": base._replace(clamp="rederive noise"),
-        "ancestral, eta 1": base._replace(eta=1.0),
-        "second order (DPM-Solver++)": base._replace(solver="dpm_solver"),
+    samplers = {
+        "as many steps as asked": replace(REFERENCE, grid="corrected"),
+        "no clamp": replace(REFERENCE, clamp="none"),
+        "noise re-derived after the clamp": replace(REFERENCE, clamp="rederive noise"),
+        "ancestral, eta 1": replace(REFERENCE, eta=1.0),
+        "second order (DPM-Solver++)": DPMSolver(50, grid="leading", clamp="keep noise"),
     }
-    settings = [Setting(name, "sampler", method, "weights", sampling) for name, sampling in named.items()]
-    windows = (
-        {f"windows of {window}, each its own noise": "own", f"windows of {window}, one noise field": "shared"}
-        if window
-        else {}
-    )
+    settings = [Setting(name, "sampler", method, sampler) for name, sampler in samplers.items()]
+    noises = {"each its own noise": "own", "one noise field": "shared"} if window else {}
     return settings + [
-        Setting(name, "windows", method, "weights", base._replace(window=window, window_noise=noise))
-        for name, noise in windows.items()
+        Setting(f"windows of {window}, {text}", "windows", method, window=window, window_noise=noise)
+        for text, noise in noises.items()
     ]
 
 
-def training_settings(run, method, names, seed):
-    """Other weights at the reference's grid: less training, no average, and its variants among `names`."""
-    weights = {path.stem: path.stem for path in sorted(run.checkpoint(method).glob("weights-*.safetensors"))}
-    titles = {
-        stem: "weights not averaged" if stem == "weights-last" else f"after {stem[8:-3]} % of the training"
-        for stem in weights
-    }
-    settings = [Setting(titles[stem], "training", method, stem, Sampling(seed=seed)) for stem in weights]
-    variants = [name for name in names if kind(name) == method and name != method]
-    return settings + [Setting(name, "training", name, "weights", Sampling(seed=seed)) for name in variants]
+def training_settings(run: Experiment, method: str, names: Iterable[str]) -> list[Setting]:
+    """Other weights at the reference's grid: less training, no average, and the variants `names`."""
+    stems = sorted(path.stem for path in run.checkpoint(method).glob("weights-*.safetensors"))
+    titles = {stem: f"after {stem[8:-3]} % of the training" for stem in stems}
+    titles |= {"weights-last": "weights not averaged"} if "weights-last" in stems else {}
+    settings = [Setting(titles[stem], "training", method, weights=stem) for stem in stems]
+    variants = [name for name in names if run.config(name).method == run.config(method).method]
+    return settings + [Setting(name, "training", name) for name in variants if name != method]
 
 
-def prediction_settings(run, names):
+def prediction_settings(run: Experiment, names: Iterable[str]) -> list[Setting]:
     """Other methods, each as it is usually sampled."""
-    configs = {name: run.load_predictor(name).config for name in names}
-    return [
-        Setting(name, "prediction", name, "weights", usual_sampling(config, 50))
-        for name, config in configs.items()
-    ]
+    return [Setting(name, "prediction", name, usual_sampler(run.config(name), 50)) for name in names]
 
 
-def ablate(run, samples, settings, steps_of):
-    """Rows of every setting at its numbers of steps, `steps_of`: group -> list."""
-    rows = []
+def ablate(
+    run: Experiment,
+    samples: list[Sample],
+    settings: list[Setting],
+    steps_of: dict[str, Sequence[int]],
+    regression: str,
+) -> pd.DataFrame:
+    """Errors of every setting at its numbers of steps, by its switch, and of the regression: 02_steps."""
+    rows = step_rows(run, samples, Setting(regression, "regression", regression, None))
     for setting in settings:
-        for n_steps in filter(setting.allows, steps_of[setting.group]):
-            rows += step_rows(run, samples, setting.sampling._replace(n_steps=n_steps), setting)
-    return rows
+        for n_steps in filter(setting.allows, steps_of[setting.switch]):
+            rows += step_rows(run, samples, setting.with_steps(n_steps))
+    return make_frame("02_steps", rows)
 
 
-def step_rows(run, samples, sampling, setting):
-    """One row per patient of one setting and number of steps."""
-    doses, seconds = sampled_doses(
-        run,
-        setting.training,
-        samples,
-        sampling,
-        weights=setting.weights,
-        label=f"{setting.name}, {sampling.n_steps} steps",
-    )
-    rows = []
+def step_rows(run: Experiment, samples: list[Sample], setting: Setting) -> list[dict[str, Any]]:
+    doses, seconds = setting.doses(run, samples, 1)
+    columns, rows = setting.columns(run, 1), []
     for sample, dose in zip(samples, doses):
         case = run.load_case(sample.case_id)
-        errors = errors_gy(on_case_grid(dose, case, run.coarsen)[0], case.dose_gy, case.dose_mask)
-        rows.append(
-            dict(
-                setting=setting.name,
-                group=setting.group,
-                training=setting.training,
-                weights=setting.weights,
-                sampling=sampling._asdict(),
-                n_steps=sampling.n_steps,
-                nfe=sampling.nfe(find_method(setting.training)),
-                case_id=sample.case_id,
-                seconds=seconds / len(samples),
-                **errors,
-            )
-        )
+        measures = errors_gy(on_case_grid(dose, case, run.coarsen)[0], case.dose_gy, case.dose_mask)
+        measures["seconds"] = seconds / len(samples)
+        rows += measured(columns | {"case_id": sample.case_id}, measures)
     return rows
 
 
-def regress(run, name, samples):
-    """Errors of a regression on the same patients: one row per patient."""
-    return step_rows(
-        run, samples, Sampling(n_steps=1), Setting(name, "regression", name, "weights", Sampling())
-    )
-
-
-def decompose(run, samples, settings, n_steps, members):
-    """Squared error as floor + b (lib.metrics.uncertainty) by number of steps: is it bias, or spread?"""
+def decompose(
+    run: Experiment, samples: list[Sample], settings: list[Setting], n_steps: Sequence[int], members: int
+) -> pd.DataFrame:
+    """Squared error as floor + b by number of steps: is it bias, or spread? The frame 02_decomposition."""
     rows = []
-    for setting in settings:
-        for n in filter(setting.allows, n_steps):
-            doses, _ = sampled_doses(
-                run,
-                setting.training,
-                samples,
-                setting.sampling._replace(n_steps=n),
-                tuple(range(members)),
-                setting.weights,
-                f"{setting.name}, {n} steps, {members} samples",
-            )
-            rows += [
-                {"setting": setting.name, "n_steps": n, "case_id": sample.case_id} | law_of(run, sample, dose)
-                for sample, dose in zip(samples, doses)
-            ]
-    return rows
-
-
-def law_of(run, sample, dose):
-    case = run.load_case(sample.case_id)
-    members_gy = on_case_grid(dose, case, run.coarsen)[:, case.dose_mask].astype(np.float64)
-    law = ensemble_law(members_gy, case.dose_gy[case.dose_mask].astype(np.float64))
-    return {"floor_gy2": law.floor_gy2, "b_gy2": law.b_gy2}
+    for setting in (s.with_steps(n) for s in settings for n in filter(s.allows, n_steps)):
+        columns = setting.columns(run, members) | {"members": members}
+        for sample, dose in zip(samples, setting.doses(run, samples, members)[0]):
+            case = run.load_case(sample.case_id)
+            members_gy = on_case_grid(dose, case, run.coarsen)[:, case.dose_mask].astype(np.float64)
+            law = ensemble_law(members_gy, case.dose_gy[case.dose_mask].astype(np.float64))
+            rows += measured(columns | {"case_id": sample.case_id}, law._asdict())
+    return make_frame("02_decomposition", rows)
 
 
 @torch.no_grad()
-def level_errors(run, samples, names, levels):
+def level_errors(
+    run: Experiment, samples: list[Sample], names: Iterable[str], levels: Iterable[int]
+) -> pd.DataFrame:
     """Error of the dose the network sees in a truly noised x_t, level by level: one call each, no sampling.
 
-    For diffusions without a prior; on the training grid inside the dose mask, the estimate clamped as the
-    reference clamps it.
+    The frame 02_levels, for diffusions without a prior: on the training grid inside the dose mask, the
+    estimate clamped as the reference clamps it.
     """
     rows = []
     for name in names:
-        predictor = run.load_predictor(name)
+        predictor, columns = run.load_predictor(name), run.columns(name)
         for sample in progress(samples, f"noise levels, {name}"):
             for t in levels:
-                error = (
-                    denoised(predictor, sample, t, run.seed).clamp(*CLAMP) - sample.dose
-                ).abs() * sample.mask
-                rows.append(
-                    {
-                        "training": name,
-                        "t": t,
-                        "case_id": sample.case_id,
-                        "mae_gy": float(error.sum() / sample.mask.sum()) * sample.rx_gy,
-                    }
-                )
-    return rows
+                dose_hat = denoised(predictor, sample, t, run.seed).clamp(*CLAMP)
+                error = ((dose_hat - sample.dose).abs() * sample.mask).sum() / sample.mask.sum()
+                columns_of = columns | {"t": t, "case_id": sample.case_id}
+                rows += measured(columns_of, {"mae_gy": float(error) * sample.rx_gy})
+    return make_frame("02_levels", rows)
 
 
-def denoised(predictor, sample, t, seed):
+def denoised(predictor: Predictor, sample: Sample, t: int, seed: int) -> torch.Tensor:
     """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose noised to level t."""
     batch, alpha_bar = make_batch([sample.to(predictor.device)]), schedule(predictor.config.zero_snr)
-    t = torch.full((1,), t, device=predictor.device)
+    units = predictor.config.units
+    level = torch.full((1,), t, device=predictor.device)
     noise = start_noise(sample, 0, seed)[None].to(predictor.device)
-    x_t = add_noise(to_units(predictor, batch, batch.dose), noise, at_level(alpha_bar, t, noise))
-    return to_dose(predictor, batch, denoiser(predictor, batch, alpha_bar, 0)(x_t, t)[0])[0].cpu()
+    x_t = add_noise(units.to_network(batch.dose, batch.prior), noise, at_level(alpha_bar, level, noise))
+    return units.to_dose(denoiser(predictor, batch)(x_t, level)[0], batch.prior)[0].cpu()
 
 
-def calls_to_show(n_steps, count):
+def calls_to_show(n_steps: int, count: int) -> list[int]:
     """At most `count` network calls of `n_steps`, from 1: the first ones, then ever fewer, and the last."""
     return sorted({int(call) for call in np.geomspace(1, n_steps, count).round()})
 
 
-def steps_of(sample, paths):
-    """Trajectories (setting -> call -> (t, dose)) through the middle of the sample's dose, to be kept and
-    scrubbed."""
-    index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
-    inside = (sample.mask[0, index] > 0).numpy()
-    estimates = {
-        name: np.stack([dose[0, index].numpy() * inside for _, dose in path.values()])
-        for name, path in paths.items()
-    }
-    labels = {
-        name: [f"call {call}, t = {t:.4g}" for call, (t, _) in path.items()] for name, path in paths.items()
-    }
-    return Steps(sample.case_id, sample.dose[0, index].numpy() * inside, estimates, labels)
-
-
-def trajectory(run, name, sample, sampling, shown):
-    """Dose estimates [1,d,h,w] of a sample after the network calls `shown` (from 1): call -> (t, dose)."""
-    found = {}
+def trajectory(run: Experiment, setting: Setting, sample: Sample, shown: Iterable[int]) -> Trajectory:
+    """Dose estimates of a sample after the network calls `shown`."""
+    estimates = {}
 
     def watch(case_id, member, step, t, dose_hat):
         if step + 1 in shown:
-            found[step + 1] = (t, dose_hat.cpu())
+            estimates[step + 1] = (t, dose_hat.cpu())
 
-    predict_doses(run.load_predictor(name), [sample], sampling, watch=watch)
-    return found
+    predict(run.load_predictor(setting.training), [sample], setting.sampler, seed=run.seed, watch=watch)
+    return estimates
+
+
+def steps_of(sample: Sample, paths: dict[str, Trajectory]) -> Steps:
+    """Trajectories by setting through the slice of most dose, to be kept and scrubbed."""
+    index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
+    inside = (sample.mask[0, index] > 0).numpy()
+    estimates, labels = {}, {}
+    for name, path in paths.items():
+        estimates[name] = np.stack([dose[0, index].numpy() * inside for _, dose in path.values()])
+        labels[name] = [f"call {call}, t = {t:.4g}" for call, (t, _) in path.items()]
+    return Steps(sample.case_id, sample.dose[0, index].numpy() * inside, estimates, labels)

@@ -1,68 +1,74 @@
 """Checks of a cohort before anything is trained on it: what a bad import looks like, in sentences."""
 
+from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from lib.cases.case import Case
+from lib.cases.cohort import Cohort
 from lib.cases.protocols import PROTOCOLS
-from lib.features.samples import signed_distance_mm
+from lib.features.channels import signed_distance_mm
 from lib.metrics.dvh import dose_at_volume_gy, goal_values
 from lib.progress import progress
+from lib.studies.results import make_frame, measured
 
 MARGIN_PCT = 10.0  # by which a target's median dose may differ from its prescription
+Finding = dict[str, str]  # part, case_id, text
 
 
-def check_cohort(cohort):
-    """One row per case: part of the split, geometry, volumes, planned doses, goals met, findings."""
-    rows, first_of = [], {}
+def check_cohort(cohort: Cohort) -> tuple[pd.DataFrame, list[Finding]]:
+    """What each patient is like, as the frame 00_cohort, and what looks wrong."""
+    rows, findings, first_of = [], [], {}
     for part, case_ids in cohort.split.items():
         for case_id in progress(case_ids, f"checking {part}"):
             case = cohort.load(case_id)
-            row = describe_case(case) | {"part": part}
-            row["findings"] += same_patient(
-                row, first_of.setdefault(sha256(case.ct_hu.tobytes()).digest(), row)
-            )
-            rows.append(row)
+            named = {"part": part, "case_id": case_id}
+            first = first_of.setdefault(sha256(case.ct_hu.tobytes()).digest(), named)
+            rows += [named | row for row in describe_case(case)]
+            sentences = find_oddities(case) + same_patient(named, first)
+            findings += [named | {"text": text} for text in sentences]
+    return make_frame("00_cohort", rows), findings
+
+
+def same_patient(named: Finding, first: Finding) -> list[str]:
+    """A sentence if the CT is, voxel by voxel, that of a case before: one patient under two names."""
+    if first is named:
+        return []
+    parts = f", one of {first['part']} and one of {named['part']}"
+    harm = f"{parts}: the errors on {named['part']} patients are too good"
+    harm = harm if first["part"] != named["part"] else ""
+    return [f"its CT is that of {first['case_id']}: one patient under two names{harm}"]
+
+
+def describe_case(case: Case) -> list[dict[str, Any]]:
+    """Grid, prescriptions, volumes, planned doses and goals of one case as rows of 00_cohort."""
+    rows = measured({}, {"max_gy": float(case.dose_gy.max())})
+    for axis, voxels, spacing_mm in zip("zyx", case.shape, case.spacing_mm):
+        rows += measured({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
+    for name, mask in sorted(case.masks.items()):
+        if mask.any():
+            measures = {"volume_cc": mask.sum() * case.voxel_cc, "mean_gy": float(case.dose_gy[mask].mean())}
+            rows += measured({"structure": name}, measures)
+    for name, rx_gy in case.prescription_gy.items():
+        d95_gy = dose_at_volume_gy(case.dose_gy[case.masks[name]], 95)
+        rows += measured({"structure": name}, {"prescription_gy": rx_gy, "d95_gy": d95_gy})
+    values = goal_values(case, case.dose_gy)
+    for goal in PROTOCOLS[case.site].goals:
+        value, met = values[goal.text]
+        rows += measured({"structure": goal.structure, "met": met}, {goal.text: value})
     return rows
 
 
-def same_patient(row, first):
-    """A sentence if the row's CT is, voxel by voxel, that of a case before: one patient under two names."""
-    if first is row:
-        return []
-    both = (
-        f", one of {first['part']} and one of {row['part']}: "
-        f"the errors on {row['part']} patients are too good"
-        if first["part"] != row["part"]
-        else ""
-    )
-    return [f"its CT is that of {first['case_id']}: one patient under two names{both}"]
-
-
-def describe_case(case):
-    """Plain numbers of one case, for tables and the report."""
-    doses_gy = {name: case.dose_gy[mask] for name, mask in sorted(case.masks.items()) if mask.any()}
-    return {
-        "case_id": case.case_id,
-        "shape": list(case.shape),
-        "spacing_mm": list(case.spacing_mm),
-        "prescription_gy": case.prescription_gy,
-        "volume_cc": {name: round(len(dose) * case.voxel_cc, 2) for name, dose in doses_gy.items()},
-        "mean_gy": {name: round(float(dose.mean()), 2) for name, dose in doses_gy.items()},
-        "d95_gy": {name: dose_at_volume_gy(doses_gy[name], 95) for name in case.prescription_gy},
-        "max_gy": float(case.dose_gy.max()),
-        "goals": {text: met for text, (_, met) in goal_values(case, case.dose_gy).items()},
-        "findings": find_oddities(case),
-    }
-
-
-def find_oddities(case):
+def find_oddities(case: Case) -> list[str]:
     """Sentences on what looks wrong in a case; an empty list if nothing does."""
     checks = (target_doses, dose_outside_targets, structures_inside, sides, ct_range)
     return [sentence for check in checks for sentence in check(case)]
 
 
-def target_doses(case):
+def target_doses(case: Case) -> Iterator[str]:
     for name, rx_gy in case.prescription_gy.items():
         median_gy = float(np.median(case.dose_gy[case.masks[name]]))
         if median_gy < rx_gy * (1 - MARGIN_PCT / 100):
@@ -72,7 +78,7 @@ def target_doses(case):
         yield f"{primary}: the mean dose is far above its prescription of {case.rx_gy:g} Gy"
 
 
-def dose_outside_targets(case):
+def dose_outside_targets(case: Case) -> Iterator[str]:
     targets = np.any([case.masks[name] for name in case.prescription_gy], axis=0)
     far = signed_distance_mm(targets, case.spacing_mm) > 15
     if case.dose_gy[far].max(initial=0) > 1.1 * case.rx_gy:
@@ -81,14 +87,14 @@ def dose_outside_targets(case):
         yield "the mean dose outside the targets is higher than inside"
 
 
-def structures_inside(case):
+def structures_inside(case: Case) -> Iterator[str]:
     """CT below -400 HU around a structure's voxels means it lies in air: shifted, or another patient's."""
     for name, mask in case.masks.items():
         if mask.any() and (case.ct_hu[mask] < -400).mean() > 0.3:
             yield f"{name}: more than 30 % of its voxels lie in air"
 
 
-def sides(case):
+def sides(case: Case) -> Iterator[str]:
     """A structure called left must lie to the patient's left of its right twin."""
     for left, right in PROTOCOLS[case.site].mirrored:
         if (
@@ -101,7 +107,7 @@ def sides(case):
             yield f"{left} lies to the right of {right}: left and right are swapped"
 
 
-def ct_range(case):
+def ct_range(case: Case) -> Iterator[str]:
     low, high = np.percentile(case.ct_hu[case.dose_mask], [1, 99])
     if low < -1100 or high > 4000 or not -400 < np.median(case.ct_hu[case.dose_mask]) < 400:
         yield f"the CT inside the dose mask runs from {low:.0f} to {high:.0f} HU, which is no body"

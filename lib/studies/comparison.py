@@ -1,236 +1,250 @@
-"""The comparison of methods on held-out patients: each at its setting chosen on validation patients."""
+"""The comparison of methods on held-out patients: each at its setting chosen on validation patients.
+
+An answer is one dose for each patient: a network's, or a mean over samples, seeds or both sides of a patient.
+"""
 
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
+from lib.cases.case import Case
+from lib.cases.protocols import PROTOCOLS
+from lib.diffusion.samplers import Sampler, as_dict, sampler_from
 from lib.errors import UserError
-from lib.metrics.dose import openkbp_dose_error_gy, region_errors
-from lib.metrics.dvh import goal_values, openkbp_dvh_errors_gy
+from lib.features.samples import Sample
+from lib.metrics.dose import grid_dose_score_gy, openkbp_dose_error_gy, region_errors
+from lib.metrics.dvh import goal_values, openkbp_dvh_points_gy
 from lib.metrics.gamma import gamma_index, pass_pct
 from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.metrics.uncertainty import spread_gy
 from lib.models.control import fit_control, predict_control
-from lib.models.methods import find_method
-from lib.prediction.predict import Sampling, on_case_grid, own_grid_score_gy, usual_sampling
+from lib.prediction.predict import on_case_grid, usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
 from lib.progress import progress
-from lib.studies.ensembles import flipped_pair
-from lib.studies.rows import Goal, grouped, has_study, plain_of, seeds_of
-from lib.studies.sampled import sampled_doses
+from lib.studies.ensembles import both_sides
+from lib.studies.experiment import Experiment
+from lib.studies.results import SAMPLING, make_frame, measured
+from lib.studies.sampled import Prediction, predict_members
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
+CRITERIA = (3, 2)  # of gamma, % of the prescription and mm
+Row = dict[str, Any]
 
 
-def studies_before(run, methods):
-    """The results of the ablation and of the ensembles; None for one that an experiment of these methods does
-    not have."""
-    return [
-        run.load_results(name) if has_study(name, methods) else None
-        for name in ("02_sampling_ablation", "03_ensemble")
-    ]
-
-
-def best_sampling(rows, training, seed):
-    """The setting of the lowest mean error over validation patients among a training's own rows of the
-    ablation, or None."""
-    own = [row for row in rows if row["training"] == training and row["weights"] == "weights"]
-    if not own:
+def best_sampler(steps: pd.DataFrame, training: str) -> Sampler | None:
+    """The setting of the lowest mean error among a training's rows of 02_steps with its final weights."""
+    rows = steps.query("training == @training and weights == 'weights' and measure == 'mae_gy'")
+    rows = rows[(rows["solver"] != "") & (rows["window"] == 0)]
+    keys = [column for column in SAMPLING if column not in ("window", "window_noise", "nfe")]
+    if rows.empty:
         return None
-    errors = grouped([row | {"key": repr(row["sampling"])} for row in own], "key")
-    best = min(errors, key=lambda key: np.mean(errors[key]))
-    chosen = next(row["sampling"] for row in own if repr(row["sampling"]) == best)
-    return Sampling(**chosen)._replace(seed=seed)
+    means = rows.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
+    return sampler_from(means.loc[means["value"].idxmin(), keys])
 
 
-def choose_samplings(run, rows, methods, n_steps):
-    """name -> Sampling: what was best on validation patients; another seed is sampled as its method, what the
+def choose_samplers(
+    run: Experiment, steps: pd.DataFrame | None, names: Iterable[str], n_steps: int
+) -> dict[str, Sampler]:
+    """name -> sampler: what was best on validation patients, of a further seed that of its group; what the
     ablation did not sample in its usual way. A choice that rests on test patients is refused."""
-    judged = {row["case_id"] for row in rows} & set(run.open_cohort().split["test"])
-    if judged:
+    steps = make_frame("02_steps", []) if steps is None else steps
+    seen = set(steps["case_id"]) & set(run.open_cohort().split["test"])
+    if seen:
         raise UserError(
-            f"the ablation's results hold {min(judged)}, a test patient: "
+            f"the ablation's results hold {min(seen)}, a test patient: "
             "run 02_sampling_ablation again, on validation patients"
         )
+    samplers = {}
+    for name in names:
+        usual = usual_sampler(run.config(name), n_steps)
+        group = run.columns(name)["group"]
+        samplers[name] = usual and (best_sampler(steps, name) or best_sampler(steps, group) or usual)
+    return samplers
 
-    def chosen(name):
-        own = best_sampling(rows, name, run.seed) or best_sampling(rows, plain_of(name), run.seed)
-        return own or usual_sampling(run.load_predictor(name).config, n_steps)._replace(seed=run.seed)
 
-    return {name: chosen(name) for name in methods}
-
-
-def describe_samplings(samplings):
+def describe_samplers(samplers: dict[str, Sampler | None]) -> dict[str, Row]:
     """name -> how it is sampled: plain values, network calls and words."""
-    found = {}
-    for name, sampling in samplings.items():
-        method = find_method(name)
-        found[name] = sampling._asdict() | {
-            "nfe": sampling.nfe(method),
-            "text": sampling_text(method, sampling),
-        }
-    return found
+    return {
+        name: (as_dict(sampler) | {"nfe": sampler.nfe} if sampler else {"nfe": 1})
+        | {"text": sampler_text(sampler)}
+        for name, sampler in samplers.items()
+    }
 
 
-def sampling_text(method, sampling):
-    if not method.timed:
+def sampler_text(sampler: Sampler | None) -> str:
+    """How a dose is sampled, in words."""
+    if sampler is None:
         return "one pass"
-    steps = f"{sampling.n_steps} step{'' if sampling.n_steps == 1 else 's'}"
-    if method.predicts == "velocity":
-        return f"{steps} of Euler" if sampling.solver != "midpoint" else f"{steps} of the midpoint rule"
-    start = {"leading": "the reference's grid", "corrected": "the reference's grid, as many as asked"}.get(
-        sampling.grid, f"from t = {sampling.start}"
-    )
-    extra = (
-        [f"clamp: {sampling.clamp}"]
-        + [f"eta {sampling.eta:g}"] * (sampling.eta > 0)
-        + ["second order"] * (sampling.solver == "dpm_solver")
-    )
-    return f"{steps}, {start}, {', '.join(extra)}"
+    values = as_dict(sampler)
+    steps = f"{sampler.n_steps} step{'' if sampler.n_steps == 1 else 's'}"
+    if "grid" not in values:
+        return f"{steps} of {'the midpoint rule' if values['solver'] == 'midpoint' else 'Euler'}"
+    grids = {
+        "leading": "the reference's grid",
+        "corrected": "the reference's grid, as many as asked",
+        "held": f"from t = {values['start']}",
+    }
+    parts = [steps, grids[values["grid"]], f"clamp: {values['clamp']}"]
+    parts += [f"eta {values['eta']:g}"] if values.get("eta") else []
+    return ", ".join(parts + ["second order"] * (values["solver"] == "dpm_solver"))
 
 
-def predict_all(run, samplings, samples, members):
-    """Predict every patient by every method; name -> (doses [N,1,d,h,w] per patient, seconds per patient)."""
-    found = {}
-    for name, sampling in samplings.items():
-        doses, seconds = sampled_doses(
-            run, name, samples, sampling, tuple(range(members if find_method(name).timed else 1))
-        )
-        found[name] = doses, seconds / len(samples)
-    return found
+def predict_all(
+    run: Experiment, samplers: dict[str, Sampler | None], samples: list[Sample], members: int
+) -> list[Prediction]:
+    """Every training's members for every patient; of what is not sampled in steps the mean alone."""
+    predictions = []
+    for name, sampler in samplers.items():
+        options = {"temperature": usual_temperature(run.config(name))}
+        predictions.append(predict_members(run, name, samples, sampler, members if sampler else 1, **options))
+    return predictions
 
 
-def predict_naive(run, training, samples):
-    """The control's doses in the shape of `predict_all`'s."""
+def predict_naive(run: Experiment, training: list[Sample], samples: list[Sample]) -> Prediction:
+    """The doses of the control without a network."""
     table = fit_control(training)
     started = time.monotonic()
     doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
-    return {"control": (doses, (time.monotonic() - started) / len(samples))}
+    return Prediction(run.columns("control"), doses, (time.monotonic() - started) / len(samples), 0)
 
 
-def means_of_sides(run, names, samples):
-    """The mean of each regression's doses of the patient and of his mirror image, in the shape of
-    `predict_all`'s: test-time augmentation."""
-    pairs = {name: flipped_pair(run, name, samples) for name in names}
-    return {
-        f"{name}, mean of 2 sides": ([pair.mean(0, keepdim=True) for pair in doses], 2 * seconds)
-        for name, (doses, seconds, _) in pairs.items()
-    }
+def answers_of(prediction: Prediction) -> list[Prediction]:
+    """The first member alone, and if there are more the mean of all."""
+    n = len(prediction.doses[0])
+    first = answer(prediction, "none", 1, [dose[:1] for dose in prediction.doses])
+    return [first, mean_answer(prediction, "samples")] if n > 1 else [first]
 
 
-def means_of_seeds(predictions):
-    """The mean over the seeds of each regression that was trained with several, in the shape of
-    `predict_all`'s: averaging without sampling."""
-    found = {}
-    for name, names in seeds_of(
-        n for n in predictions if n != "control" and not find_method(n).sampled
-    ).items():
-        if len(names) > 1:
-            doses = [
-                torch.stack(of_patient).mean(0) for of_patient in zip(*(predictions[n][0] for n in names))
-            ]
-            found[f"{name}, mean of {len(names)} seeds"] = doses, sum(predictions[n][1] for n in names)
-    return found
+def mean_answer(prediction: Prediction, averaged_over: str) -> Prediction:
+    """The mean of all members."""
+    means = [dose.mean(dim=0, keepdim=True) for dose in prediction.doses]
+    return answer(prediction, averaged_over, len(prediction.doses[0]), means)
 
 
-def compare_methods(run, predictions, samples):
-    """One row per method and patient; a sampled method also counts as "<method>, mean of N"."""
+def answer(prediction: Prediction, averaged_over: str, members: int, doses: list[torch.Tensor]) -> Prediction:
+    cost = prediction.cost(members)
+    columns = prediction.columns | {"averaged_over": averaged_over, "members": members}
+    return Prediction(columns, doses, prediction.seconds_of(members), cost["nfe"])
+
+
+def means_of_sides(run: Experiment, names: Iterable[str], samples: list[Sample]) -> list[Prediction]:
+    """The mean of each regression's doses of the patient and of the mirror image: test-time augmentation."""
+    return [mean_answer(both_sides(run, name, samples), "sides") for name in names]
+
+
+def means_of_seeds(answers: list[Prediction]) -> list[Prediction]:
+    """The mean over the seeds of each regression that was trained with several: averaging without samples."""
+    groups = {}
+    for one in answers:
+        over = one.columns["averaged_over"]
+        if over in ("none", "sides") and "n_steps" not in one.columns:
+            groups.setdefault((one.columns["group"], over), []).append(one)
+    return [mean_of_seeds(group, over, of) for (group, over), of in groups.items() if len(of) > 1]
+
+
+def mean_of_seeds(group: str, averaged_over: str, answers: list[Prediction]) -> Prediction:
+    columns = answers[0].columns | {"training": group, "seed": None}
+    columns["averaged_over"] = "seeds" if averaged_over == "none" else "sides and seeds"
+    columns["members"] = sum(one.columns["members"] for one in answers)
+    doses = [torch.stack(of_patient).mean(0) for of_patient in zip(*(one.doses for one in answers))]
+    return Prediction(columns, doses, sum(one.seconds for one in answers), sum(one.nfe for one in answers))
+
+
+def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
+    """Every measure of every answer for every patient: the frame 04_comparison."""
     rows = []
-    for method, (doses, seconds) in predictions.items():
-        for sample, dose in zip(samples, progress(doses, f"judging {method}")):
+    for one in answers:
+        columns = one.columns | {"nfe": one.nfe}
+        for sample, dose in zip(samples, progress(one.doses, f"judging {columns['training']}")):
             case = run.load_case(sample.case_id)
-            dose_gy, own_grid = on_case_grid(dose, case, run.coarsen), own_grid_score_gy(sample, dose)
-            n = len(dose_gy)
-            rows.append(
-                method_row(case, method, dose_gy[0], seconds / n, own_grid_score_gy(sample, dose[:1]))
-            )
-            if n > 1:
-                rows.append(
-                    method_row(case, f"{method}, mean of {n}", dose_gy.mean(axis=0), seconds, own_grid)
-                )
-    return rows
+            of_patient = columns | {"case_id": sample.case_id}
+            scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, dose), "seconds": one.seconds}
+            rows += measured(of_patient, scores)
+            rows += [of_patient | row for row in dose_rows(case, on_case_grid(dose, case, run.coarsen)[0])]
+    return make_frame("04_comparison", rows)
 
 
-def method_row(case, method, dose_gy, seconds, own_grid_gy):
+def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
+    """All measures of one dose [D,H,W]: errors, OpenKBP's dose score, DVH points, goals and indices."""
     errors = region_errors(case, dose_gy)
+    rows = measured({"region": "dose mask"}, errors["dose mask"])
+    rows += measured({"region": "whole volume"}, {"mae_gy": errors["whole volume"]["mae_gy"]})
+    rows += measured({}, {"dose_score_gy": openkbp_dose_error_gy(case, dose_gy)})
+    for name in sorted(case.masks.keys() & errors.keys()):
+        rows += measured({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
+    points = openkbp_dvh_points_gy(case, dose_gy)
+    rows += [both(name, f"{point}_gy", *values) for (name, point), values in points.items()]
+    return rows + goal_rows(case, dose_gy) + index_rows(case, dose_gy)
+
+
+def both(structure: str, measure: str, predicted: float | None, planned: float | None) -> Row:
+    return {"structure": structure, "measure": measure, "value": predicted, "planned": planned}
+
+
+def goal_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
+    """Each goal of a structure that is there: its value and whether it is met, predicted and planned."""
     predicted, planned = goal_values(case, dose_gy), goal_values(case, case.dose_gy)
-    return dict(
-        method=method,
-        case_id=case.case_id,
-        seconds=seconds,
-        **errors["dose mask"],
-        whole_volume_mae_gy=errors["whole volume"]["mae_gy"],
-        dose_score_gy=openkbp_dose_error_gy(case, dose_gy),
-        own_grid_dose_score_gy=own_grid_gy,
-        dvh_errors_gy=[round(e, 4) for e in openkbp_dvh_errors_gy(case, dose_gy).values()],
-        structure_mae_gy={name: round(e["mae_gy"], 4) for name, e in errors.items() if name in case.masks},
-        goals={
-            text: Goal(predicted[text][0], planned[text][0], predicted[text][1], planned[text][1])
-            for text in planned
-        },
-        **index_row(case, dose_gy),
-    )
-
-
-def index_row(case, dose_gy):
-    """Conformity and homogeneity of the primary target, predicted and planned, and the overlap of the isodose
-    volumes."""
-    primary = case.masks[max(case.prescription_gy, key=case.prescription_gy.get)]
-    dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])
-    level_gy = 0.95 * case.rx_gy
-    return {
-        "conformity": {
-            "predicted": conformity_index(dose_gy, primary, level_gy),
-            "planned": conformity_index(case.dose_gy, primary, level_gy),
-        },
-        "homogeneity": {
-            "predicted": homogeneity_index(dose_gy, primary),
-            "planned": homogeneity_index(case.dose_gy, primary),
-        },
-        "isodose_dice": {str(pct): value for pct, value in zip(ISODOSES_PCT, dice.values())},
-    }
-
-
-def study_gamma(run, predictions, samples):
-    """One row per method and patient: gamma pass rates, global to the prescription, cut-off 10 %, body and
-    targets."""
     return [
-        gamma_row(run.load_case(sample.case_id), method, dose.mean(0, keepdim=True), run.coarsen)
-        for method, (doses, _) in predictions.items()
-        for sample, dose in zip(progress(samples, f"gamma of {method}"), doses)
+        both(goal.structure, goal.text, predicted[goal.text][0], planned[goal.text][0])
+        | {"met": predicted[goal.text][1], "planned_met": planned[goal.text][1]}
+        for goal in PROTOCOLS[case.site].goals
+        if planned[goal.text][0] is not None
     ]
 
 
-def gamma_row(case, method, dose, coarsen):
-    dose_gy = on_case_grid(dose, case, coarsen)[0]
+def index_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
+    """Conformity and homogeneity of the primary target, predicted and planned, and overlaps of isodoses."""
+    primary = max(case.prescription_gy, key=case.prescription_gy.get)
+    target, level_gy = case.masks[primary], 0.95 * case.rx_gy
+    conformity = [conformity_index(dose, target, level_gy) for dose in (dose_gy, case.dose_gy)]
+    homogeneity = [homogeneity_index(dose, target) for dose in (dose_gy, case.dose_gy)]
+    dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])
+    rows = [both(primary, "conformity", *conformity), both(primary, "homogeneity", *homogeneity)]
+    return rows + measured({}, {f"dice_{pct}": value for pct, value in zip(ISODOSES_PCT, dice.values())})
+
+
+def study_gamma(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
+    """Gamma pass rates, global to the prescription, cut-off 10 %, of body and targets: the frame 04_gamma."""
+    rows = []
+    for one in answers:
+        columns = one.columns | {"nfe": one.nfe}
+        for sample, dose in zip(progress(samples, f"gamma of {columns['training']}"), one.doses):
+            case = run.load_case(sample.case_id)
+            dose_gy = on_case_grid(dose, case, run.coarsen)[0]
+            rows += [columns | {"case_id": sample.case_id} | row for row in gamma_rows(case, dose_gy)]
+    return make_frame("04_gamma", rows)
+
+
+def gamma_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     targets = np.any([case.masks[name] for name in case.prescription_gy], axis=0)
-    row = {"method": method, "case_id": case.case_id}
-    for size in (3, 2):
-        index = gamma_index(
-            case.dose_gy, dose_gy, case.spacing_mm, dose_pct=size, distance_mm=size, global_gy=case.rx_gy
-        )
-        row |= {
-            f"body_{size}pct_{size}mm": pass_pct(index),
-            f"targets_{size}pct_{size}mm": pass_pct(index, targets),
-        }
-    return row
+    rows = []
+    for size in CRITERIA:
+        criteria = {"dose_pct": size, "distance_mm": size, "global_gy": case.rx_gy}
+        gamma = gamma_index(case.dose_gy, dose_gy, case.spacing_mm, **criteria)
+        for region, mask in {"body": None, "targets": targets}.items():
+            measures = {f"gamma_{size}pct_{size}mm_pass_pct": pass_pct(gamma, mask)}
+            rows += measured({"region": region}, measures)
+    return rows
 
 
-def keep_predictions(run, predictions, samples, case_ids):
+def keep_predictions(
+    run: Experiment, predictions: list[Prediction], samples: list[Sample], case_ids: Iterable[str]
+) -> None:
     """Write the predictions of `case_ids` for the explorer, the mean of a sampled method's members with its
     spread; those of an earlier run go."""
-    kept = {}
-    for method, (doses, _) in predictions.items():
-        kept |= {
-            prediction_path(run.folder, method, s.case_id): dose[:, 0].numpy() * s.rx_gy
-            for s, dose in zip(samples, doses)
-            if s.case_id in case_ids
-        }
-    for path in (run.folder / "predictions").glob("*/*.npz"):
-        if path not in kept:
-            path.unlink()
+    kept = {
+        prediction_path(run.folder, one.columns["training"], sample.case_id): dose[:, 0].numpy()
+        * sample.rx_gy
+        for one in predictions
+        for sample, dose in zip(samples, one.doses)
+        if sample.case_id in case_ids
+    }
+    for path in set((run.folder / "predictions").glob("*/*.npz")) - kept.keys():
+        path.unlink()
     for path, members_gy in kept.items():
-        save_prediction(
-            path, members_gy.mean(axis=0), run.coarsen, spread_gy(members_gy) if len(members_gy) > 1 else None
-        )
+        spread = spread_gy(members_gy) if len(members_gy) > 1 else None
+        save_prediction(path, members_gy.mean(axis=0), run.coarsen, spread)

@@ -1,65 +1,67 @@
-"""What every notebook of an experiment shares: folders, cohort, results and where they came from."""
+"""An experiment: its folders, cohort and trainings, and where its results came from."""
 
-import os
 import platform
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from lib.cases.cohort import open_cohort
+import pandas as pd
+
+from lib.cases.case import Case
+from lib.cases.cohort import Cohort, open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
-from lib.features.samples import load_samples
-from lib.files import ROOT, read_json, write_results
-from lib.models.methods import find_method, kind
-from lib.prediction.predict import load_predictor
+from lib.features.samples import Sample, load_samples
+from lib.files import ROOT, read_json
+from lib.models.config import TrainConfig, config_from
+from lib.models.methods import Method, find_method, kind
+from lib.prediction.predict import Predictor, load_predictor
+from lib.studies.results import Results, load_results, save_results
 
 OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the repository holds
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The common parameters of an experiment, as the parameters cells explain them."""
+    """The common settings of an experiment, as lib.runner.settings explains them."""
 
     experiment: str
     cohort: str
     first_cases: int
     coarsen: int
-    beams_deg: tuple
+    beams_deg: tuple[float, ...]
     seed: int
     device: str
     precision: str
+    methods: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "beams_deg", tuple(self.beams_deg))  # a notebook gives a list
-        if Path.cwd() == ROOT / "notebooks":  # a notebook opened by hand
-            os.chdir(ROOT)
 
     @property
-    def folder(self):
-        return OUTPUTS / self.experiment
+    def folder(self) -> Path:
+        return project_folder() / OUTPUTS / self.experiment
 
     @property
-    def prediction_folder(self):
-        """The folder whose predictions are looked at: the experiment's or, where that has none, the published
-        one's."""
-        published = OUTPUTS / "published" / self.experiment
+    def prediction_folder(self) -> Path:
+        """The folder whose predictions are looked at: the experiment's, or the published one's."""
+        published = project_folder() / OUTPUTS / "published" / self.experiment
         has_none = not (self.folder / "predictions").exists()
         return published if has_none and (published / "predictions").exists() else self.folder
 
-    def open_cohort(self):
-        return open_cohort(self.cohort, self.first_cases)
+    def open_cohort(self) -> Cohort:
+        return open_cohort(project_folder() / self.cohort, self.first_cases)
 
-    def load_case(self, case_id):
+    def load_case(self, case_id: str) -> Case:
         """A case of the cohort; the last few stay in memory, as a study asks for the same patients again."""
-        return cached_case(self.cohort, self.first_cases, case_id)
+        return cached_case(project_folder() / self.cohort, self.first_cases, case_id)
 
-    def load_samples(self, part, first=None, optional=False):
-        """The samples of "train", "validation" or "test", on the training grid; only the `first` so many if
-        given.
+    def load_samples(self, part: str, first: int | None = None, optional: bool = False) -> list[Sample]:
+        """The samples of "train", "validation" or "test", only the `first` so many if given.
 
         A part without patients raises a UserError unless it is `optional`.
         """
@@ -71,46 +73,70 @@ class Experiment:
             )
         return load_samples(cohort, cohort.split[part][:first], self.coarsen, self.beams_deg)
 
-    def checkpoint(self, method):
-        return self.folder / "checkpoints" / method
+    def checkpoint(self, name: str) -> Path:
+        return self.folder / "checkpoints" / name
 
-    def prior_checkpoint(self, method):
-        """Folder of the training that a method starts from, or None."""
-        prior = find_method(method).prior
+    def prior_checkpoint(self, name: str) -> Path | None:
+        """Folder of the training that a method starts from."""
+        prior = find_method(name).prior
         return self.checkpoint(prior) if prior else None
 
-    def load_predictor(self, method, weights="weights"):
-        predictor = load_predictor(self.checkpoint(method), self.device, self.precision, weights)
-        if predictor.config.method != kind(method):
+    def load_predictor(self, name: str, weights: str = "weights") -> Predictor:
+        predictor = load_predictor(self.checkpoint(name), self.device, self.precision, weights)
+        if predictor.config.method != kind(name):
             raise UserError(
-                f"{self.checkpoint(method)} holds a training of {predictor.config.method}, "
-                f"not of {kind(method)}; train {method} again"
+                f"{self.checkpoint(name)} holds a training of {predictor.config.method}, "
+                f"not of {kind(name)}; train {name} again"
             )
         return predictor
 
-    def is_plain_diffusion(self, name):
+    def config(self, name: str) -> TrainConfig:
+        path = self.checkpoint(name) / "config.json"
+        return config_from(read_json(path), path)
+
+    def method(self, name: str) -> Method:
+        return find_method(self.config(name).method)
+
+    def columns(self, name: str) -> dict[str, Any]:
+        """The columns of results that say which training a row is of; "control" has no network."""
+        if name == "control":
+            return {"training": name, "method": name, "group": name}
+        config = self.config(name)
+        variant = name.removeprefix(config.method).removeprefix("-")
+        identity = {"training": name, "method": config.method, "variant": variant, "seed": config.seed}
+        return identity | {"group": self.replicates(name)[0]}
+
+    def replicates(self, name: str) -> list[str]:
+        """The trainings whose configuration is that of `name` but for the seed, the shortest name first."""
+        config = replace(self.config(name), seed=0)
+        paths = (self.folder / "checkpoints").glob("*/config.json")
+        same = [path.parent.name for path in paths if same_but_for_seed(path, config)]
+        return sorted(same, key=lambda other: (len(other), other))
+
+    def is_plain_diffusion(self, name: str) -> bool:
         """Whether a training denoises the dose itself, so that it can be shown a noised one."""
         method = find_method(name)
         return method.timed and method.predicts != "velocity" and not method.prior
 
-    def trained(self, names):
+    def trained(self, names: list[str]) -> list[str]:
         """The names without those that were tried and have no result."""
         failed = self.failures(names)
         return [name for name in names if name not in failed]
 
-    def failures(self, methods):
-        """name -> why it was not trained, of those methods that were tried and have no result."""
-        tried = {name: self.checkpoint(name) / "failed.json" for name in methods}
+    def failures(self, names: list[str]) -> dict[str, str]:
+        """name -> why it was not trained, of those that were tried and have no result."""
+        tried = {name: self.checkpoint(name) / "failed.json" for name in names}
         return {name: read_json(path)["reason"] for name, path in tried.items() if path.exists()}
 
-    def save_results(self, name, results):
-        """Write results/<name>.json: the numbers and where they came from."""
-        write_results(self.folder / "results" / f"{name}.json", {"made": self.provenance(), **results})
+    def save_results(self, name: str, settings: dict[str, Any], **frames: pd.DataFrame) -> None:
+        """Write results/<name>.json, the settings and where they came from, and its tables as CSV."""
+        settings = {"made": self.provenance(), **settings}
+        save_results(self.folder / "results", name, settings, **frames)
 
-    def load_results(self, name):
-        return read_json(self.folder / "results" / f"{name}.json")
+    def load_results(self, name: str) -> Results:
+        return load_results(self.folder / "results", name)
 
-    def provenance(self):
+    def provenance(self) -> dict[str, Any]:
         """Commit, versions, device, seed and date, for results and the report."""
         device = choose_device(self.device)
         return {
@@ -123,17 +149,32 @@ class Experiment:
         }
 
 
-def training_in(experiment, name):
+def project_folder() -> Path:
+    """What relative paths are of: the project's folder from anywhere inside it, such as notebooks/; outside
+    of it the folder that the process runs in."""
+    here = Path.cwd()
+    return ROOT if here != ROOT and here.is_relative_to(ROOT) else Path()
+
+
+def same_but_for_seed(path: Path, config: TrainConfig) -> bool:
+    """Whether the configuration at `path` is `config`, whose seed is 0, with another seed."""
+    try:
+        return replace(config_from(read_json(path), path), seed=0) == config
+    except UserError:  # left there by an older version
+        return False
+
+
+def training_in(experiment: str, name: str) -> str:
     """Folder of the training `name` in the folder of another experiment; "" for none."""
     return str(Path(experiment) / "checkpoints" / name) if experiment else ""
 
 
 @lru_cache(maxsize=16)
-def cached_case(cohort, first_cases, case_id):
+def cached_case(cohort: Path, first_cases: int, case_id: str) -> Case:
     return open_cohort(cohort, first_cases).load(case_id)
 
 
-def commit():
+def commit() -> str:
     """The commit of the code, with "+ changes" when files of lib or notebooks differ from it."""
     try:
         hashed = git("rev-parse", "--short=10", "HEAD")
@@ -142,13 +183,12 @@ def commit():
         return "not a git checkout"
 
 
-def git(*arguments):
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
+def git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def package_version(name):
+def package_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:

@@ -66,10 +66,15 @@ def make_frame(file: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         raise ValueError(f"{file} has no column {', '.join(sorted(unknown))}")
     frame = frame.reindex(columns=list(columns))
     for column in columns:
-        frame[column] = (
-            frame[column].fillna("").astype(str) if column in TEXT else frame[column].astype(float)
-        )
+        text = column in TEXT
+        frame[column] = frame[column].astype(object).fillna("") if text else frame[column].astype(float)
     return frame
+
+
+def measured(columns: Mapping[str, Any], measures: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """One row for each measure that is not None."""
+    known = {measure: value for measure, value in measures.items() if value is not None}
+    return [{**columns, "measure": measure, "value": value} for measure, value in known.items()]
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
@@ -82,11 +87,15 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
 def read_frame(path: Path) -> pd.DataFrame:
     """Read a table; a UserError names the file and what is wrong where it was edited into nonsense."""
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run its notebook") from None
     except (ValueError, OSError) as error:  # pandas' errors of parsing are ValueErrors
-        raise UserError(f"{path} is not readable as CSV ({error}); run its notebook again") from None
+        raise UserError(
+            f"{path} is not readable as CSV ({str(error).strip()}); run its notebook again"
+        ) from None
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas' way with lines longer than the first
+        raise UserError(f"{path} is not readable as CSV (lines of other lengths); run its notebook again")
     missing = [column for column in FRAMES[path.stem] if column not in frame]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}; run its notebook again")
@@ -135,20 +144,15 @@ def select(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
 
 def label(row: Mapping[str, Any]) -> str:
     """What a row is of, for people: "ddpm_v, mean of 3", "baseline, 2 seeds and both sides"."""
-    averaged = row.get("averaged_over") or {"seeds": "seeds", "sides": "sides"}.get(
-        row.get("source", ""), "none"
-    )
-    count = int(row["members"]) if averaged != "none" else 1
-    return (
-        row["training"]
-        + {
-            "none": "",
-            "samples": f", mean of {count}",
-            "seeds": f", {count} seeds",
-            "sides": ", both sides",
-            "sides and seeds": f", {count // 2} seeds and both sides",
-        }[averaged]
-    )
+    averaged, count = row.get("averaged_over") or row.get("source", "none"), row.get("members", 1)
+    ensemble = "averaged_over" not in row  # of any number of members
+    words = {
+        "samples": "" if ensemble else f", mean of {count:.0f}",
+        "seeds": ", seeds" if ensemble else f", {count:.0f} seeds",
+        "sides": ", both sides",
+        "sides and seeds": f", {count / 2:.0f} seeds and both sides",
+    }
+    return row["training"] + words.get(averaged, "")
 
 
 def add_labels(frame: pd.DataFrame) -> pd.DataFrame:

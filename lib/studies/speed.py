@@ -7,49 +7,72 @@ one by one.
 """
 
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.ndimage import affine_transform, distance_transform_edt
+from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.features.grid import coarsened
-from lib.features.samples import (
-    CLIP_MM,
-    augment,
-    background,
-    condition_channels,
-    load_samples,
-    make_batch,
-    make_sample,
-    signed_distance_mm,
-)
-from lib.prediction.predict import Sampling, call_network, own_grid_score_gy, predict_doses, ready
-from lib.training.loop import Run, make_config, one_step
+from lib.cases.case import Case
+from lib.features.augmentation import augment
+from lib.features.batches import Batch, make_batch
+from lib.features.channels import CLIP_MM, condition_channels, signed_distance_mm
+from lib.features.grid import mean_of_blocks
+from lib.features.samples import Sample, load_samples, make_sample
+from lib.metrics.dose import grid_dose_score_gy
+from lib.metrics.gamma import gamma_index
+from lib.models.config import TrainConfig
+from lib.prediction.predict import Predictor, network_of, predict, ready, usual_sampler
+from lib.studies.experiment import Experiment
+from lib.training.loop import train_step
+from lib.training.setup import make_config
+from lib.training.state import TrainingState
 
 PEAK_EDGE, PEAK_MIB = 2048, 256  # the matrix product and the copy that the machine is measured by
+Work = Callable[[], Any]
+Row = dict[str, Any]
 
 
-class Pair(NamedTuple):
-    """Seconds of the straightforward way and of ours, taken in turn."""
+@dataclass(frozen=True)
+class Bench:
+    """What is timed: an experiment's patients, a training's configuration, where, and how often."""
 
-    plain_s: list
-    ours_s: list
+    run: Experiment
+    samples: list[Sample]
+    config: TrainConfig
+    device: torch.device
+    repeats: int
+
+    @property
+    def case_ids(self) -> list[str]:
+        return [sample.case_id for sample in self.samples]
+
+    @property
+    def configs(self) -> list[TrainConfig]:
+        """The configuration in float32, and as it is."""
+        return [replace(self.config, precision=p) for p in dict.fromkeys(("32", self.config.precision))]
+
+    def row(self, part: str, against: str, plain: Work, ours: Work, patients: int = 1) -> Row:
+        """`ratio_row` of both ways; ours is of so many patients at a time."""
+        return ratio_row(part, against, in_turn(plain, ours, self.repeats) / [1, patients])
 
 
-def in_turn(plain, ours, repeats):
-    """Each once to warm up, then in turn, so that what disturbs the machine disturbs both."""
+def in_turn(plain: Work, ours: Work, repeats: int) -> np.ndarray:
+    """Seconds [repeats,2], both once to warm up, then in turn: what disturbs the machine disturbs both."""
     plain(), ours()
-    times = [(seconds_of(plain), seconds_of(ours)) for _ in range(repeats)]
-    return Pair(*map(list, zip(*times)))
+    return np.array([(seconds_of(plain), seconds_of(ours)) for _ in range(repeats)])
 
 
-def seconds_of(work):
+def seconds_of(work: Work) -> float:
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -57,242 +80,148 @@ def seconds_of(work):
     return time.perf_counter() - started
 
 
-def row(part, against, pair, note=""):
+def median_seconds(work: Work, repeats: int) -> float:
+    """Of `repeats` after one to warm up."""
+    work()
+    return float(np.median([seconds_of(work) for _ in range(repeats)]))
+
+
+def ratio_row(part: str, against: str, seconds: np.ndarray) -> Row:
     """Median times, the median ratio, and the least and largest ratio of neighbours in time."""
-    ratios = [plain / ours for plain, ours in zip(*pair)]
-    return {
-        "part": part,
-        "against": against,
-        "plain_s": float(np.median(pair.plain_s)),
-        "ours_s": float(np.median(pair.ours_s)),
-        "ratio": float(np.median(ratios)),
-        "ratio_low": min(ratios),
-        "ratio_high": max(ratios),
-        "note": note,
-    }
+    plain_s, ours_s = np.median(seconds, axis=0)
+    ratios = seconds[:, 0] / seconds[:, 1]
+    limits = {"ratio": np.median(ratios), "ratio_low": ratios.min(), "ratio_high": ratios.max()}
+    return {"part": part, "against": against, "plain_s": plain_s, "ours_s": ours_s} | limits
 
 
-def config_to_time(run, samples, method, base_channels, batch_size):
+def config_to_time(
+    run: Experiment, samples: list[Sample], method: str, base_channels: int, batch_size: int
+) -> TrainConfig:
     """A configuration as in a full training; of its numbers only those given change the time of a step."""
-    return make_config(
-        run,
-        samples,
-        method=method,
-        standardise="auto",
-        terminal_snr="auto",
-        base_channels=base_channels,
-        epochs=1000,
-        batch_size=batch_size,
-        accumulate=1,
-        patches_per_case=1,
-        patch_voxels=[0, 0, 0],
-        learning_rate=1e-3,
-        ema_decay=0.99,
-        region="dose mask",
-        weighting="none",
-        dose_error="squared",
-        dvh_weight=0.0,
-        gradient_weight=1.0,
-        gradient_units="per mm",
-        vgg_weight=0.0,
-        vgg_file="",
-        augment="rotated",
-        validate_every=1000,
-        validation_steps=1,
-        patience=0,
-        keep="last",
-        snapshots_pct=[],
-    )
+    usual = {"standardise": "auto", "terminal_snr": "auto", "epochs": 1000, "learning_rate": 1e-3}
+    usual |= {"accumulate": 1, "patches_per_case": 1, "patch_voxels": [0, 0, 0], "ema_decay": 0.99}
+    usual |= {"region": "dose mask", "weighting": "none", "dose_error": "squared", "dvh_weight": 0.0}
+    usual |= {"gradient_weight": 1.0, "gradient_units": "per mm", "vgg_weight": 0.0, "vgg_file": ""}
+    usual |= {"augment": "rotated", "validate_every": 1000, "validation_steps": 1, "patience": 0}
+    usual |= {"keep": "last", "snapshots_pct": [], "base_channels": base_channels, "batch_size": batch_size}
+    return make_config(run, samples, method=method, **usual)
 
 
 # --- training and sampling ---
 
 
-def training_rows(config, samples, device, repeats):
-    """A step of one batch: in float32, contiguous, AdamW one tensor after another; against ours in float32,
-    and as configured."""
-    plain_config = replace(config, precision="32")
-    plain = Run(plain_config, device)
+def training_rows(bench: Bench) -> list[Row]:
+    """A step of one batch: in float32, contiguous, AdamW one tensor after another; against ours."""
+    config, samples = replace(bench.config, precision="32"), bench.samples
+    plain, rows = TrainingState(config, bench.device), []
     plain.optimizer = torch.optim.AdamW(plain.network.parameters(), config.learning_rate, foreach=False)
-    rows = []
-    for precision in dict.fromkeys(("32", config.precision)):
-        own = replace(config, precision=precision)
-        ours = Run(own, device)
-        pair = in_turn(
-            partial(one_step, plain, plain_config, samples, device),
-            partial(one_step, ours, own, samples, device),
-            repeats,
-        )
-        rows.append(row(f"training step, {precision}", "float32, contiguous, AdamW tensor by tensor", pair))
+    for our_config in bench.configs:
+        ours = partial(train_step, TrainingState(our_config, bench.device), our_config, samples)
+        part = f"training step, {our_config.precision}"
+        step = partial(train_step, plain, config, samples)
+        rows.append(bench.row(part, "float32, contiguous, AdamW tensor by tensor", step, ours))
     return rows
 
 
-def sampling_rows(run, config, case_ids, steps, window, device, repeats):
+def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
     """A patient sampled: by windows of the whole case, one by one, in float32; against ours. Then each of its
     two gains alone."""
-    network = Run(config, device).network
-    plain, ours = (ready(network, config, device, precision) for precision in ("32", config.precision))
-    cases = [run.load_case(case_id) for case_id in case_ids]
-    samples, whole = (
-        [make_sample(case, run.coarsen) for case in cases],
-        [whole_sample(case, run.coarsen) for case in cases[:1]],
-    )
-    by_windows = Sampling(n_steps=steps, window=window, window_noise="own")
-    straight = Sampling(n_steps=steps)
-
-    def together():
-        predict_doses(ours, samples, straight)
-
-    pair = in_turn(lambda: predict_doses(plain, whole, by_windows), together, repeats)
-    pair = Pair(pair.plain_s, [seconds / len(samples) for seconds in pair.ours_s])
-    rows = [
-        row(
-            f"sampling a patient, {config.precision}",
-            f"windows of {window} one by one, float32, {len(samples)} patients at a time here",
-            pair,
-        )
+    run, config, n = bench.run, bench.config, len(bench.samples)
+    network, sampler = TrainingState(config, bench.device).network, usual_sampler(config, n_steps)
+    plain, ours = (ready(network, config, bench.device, precision) for precision in ("32", config.precision))
+    whole, first = whole_sample(run.load_case(bench.case_ids[0]), run), bench.samples[:1]
+    by_windows = partial(predict, plain, [whole], sampler, window=window, window_noise="own")
+    one_plain, one_ours = (partial(predict, predictor, first, sampler) for predictor in (plain, ours))
+    all_ours, precision = partial(predict, ours, bench.samples, sampler), config.precision
+    against = f"windows of {window} one by one, float32, {n} patients at a time here"
+    same = "the same volume, float32 and contiguous"
+    return [
+        bench.row(f"sampling a patient, {precision}", against, by_windows, all_ours, n),
+        bench.row("of it: windows", "the box around the patient at once, float32", by_windows, one_plain),
+        bench.row(f"of it: network in {precision}", same, one_plain, one_ours),
     ]
-    one = samples[:1]
-    pair = in_turn(
-        lambda: predict_doses(plain, whole, by_windows), lambda: predict_doses(plain, one, straight), repeats
-    )
-    rows.append(row("of it: windows", "the box around the patient at once, both in float32", pair))
-    pair = in_turn(
-        lambda: predict_doses(plain, one, straight), lambda: predict_doses(ours, one, straight), repeats
-    )
-    rows.append(row(f"of it: network in {config.precision}", "the same volume, float32 and contiguous", pair))
-    return rows
 
 
-def whole_sample(case, coarsen):
-    """A sample of the case's whole volume, air and all."""
-
-    def coarse(array):
-        return coarsened(torch.from_numpy(array.astype(np.float32))[None], coarsen)
-
-    return replace(
-        make_sample(case, coarsen),
-        cond=coarsened(condition_channels(case), coarsen),
-        dose=coarse(case.dose_gy / case.rx_gy),
-        mask=coarse(case.dose_mask),
-    )
+def whole_sample(case: Case, run: Experiment) -> Sample:
+    """A sample of the case's whole volume, air and all; without the open fields of beams."""
+    arrays = {"dose": case.dose_gy / case.rx_gy, "mask": case.dose_mask}
+    volumes = {name: torch.from_numpy(array.astype(np.float32))[None] for name, array in arrays.items()}
+    volumes = {"cond": condition_channels(case)} | volumes
+    coarse = {name: mean_of_blocks(volume, run.coarsen) for name, volume in volumes.items()}
+    return replace(make_sample(case, run.coarsen), **coarse)
 
 
-def precision_difference_gy(run, config, case_ids, steps, train_steps, device):
+def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> float:
     """By how much the MAE differs between float32 and the configured precision, from one noise, by a network
-    trained a little."""
-    samples = [make_sample(run.load_case(case_id), run.coarsen) for case_id in case_ids]
-    state = Run(config, device)
+    trained for a few steps."""
+    config, samples = bench.config, bench.samples
+    state, errors_gy = TrainingState(config, bench.device), []
     for _ in range(train_steps):
-        one_step(state, config, samples, device)
-    errors = []
+        train_step(state, config, samples)
     for precision in ("32", config.precision):
-        doses = predict_doses(
-            ready(state.network, config, device, precision), samples, Sampling(n_steps=steps)
-        )
-        errors.append(
-            float(np.mean([own_grid_score_gy(sample, dose) for sample, dose in zip(samples, doses)]))
-        )
-    return errors[1] - errors[0]
+        predictor = ready(state.network, config, bench.device, precision)
+        doses = predict(predictor, samples, usual_sampler(config, n_steps))
+        errors_gy.append(np.mean([grid_dose_score_gy(s, dose) for s, dose in zip(samples, doses)]))
+    return float(errors_gy[1] - errors_gy[0])
 
 
 # --- the rest of the way ---
 
 
-def data_rows(run, case_ids, repeats):
-    """Features, their cache, distances and augmentation."""
-    cohort, case = run.open_cohort(), run.load_case(case_ids[0])
-    load_samples(cohort, case_ids, run.coarsen, run.beams_deg)
-    pair = in_turn(
-        lambda: [make_sample(cohort.load(case_id), run.coarsen, run.beams_deg) for case_id in case_ids],
-        lambda: load_samples(cohort, case_ids, run.coarsen, run.beams_deg),
-        repeats,
-    )
-    rows = [row("reading patients", "features made again from the case", pair)]
-    mask = max(case.masks.values(), key=lambda mask: -mask.sum())
-    pair = in_turn(
-        lambda: plain_distance_mm(mask, case.spacing_mm),
-        lambda: signed_distance_mm(mask, case.spacing_mm),
-        repeats,
-    )
-    rows.append(row("signed distance of a structure", "both transforms of the whole volume", pair))
-    batch = make_batch(load_samples(cohort, case_ids[:2], run.coarsen, run.beams_deg))
-    pair = in_turn(
-        lambda: plain_augment(batch),
-        lambda: augment(batch, "rotated", torch.Generator().manual_seed(0)),
-        repeats,
-    )
-    rows.append(row("augmentation of a batch", "scipy, channel by channel", pair))
-    return rows
+def data_rows(bench: Bench) -> list[Row]:
+    """Features and their cache, distances and augmentation."""
+    run, case_ids = bench.run, bench.case_ids
+
+    def made():
+        return [make_sample(cohort.load(case_id), *grid) for case_id in case_ids]
+
+    cohort, case, grid = run.open_cohort(), run.load_case(case_ids[0]), (run.coarsen, run.beams_deg)
+    mask, batch = min(case.masks.values(), key=np.sum), make_batch(bench.samples[:2])
+    distances = [partial(f, mask, case.spacing_mm) for f in (plain_distance_mm, signed_distance_mm)]
+    kept = partial(load_samples, cohort, case_ids, *grid)
+    moved = [partial(plain_augment, batch), partial(augment, batch, "rotated", torch.Generator())]
+    return [
+        bench.row("reading patients", "features made again from the case", made, kept),
+        bench.row("signed distance of a structure", "both transforms of the whole volume", *distances),
+        bench.row("augmentation of a batch", "scipy, channel by channel", *moved),
+    ]
 
 
-def plain_distance_mm(mask, spacing_mm):
+def plain_distance_mm(mask: np.ndarray, spacing_mm: tuple) -> np.ndarray:
     signed = distance_transform_edt(~mask, spacing_mm) - distance_transform_edt(mask, spacing_mm)
     return np.clip(signed, -CLIP_MM, CLIP_MM)
 
 
-def plain_augment(batch):
+def plain_augment(batch: Batch) -> None:
     """Each channel turned by 5 degrees and shifted by a voxel, linearly interpolated."""
     cos, sin = np.cos(np.radians(5)), np.sin(np.radians(5))
     turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    air = background(batch.site, batch.cond.shape[1]).tolist() + [0.0, 0.0]
+    air = [*batch.channels.background().tolist(), 0.0, 0.0]
     for volumes in torch.cat([batch.cond, batch.dose, batch.mask], dim=1).numpy():
         for volume, outside in zip(volumes, air):
             affine_transform(volume, turn, offset=1.0, order=1, cval=outside)
 
 
-def gamma_rows(case, repeats):
-    """Against pymedphys, where it is installed, on the case's dose and a smooth error of 3 %."""
+def gamma_rows(bench: Bench) -> list[Row]:
+    """Against pymedphys, where it is installed, on a patient's dose and a smooth error of 3 %."""
     try:
         import pymedphys
     except ImportError:
         return []
-    from lib.metrics.gamma import gamma_index
-
+    case, threads = bench.run.load_case(bench.case_ids[0]), torch.get_num_threads()
     wrong_gy = case.dose_gy * (1 + 0.03 * np.sin(np.arange(case.shape[2]) / 3)).astype(np.float32)
     axes = tuple(np.arange(n) * s for n, s in zip(case.shape, case.spacing_mm))
-    ask = {"dose_pct": 3, "distance_mm": 3, "global_gy": case.rx_gy, "interp_fraction": 10, "max_gamma": 1.1}
-    threads = torch.get_num_threads()
+    limits = {"interp_fraction": 10, "max_gamma": 1.1}
+    theirs = {"lower_percent_dose_cutoff": 10, "global_normalisation": case.rx_gy} | limits
 
-    def theirs():
-        pymedphys.gamma(
-            axes,
-            case.dose_gy,
-            axes,
-            wrong_gy,
-            3,
-            3,
-            lower_percent_dose_cutoff=10,
-            interp_fraction=10,
-            max_gamma=1.1,
-            global_normalisation=case.rx_gy,
-        )
+    def by_pymedphys():
+        pymedphys.gamma(axes, case.dose_gy, axes, wrong_gy, 3, 3, **theirs)
         torch.set_num_threads(threads)  # numba, which it uses, sets them for the whole process
 
-    pair = in_turn(theirs, lambda: gamma_index(case.dose_gy, wrong_gy, case.spacing_mm, **ask), repeats)
-    return [row("gamma index", "pymedphys, same lattice and limits", pair)]
-
-
-def slice_rows(case, draw, repeats):
-    """A slice with dose, isodoses and structures by `draw` (case, index), against the same by matplotlib."""
-    index = case.shape[0] // 2
-    pair = in_turn(lambda: plain_slice(case, index), lambda: draw(case, index), repeats)
-    return [row("drawing a slice", "matplotlib's imshow and contour", pair)]
-
-
-def plain_slice(case, index):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), dpi=100)
-    ax = figure.add_subplot()
-    ax.imshow(case.ct_hu[index], cmap="gray")
-    ax.imshow(case.dose_gy[index], alpha=0.5, cmap="turbo")
-    ax.contour(case.dose_gy[index], levels=[0.5 * case.rx_gy, 0.95 * case.rx_gy])
-    for mask in case.masks.values():
-        if mask[index].any():
-            ax.contour(mask[index], levels=[0.5])
-    FigureCanvasAgg(figure).draw()
+    criteria = {"dose_pct": 3, "distance_mm": 3, "global_gy": case.rx_gy} | limits
+    by_lib = partial(gamma_index, case.dose_gy, wrong_gy, case.spacing_mm, **criteria)
+    once = replace(bench, repeats=1)  # it takes a while
+    return [once.row("gamma index", "pymedphys, same lattice and limits", by_pymedphys, by_lib)]
 
 
 # --- the machine's limits ---
@@ -308,15 +237,12 @@ class BytesCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if not function.is_view:
-            self.total += sum(
-                t.numel() * t.element_size()
-                for t in tree_leaves((args, result))
-                if isinstance(t, torch.Tensor)
-            )
+            tensors = (leaf for leaf in tree_leaves((args, result)) if isinstance(leaf, torch.Tensor))
+            self.total += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return result
 
 
-def peaks(device, precision):
+def peaks(device: torch.device, precision: str) -> tuple[float, float]:
     """FLOP/s of a large matrix product in the precision and bytes/s of a large copy, the best of five."""
     dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision, torch.float32)
     a, b = (torch.randn(PEAK_EDGE, PEAK_EDGE, device=device).to(dtype) for _ in range(2))
@@ -327,115 +253,81 @@ def peaks(device, precision):
     return 2 * PEAK_EDGE**3 / product_s, 2 * source.numel() * 4 / copy_s
 
 
-def ceiling_rows(config, samples, device, repeats):
+def ceiling_rows(bench: Bench) -> list[Row]:
     """Counted work of a training step and a network call over its time, against the same device's peaks."""
-    rows = []
-    for precision in dict.fromkeys(("32", config.precision)):
-        own = replace(config, precision=precision)
-        state = Run(own, device)
-        predictor = ready(state.averaged, own, device, precision)
-        batch, t = (
-            make_batch(samples[: config.batch_size]),
-            torch.zeros(config.batch_size, dtype=torch.long, device=device),
+    rows, patients = [], bench.samples[: bench.config.batch_size]
+    batch = make_batch([sample.to(bench.device) for sample in patients])
+    for config in bench.configs:
+        state, rates = TrainingState(config, bench.device), peaks(bench.device, config.precision)
+        predictor = ready(state.averaged, config, bench.device, config.precision)
+        step, call = (
+            partial(train_step, state, config, bench.samples),
+            partial(call_network, predictor, batch),
         )
-        works = {
-            "training step": partial(one_step, state, own, samples, device),
-            "network call": no_grad_call(predictor, batch, t),
-        }
-        flop_rate, byte_rate = peaks(device, precision)
-        rows += [
-            ceiling_row(f"{name}, {precision}", work, flop_rate, byte_rate, repeats)
-            for name, work in works.items()
-        ]
+        rows.append(ceiling_row(f"training step, {config.precision}", step, *rates, bench.repeats))
+        rows.append(ceiling_row(f"network call, {config.precision}", call, *rates, bench.repeats))
     return rows
 
 
-def no_grad_call(predictor, batch, t):
-    x_t = batch.dose if predictor.method.timed else None
-
-    def call():
-        with torch.no_grad():
-            call_network(predictor, batch, x_t, t if predictor.method.timed else None)
-
-    return call
+@torch.no_grad()
+def call_network(predictor: Predictor, batch: Batch) -> None:
+    level = torch.zeros(len(batch.dose), dtype=torch.long, device=batch.dose.device)
+    network_of(predictor, batch)(*((batch.dose, level) if predictor.method.timed else ()))
 
 
-def ceiling_row(name, work, flop_rate, byte_rate, repeats):
+def ceiling_row(name: str, work: Work, flop_rate: float, byte_rate: float, repeats: int) -> Row:
     work()
     with FlopCounterMode(display=False) as flops, BytesCounter() as moved:
         work()
-    seconds = float(np.median([seconds_of(work) for _ in range(repeats)]))
-    flop = flops.get_total_flops()
-    return {
-        "part": name,
-        "seconds": seconds,
-        "gflop": flop / 1e9,
-        "gbyte": moved.total / 1e9,
-        "peak_gflop_s": flop_rate / 1e9,
-        "peak_gbyte_s": byte_rate / 1e9,
-        "of_peak_flop_pct": 100 * flop / seconds / flop_rate,
-        "of_peak_byte_pct": 100 * moved.total / seconds / byte_rate,
-    }
+    seconds, gflop, gbyte = median_seconds(work, repeats), flops.get_total_flops() / 1e9, moved.total / 1e9
+    peak = {"peak_gflop_s": flop_rate / 1e9, "peak_gbyte_s": byte_rate / 1e9}
+    shares = {"flop": gflop / seconds / peak["peak_gflop_s"], "byte": gbyte / seconds / peak["peak_gbyte_s"]}
+    counted = {"part": name, "seconds": seconds, "gflop": gflop, "gbyte": gbyte}
+    return counted | peak | {f"of_peak_{what}_pct": 100 * share for what, share in shares.items()}
 
 
 # --- what it costs to grow ---
 
 
-def scaling_rows(config, sample, device, edges, counts, repeats):
+def scaling_rows(bench: Bench, edges: list[int], counts: list[int]) -> list[Row]:
     """Seconds against voxels a volume, patients a batch, sampling steps and patients: one row per size."""
-    predictor = ready(Run(config, device).averaged, config, device, config.precision)
-    rows = []
-    for axis, sizes in {
-        "edge": edges,
-        "patients a batch": counts,
-        "sampling steps": counts,
-        "patients": counts,
-    }.items():
-        for size in sizes:
-            work = scaled_work(predictor, sample, axis, size)
-            work()
-            seconds = float(np.median([seconds_of(work) for _ in range(repeats)]))
-            rows.append(
-                {
-                    "axis": "voxels" if axis == "edge" else axis,
-                    "size": size**3 if axis == "edge" else size,
-                    "seconds": seconds,
-                }
-            )
-    return rows
+    config = bench.config
+    predictor = ready(TrainingState(config, bench.device).averaged, config, bench.device, config.precision)
+    work = partial(work_of, predictor, bench.samples[0])
+    works = {("voxels", edge**3): work(edge=edge) for edge in edges}
+    works |= {("patients a batch", n): work(patients=n, batch_size=n) for n in counts}
+    works |= {("sampling steps", n): work(n_steps=n) for n in counts}
+    works |= {("patients", n): work(patients=n) for n in counts}
+    return [
+        {"axis": axis, "size": size, "seconds": median_seconds(work, bench.repeats)}
+        for (axis, size), work in works.items()
+    ]
 
 
-def scaled_work(predictor, sample, axis, size):
-    sampling = Sampling(n_steps=size if axis == "sampling steps" else 1)
-    count = size if axis in ("patients a batch", "patients") else 1
-    edge = size if axis == "edge" else 32
-    samples = [cube_of(sample, edge, str(number)) for number in range(count)]
-    return lambda: predict_doses(
-        predictor, samples, sampling, batch_size=count if axis == "patients a batch" else 2
-    )
+def work_of(
+    predictor: Predictor, sample: Sample, n_steps: int = 1, patients: int = 1, edge: int = 32, **options: int
+) -> Work:
+    """The prediction of so many cubes of the sample."""
+    samples = [cube_of(sample, edge, str(number)) for number in range(patients)]
+    sampler = usual_sampler(predictor.config, n_steps)
+    return partial(predict, predictor, samples, sampler, **{"batch_size": 2} | options)
 
 
-def cube_of(sample, edge, name):
+def cube_of(sample: Sample, edge: int, name: str) -> Sample:
     """A sample of the same channels on edge^3 voxels."""
-    volumes = {
-        n: torch.nn.functional.interpolate(getattr(sample, n)[None], size=(edge,) * 3)[0]
-        for n in ("cond", "dose", "mask")
-    }
-    return replace(sample, case_id=name, **volumes)
+    size, volumes = (edge,) * 3, {n: getattr(sample, n)[None] for n in ("cond", "dose", "mask")}
+    return replace(sample, case_id=name, **{n: interpolate(v, size=size)[0] for n, v in volumes.items()})
 
 
-def exponents(rows):
+def exponents(scaling: pd.DataFrame) -> dict[str, float]:
     """axis -> power of the size by which time grows: least squares of logarithms (Cost = c size^p)."""
-    found = {}
-    for axis in dict.fromkeys(r["axis"] for r in rows):
-        own = [r for r in rows if r["axis"] == axis]
-        found[axis] = float(
-            np.polyfit(np.log([r["size"] for r in own]), np.log([r["seconds"] for r in own]), 1)[0]
-        )
-    return found
+    return {
+        axis: float(np.polyfit(np.log(rows["size"]), np.log(rows["seconds"]), 1)[0])
+        for axis, rows in scaling.groupby("axis", sort=False)
+    }
 
 
-def notebook_times(folder):
+def notebook_times(folder: Path) -> list[Row]:
     """Minutes that each executed notebook of an experiment took, as papermill noted: a row per notebook."""
     import nbformat
 

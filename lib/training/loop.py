@@ -25,20 +25,21 @@ import torch
 
 from lib.cache import digest, is_fresh, modules_digest, write_stamp
 from lib.device import autocast, choose_device, choose_precision, compile_for
-from lib.diffusion.process import schedule
+from lib.diffusion.schedule import schedule
 from lib.errors import UserError
 from lib.features.samples import augment, dose_statistics, make_batch, part_of
 from lib.files import lock, sha256, write_json, write_text
 from lib.memory import GB, check_memory
+from lib.metrics.dose import grid_dose_score_gy
 from lib.models.config import TrainConfig
 from lib.models.methods import draw_noise, find_method, offset_of, training_loss
 from lib.models.vgg import WHERE, PerceptualLoss, load_vgg16
 from lib.prediction.predict import (
     load_predictor,
-    own_grid_score_gy,
-    predict_doses,
+    predict,
     ready,
-    usual_sampling,
+    usual_sampler,
+    usual_temperature,
     with_priors,
 )
 from lib.progress import progress
@@ -408,9 +409,16 @@ def close_epoch(run, config, validation_samples, device, report):
 def validate(run, config, samples, device):
     """Mean absolute error in Gy inside the dose masks, on the training grid, by the averaged weights."""
     predictor = ready(copy.deepcopy(run.averaged), config, device, config.precision)
-    sampling, own = usual_sampling(config, config.validation_steps), own_share(samples)
-    doses = predict_doses(predictor, own, sampling, label=f"validating {config.method}")
-    errors_gy = [own_grid_score_gy(sample.to("cpu"), dose) for sample, dose in zip(own, doses)]
+    sampler, own = usual_sampler(config, config.validation_steps), own_share(samples)
+    doses = predict(
+        predictor,
+        own,
+        sampler,
+        seed=config.seed,
+        temperature=usual_temperature(config),
+        label=f"validating {config.method}",
+    )
+    errors_gy = [grid_dose_score_gy(sample.to("cpu"), dose) for sample, dose in zip(own, doses)]
     return sum_over_all(sum(errors_gy), device) / len(samples)
 
 

@@ -1,0 +1,48 @@
+"""The noise schedule of a Gaussian diffusion of a dose.
+
+Papers: DDPM, Ho et al. 2020 (arXiv 2006.11239); cosine schedule, Nichol & Dhariwal 2021 (2102.09672); zero
+terminal SNR, Lin et al. 2024 (2305.08891). Time t is an integer 0 .. T-1 and noise grows with it:
+
+    x_t = sqrt(alpha_bar_t) dose + sqrt(1 - alpha_bar_t) noise          (DDPM Eq. 4)
+
+    alpha_bar           cumulative product, float64 [T]; DDIM's papers call it alpha
+    dose, noise, x_t    [B,1,D,H,W]; dose in the network's units (lib.features.units)
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+T = 1000
+
+
+def cosine_alpha_bar(n_levels: int = T, s: float = 0.008) -> Tensor:
+    """Cosine schedule (Nichol & Dhariwal Eq. 17), betas clipped to 1e-4 .. 0.9999 as the reference does."""
+    u = torch.arange(n_levels + 1, dtype=torch.float64) / n_levels
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    beta = (1 - f[1:] / f[:-1]).clamp(1e-4, 0.9999)
+    return torch.cumprod(1 - beta, dim=0)
+
+
+def schedule(zero_snr: bool) -> Tensor:
+    """The reference's alpha_bar; with `zero_snr` shifted and scaled so that x_T-1 is pure noise (Lin et al.
+    Algorithm 1)."""
+    alpha_bar = cosine_alpha_bar()
+    root = alpha_bar.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2 if zero_snr else alpha_bar
+
+
+def at_level(alpha_bar: Tensor, t: Tensor, like: Tensor) -> Tensor:
+    """alpha_bar at the integer times t [B], as float64 that broadcasts over `like` [B,1,D,H,W]."""
+    return alpha_bar.to(like.device)[t].view(-1, *[1] * (like.dim() - 1))
+
+
+def add_noise(dose: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
+    """x_t of a dose (DDPM Eq. 4)."""
+    return (alpha_bar_t.sqrt() * dose + (1 - alpha_bar_t).sqrt() * noise).to(dose.dtype)
+
+
+def noise_gain(alpha_bar: Tensor) -> Tensor:
+    """By how much an error of the predicted noise is multiplied in the dose estimate, float64 [T]."""
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
