@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +29,7 @@ OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the
 
 @dataclass(frozen=True)
 class Experiment:
-    """The common settings of an experiment, as lib.runner.settings explains them."""
+    """The common parameters of an experiment, as the parameters cells explain them."""
 
     experiment: str
     cohort: str
@@ -38,7 +39,6 @@ class Experiment:
     seed: int
     device: str
     precision: str
-    methods: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "beams_deg", tuple(self.beams_deg))  # a notebook gives a list
@@ -163,6 +163,15 @@ def same_but_for_seed(path: Path, config: TrainConfig) -> bool:
         return replace(config_from(read_json(path), path), seed=0) == config
     except UserError:  # left there by an older version
         return False
+
+
+def has_study(notebook: str, methods: Iterable[str]) -> bool:
+    """Whether an experiment of these methods runs the notebook: that of steps if one is sampled in steps,
+    that of ensembles if members of one differ."""
+    methods = [find_method(name) for name in methods]
+    needs = {"02_sampling_ablation": any(m.timed for m in methods)}
+    needs["03_ensemble"] = any(m.sampled for m in methods)
+    return needs.get(notebook, True)
 
 
 def open_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
