@@ -1,87 +1,67 @@
 """Figures of ensembles: the law of averages, and whether the spread is calibrated."""
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lib.report.steps_figures import draw_curve
-from lib.report.style import colour, panels
-from lib.studies.rows import sizes_of
+from lib.report.figures import draw_regression, legend_above, look
+from lib.report.style import panels
+from lib.studies.results import add_labels, select
+
+LEAST_PCT = 0.2  # of the voxels, that a bin of the spread must hold to be drawn
 
 
-def ensemble(rows, regression_rows, regression):
-    """fig3: A error of a mean of n members; B squared error against 1 / n, the law of averages; a colour per
-    source."""
+def label_sources(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of sources of members, labelled by the source with all of its members."""
+    rows = rows[rows["source"] != "none"]
+    most = rows.groupby(["training", "source"])["members"].transform("max")
+    return add_labels(rows.assign(members=most)).assign(members=rows["members"])
+
+
+def ensemble(rows: pd.DataFrame) -> Figure:
+    """fig3: A error of a mean of n members; B squared error against 1 / n, the law of averages."""
     figure, (left, right) = panels(2, height_in=3.4)
-    inverse = np.linspace(0, 1, 50)
-    for source in dict.fromkeys(row["source"] for row in rows):
-        own = [row for row in rows if row["source"] == source]
-        sizes = [int(n) for n in sizes_of(own)]
-        line = source_colour(source)
-        draw_curve(left, sizes, [[row["mae_gy"][str(n)] for row in own] for n in sizes], line, source)
-        singles = np.mean([row["single_mae_gy"] for row in own], axis=0)
-        left.plot(np.ones(len(singles)), singles, "_", color=line, markersize=9, alpha=0.6)
-        floor, b = np.mean([row["floor_gy2"] for row in own]), np.mean([row["b_gy2"] for row in own])
-        right.plot(inverse, floor + b * inverse, color=line)
-        right.plot(1 / np.array(sizes), floor + b / np.array(sizes), "o", color=line)
-    left.axhline(
-        np.mean([row["mae_gy"] for row in regression_rows]),
-        color=colour(regression),
-        linestyle="--",
-        linewidth=1.2,
-        label=f"{regression}, one pass",
-    )
-    right.axhline(
-        np.mean([row["rmse_gy"] ** 2 for row in regression_rows]),
-        color=colour(regression),
-        linestyle="--",
-        linewidth=1.2,
-    )
-    left.set(xlabel="members averaged, n", ylabel="MAE in the dose mask / Gy", ylim=(0, None))
+    rows = select(rows, region="dose mask")
+    regressed, sources = select(rows, source="none"), label_sources(rows)
+    options = look(sources, "label") | {"y": "value", "errorbar": None}
+    sns.lineplot(select(sources, measure="mae_gy"), x="members", ax=left, **options)
+    laws = sources.pivot_table("value", ["label", "case_id"], "measure", sort=False).reset_index()
+    ends = [laws.assign(share=share, value=laws["floor_gy2"] + share * laws["b_gy2"]) for share in (0, 1)]
+    sns.lineplot(pd.concat(ends), x="share", legend=False, ax=right, **options)
+    draw_regression([left], select(regressed, measure="mae_gy"))
+    draw_regression([right], select(regressed, measure="rmse_gy"), power=2)
+    left.set(xlabel="members averaged, n", ylabel="MAE in the dose mask / Gy")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=7.5)
-    right.set(xlabel="1 / n", ylabel="mean squared error / Gy$^2$", ylim=(0, None), xlim=(0, 1.02))
+    right.set(xlabel="1 / n", ylabel="mean squared error / Gy$^2$")
+    legend_above(figure, [left])
     return figure
 
 
-def source_colour(source):
-    """A method's own colour; the rivals made of several regressions get one each."""
-    rivals = {"several seeds": "#004488", "its mirror image": "#88AACC"}
-    return next((own for ending, own in rivals.items() if source.endswith(ending)), colour(source))
-
-
-def calibration(found):
+def calibration(rows: pd.DataFrame, spread_skill: pd.DataFrame) -> Figure:
     """fig12: A error against spread, bins of voxels over patients; B share of voxels inside intervals."""
     figure, (left, right) = panels(2, height_in=3.4)
-    for source in found["factors"]:
-        line = source_colour(source)
-        own = [row for row in found["rows"] if row["source"] == source]
-        sums = {
-            key: np.sum([row["spread_skill"][key] for row in own], axis=0)
-            for key in ("voxels", "spread_gy2", "error_gy2")
-        }
-        filled = sums["voxels"] >= 0.002 * sums["voxels"].sum()
-        spread, error = (
-            np.sqrt(sums[key][filled] / sums["voxels"][filled]) for key in ("spread_gy2", "error_gy2")
-        )
-        left.plot(spread, error, "o-", color=line, label=source)
-        levels = list(own[0]["coverage_pct"])
-        for judged, style, face in ((own, "o-", line), ([row["recalibrated"] for row in own], "o:", "white")):
-            covered = [np.mean([row["coverage_pct"][n] for row in judged]) for n in levels]
-            right.plot([float(n) for n in levels], covered, style, color=line, markerfacecolor=face)
-    end = max(*left.get_xlim(), 1)
-    left.plot([0, end], [0, end], color="#888888", linewidth=1)
-    right.plot([40, 100], [40, 100], color="#888888", linewidth=1)
-    left.set(
-        xlabel="spread of the members / Gy",
-        ylabel="root mean squared error / Gy",
-        xlim=(0, None),
-        ylim=(0, None),
-    )
-    right.set(
-        xlabel="central interval / %",
-        ylabel="voxels whose planned dose it holds / %",
-        ylim=(0, 100),
-        xlim=(45, 100),
-    )
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=7.5)
+    covered, binned = label_sources(select(rows, measure="coverage_pct")), bins(spread_skill)
+    covered["spread"] = np.where(covered["factor"] == 1, "as sampled", "with one factor")
+    options = look(covered, "label")
+    sns.lineplot(binned, x="spread_gy", y="error_gy", estimator=None, sort=False, ax=left, **options)
+    options |= {"style": "spread", "markers": ["o", "X"], "dashes": ["", (4, 1.5)]}
+    sns.lineplot(covered, x="level_pct", y="value", errorbar=None, ax=right, **options)
+    for ax, end in ((left, binned["spread_gy"].max()), (right, 100)):
+        ax.plot([0, end], [0, end], color="#888888", linewidth=1, zorder=0)
+    left.set(xlabel="spread of the members / Gy", ylabel="root mean squared error / Gy")
+    right.set(xlabel="central interval / %", ylabel="voxels whose planned dose it holds / %")
+    right.set(xlim=(45, 100), ylim=(0, 100), xticks=covered["level_pct"].unique())
+    right.legend(*[part[-2:] for part in right.get_legend_handles_labels()], loc="lower right")
+    legend_above(figure, [left])
     return figure
+
+
+def bins(spread_skill: pd.DataFrame) -> pd.DataFrame:
+    """Spread and error in Gy of each source in bins of the spread over all patients, as sampled."""
+    rows = label_sources(select(spread_skill, factor=1))
+    sums = rows.pivot_table("value", ["label", "bin_gy"], "measure", "sum", sort=False).reset_index()
+    sums = sums[sums["voxels"] >= LEAST_PCT / 100 * sums.groupby("label")["voxels"].transform("sum")]
+    spread, error = (np.sqrt(sums[name] / sums["voxels"]) for name in ("spread_gy2", "error_gy2"))
+    return sums.assign(spread_gy=spread, error_gy=error)

@@ -1,171 +1,120 @@
 """Figures of the ablation of sampling."""
 
+import math
+
 import numpy as np
+import pandas as pd
 import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from lib.metrics.statistics import interval
-from lib.report.slices import colour_lut
-from lib.report.style import RAMP, colour, dashes, marker, panels, plain_ticks, tick_steps
-from lib.report.verdicts import change, compared_steps, curve, settings_of, switched, with_reach
+from lib.diffusion.process import T
+from lib.features.samples import Sample
+from lib.report.figures import BAND, differences, draw_regression, legend_above, look
+from lib.report.style import RAMP, panels, plain_ticks, tick_steps
 from lib.studies.ablation import REFERENCE_GRID
-from lib.studies.rows import grouped
-
-GROUPS = {
-    "start": "where sampling starts",
-    "sampler": "clamp, noise, order",
-    "windows": "windows",
-    "training": "training",
-    "prediction": "what is predicted",
-}
+from lib.studies.results import select
 
 
-def sampling_steps(rows, regression_rows, method, regression):
+def sampling_steps(steps: pd.DataFrame) -> Figure:
     """fig2: Error against the number of steps: A by where sampling starts, B by what the network predicts."""
-    figure, (left, right) = panels(2, height_in=3.6, sharey=True)
-    starts = settings_of(rows, "start")
-    held = dict(zip(starts[1:], sns.color_palette(RAMP, max(1, len(starts) - 1))))
-    for ax, settings in ((left, starts), (right, [REFERENCE_GRID, *settings_of(rows, "prediction")])):
-        for setting in settings:
-            errors = curve(rows, setting)
-            line = colour(method) if setting == REFERENCE_GRID else held.get(setting) or colour(setting)
-            draw_curve(
-                ax,
-                list(errors),
-                list(errors.values()),
-                line,
-                f"{method}, {setting}" if setting == REFERENCE_GRID else setting,
-            )
-        ax.axhline(
-            np.mean([row["mae_gy"] for row in regression_rows]),
-            color=colour(regression),
-            linestyle="--",
-            linewidth=1.2,
-            label=regression,
-        )
-        ax.set(xlabel="sampling steps", xscale="log", yscale="log")
-        ax.legend(fontsize=7.5)
-        tick_steps(ax, sorted({row["n_steps"] for row in rows if row["setting"] in settings}))
-    left.set_ylabel("MAE in the dose mask / Gy")
-    plain_ticks(left.yaxis)
+    rows = select(steps, measure="mae_gy")
+    starts, predictions = select(rows, switch="start"), select(rows, switch="prediction")
+    figure, axes = panels(2, height_in=3.6)
+    for ax, shown in zip(axes, (starts, pd.concat([select(starts, setting=REFERENCE_GRID), predictions]))):
+        options, held = look(shown, "setting"), shown["setting"].unique()[1:]
+        if ax is axes[0]:
+            options["palette"] |= dict(zip(held, sns.color_palette(RAMP, len(held))))
+        sns.lineplot(shown, x="n_steps", y="value", ax=ax, **BAND, **options)
+        ax.set(xlabel="sampling steps", ylabel="", xscale="log", yscale="log")
+        tick_steps(ax, sorted(shown["n_steps"].astype(int).unique()))
+        plain_ticks(ax.yaxis)
+    if len(predictions):  # the reference's few steps would squeeze them
+        axes[1].set_ylim(top=2 * predictions.groupby(["setting", "n_steps"])["value"].mean().max())
+    draw_regression(axes, select(rows, switch="regression"))
+    axes[0].set_ylabel("MAE in the dose mask / Gy")
+    legend_above(figure, axes, 4)
     return figure
 
 
-def draw_curve(ax, x, groups, line, label):
-    """Means of groups of values with the 95 % interval over patients as a band; `label` decides whether it is
-    dashed, the lines before it its marker."""
-    ax.plot(
-        x,
-        [np.mean(values) for values in groups],
-        f"{marker(ax, line)}{dashes(label)}",
-        color=line,
-        label=label,
-    )
-    if len(groups[0]) >= 3:
-        bounds = np.array([interval(values) for values in groups])
-        ax.fill_between(x, bounds[:, 0], bounds[:, 1], color=line, alpha=0.15, linewidth=0)
+def compared_steps(errors: pd.DataFrame) -> tuple[int, int]:
+    """The two numbers of steps between which changes are judged: the most that all curves [setting, n_steps] have,
+    and the one nearest to where the reference's grid is lowest."""
+    common, best = errors.dropna(axis=1).columns, errors.loc[REFERENCE_GRID].idxmin()
+    return int(min(common[:-1], key=lambda n: abs(math.log(n / best)), default=common[-1])), int(common[-1])
 
 
-def switches(rows, margin_gy):
+def switches(steps: pd.DataFrame, margin_gy: float) -> Figure:
     """fig8: One switch at a time: by how much the error changes between two numbers of steps all have."""
-    low, high = compared_steps(rows)
-    names = [(group, setting) for group in GROUPS for setting in switched(rows, group)][::-1]
-    figure, (ax,) = panels(1, height_in=0.26 * len(names) + 0.9)
-    ax.axvspan(-margin_gy, margin_gy, color="#dddddd", linewidth=0)
-    ax.axvline(0, color="#888888", linewidth=1)
-    for position, (group, setting) in enumerate(names):
-        d = change(rows, setting, low, high)
-        line = (
-            colour(setting)
-            if group == "prediction"
-            else colour("ddpm")
-            if setting == REFERENCE_GRID
-            else "#333333"
-        )
-        ax.plot(d.mean, position, "D", color=line, markersize=5)
-        if d.low is not None:
-            ax.plot([d.low, d.high], [position, position], color=line, linewidth=2.2)
-    ax.set_yticks(range(len(names)), [with_reach(rows, setting, high) for _, setting in names])
-    for edge in (i for i in range(1, len(names)) if names[i][0] != names[i - 1][0]):
-        ax.axhline(edge - 0.5, color="#cccccc", linewidth=0.7)
-    ax.set(xlabel=f"change of the MAE from {low} to {high} steps / Gy", ylim=(-0.6, len(names) - 0.4))
+    rows = (
+        select(steps, measure="mae_gy").query("switch != 'regression'").sort_values("n_steps", kind="stable")
+    )
+    curves = rows.query("switch != 'prediction'").pivot_table("value", "setting", "n_steps")
+    low, high = compared_steps(curves)
+    keys = ["switch", "setting", "method", "case_id"]  # another method may end before `high`: its last counts
+    first, last = (rows[rows["n_steps"] <= n].groupby(keys, sort=False).last() for n in (low, high))
+    changes = last.assign(value=last["value"] - first["value"]).reset_index()
+    reach = " (to " + changes["n_steps"].astype(int).astype(str) + ")"
+    changes["label"] = changes["setting"] + np.where(changes["n_steps"] < high, reach, "")
+    figure, ax = differences(changes, margin_gy, f"change of the MAE from {low} to {high} steps / Gy")
+    groups = changes.drop_duplicates("label")["switch"].to_numpy()
+    for edge in np.flatnonzero(groups[1:] != groups[:-1]):
+        ax.axhline(edge + 0.5, color="#cccccc", linewidth=0.7)
     return figure
 
 
-def noise_levels(level_rows, regression_rows, regression):
+def noise_levels(levels: pd.DataFrame, steps: pd.DataFrame) -> Figure:
     """fig9: What the networks see of the dose at each noise level: error of one call on truly noised dose."""
-    figure, (ax,) = panels(1, height_in=3.2)
-    for name, own in grouped([row | {"self": row} for row in level_rows], "training", "self").items():
-        errors = grouped(own, "t")
-        draw_curve(ax, list(errors), list(errors.values()), colour(name), name)
-    ax.axhline(
-        np.mean([row["mae_gy"] for row in regression_rows]),
-        color=colour(regression),
-        linestyle="--",
-        linewidth=1.2,
-        label=f"{regression}, on the cohort's grid",
-    )
-    ax.set(
-        xlabel="noise level t of the dose that is shown", ylabel="MAE of the dose estimate / Gy", yscale="log"
-    )
+    figure, (ax,) = panels(1, height_in=3.4)
+    sns.lineplot(levels, x="t", y="value", ax=ax, **BAND, **look(levels, "training"))
+    draw_regression([ax], select(steps, measure="mae_gy", switch="regression"))
+    ax.set(xlabel="noise level t of the dose that is shown", ylabel="MAE of the dose estimate / Gy")
+    ticks = [0, *(T - step * power for power in (100, 10, 1) for step in (5, 2, 1))]
+    ax.set(yscale="log", xlim=(-100, T - 0.8))
+    ax.set_xscale("function", functions=(lambda t: -np.log(T - t), lambda x: T - np.exp(-x)))
+    ax.set_xticks(ticks, [str(t) for t in ticks])
     plain_ticks(ax.yaxis)
-    ax.legend(fontsize=7.5)
+    legend_above(figure, [ax])
     return figure
 
 
-def shade_of(dose):
-    """Row of a colour map of 256 for a fraction of the prescription, -0.3 to 1.1."""
-    return ((dose + 0.3) / 1.4 * 255).clip(0, 255).astype(int)
-
-
-def bias_and_spread(decomposition, regression_rows, regression):
+def bias_and_spread(decomposition: pd.DataFrame, steps: pd.DataFrame) -> Figure:
     """fig10: Squared error of one sample as floor (no averaging removes it) and spread, by steps."""
-    settings = list(dict.fromkeys(row["setting"] for row in decomposition))
+    parts = decomposition.astype({"n_steps": int})
+    settings = parts["setting"].unique()
     figure, axes = panels(len(settings), height_in=2.9, sharey=True)
-    mse = np.mean([row["rmse_gy"] ** 2 for row in regression_rows])
     for ax, setting in zip(axes, settings):
-        own = [row for row in decomposition if row["setting"] == setting]
-        steps = sorted({row["n_steps"] for row in own})
-        floor, b = (
-            [np.mean([row[key] for row in own if row["n_steps"] == n]) for n in steps]
-            for key in ("floor_gy2", "b_gy2")
-        )
-        ax.bar(range(len(steps)), floor, color="#555555", label="floor")
-        ax.bar(range(len(steps)), b, bottom=floor, color="#B8B8B8", label="spread")
-        ax.axhline(mse, color=colour(regression), linestyle="--", linewidth=1.2, label=regression)
-        ax.set_xticks(range(len(steps)), [str(n) for n in steps], fontsize=7)
+        own = select(parts, setting=setting).pivot_table("value", ["n_steps", "case_id"], "measure")
+        own = own.assign(total=own.sum(axis=1)).reset_index()
+        options = {"data": own, "x": "n_steps", "errorbar": None, "ax": ax}
+        sns.barplot(y="total", color="#B8B8B8", label="spread", **options)
+        sns.barplot(y="floor_gy2", color="#555555", label="floor", **options)
         ax.set_title(setting, fontsize=8)
-        ax.set_xlabel("sampling steps", fontsize=8)
-    axes[0].set_ylabel("mean squared error / Gy$^2$")
-    axes[0].legend(fontsize=7)
+        ax.set(xlabel="sampling steps", ylabel="mean squared error / Gy$^2$")
+    draw_regression(axes, select(steps, measure="rmse_gy", switch="regression"), power=2)
+    legend_above(figure, axes)
     return figure
 
 
-def trajectories(found, sample):
-    """fig11: The dose estimate after so many network calls, mid-dose slices; `found`: name -> trajectory."""
-    index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
-    calls = few(list(next(iter(found.values()))), 5)
-    figure, axes = panels(len(calls) + 1, rows=len(found), height_in=1.25)
-    lut = colour_lut("turbo") / 255
-    for row, (name, estimates) in enumerate(found.items()):
-        line = axes[row * (len(calls) + 1) : (row + 1) * (len(calls) + 1)]
+def trajectories(paths: dict[str, dict[int, tuple[float, torch.Tensor]]], sample: Sample) -> Figure:
+    """fig11: The dose estimate after so many network calls, mid-dose slices; `paths`: name -> call -> (t, dose)."""
+    index, calls = int(sample.dose[0].sum(dim=(1, 2)).argmax()), list(next(iter(paths.values())))
+    calls = [calls[i] for i in sorted({round(i) for i in np.linspace(0, len(calls) - 1, 5)})]
+    figure, axes = panels(len(calls) + 1, rows=len(paths), height_in=1.25)
+    for name, estimates in paths.items():
+        line, axes = axes[: len(calls) + 1], axes[len(calls) + 1 :]
+        line[0].set_ylabel(name, fontsize=8)
         for ax, call in zip(line, calls):
             t, dose = estimates[call]
-            show_dose(ax, dose[0, index] * (sample.mask[0, index] > 0), lut)
-            when = f"t = {t}" if isinstance(t, int) else f"t = {t:.2f}"
-            ax.set_title(f"call {call}\n{when}" if row == 0 or when else "", fontsize=7, fontweight="normal")
-        show_dose(line[-1], sample.dose[0, index], lut)
-        line[-1].set_title("planned", fontsize=7, fontweight="normal")
-        line[0].set_ylabel(name, fontsize=8)
+            show_dose(ax, dose[0, index] * (sample.mask[0, index] > 0), f"call {call}\nt = {t:.4g}")
+        show_dose(line[-1], sample.dose[0, index], "planned")
     return figure
 
 
-def few(items, count):
-    """At most `count` of the items, evenly, the first and the last among them."""
-    return [items[i] for i in sorted({round(i) for i in np.linspace(0, len(items) - 1, count)})]
-
-
-def show_dose(ax, plane, lut):
-    ax.imshow(lut[shade_of(plane.numpy())], interpolation="nearest")
-    ax.set_xticks([])
-    ax.set_yticks([])
+def show_dose(ax: Axes, plane: torch.Tensor, title: str) -> None:
+    """A slice [h,w] of a dose or its estimate, as a fraction of the prescription, as a picture."""
+    ax.imshow(plane, cmap="turbo", vmin=-0.3, vmax=1.1, interpolation="nearest")
+    ax.set_title(title, fontsize=7, fontweight="normal")
+    ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

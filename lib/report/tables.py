@@ -1,506 +1,403 @@
-"""Tables as data frames of formatted text, indexed by their first column."""
+"""Tables of results, numbers in the cells; `styled` shows one, in a notebook and on the page alike.
+
+A column is a number or a text; a mean over patients with its 95 % interval is three columns of two levels,
+(quantity, "mean" | "low" | "high"), which `styled` shows as one, "3.30 [3.11, 3.49]".
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import escape
+from pandas.io.formats.style import Styler
 
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.cohort import Cohort
 from lib.diffusion.samplers import leading_grid
 from lib.diffusion.schedule import cosine_alpha_bar, noise_gain
-from lib.metrics.dvh import goal_values
-from lib.metrics.statistics import holm, interval, paired_difference
-from lib.metrics.uncertainty import spread_skill_ratio
-from lib.report.sentences import short_span, told_difference
-from lib.report.verdicts import WITHOUT_SAMPLING, one_each, over_seeds
-from lib.studies.rows import Goal, by_method, grouped, sizes_of
+from lib.metrics.statistics import holm, paired_difference
+from lib.report import frames
+from lib.report.statements import ACCURACY, judge
+from lib.studies.results import Results, add_labels, select
+
+INTERVAL, LESS = ["mean", "low", "high"], "less the U-Net's / Gy"
+COUNTS = ("patients", "steps", "network calls", "members", "met", "plans judged", "first t")
+# how a quantity is written where two decimals do not fit it
+FORMATS = {
+    **dict.fromkeys((*COUNTS, "goals as planned / %", "met / %", "volume / cc"), "{:.0f}"),
+    **dict.fromkeys(("bias / Gy", LESS, "effect size d_z"), "{:+.2f}"),
+    **dict.fromkeys(("training / min", "minutes", "times as fast"), "{:.1f}"),
+    **dict.fromkeys(("Wilcoxon p", "p after Holm"), "{:.2g}"),
+    "gain at the first t": "{:,.2f}",
+}
 
 
-def headed(rows, first):
-    """Rows as a data frame indexed by the column `first`, its name in the corner: the header is one line."""
-    return pd.DataFrame(rows).set_index(first).rename_axis(index=None, columns=first)
+def styled(table: pd.DataFrame, caption: str = "") -> Styler:
+    """A table as it is shown: rounded, intervals in one cell, all text escaped; of no rows, it says so."""
+    shown = pd.DataFrame(index=table.index.astype(str)).rename_axis(index=None, columns=table.index.name)
+    for quantity in dict.fromkeys(table.columns.get_level_values(0)):
+        form = FORMATS.get(quantity, "{:.2f}")
+        texts = pd.DataFrame(table[quantity]).map(lambda value: cell(value, form)).to_numpy()
+        shown[quantity] = [f"{row[0]} [{', '.join(row[1:])}]" if any(row[1:]) else row[0] for row in texts]
+    style = (shown if len(shown) else pd.DataFrame(index=["not in this run"])).style
+    style = style.format(escape="html").format_index(escape="html").format_index(escape="html", axis=1)
+    return style.set_caption(str(escape(caption)))
 
 
-def with_interval(values, digits=2):
-    """ "mean [low, high]" over patients; without an interval for fewer than 3."""
-    if len(values) < 3:
-        return f"{np.mean(values):.{digits}f}"
-    low, high = interval(values)
-    return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def cell(value: Any, form: str) -> str:
+    """A value as text, nothing where it is missing."""
+    return value if isinstance(value, str) else "" if value is None or pd.isna(value) else form.format(value)
 
 
-def step_grids(n_steps):
-    """Where the reference's grid starts by number of steps, and how a noise error is multiplied there."""
-    gain = noise_gain(cosine_alpha_bar())
-    rows = [
-        {
-            "steps asked": n,
-            "network calls": len(leading_grid(n)),
-            "first t": leading_grid(n)[0],
-            "gain at the first t": f"{float(gain[leading_grid(n)[0]]):,.2f}",
-        }
-        for n in n_steps
+def means(rows: pd.DataFrame, index: str, quantity: str) -> pd.DataFrame:
+    """The mean of the rows' values by `index`."""
+    return rows.groupby(index, sort=False)["value"].mean().to_frame(quantity)
+
+
+def intervals(rows: pd.DataFrame, index: str, quantity: str) -> pd.DataFrame:
+    """The mean of the rows' values by `index` with its 95 % interval."""
+    found = {key: frames.mean_of(values)[1:4] for key, values in rows.groupby(index, sort=False)["value"]}
+    return edges(pd.DataFrame.from_dict(found, orient="index", columns=INTERVAL), quantity)
+
+
+def edges(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Three columns, a middle and two edges, as those of one quantity."""
+    return table.astype(float).set_axis(pd.MultiIndex.from_product([[quantity], INTERVAL]), axis=1)
+
+
+def join(parts: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
+    """Tables of one index side by side, columns of one level given a second."""
+    parts = [
+        part
+        if part.columns.nlevels == 2
+        else part.set_axis(pd.MultiIndex.from_product([part.columns, [""]]), axis=1)
+        for part in parts
     ]
-    return headed(rows, "steps asked")
+    return pd.concat(parts, axis=1).rename_axis(index=name) if parts else pd.DataFrame()
 
 
-def step_curves(rows, group):
-    """MAE in the dose mask / Gy by setting of a group and number of steps, mean over patients with its 95 %
-    interval; empty if none was tried."""
-    own = [row for row in rows if row["group"] == group]
-    if not own:
-        return pd.DataFrame()
-    cells = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in own], "key")
-    frame = pd.Series({key: with_interval(values) for key, values in cells.items()}).unstack(0, sort=False)
-    frame = frame.sort_index()[list(dict.fromkeys(row["setting"] for row in own))]
-    return frame.fillna("").rename_axis(index=None, columns="steps (MAE / Gy)")
+# --- the comparison ---
 
 
-def step_costs(rows):
-    """Network calls and seconds per patient beside the error, for curves that differ in a step's cost."""
-    cells = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in rows], "key", "seconds")
-    nfe = {(row["setting"], row["n_steps"]): row["nfe"] for row in rows}
-    errors = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in rows], "key")
-    most = {}
-    for setting, n in cells:
-        most[setting] = max(n, most.get(setting, 0))
-    frame = [
-        {
-            "setting": s,
-            "steps": n,
-            "network calls": nfe[s, n],
-            "s per patient": f"{np.mean(cells[s, n]):.2f}",
-            "MAE / Gy": f"{np.mean(errors[s, n]):.2f}",
-        }
-        for s, n in most.items()
-    ]
-    return headed(frame, "setting")
-
-
-def decomposition(rows, regression_rows):
-    """Expected squared error of one sample / Gy² as floor and spread, at the fewest and most steps split."""
-    frame = []
-    for setting in dict.fromkeys(row["setting"] for row in rows):
-        for n in sorted({row["n_steps"] for row in rows if row["setting"] == setting}):
-            floor, b = (
-                np.mean([r[key] for r in rows if (r["setting"], r["n_steps"]) == (setting, n)])
-                for key in ("floor_gy2", "b_gy2")
-            )
-            frame.append(
-                {
-                    "setting": setting,
-                    "steps": n,
-                    "floor / Gy²": f"{floor:.1f}",
-                    "spread / Gy²": f"{b:.1f}",
-                    "sum / Gy²": f"{floor + b:.1f}",
-                }
-            )
-    mse = np.mean([row["rmse_gy"] ** 2 for row in regression_rows])
-    return headed(
-        [
-            *frame,
-            {
-                "setting": "regression",
-                "steps": "",
-                "floor / Gy²": "",
-                "spread / Gy²": "",
-                "sum / Gy²": f"{mse:.1f}",
-            },
-        ],
-        "setting",
-    )
-
-
-def ensemble(rows, regression_rows, rx_gy):
-    """Expected errors by ensemble size, the law of averages and spread, a column per source of members."""
-    columns = {}
-    for source in dict.fromkeys(row["source"] for row in rows):
-        own = [row for row in rows if row["source"] == source]
-        floor, b = np.mean([r["floor_gy2"] for r in own]), np.mean([r["b_gy2"] for r in own])
-        share = np.mean([row["spread_whole_volume_gy"] for row in own]) / rx_gy
-        columns[source] = {
-            f"MAE of a mean of {n} / Gy": with_interval([r["mae_gy"][n] for r in own]) for n in sizes_of(own)
-        } | {
-            "MAE of the members' median / Gy": with_interval([r["median_mae_gy"] for r in own]),
-            "floor / Gy²": f"{floor:.1f}",
-            "b / Gy²": f"{b:.1f}",
-            "floor / b (exact posterior: 1)": f"{floor / b:.2f}",
-            "RMSE of a mean of infinitely many / regression's RMSE": (
-                f"{np.sqrt(floor / np.mean([r['rmse_gy'] ** 2 for r in regression_rows])):.2f}"
-            ),
-            "spread in the dose mask / Gy": f"{np.mean([r['spread_dose_mask_gy'] for r in own]):.2f}",
-            "spread, whole volume / prescription": f"{share:.4f}",
-        }
-    order = sorted(
-        {name for column in columns.values() for name in column if name.startswith("MAE of a mean")},
-        key=lambda n: int(n.split()[5]),
-    )
-    rest = [name for name in next(iter(columns.values())) if name not in order]
-    return pd.DataFrame(columns).reindex([*order, *rest]).fillna("").rename_axis(columns="quantity")
-
-
-def spread_by_structure(rows):
-    """Mean spread / Gy in each structure, a column per source of members, over the patients that have it."""
-    names = sorted({name for row in rows for name in row["spread_structure_gy"]})
-    frame = []
-    for name in names:
-        own = [
-            row | {"spread": row["spread_structure_gy"][name]}
-            for row in rows
-            if name in row["spread_structure_gy"]
-        ]
-        frame.append(
-            {"spread / Gy in": name}
-            | {source: f"{np.mean(v):.2f}" for source, v in grouped(own, "source", "spread").items()}
-        )
-    return headed(frame, "spread / Gy in")
-
-
-def calibration(found):
-    """Whether the spread tells the error, before and after a factor from validation patients, by source."""
-    frame = []
-    for source, factor in found["factors"].items():
-        before = [r for r in found["rows"] if r["source"] == source]
-        after = [r["recalibrated"] for r in before]
-        covered = {
-            f"{level} % interval holds / %": f"{np.mean([r['coverage_pct'][level] for r in before]):.0f} → "
-            f"{np.mean([r['coverage_pct'][level] for r in after]):.0f}"
-            for level in before[0]["coverage_pct"]
-        }
-        frame.append(
-            {
-                "source": source,
-                "members": before[0]["members"],
-                "network calls": before[0]["members"] * before[0]["nfe_per_member"],
-                "spread / error": f"{spread_skill_ratio([r['spread_skill'] for r in before]):.2f}",
-                "factor": f"{factor:.2f}",
-                **covered,
-                "CRPS / Gy": (
-                    f"{np.mean([r['crps_gy'] for r in before]):.2f} → "
-                    f"{np.mean([r['crps_gy'] for r in after]):.2f}"
-                ),
-                "DVH points in the members' range / %": (
-                    f"{np.mean([r['dvh_band_pct'] for r in before if r['dvh_band_pct'] is not None]):.0f}"
-                ),
-            }
-        )
-    return headed(frame, "source")
-
-
-def key(rows, margin_gy):
-    """The report's first table: one form of each method and variant and the means of seeds and sides, seeds
-    averaged, against the baseline; sorted by MAE."""
-    chosen = {row["method"] for row in one_each(rows, variants=True)} | {
-        row["method"] for row in rows if row["method"].endswith(WITHOUT_SAMPLING)
+def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """quantity -> its rows, those of the first table."""
+    return {
+        "MAE / Gy": frames.rows_of(frame),
+        "RMSE / Gy": frames.rows_of(frame, "rmse_gy"),
+        "dose score / Gy": select(frame, measure="dose_score_gy"),
+        "DVH score / Gy": frames.dvh_errors(frame),
     }
-    scored = [
-        row | {"dvh_sum_gy": sum(row["dvh_errors_gy"]), "dvh_points": len(row["dvh_errors_gy"])}
-        for row in rows
-    ]
-    mae, rmse, dose, dvh, points = (
-        {name: v for name, (v, _) in over_seeds(scored, value).items() if name in chosen}
-        for value in ("mae_gy", "rmse_gy", "dose_score_gy", "dvh_sum_gy", "dvh_points")
-    )
-    frame = []
-    for name in sorted(mae, key=lambda name: np.mean(mae[name])):
-        d = paired_difference(mae[name], mae["baseline"])
-        frame.append(
-            {
-                "method": name,
-                "MAE / Gy": with_interval(mae[name]),
-                "minus baseline / Gy": "" if name == "baseline" else short_span(d),
-                "so it is": "" if name == "baseline" else told_difference(d, margin_gy),
-                "RMSE / Gy": f"{np.mean(rmse[name]):.2f}",
-                "dose score / Gy": f"{np.mean(dose[name]):.2f}",
-                "DVH score / Gy": f"{sum(dvh[name]) / sum(points[name]):.2f}",
-            }
-        )
-    return headed(frame, "method")
 
 
-def comparison(rows):
-    """Every method's errors, scores and cost, sorted by MAE in the dose mask."""
-    frame = []
-    for method, maes in by_method(rows).items():
-        own = [row for row in rows if row["method"] == method]
-        frame.append(
-            {
-                "method": method,
-                "MAE in the dose mask / Gy": with_interval(maes),
-                "RMSE / Gy": with_interval([r["rmse_gy"] for r in own]),
-                "bias / Gy": f"{np.mean([r['bias_gy'] for r in own]):+.2f}",
-                "MAE, whole volume / Gy": f"{np.mean([r['whole_volume_mae_gy'] for r in own]):.2f}",
-                "dose score / Gy": f"{np.mean([r['dose_score_gy'] for r in own]):.2f}",
-                "dose score on the network's grid / Gy": (
-                    f"{np.mean([r['own_grid_dose_score_gy'] for r in own]):.2f}"
-                ),
-                "DVH score / Gy": f"{np.mean([e for r in own for e in r['dvh_errors_gy']]):.2f}",
-                "goals as planned / %": f"{goals_agree_pct(own):.0f}",
-                "s per patient": f"{np.mean([r['seconds'] for r in own]):.2f}",
-                "order": np.mean(maes),
-            }
-        )
-    return headed(sorted(frame, key=lambda row: row["order"]), "method").drop(columns="order")
-
-
-def gamma(rows):
-    """Gamma pass rates in %, mean over patients; a sampled method by the mean of its samples."""
-    names = {
-        "body_3pct_3mm": "body, 3 % / 3 mm",
-        "targets_3pct_3mm": "targets, 3 % / 3 mm",
-        "body_2pct_2mm": "body, 2 % / 2 mm",
-        "targets_2pct_2mm": "targets, 2 % / 2 mm",
+def key(results: Results, told: pd.DataFrame) -> pd.DataFrame:
+    """The first table: one form of each method, seeds averaged, against the U-Net as the statements say."""
+    rows_of = {
+        name: frames.average(rows) for name, rows in scores_of(results.frames["04_comparison"]).items()
     }
-    frame = []
-    for method in by_method(rows, "case_id"):
-        own = [row for row in rows if row["method"] == method]
-        shares = {title: [row[key] for row in own if row[key] is not None] for key, title in names.items()}
-        frame.append(
-            {"gamma pass / %": method, "patients": len(own)}
-            | {t: f"{np.mean(v):.1f}" if v else "" for t, v in shares.items()}
-        )
-    return headed(frame, "gamma pass / %")
+    values, about = frames.answers(rows_of["MAE / Gy"])
+    against = select(told, question=ACCURACY, second="baseline", quantity="MAE").set_index("first")
+    less = edges(against[["difference", "low", "high"]], LESS)
+    mae, *others = (
+        (intervals if name == "MAE / Gy" else means)(add_labels(rows), "label", name)
+        for name, rows in rows_of.items()
+    )
+    table = join([mae, less, against[["verdict"]], *others], "method")
+    return table.loc[[name for name in values if name == "control" or name in frames.one_form(about)]]
 
 
-def structure_errors(rows):
-    """MAE / Gy by structure and method, mean over the patients that have the structure."""
-    rows = one_each(rows)
-    names = sorted({name for row in rows for name in row["structure_mae_gy"]})
-    frame = []
-    for name in names:
-        maes = by_method(
-            [row | {"mae": row["structure_mae_gy"][name]} for row in rows if name in row["structure_mae_gy"]],
-            "mae",
-        )
-        frame.append(
-            {"MAE / Gy in": f"{name} (n = {len(next(iter(maes.values())))})"}
-            | {m: f"{np.mean(v):.2f}" for m, v in maes.items()}
-        )
-    return headed(frame, "MAE / Gy in")
-
-
-def goals_agree_pct(rows):
-    """Share of clinical goals on which prediction and plan agree (both met or both missed), in %."""
-    goals = [Goal(*goal) for row in rows for goal in row["goals"].values()]
-    judged = [
-        goal.predicted_met == goal.planned_met
-        for goal in goals
-        if goal.predicted_met is not None and goal.planned_met is not None
-    ]
-    return 100 * np.mean(judged) if judged else float("nan")
-
-
-def goals_predicted(rows):
-    """Clinical goals, planned against predicted: how many plans meet each, by method; how far off."""
-    rows = one_each(rows)
-    frame = []
-    for text in rows[0]["goals"]:
-        line = {"goal": text}
-        for method in dict.fromkeys(row["method"] for row in rows):
-            pairs = [Goal(*row["goals"][text]) for row in rows if row["method"] == method]
-            pairs = [p for p in pairs if p.planned is not None and p.predicted is not None]
-            line["planned"] = f"{sum(p.planned_met for p in pairs)} of {len(pairs)}"
-            off = np.mean([abs(p.predicted - p.planned) for p in pairs]) if pairs else None
-            line[method] = f"{sum(p.predicted_met for p in pairs)} ({optional(off, '.1f')})" if pairs else ""
-        frame.append(line)
-    return headed(frame, "goal")
-
-
-def goals_of(case, doses_gy):
-    """Clinical goals of one patient's structures, by title -> dose [D,H,W]: value and whether met."""
-    values = {title: goal_values(case, dose_gy) for title, dose_gy in doses_gy.items()}
-    units = {goal.text: goal.unit for goal in PROTOCOLS[case.site].goals}
-    frame = [
-        {"goal": text}
+def comparison(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every answer's errors, scores and cost, best first."""
+    frame = add_labels(frame)
+    mae, rmse, *others = (
+        scores_of(frame)
         | {
-            title: "" if v[text][0] is None else f"{v[text][0]:.1f} {unit} {'✓' if v[text][1] else '✗'}"
-            for title, v in values.items()
+            "bias / Gy": frames.rows_of(frame, "bias_gy"),
+            "MAE, whole volume / Gy": frames.rows_of(frame, region="whole volume"),
+            "dose score on the network's grid / Gy": select(frame, measure="grid_dose_score_gy"),
+            "goals as planned / %": frames.goal_rows(frame),
+            "s per patient": select(frame, measure="seconds"),
         }
-        for text, unit in units.items()
-        if any(v[text][0] is not None for v in values.values())
-    ]
-    return headed(frame or [{"goal": "none can be judged"}], "goal")
+    ).items()
+    parts = [intervals(rows, "label", name) for name, rows in (mae, rmse)]
+    parts += [means(rows, "label", name) for name, rows in others]
+    return join(parts, "answer").sort_values(("MAE / Gy", "mean"))
 
 
-def indices(rows):
-    """Conformity and homogeneity of the primary target, planned and predicted; Dice of isodose volumes."""
-    rows = one_each(rows)
-    frame = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        line = {"method": method}
-        for key, title in (("conformity", "conformity, 95 % isodose"), ("homogeneity", "homogeneity")):
-            pairs = [(r[key]["planned"], r[key]["predicted"]) for r in own if None not in r[key].values()]
-            line[f"{title}: planned → predicted"] = (
-                "{:.2f} → {:.2f}".format(*np.mean(pairs, axis=0)) if pairs else ""
-            )
-        for pct in own[0]["isodose_dice"]:
-            line[f"Dice of {pct} %"] = (
-                f"{np.mean([r['isodose_dice'][pct] for r in own if r['isodose_dice'][pct] is not None]):.2f}"
-            )
-        frame.append(line)
-    return headed(frame, "method")
-
-
-def costs(rows, samplings, histories):
-    """What each method costs: minutes of training, network calls and seconds per patient."""
-    frame = []
-    for name, history in histories.items():
-        sampling = samplings[name]
-        own = [row for row in rows if row["method"] == name]
-        frame.append(
-            {
-                "method": name,
-                "training / min": f"{history[-1]['seconds'] / 60:.1f}",
-                "network calls": sampling["nfe"],
-                "sampled": sampling["text"],
-                "s per patient": f"{np.mean([r['seconds'] for r in own]):.2f}",
-                "MAE / Gy": f"{np.mean([r['mae_gy'] for r in own]):.2f}",
-            }
-        )
-    return headed(frame, "method")
-
-
-def differences(rows, margin_gy):
-    """Each method, seeds averaged, and each variant against the baseline, paired by patient."""
-    values = {name: v for name, (v, _) in over_seeds(rows).items()}
+def differences(results: Results) -> pd.DataFrame:
+    """Each answer, seeds averaged, less the U-Net, paired by patient; p by Wilcoxon, after Holm for all."""
+    values, _ = frames.answers(frames.average(frames.rows_of(results.frames["04_comparison"])))
     found = {
-        method: paired_difference(values[method], values["baseline"])
-        for method in values
-        if method != "baseline"
+        name: paired_difference(values[name], values["baseline"]) for name in values if name != "baseline"
     }
-    frame = []
-    for (method, d), p in zip(found.items(), holm([d.p for d in found.values()])):
-        span = f"[{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else "none with fewer than 3 patients"
-        frame.append(
-            {
-                "method": method,
-                "patients": d.n,
-                "difference to the baseline / Gy": f"{d.mean:+.2f}",
-                "95 % interval / Gy": span,
-                "effect size d_z": optional(d.effect, "+.1f"),
-                "Wilcoxon p": optional(d.p, ".2g"),
-                "p after Holm": optional(p, ".2g"),
-                "error is": told_difference(d, margin_gy),
-            }
-        )
-    return headed(frame, "method")
+    table = pd.DataFrame.from_dict(found, orient="index")
+    table["after"] = holm([d.p for d in found.values()])
+    table["verdict"] = [judge(d, frames.setting(results, "margin_gy", 0.1)) for d in found.values()]
+    names = {"n": "patients", "effect": "effect size d_z", "p": "Wilcoxon p", "after": "p after Holm"}
+    rest = table[["effect", "p", "after", "verdict"]].rename(columns=names)
+    return join([table[["n"]].rename(columns=names), edges(table[INTERVAL], LESS), rest], "method")
 
 
-def optional(value, form):
-    return "" if value is None else f"{value:{form}}"
+def by_label(rows: pd.DataFrame, index: str, name: str) -> pd.DataFrame:
+    """Mean values by `index` and number of patients, a column for one form of each method and the control."""
+    rows = add_labels(frames.average(rows))
+    about = rows.drop_duplicates("label").set_index("label")
+    order = [*frames.one_form(about), *about.index[about["method"] == "control"]]
+    table = rows.pivot_table("value", index, "label", sort=False)[order].rename_axis(index=name, columns=None)
+    table.insert(0, "patients", rows.groupby(index)["case_id"].nunique())
+    return table
 
 
-def claims(found):
-    """The reference's claims beside ours."""
-    return headed(found, "claim")[["reference", "ours", "verdict", "why"]]
+def structure_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """MAE / Gy by structure and method, over the patients that have the structure."""
+    rows = select(frame, measure="mae_gy")
+    return by_label(rows[rows["structure"] != ""], "structure", "MAE / Gy in")
 
 
-def structures(rows):
-    """Presence, volume and planned mean dose of every structure."""
-    names = sorted({name for row in rows for name in row["volume_cc"]})
-    frame = []
-    for name in names:
-        volumes = [row["volume_cc"][name] for row in rows if name in row["volume_cc"]]
-        means = [row["mean_gy"][name] for row in rows if name in row["mean_gy"]]
-        frame.append(
-            {
-                "structure": name,
-                "patients": len(volumes),
-                "volume / cc, median [min, max]": spanned(volumes, 0),
-                "planned mean dose / Gy, median [min, max]": spanned(means, 1),
-            }
-        )
-    return headed(frame, "structure")
+def goals_predicted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The share of plans / % that meets each goal, as planned and by each method's dose."""
+    goals = frames.goal_rows(frame)
+    table = by_label(goals.assign(value=100 * goals["met"]), "measure", "met / %")
+    table.insert(
+        1, "planned", 100 * select(goals, training="control").groupby("measure")["planned_met"].mean()
+    )
+    return table
 
 
-def spanned(values, digits):
-    return f"{np.median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+def goals_off(frame: pd.DataFrame) -> pd.DataFrame:
+    """How far each goal's predicted value is from the planned one, in the goal's unit."""
+    goals = frames.goal_rows(frame)
+    return by_label(
+        goals.assign(value=(frame["value"] - frame["planned"]).abs()), "measure", "predicted off by"
+    )
 
 
-def goals_met(rows):
-    """How many plans meet each clinical goal; plans without the structure do not count."""
-    frame = []
-    for text in rows[0]["goals"]:
-        judged = [row["goals"][text] for row in rows if row["goals"].get(text) is not None]
-        share = f"{100 * np.mean(judged):.0f}" if judged else ""
-        frame.append({"goal": text, "plans judged": len(judged), "met": sum(judged), "met / %": share})
-    return headed(frame, "goal")
+def gamma(frame: pd.DataFrame) -> pd.DataFrame:
+    """Gamma pass rates / %, mean over patients."""
+    titles = {f"gamma_{n}pct_{n}mm_pass_pct": f"{n} % / {n} mm" for n in (3, 2)}
+    frame = add_labels(frame).assign(title=lambda rows: rows["region"] + ", " + rows["measure"].map(titles))
+    table = frame.pivot_table("value", "label", "title", sort=False).rename_axis(
+        index="pass / %", columns=None
+    )
+    table.insert(0, "patients", frame.groupby("label")["case_id"].nunique())
+    return table
 
 
-def findings(rows):
-    """Every finding of the checks, by case."""
-    found = [
-        {"case": row["case_id"], "part": row["part"], "finding": text}
-        for row in rows
-        for text in row["findings"]
+def indices(frame: pd.DataFrame) -> pd.DataFrame:
+    """Conformity and homogeneity of the primary target, planned and predicted; Dice of isodose volumes."""
+    frame, parts = add_labels(frame), []
+    for measure in ("conformity", "homogeneity"):
+        rows = select(frame, measure=measure).dropna(subset=["value", "planned"])
+        parts.append(means(rows.assign(value=rows["planned"]), "label", f"{measure}, planned"))
+        parts.append(means(rows, "label", f"{measure}, predicted"))
+    for level in (30, 50, 80, 95):
+        parts.append(means(select(frame, measure=f"dice_{level}"), "label", f"Dice of {level} %"))
+    return join(parts, "answer")
+
+
+def costs(results: Results) -> pd.DataFrame:
+    """What each training costs: minutes, how it is sampled, network calls and seconds per patient."""
+    frame = select(results.frames["04_comparison"], averaged_over="none")
+    seconds = results.frames["04_history"].groupby("training")["seconds"].last() / 60
+    samplings = pd.DataFrame.from_dict(frames.setting(results, "samplings", {}), orient="index", columns=None)
+    sampled = samplings.reindex(columns=["nfe", "text"]).set_axis(["network calls", "sampled"], axis=1)
+    parts = [
+        seconds.to_frame("training / min"),
+        sampled,
+        means(select(frame, measure="seconds"), "training", "s per patient"),
     ]
-    found = found or [{"case": "all", "part": "", "finding": "nothing looks wrong"}]
-    return headed(found, "case")
+    return join([*parts, means(frames.rows_of(frame), "training", "MAE / Gy")], "training").loc[
+        samplings.index
+    ]
 
 
-def imports(cohort):
-    """What the import took from each patient's files, or None if the source has nothing to say."""
-    told = {
-        case_id: summary["import"]
-        for case_id, summary in cohort.card["cases"].items()
-        if summary.get("import")
+# --- sampling steps ---
+
+
+def step_grids(n_steps: Sequence[int], held_at: Sequence[int] = ()) -> pd.DataFrame:
+    """Where the reference's grid starts by number of steps, and held starts: how a noise error is multiplied
+    there, and how much of the dose x_t still holds."""
+    alpha_bar, grids = cosine_alpha_bar(), {n: leading_grid(n) for n in n_steps}
+    table = pd.DataFrame({"network calls": [len(grid) for grid in grids.values()] + [None] * len(held_at)})
+    table["first t"] = first = [int(grid[0]) for grid in grids.values()] + list(held_at)
+    table["gain at the first t"] = noise_gain(alpha_bar)[first].tolist()
+    table["dose left in x_t / %"] = (100 * alpha_bar[first].sqrt()).tolist()
+    return table.set_axis([*map(str, n_steps), *(f"any, held at {t}" for t in held_at)]).rename_axis("steps")
+
+
+def step_curves(steps: pd.DataFrame, switch: str) -> pd.DataFrame:
+    """MAE in the dose mask / Gy by setting of a switch and number of steps."""
+    rows = frames.rows_of(select(steps, switch=switch)).astype({"n_steps": "Int64"})
+    parts = [intervals(own, "n_steps", name) for name, own in rows.groupby("setting", sort=False)]
+    return join(parts, "steps (MAE / Gy)").sort_index()
+
+
+def step_costs(steps: pd.DataFrame) -> pd.DataFrame:
+    """Network calls and seconds per patient beside the error, of each setting at its most steps."""
+    most = steps[steps["n_steps"] == steps.groupby("setting")["n_steps"].transform("max")]
+    counts = (
+        most.groupby("setting", sort=False)[["n_steps", "nfe"]]
+        .first()
+        .set_axis(["steps", "network calls"], axis=1)
+    )
+    seconds = means(select(most, measure="seconds"), "setting", "s per patient")
+    return join([counts, seconds, intervals(frames.rows_of(most), "setting", "MAE / Gy")], "setting")
+
+
+def levels(frame: pd.DataFrame) -> pd.DataFrame:
+    """MAE / Gy of the dose that a network sees in one call, given the planned dose with noise of level t."""
+    return frame.astype({"t": int}).pivot_table("value", "t", "training", sort=False).sort_index()
+
+
+def decomposition(results: Results) -> pd.DataFrame:
+    """Expected squared error / Gy² of one sample, as what no averaging removes and the samples' variance."""
+    rows = results.frames["02_decomposition"].rename(columns={"n_steps": "steps"})
+    table = rows.pivot_table("value", ["setting", "steps"], "measure", sort=False).reset_index("steps")
+    table = table.reindex(columns=["steps", "floor_gy2", "b_gy2"])
+    table["sum / Gy²"] = table["floor_gy2"] + table["b_gy2"]
+    regressed = select(results.frames["02_steps"], switch="regression", measure="rmse_gy")["value"]
+    table.loc["regression", "sum / Gy²"] = (regressed**2).mean()
+    return table.rename(columns={"floor_gy2": "floor / Gy²", "b_gy2": "b / Gy²"})
+
+
+# --- several answers ---
+
+
+def ensemble(results: Results) -> pd.DataFrame:
+    """Errors by number of answers averaged, the law of averages and the spread, a column per source."""
+    rx_gy, columns = frames.setting(results, "rx_gy", np.nan), {}
+    for name, rows in frames.sources(results).items():
+        value = rows.groupby(["region", "measure"])["value"].mean()
+        floor, b = value["dose mask", "floor_gy2"], value["dose mask", "b_gy2"]
+        columns[name] = frames.rows_of(rows).groupby("members")["value"].mean().to_dict() | {
+            "MAE of the members' median / Gy": value["dose mask", "median_mae_gy"],
+            "floor / Gy²": floor,
+            "b / Gy²": b,
+            "floor / b (exact posterior: 1)": floor / b,
+            "RMSE of a mean of infinitely many / regression's": frames.limit_ratio(results, rows).mean,
+            "spread in the dose mask / Gy": value["dose mask", "spread_gy"],
+            "spread over the whole volume / prescription": value["whole volume", "spread_gy"] / rx_gy,
+        }
+    table = pd.DataFrame(columns).rename_axis("quantity")
+    sizes = sorted(size for size in table.index if not isinstance(size, str))
+    table = table.loc[[*sizes, *(name for name in table.index if isinstance(name, str))]]
+    return table.rename({size: f"MAE of a mean of {size:.0f} / Gy" for size in sizes})
+
+
+def spread_by_structure(results: Results) -> pd.DataFrame:
+    """Mean spread / Gy in each structure, over the patients that have it, a column per source."""
+    sources = frames.sources(results).items()
+    parts = [means(rows[rows["structure"] != ""], "structure", name) for name, rows in sources]
+    return join(parts, "spread / Gy in").sort_index()
+
+
+def calibration(results: Results) -> pd.DataFrame:
+    """Whether the spread tells the error, as sampled and by the factor chosen on validation patients."""
+    table = []
+    for name, rows in frames.sources(results).items():
+        for factor, own in rows.dropna(subset="factor").groupby("factor", sort=False):
+            covered = select(own, measure="coverage_pct").groupby("level_pct")["value"].mean()
+            table.append({"source": name, "spread times": factor, "members": rows["members"].max()})
+            table[-1] |= {
+                "network calls": rows["nfe"].max(),
+                "CRPS / Gy": frames.scores(own, "crps_gy").mean().iloc[0],
+            }
+            table[-1]["spread / error"] = frames.spread_ratio(results, rows, factor).mean
+            table[-1] |= {f"{level:.0f} % interval holds / %": share for level, share in covered.items()}
+            table[-1]["DVH points in the members' range / %"] = select(rows, measure="dvh_band_pct")[
+                "value"
+            ].mean()
+    return pd.DataFrame(table, columns=None if table else ["source"]).set_index("source")
+
+
+def told_rows(told: pd.DataFrame) -> pd.DataFrame:
+    """Statements as a table."""
+    told = told.rename(columns={"second": "against", "n": "patients"}).set_index("first")
+    numbers = edges(told[["difference", "low", "high"]], "value or difference")
+    return join([told[["against", "quantity"]], numbers, told[["unit", "patients", "verdict"]]], "of")
+
+
+# --- the cohort ---
+
+
+def cohort(results: Results) -> pd.DataFrame:
+    """Who is in the cohort: its source, patients by part, voxels, findings, who was left out."""
+    frame, found = results.frames["00_cohort"], results.settings.get("00_cohort", {})
+    sizes = frame[frame["measure"].str.match("voxels|spacing")].groupby("measure", sort=False)["value"]
+    rows = {"source": found.get("source"), "site": found.get("site")}
+    rows |= {part: f"{n} patients" for part, n in found.get("split", {}).items()}
+    rows |= {
+        name: f"{size.min():g}" + (f" to {size.max():g}" if size.min() < size.max() else "")
+        for name, size in sizes
     }
-    frame = [
-        {
-            "case": case_id,
+    rows["with findings"] = f"{len({row['case_id'] for row in found.get('findings', [])})} patients"
+    rows["left out"] = (
+        "; ".join(f"{name}: {why}" for name, why in found.get("left_out", {}).items()) or "none"
+    )
+    return pd.Series(rows).to_frame(found.get("name", "")).rename_axis("cohort")
+
+
+def structures(frame: pd.DataFrame) -> pd.DataFrame:
+    """Presence, volume and planned mean dose of every structure: median, least and most."""
+    parts = [
+        select(frame, measure="volume_cc").groupby("structure")["case_id"].nunique().to_frame("patients")
+    ]
+    for measure, quantity in (("volume_cc", "volume / cc"), ("mean_gy", "planned mean dose / Gy")):
+        numbers = select(frame, measure=measure).groupby("structure")["value"].agg(["median", "min", "max"])
+        parts.append(edges(numbers, quantity))
+    return join(parts, "median [least, most]")
+
+
+def goals_met(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many plans meet each clinical goal; plans without the structure do not count."""
+    met = frame.dropna(subset="met").groupby("measure", sort=False)["met"].agg(["size", "sum", "mean"])
+    met["mean"] *= 100
+    return met.set_axis(["plans judged", "met", "met / %"], axis=1).rename_axis("goal")
+
+
+def findings(settings: dict[str, Any]) -> pd.DataFrame:
+    """Every finding of the checks, by patient."""
+    rows = settings.get("findings") or [{"case_id": "all", "text": "nothing looks wrong"}]
+    table = pd.DataFrame(rows, columns=["case_id", "part", "text"]).rename(columns={"text": "finding"})
+    return table.set_index("case_id").rename_axis("patient")
+
+
+def imports(cohort: Cohort) -> pd.DataFrame | None:
+    """What the import took from each patient's files, or None if the source has nothing to say."""
+    said = {case_id: case["import"] for case_id, case in cohort.card["cases"].items() if case.get("import")}
+    rows = {
+        case_id: {
             "warnings": "; ".join(d.get("warnings", [])),
             "structures missing": ", ".join(d.get("missing", [])),
             "taken as": ", ".join(
-                f"{ours} ← {theirs}" for ours, theirs in d.get("structures", {}).items() if ours != theirs
+                f"{to} ← {name}" for to, name in d.get("structures", {}).items() if to != name
             ),
             "ignored": ", ".join(d.get("ignored", [])),
             "prescription from": ", ".join(sorted(set(d.get("prescription_from", {}).values()))),
             "dose mask from": d.get("dose_mask_from", ""),
         }
-        for case_id, d in told.items()
-    ]
-    return headed(frame, "case") if frame else None
+        for case_id, d in said.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient") if rows else None
 
 
-def speed(rows):
-    """Times of the straightforward way and ours, and their ratio with its range."""
-    return headed(
-        [
-            {
-                "part": r["part"],
-                "against": r["against"],
-                "straightforward": duration(r["plain_s"]),
-                "here": duration(r["ours_s"]),
-                "times as fast (range)": f"{r['ratio']:.1f} ({r['ratio_low']:.1f} to {r['ratio_high']:.1f})",
-            }
-            for r in rows
-        ],
-        "part",
+# --- speed ---
+
+
+def speed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of the straightforward way and of this code, and their ratio with its range."""
+    frame = frame.set_index("part")
+    times = frame[["against", "plain_s", "ours_s"]].set_axis(
+        ["against", "straightforward / s", "here / s"], axis=1
     )
+    return join([times, edges(frame[["ratio", "ratio_low", "ratio_high"]], "times as fast")], "part")
 
 
-def duration(seconds):
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
-
-
-def ceilings(rows):
+def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
     """Counted work, the time it took, and its share of what the machine can do."""
-    return headed(
-        [
-            {
-                "part": r["part"],
-                "GFLOP": f"{r['gflop']:.0f}",
-                "GB moved": f"{r['gbyte']:.2f}",
-                "time": duration(r["seconds"]),
-                "of the matrix product's rate": (
-                    f"{r['of_peak_flop_pct']:.0f} % of {r['peak_gflop_s']:.0f} GFLOP/s"
-                ),
-                "of the copy's rate": f"{r['of_peak_byte_pct']:.0f} % of {r['peak_gbyte_s']:.0f} GB/s",
-            }
-            for r in rows
-        ],
-        "part",
-    )
+    table = frame.set_index("part")[["gflop", "gbyte", "seconds", "of_peak_flop_pct", "of_peak_byte_pct"]]
+    shares = ["of the matrix product's rate / %", "of the copy's rate / %"]
+    return table.set_axis(["GFLOP", "GB moved", "seconds", *shares], axis=1)
 
 
-def notebook_times(rows):
-    return headed([{"notebook": r["notebook"], "minutes": f"{r['minutes']:.1f}"} for r in rows], "notebook")
+def notebook_times(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.set_index("notebook")
