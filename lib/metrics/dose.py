@@ -5,8 +5,10 @@ OpenKBP: Babier et al. 2021, Med. Phys. 48:5549, and the challenge's evaluator.
 
 import numpy as np
 
+from lib.cases.case import Case
 
-def errors_gy(dose_hat_gy, dose_gy, region):
+
+def errors_gy(dose_hat_gy: np.ndarray, dose_gy: np.ndarray, region: np.ndarray) -> dict[str, float]:
     """Mean absolute and root mean square error and bias (predicted - planned) in `region` (bool [D,H,W])."""
     difference_gy = dose_hat_gy[region].astype(np.float64) - dose_gy[region]
     return {
@@ -16,7 +18,7 @@ def errors_gy(dose_hat_gy, dose_gy, region):
     }
 
 
-def regions(case):
+def regions(case: Case) -> dict[str, np.ndarray]:
     """The regions an error is judged in: name -> bool [D,H,W]; the dose mask is the body where the source has
     no own."""
     whole = np.ones(case.shape, bool)
@@ -25,12 +27,12 @@ def regions(case):
     }
 
 
-def region_errors(case, dose_hat_gy):
+def region_errors(case: Case, dose_hat_gy: np.ndarray) -> dict[str, dict[str, float]]:
     """region -> errors_gy, for one patient."""
     return {name: errors_gy(dose_hat_gy, case.dose_gy, region) for name, region in regions(case).items()}
 
 
-def openkbp_dose_error_gy(case, dose_hat_gy):
+def openkbp_dose_error_gy(case: Case, dose_hat_gy: np.ndarray) -> float:
     """Sum of |difference| over the whole volume / voxels of the dose mask; predictions are 0 outside it."""
     masked_gy = np.where(case.dose_mask, dose_hat_gy, 0.0)
     return float(np.abs(masked_gy - case.dose_gy).sum(dtype=np.float64) / case.dose_mask.sum())

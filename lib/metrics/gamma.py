@@ -11,6 +11,7 @@ near to far and leaves a voxel as soon as nothing farther away can be less (Wend
 34:1647).
 """
 
+from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -40,19 +41,19 @@ class Patch(NamedTuple):
 
 
 def gamma_index(
-    dose_gy,
-    dose_hat_gy,
-    spacing_mm,
+    dose_gy: np.ndarray,
+    dose_hat_gy: np.ndarray,
+    spacing_mm: Sequence[float],
     *,
-    dose_pct,
-    distance_mm,
-    global_gy=None,
-    local=False,
-    cutoff_pct=10.0,
-    max_gamma=1.1,
-    interp_fraction=10,
-    device="cpu",
-):
+    dose_pct: float,
+    distance_mm: float,
+    global_gy: float | None = None,
+    local: bool = False,
+    cutoff_pct: float = 10.0,
+    max_gamma: float = 1.1,
+    interp_fraction: int = 10,
+    device: str = "cpu",
+) -> np.ndarray:
     """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, of one shape in 1, 2 or 3
     dimensions.
 
@@ -70,13 +71,8 @@ def gamma_index(
     check_doses(dose_gy, dose_hat_gy, spacing_mm)
     if not 0 <= cutoff_pct < np.inf:
         raise ValueError(f"cutoff_pct must be at least 0, not {cutoff_pct}")
-    check_positive(
-        dose_pct=dose_pct,
-        distance_mm=distance_mm,
-        global_gy=global_gy,
-        max_gamma=max_gamma,
-        interp_fraction=interp_fraction,
-    )
+    check_positive(dose_pct=dose_pct, distance_mm=distance_mm, global_gy=global_gy)
+    check_positive(max_gamma=max_gamma, interp_fraction=interp_fraction)
     judged = (dose_gy >= cutoff_pct / 100 * global_gy) & (dose_gy > 0 if local else True)
     unit_gy = dose_pct / 100 * (dose_gy[judged] if local else np.full(judged.sum(), global_gy))
     patches = make_patches(np.divide(spacing_mm, distance_mm), max_gamma, interp_fraction, device)
@@ -87,16 +83,8 @@ def gamma_index(
     return gamma
 
 
-def gamma_pass_pct(dose_gy, dose_hat_gy, spacing_mm, *, region=None, **criteria):
-    """% of the voxels above the cut-off, in `region` (bool) if given, with gamma <= 1; None if none is.
-
-    The criteria are those of `gamma_index`.
-    """
-    return pass_pct(gamma_index(dose_gy, dose_hat_gy, spacing_mm, **criteria), region)
-
-
-def pass_pct(gamma, region=None):
-    """The same from a gamma index that is already there, for more than one region."""
+def pass_pct(gamma: np.ndarray, region: np.ndarray | None = None) -> float | None:
+    """% of the judged voxels, in `region` (bool) if given, with gamma <= 1; None if none is judged."""
     if region is not None and np.shape(region) != gamma.shape:
         raise ValueError(f"the region has the shape {np.shape(region)}, the doses have {gamma.shape}")
     judged = gamma[~np.isnan(gamma) & (True if region is None else np.asarray(region, bool))]
@@ -133,10 +121,10 @@ def make_patches(steps, max_gamma, interp_fraction, device):
     corners = np.array(list(product((0, 1), repeat=len(steps))))
     patches = []
     for i, (_, *start) in enumerate(kinds):
-        own = kind.ravel() == i
-        inside = (voxels[own] - start)[:, None]
+        in_cell = kind.ravel() == i
+        inside = (voxels[in_cell] - start)[:, None]
         weights = np.where(corners, inside, 1 - inside).prod(-1)
-        distance2 = (lattice[own] ** 2).sum(1, keepdims=True)
+        distance2 = (lattice[in_cell] ** 2).sum(1, keepdims=True)
         patches.append(
             Patch(
                 tuple(start),

@@ -1,79 +1,87 @@
 """Paired comparison of two methods over patients, and the verdict that its interval allows.
 
-The rule is set before the run: a difference is called so only if its 95 % interval lies beyond a margin.
+The rule is set before the run: a difference is called so only if its 95 % interval lies beyond a margin, and
+nothing is called of fewer than 8 patients.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
-from lib.seeds import generator_for
+LEAST_FOR_INTERVAL, LEAST_FOR_VERDICT = 4, 8  # patients
+Values = Sequence[float] | np.ndarray
 
 
 class Difference(NamedTuple):
-    """Mean paired difference (first - second) of n patients; what needs 3 patients or a spread is else None.
+    """Mean paired difference (first - second) of n patients; below 4 patients the rest is None.
 
-    low, high  bootstrap 95 % interval of the mean
+    low, high  95 % interval of the mean by Student's t
     p          Wilcoxon's signed-rank test
-    effect     Cohen's d_z: mean / standard deviation of the differences
+    effect     Cohen's d_z: mean / standard deviation of the differences, None where they do not spread
     """
 
     n: int
     mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    effect: float | None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    effect: float | None = None
 
 
-def paired_difference(first, second, seed=42):
-    """Difference of two lists of values, one per patient in the same order; fewer than 3 give no interval."""
-    from scipy.stats import (
-        wilcoxon,  # here, because scipy.stats takes half a second, which the explorer need not wait for
-    )
-
-    difference = np.asarray(first, float) - np.asarray(second, float)
-    difference = difference[~np.isnan(difference)]  # a patient without one of the two values does not count
+def paired_difference(first: Values, second: Values) -> Difference:
+    """Difference of two lists, one value per patient in the same order; a pair with a NaN does not count."""
+    difference = known(np.asarray(first, float) - np.asarray(second, float))
     n = len(difference)
-    if n < 3:
-        return Difference(n, float(difference.mean()) if n else math.nan, None, None, None, None)
-    low, high = interval(difference, seed)
-    p = float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
-    sd = float(difference.std(ddof=1))
-    return Difference(
-        n, float(difference.mean()), low, high, p, float(difference.mean()) / sd if sd > 0 else None
-    )
+    if n < LEAST_FOR_INTERVAL:
+        return Difference(n, float(difference.mean()) if n else math.nan)
+    low, high = mean_interval(difference)
+    mean, deviation = float(difference.mean()), float(difference.std(ddof=1))
+    return Difference(n, mean, low, high, wilcoxon_p(difference), mean / deviation if deviation > 0 else None)
 
 
-def holm(p_values):
-    """p-values of several comparisons, corrected for their number (Holm 1979, Scand. J. Stat. 6:65); None
-    stays None."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+def mean_interval(values: Values) -> tuple[float, float] | None:
+    """95 % interval of the mean over patients by Student's t; None below 4 patients.
+
+    It covers the mean of normal differences in 95 % of cases at any number of patients; of strongly skewed
+    ones (lognormal, sigma 1) in 82 % at 4, 83 % at 8 and 89 % at 33 (measured by tests/test_evaluation.py).
+    """
+    values = known(values)
+    n = len(values)
+    if n < LEAST_FOR_INTERVAL:
+        return None
+    half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def known(values: Values) -> np.ndarray:
+    """The values [n] that are not NaN."""
+    values = np.asarray(values, float)
+    return values[~np.isnan(values)]
+
+
+def wilcoxon_p(difference: np.ndarray) -> float:
+    """p of Wilcoxon's signed-rank test of paired differences [n]; 1 where all are 0."""
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for the number of comparisons (Holm 1979, Scand. J. Stat. 6:65); None stays None."""
+    in_order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected, highest = list(p_values), 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
+    for rank, (p, i) in enumerate(in_order):
+        highest = max(highest, min(1.0, p * (len(in_order) - rank)))
         corrected[i] = highest
     return corrected
 
 
-def interval(values, seed=42):
-    """Bootstrap 95 % interval of the mean over patients (percentile, 10,000 resamples)."""
-    from scipy.stats import bootstrap
-
-    values = np.asarray(values, float)
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    rng = np.random.default_rng(generator_for(seed, "bootstrap").initial_seed())
-    found = bootstrap(
-        (values,), np.mean, n_resamples=10_000, method="percentile", rng=rng
-    ).confidence_interval
-    return float(found.low), float(found.high)
-
-
-def verdict(difference, margin):
-    """ "higher", "lower", "equal" (within the margin) or "cannot be said"."""
-    if difference.low is None:
+def verdict(difference: Difference, margin: float) -> str:
+    """ "higher", "lower", "equal" (within the margin) or "cannot be said"; margin in the values' unit."""
+    if difference.n < LEAST_FOR_VERDICT:
         return "cannot be said"
     if difference.low > margin:
         return "higher"

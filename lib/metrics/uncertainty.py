@@ -4,6 +4,7 @@ For N members with mean m and planned dose x, over voxels,  E |mean of n - x|^2 
 for any members: b is their variance (ddof 1) and floor = |m - x|^2 - b / N. For an exact posterior floor = b.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +17,11 @@ class EnsembleLaw(NamedTuple):
     floor_gy2: float
     b_gy2: float
 
-    def mse_gy2(self, n):
+    def mse_gy2(self, n: int) -> float:
         return self.floor_gy2 + self.b_gy2 / n
 
 
-def ensemble_law(members_gy, dose_gy):
+def ensemble_law(members_gy: np.ndarray, dose_gy: np.ndarray) -> EnsembleLaw:
     """The law of members [N,V] against the planned dose [V], N at least 2."""
     n = len(members_gy)
     b_gy2 = float(members_gy.var(axis=0, ddof=1).mean(dtype=np.float64))
@@ -28,7 +29,9 @@ def ensemble_law(members_gy, dose_gy):
     return EnsembleLaw(mse_gy2 - b_gy2 / n, b_gy2)
 
 
-def mean_of_subsets(members_gy, dose_gy, n, draws, generator):
+def mean_of_subsets(
+    members_gy: np.ndarray, dose_gy: np.ndarray, n: int, draws: int, generator: np.random.Generator
+) -> float:
     """Expected MAE in Gy of the mean of n members of [N,V]: every one for n = 1, else random subsets."""
     total = len(members_gy)
     if n == 1:
@@ -37,17 +40,16 @@ def mean_of_subsets(members_gy, dose_gy, n, draws, generator):
         subsets = [list(range(total))]
     else:
         subsets = [generator.choice(total, n, replace=False) for _ in range(draws)]
-    return float(
-        np.mean([np.abs(members_gy[s].mean(axis=0) - dose_gy).mean(dtype=np.float64) for s in subsets])
-    )
+    errors_gy = [np.abs(members_gy[s].mean(axis=0) - dose_gy).mean(dtype=np.float64) for s in subsets]
+    return float(np.mean(errors_gy))
 
 
-def spread_gy(members_gy):
+def spread_gy(members_gy: np.ndarray) -> np.ndarray:
     """Standard deviation over members [N,...] per voxel (ddof 1), in Gy; N at least 2."""
     return members_gy.std(axis=0, ddof=1)
 
 
-def crps_gy(members_gy, dose_gy):
+def crps_gy(members_gy: np.ndarray, dose_gy: np.ndarray) -> float:
     """Continuous ranked probability score of members [N,V] as they are issued, mean over voxels, in Gy:
     |error| if there is one.
 
@@ -62,7 +64,7 @@ def crps_gy(members_gy, dose_gy):
     return float(error_gy - (ranks * np.sort(members_gy, axis=0)).sum(axis=0).mean(dtype=np.float64) / n**2)
 
 
-def coverage_pct(members_gy, dose_gy, level_pct):
+def coverage_pct(members_gy: np.ndarray, dose_gy: np.ndarray, level_pct: float) -> float:
     """Share in % of voxels whose planned dose lies in the central interval that the members [N,V] predict.
 
     If members and planned dose are N + 1 draws from one Gaussian, (x - mean) / (spread sqrt(1 + 1/N)) is
@@ -73,23 +75,25 @@ def coverage_pct(members_gy, dose_gy, level_pct):
     return float(100 * (np.abs(dose_gy - members_gy.mean(axis=0)) <= half_gy).mean())
 
 
-def spread_skill(members_gy, dose_gy, edges_gy):
+def spread_skill(
+    members_gy: np.ndarray, dose_gy: np.ndarray, edges_gy: Sequence[float]
+) -> dict[str, np.ndarray]:
     """Sums over the voxels of each bin of the spread: voxels, (1 + 1/N) spread^2 and squared error of the
-    mean, lists in Gy^2.
+    mean, in Gy^2.
 
     The two agree for members exchangeable with the planned dose. Bin i is edges_gy[i] to [i+1], the last one
     is open.
     """
     n, spread = len(members_gy), spread_gy(members_gy)
     bins = np.clip(np.digitize(spread, edges_gy) - 1, 0, len(edges_gy) - 1)
-    sums = (
-        np.bincount(bins, weights, len(edges_gy))
-        for weights in (None, (1 + 1 / n) * spread**2, (members_gy.mean(axis=0) - dose_gy) ** 2)
-    )
-    return dict(zip(("voxels", "spread_gy2", "error_gy2"), ([float(v) for v in s] for s in sums)))
+    weights = {
+        "voxels": None,
+        "spread_gy2": (1 + 1 / n) * spread**2,
+        "error_gy2": (members_gy.mean(axis=0) - dose_gy) ** 2,
+    }
+    return {name: np.bincount(bins, of_voxel, len(edges_gy)) for name, of_voxel in weights.items()}
 
 
-def spread_skill_ratio(tables):
-    """Spread over error, root of the pooled sums of `spread_skill` tables; 1 is calibrated, less too sure."""
-    spread_gy2, error_gy2 = (sum(sum(table[key]) for table in tables) for key in ("spread_gy2", "error_gy2"))
+def spread_skill_ratio(spread_gy2: float, error_gy2: float) -> float | None:
+    """Spread over error, the root of summed `spread_skill`; 1 is calibrated, less is too sure."""
     return float(np.sqrt(spread_gy2 / error_gy2)) if error_gy2 else None

@@ -1,0 +1,164 @@
+"""The results of the studies: one table a file, one row per measured thing, as CSV beside a JSON of settings.
+
+Text that does not apply is "", a number that does not apply is NaN. What a row is of stands in its columns.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lib.errors import UserError
+from lib.files import read_json, write_json, write_text
+
+TRAINING = ("training", "method", "variant", "group", "seed")
+SAMPLING = ("solver", "grid", "start", "clamp", "eta", "window", "window_noise", "n_steps", "nfe")
+SETTING = (*TRAINING, "weights", "switch", "setting", *SAMPLING)
+ANSWER = (*TRAINING, "n_steps", "nfe", "members", "averaged_over")
+MEASURED = ("case_id", "measure", "value")
+
+# file -> its columns
+FRAMES = {
+    "00_cohort": ("part", "case_id", "structure", "measure", "value", "met"),
+    "02_steps": (*SETTING, *MEASURED),
+    "02_levels": (*TRAINING, "t", *MEASURED),
+    "02_decomposition": (*SETTING, "members", *MEASURED),
+    "03_ensemble": (
+        *(*TRAINING, "n_steps", "nfe", "source", "members", "level_pct", "factor"),
+        *("case_id", "region", "structure", "measure", "value"),
+    ),
+    "03_spread_skill": (*TRAINING, "source", "members", "factor", "bin_gy", *MEASURED),
+    "04_comparison": (
+        *ANSWER,
+        *("case_id", "region", "structure", "measure", "value", "planned", "met", "planned_met"),
+    ),
+    "04_gamma": (*ANSWER, "case_id", "region", "measure", "value"),
+    "04_history": (*TRAINING, "epoch", "step", "loss", "learning_rate", "validation_mae_gy", "seconds"),
+    "06_speed": ("part", "against", "plain_s", "ours_s", "ratio", "ratio_low", "ratio_high"),
+    "06_ceilings": (
+        *("part", "seconds", "gflop", "gbyte", "peak_gflop_s", "peak_gbyte_s"),
+        *("of_peak_flop_pct", "of_peak_byte_pct"),
+    ),
+    "06_scaling": ("axis", "size", "seconds"),
+    "06_notebooks": ("notebook", "minutes"),
+}
+TEXT = {
+    *("training", "method", "variant", "group", "weights", "switch", "setting", "solver", "grid", "clamp"),
+    *("window_noise", "source", "averaged_over", "case_id", "region", "structure", "measure"),
+    *("part", "against", "axis", "notebook"),
+}
+
+
+class Results(NamedTuple):
+    """What a study found: its settings, and its tables by the name of their file, such as "02_steps"."""
+
+    settings: dict[str, Any]
+    frames: dict[str, pd.DataFrame]
+
+
+def make_frame(file: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rows as the table `file`: its columns in order, empty where a row does not say; no other key."""
+    columns = FRAMES[file]
+    frame = pd.DataFrame(list(rows), columns=None if rows else columns)
+    if unknown := set(frame) - set(columns):
+        raise ValueError(f"{file} has no column {', '.join(sorted(unknown))}")
+    frame = frame.reindex(columns=list(columns))
+    for column in columns:
+        frame[column] = (
+            frame[column].fillna("").astype(str) if column in TEXT else frame[column].astype(float)
+        )
+    return frame
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as CSV, numbers to six significant digits."""
+    if tuple(frame) != FRAMES[path.stem]:
+        raise ValueError(f"{path.stem} has the columns {FRAMES[path.stem]}, not {tuple(frame)}")
+    write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a table; a UserError names the file and what is wrong where it was edited into nonsense."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run its notebook") from None
+    except (ValueError, OSError) as error:  # pandas' errors of parsing are ValueErrors
+        raise UserError(f"{path} is not readable as CSV ({error}); run its notebook again") from None
+    missing = [column for column in FRAMES[path.stem] if column not in frame]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}; run its notebook again")
+    frame = frame[list(FRAMES[path.stem])].fillna("")
+    for column in frame.columns.difference(list(TEXT), sort=False):
+        frame[column] = numbers(path, frame[column])
+    return frame
+
+
+def numbers(path: Path, texts: pd.Series) -> pd.Series:
+    """The column as floats, NaN where it is empty; UserError for what is no finite number."""
+    values = pd.to_numeric(texts.replace("", "nan"), errors="coerce").astype(float)
+    wrong = (values.isna() & (texts != "")) | np.isinf(values)
+    if wrong.any():
+        line = int(wrong.idxmax())
+        raise UserError(
+            f"{path}, line {line + 2}: {texts[line]!r} is no number for {texts.name}; run its notebook again"
+        )
+    return values
+
+
+def save_results(folder: Path, name: str, settings: dict[str, Any], **frames: pd.DataFrame) -> None:
+    """Write <name>.json of the settings, and each table as <number of the notebook>_<table>.csv beside it."""
+    files = {f"{name[:2]}_{table}": frame for table, frame in frames.items()}
+    for file, frame in files.items():
+        write_frame(folder / f"{file}.csv", frame)
+    write_json(folder / f"{name}.json", {**settings, "tables": list(files)})
+
+
+def load_results(folder: Path, name: str) -> Results:
+    """What `save_results` wrote; UserError where a file is missing or nonsense, or of another version."""
+    path = folder / f"{name}.json"
+    settings = read_json(path)
+    files = settings.get("tables") if isinstance(settings, dict) else None
+    if not isinstance(files, list) or not set(files) <= FRAMES.keys():
+        raise UserError(f"{path} is not of this version; run {name} again")
+    return Results(settings, {file: read_frame(folder / f"{file}.csv") for file in files})
+
+
+def select(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows whose columns have these values: select(frame, measure="mae_gy", region="dose mask")."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """What a row is of, for people: "ddpm_v, mean of 3", "baseline, 2 seeds and both sides"."""
+    averaged = row.get("averaged_over") or {"seeds": "seeds", "sides": "sides"}.get(
+        row.get("source", ""), "none"
+    )
+    count = int(row["members"]) if averaged != "none" else 1
+    return (
+        row["training"]
+        + {
+            "none": "",
+            "samples": f", mean of {count}",
+            "seeds": f", {count} seeds",
+            "sides": ", both sides",
+            "sides and seeds": f", {count // 2} seeds and both sides",
+        }[averaged]
+    )
+
+
+def add_labels(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a column `label`."""
+    columns = [c for c in ("training", "source", "members", "averaged_over") if c in frame]
+    return frame.assign(label=[label(row) for row in frame[columns].to_dict("records")])
+
+
+def by_patient(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table [patient, label] of the values of rows of one measure."""
+    labelled = add_labels(frame)
+    order = labelled["label"].unique()
+    return labelled.pivot(index="case_id", columns="label", values="value")[order]
