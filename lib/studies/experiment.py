@@ -16,9 +16,10 @@ from lib.cases.case import Case
 from lib.cases.cohort import Cohort, open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
+from lib.features.channels import channels_of
 from lib.features.samples import Sample, load_samples
-from lib.files import ROOT, read_json
-from lib.models.config import TrainConfig, config_from
+from lib.files import ROOT, read_json, sha256
+from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.methods import Method, find_method, kind
 from lib.prediction.predict import Predictor, load_predictor
 from lib.studies.results import Results, load_results, save_results
@@ -82,12 +83,16 @@ class Experiment:
         return self.checkpoint(prior) if prior else None
 
     def load_predictor(self, name: str, weights: str = "weights") -> Predictor:
+        """The network of a training, which a UserError refuses if it is of another method, cohort or grid."""
         predictor = load_predictor(self.checkpoint(name), self.device, self.precision, weights)
         if predictor.config.method != kind(name):
             raise UserError(
                 f"{self.checkpoint(name)} holds a training of {predictor.config.method}, "
                 f"not of {kind(name)}; train {name} again"
             )
+        cohort = self.open_cohort()
+        channels = channels_of(cohort.card["site"], self.beams_deg)
+        check_fits(predictor.config, channels, self.coarsen, sha256(cohort.folder / "card.json"))
         return predictor
 
     def config(self, name: str) -> TrainConfig:

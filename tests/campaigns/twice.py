@@ -23,7 +23,7 @@ import yaml
 from kills import ROOT, contents, start
 
 from lib.metrics.statistics import paired_difference
-from lib.studies.rows import by_method
+from lib.studies.results import by_patient, read_frame, select
 
 
 def run_there(folder, params, threads):
