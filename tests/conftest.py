@@ -33,6 +33,7 @@ def pytest_addoption(parser):
     parser.addoption("--skipped", action="store_true", help="only the tests that the last run skipped")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     if config.getoption("skipped"):
         before = set(config.cache.get("skipped", []))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from lab import jupyterlab, open_notebook
 
+from lib.explorer.controls import find_choices
 from lib.files import ROOT
 from lib.report import views
-from lib.studies.experiment import Experiment
+from lib.studies.experiment import open_experiment
 
 pytestmark = pytest.mark.chromium
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.chromium
 def folder(tmp_path_factory):
     """A place of its own with the notebook, the cohort and the committed predictions of the quick report."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copy(ROOT / "notebooks" / "05_explore.ipynb", folder)
+    shutil.copy(ROOT / "notebooks" / "explore.ipynb", folder)
     (folder / "outputs").mkdir()
     (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
     shutil.copytree(
@@ -34,7 +35,7 @@ def folder(tmp_path_factory):
 def page(browser, folder):
     """The notebook with all cells run; nothing may go wrong in the page or be asked of another machine."""
     with jupyterlab(folder) as address:
-        opened, wrong = open_notebook(browser, address, "05_explore.ipynb")
+        opened, wrong = open_notebook(browser, address, "explore.ipynb")
         opened.locator(".dose-panels[data-painted]").wait_for()
         yield opened
         opened.context.close()
@@ -76,26 +77,22 @@ def test_the_wheel_and_the_keys_turn_slices(page):
 
 def test_the_read_out_matches_the_arrays(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    run = Experiment("phantom-quick", "outputs/cohorts/phantom", 0, 2, [], 42, "cpu", "32")
-    view = views.open_view(run, *find(run))
+    run = open_experiment("phantom-quick")
+    case_ids, _, _ = find_choices(run, "", "")
+    view = views.open_view(run.open_cohort().load(case_ids[0]), [])
     canvas = page.locator(".dose-panels canvas").first
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + 150.5, box["y"] + 80.5)
-    said = page.locator(".dose-panels .said")
-    said.filter(has_text="planned").wait_for()
+    readout = page.locator(".dose-panels .readout")
+    readout.filter(has_text="planned").wait_for()
     scale = canvas.evaluate("c => c.width / c.getBoundingClientRect().width")
     voxel = views.voxel_at(view._replace(index=slider(page)), 150.5 * scale, 80.5 * scale)
     assert (
-        f"planned {view.case.dose_gy[voxel]:.2f} Gy" in said.inner_text()
-        and f"CT {view.case.ct_hu[voxel]} HU" in said.inner_text()
+        f"planned {view.case.dose_gy[voxel]:.2f} Gy" in readout.inner_text()
+        and f"CT {view.case.ct_hu[voxel]} HU" in readout.inner_text()
     )
     page.mouse.move(2, 2)
-    page.wait_for_function("() => document.querySelector('.dose-panels .said').textContent === ''")
-
-
-def find(run):
-    _, _, case_id, method, _ = views.find_choices(run, method="baseline")
-    return case_id, [method]
+    page.wait_for_function("() => document.querySelector('.dose-panels .readout').textContent === ''")
 
 
 def test_a_hundred_slices_show_the_last_one(page):

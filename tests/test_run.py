@@ -7,15 +7,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from lib import disk
-from lib.cache import code_digest, modules_used
 from lib.errors import UserError
-from lib.files import ROOT, lock, read_json, write_text
+from lib.files import ROOT, lock, write_text
 from lib.report.captions import CAPTIONS
 from lib.runner.command import Failed, told_in_a_sentence
 from lib.runner.parameters import load_params
@@ -23,7 +20,7 @@ from lib.runner.run import Stage, execute, forget_all_but, plan, socket_folder
 from lib.studies.comparison import studies_before
 from lib.studies.experiment import Experiment
 
-STAGES = 14
+STAGES = 13
 
 
 def run(folder, *arguments):
@@ -104,7 +101,7 @@ def test_a_changed_parameter_redoes_what_depends_on_it_and_nothing_else(smoke):
     changed = run(smoke[0], "-p", "ensemble.members=4")
     assert changed.returncode == 0
     done = re.findall(r"\] (\S+)  done", changed.stdout)
-    assert done == ["03_ensemble", "04_comparison", "05_explore"]
+    assert done == ["03_ensemble", "04_comparison"]
 
 
 def test_a_notebook_without_its_network_fails_in_one_sentence_with_the_place_to_look(tmp_path):
@@ -208,7 +205,7 @@ def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_rep
         "comparison": {"drawn": ["baseline"]},
     }
     stages = plan(params, "x.yaml")
-    assert [s.name for s in stages] == ["00_cohort", "01_train_baseline", "04_comparison", "05_explore"]
+    assert [s.name for s in stages] == ["00_cohort", "01_train_baseline", "04_comparison"]
     assert next(s.needs for s in stages if s.name == "04_comparison") == ["01_train_baseline"]
     for name in ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"):
         write_text(tmp_path / "results" / f"{name}.json", "{}")
@@ -240,7 +237,7 @@ def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_rep
         "methods": ["baseline", "gaussian"],
         "ensemble": {"sampled": ["gaussian"]},
     }  # its spread can be judged, its steps cannot
-    assert [s.name for s in plan(gaussian, "x.yaml")][3:] == ["03_ensemble", "04_comparison", "05_explore"]
+    assert [s.name for s in plan(gaussian, "x.yaml")][3:] == ["03_ensemble", "04_comparison"]
 
 
 def test_a_comparison_before_its_studies_is_refused_and_one_that_has_none_is_not(tmp_path, monkeypatch):
@@ -258,41 +255,3 @@ def test_two_runs_on_one_folder_are_refused(tmp_path):
     with lock(outputs(tmp_path) / "checkpoints" / "run.lock", ""):
         second = run(tmp_path)
     assert second.returncode == 2 and "another run is working" in second.stderr
-
-
-def test_comments_and_docstrings_make_nothing_stale_and_code_does():
-    code = 'def f(x):\n    """Old."""\n    return x\n'
-    assert code_digest(code) == code_digest('def f(x):\n    """New."""\n    # why\n    return x\n')
-    assert code_digest(code) != code_digest(code.replace("return x", "return -x"))
-
-
-def test_what_a_notebook_uses_is_found_through_its_imports():
-    used = {path.name for path in modules_used("from lib.training.loop import train")}
-    assert {"training.py", "unet.py", "features.py", "protocols.py"} <= used
-    assert "figures.py" not in used and "html.py" not in used
-
-
-@pytest.mark.parametrize("left_gb, told", [(0.001, True), (100, False)])
-def test_a_run_that_would_fill_the_disk_is_refused_before_it_starts(left_gb, told, monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT)
-    path = "params/openkbp-small.yaml"
-    stages, card = (
-        plan(load_params(path), path),
-        read_json(ROOT / "outputs" / "cohorts" / "phantom" / "card.json"),
-    )
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=left_gb * 2**30))
-    if told:
-        with pytest.raises(UserError, match=r"writes about [\d.]+ GB more, and .* has 0.0 GB left"):
-            disk.check_room(stages, card, tmp_path)
-    else:
-        disk.check_room(stages, card, tmp_path)
-
-
-def test_what_smoke_writes_is_at_most_what_was_foretold_and_not_far_below(smoke):
-    path = ROOT / "params" / "smoke.yaml"
-    stages, card = (
-        plan(load_params(path), path),
-        read_json(ROOT / "outputs" / "cohorts" / "phantom" / "card.json"),
-    )
-    written_mb = disk.size_mb(outputs(smoke[0]) / "checkpoints")
-    assert 0.3 * disk.estimate_mb(stages, card) < written_mb < disk.estimate_mb(stages, card)

@@ -21,10 +21,9 @@ from typing import NamedTuple
 import yaml
 
 from lib.cache import is_fresh, stage_key, write_stamp
-from lib.disk import check_room
 from lib.errors import UserError
 from lib.files import ROOT, lock, read_json, sha256, write_text
-from lib.importers.cohort import check_import
+from lib.importers.options import check_import
 from lib.models.methods import METHODS, find_method, kind
 from lib.progress import VARIABLE, clock
 from lib.runner.command import Failed, told_in_a_sentence
@@ -38,7 +37,6 @@ SECTIONS = {
     "02_sampling_ablation": "ablation",
     "03_ensemble": "ensemble",
     "04_comparison": "comparison",
-    "05_explore": "explore",
 }
 ALONE = {"06_speed": "speed"}  # an experiment with this section runs this notebook and no other
 COMMON = (
@@ -175,10 +173,9 @@ def study_stage(notebook, folder, values, methods):
     needs = {
         "02_sampling_ablation": trainings,
         "03_ensemble": trainings,
-        "05_explore": ["04_comparison"],
         "04_comparison": [*trainings, "02_sampling_ablation", "03_ensemble"],
     }.get(notebook, [])
-    products = [] if notebook == "05_explore" else [folder / "results" / f"{notebook}.json"]
+    products = [folder / "results" / f"{notebook}.json"]
     return Stage(notebook, NOTEBOOKS / f"{notebook}.ipynb", values, products, needs)
 
 
@@ -422,7 +419,6 @@ def run(arguments):
     with lock(
         folder / "checkpoints" / "run.lock", f"another run is working on {folder}; wait for it or stop it"
     ):
-        check_room(stages, read_json(card), folder)
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         forget_all_but(stages, folder)
         executed = run_stages(stages, folder, arguments.only, arguments.force)

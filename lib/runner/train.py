@@ -15,8 +15,9 @@ from lib.runner.command import told_in_a_sentence
 from lib.runner.parameters import closest, load_params, read_parameters
 from lib.runner.run import plan
 from lib.studies.experiment import Experiment, training_in
-from lib.training.loop import make_config, start_from_prior, train_or_say
-from lib.training.processes import joined
+from lib.training.loop import fit
+from lib.training.processes import join_processes
+from lib.training.setup import make_config, start_from_prior
 
 OF_THE_EXPERIMENT = (
     "experiment",
@@ -52,14 +53,14 @@ def train_one(name, parameters):
     samples = run.load_samples("train"), run.load_samples("validation", optional=True)
     training, validation = start_from_prior(run, parameters["method"], *samples)
     config = make_config(run, training, **parameters)
-    train_or_say(
+    print(f"{name}:", flush=True)
+    fit(
         config,
         training,
         validation,
         run.checkpoint(name),
         run.device,
         run.prior_checkpoint(parameters["method"]),
-        report=lambda text: print(f"{name}: {text}", flush=True),
     )
 
 
@@ -76,6 +77,6 @@ def main(arguments=None):
     with told_in_a_sentence():
         params = load_params(options.params, options.p)
         chosen = trainings(params, options.params, options.methods)
-        with joined(choose_device(params.get("device", "auto"))):
+        with join_processes(choose_device(params.get("device", "auto"))):
             for name, parameters in chosen.items():
                 train_one(name, parameters)

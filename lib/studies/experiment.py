@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from lib.cases.case import Case
 from lib.cases.cohort import Cohort, open_cohort
@@ -152,6 +153,18 @@ class Experiment:
             "date": time.strftime("%Y-%m-%d"),
             "versions": {name: package_version(name) for name in ("torch", "numpy", "scipy", "papermill")},
         }
+
+
+def open_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
+    """An experiment by its name: a person's own run, else what is published of it, else its params file."""
+    outputs, params = ROOT / "outputs", ROOT / "params" / f"{name}.yaml"
+    files = [outputs / name / "experiment.yaml", outputs / "published" / name / "experiment.yaml", params]
+    path = next((path for path in files if path.exists()), None)
+    if path is None:
+        raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "beams_deg": [], "seed": 42}
+    return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
 
 
 def project_folder() -> Path:

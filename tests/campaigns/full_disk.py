@@ -20,7 +20,9 @@ from pathlib import Path
 import yaml
 from kills import ROOT, contents, start
 
-from lib.disk import size_mb
+
+def size_mb(folder):
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 2**20
 
 
 def run_there(folder, params, begun=None, free_mb=None):

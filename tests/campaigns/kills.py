@@ -83,6 +83,10 @@ def contents(folder, experiment):
         path.name: without_times(json.loads(path.read_text()))
         for path in sorted((root / "results").glob("*.json"))
     }
+    for path in sorted((root / "results").glob("*.csv")):
+        frame = pd.read_csv(path).drop(columns="seconds", errors="ignore")
+        rows = frame[frame["measure"] != "seconds"] if "measure" in frame else frame
+        found[path.name] = rows.to_csv(index=False)
     for path in sorted((root / "checkpoints").glob("*/history.csv")):
         found[str(path.relative_to(root))] = pd.read_csv(path).drop(columns="seconds").to_csv()
     for path in sorted((root / "checkpoints").glob("*/weights*.safetensors")):
