@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lib.report.figures import draw_regression, legend_above, look
-from lib.report.style import panels
+from lib.report.style import panels, plain_ticks
 from lib.studies.results import add_labels, select
 
 LEAST_PCT = 0.2  # of the voxels, that a bin of the spread must hold to be drawn
@@ -28,12 +28,15 @@ def ensemble(rows: pd.DataFrame) -> Figure:
     options = look(sources, "label") | {"y": "value", "errorbar": None}
     sns.lineplot(select(sources, measure="mae_gy"), x="members", ax=left, **options)
     laws = sources.pivot_table("value", ["label", "case_id"], "measure", sort=False).reset_index()
-    ends = [laws.assign(share=share, value=laws["floor_gy2"] + share * laws["b_gy2"]) for share in (0, 1)]
-    sns.lineplot(pd.concat(ends), x="share", legend=False, ax=right, **options)
+    points = [laws.assign(share=s, value=laws["floor_gy2"] + s * laws["b_gy2"]) for s in np.linspace(0, 1, 9)]
+    sns.lineplot(pd.concat(points), x="share", legend=False, ax=right, **options | {"markers": False})
     draw_regression([left], select(regressed, measure="mae_gy"))
     draw_regression([right], select(regressed, measure="rmse_gy"), power=2)
     left.set(xlabel="members averaged, n", ylabel="MAE in the dose mask / Gy")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for ax in (left, right):
+        ax.set_yscale("log")
+        plain_ticks(ax.yaxis)
     right.set(xlabel="1 / n", ylabel="mean squared error / Gy$^2$")
     legend_above(figure, [left])
     return figure
@@ -49,8 +52,9 @@ def calibration(rows: pd.DataFrame, spread_skill: pd.DataFrame) -> Figure:
     options |= {"style": "spread", "markers": ["o", "X"], "dashes": ["", (4, 1.5)]}
     sns.lineplot(covered, x="level_pct", y="value", errorbar=None, ax=right, **options)
     for ax, end in ((left, binned["spread_gy"].max()), (right, 100)):
-        ax.plot([0, end], [0, end], color="#888888", linewidth=1, zorder=0)
-    left.set(xlabel="spread of the members / Gy", ylabel="root mean squared error / Gy")
+        ax.plot([end / 20, end], [end / 20, end], color="#888888", linewidth=1, zorder=0)
+    left.set(xlabel="spread of the members / Gy", ylabel="root mean squared error / Gy", xscale="log", yscale="log")
+    plain_ticks(left.xaxis), plain_ticks(left.yaxis)
     right.set(xlabel="central interval / %", ylabel="voxels whose planned dose it holds / %")
     right.set(xlim=(45, 100), ylim=(0, 100), xticks=covered["level_pct"].unique())
     right.legend(*[part[-2:] for part in right.get_legend_handles_labels()], loc="lower right")

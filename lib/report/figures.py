@@ -65,7 +65,7 @@ def differences(rows: pd.DataFrame, margin_gy: float, xlabel: str) -> tuple[Figu
     ax.axvspan(-margin_gy, margin_gy, color="#dddddd", linewidth=0)
     ax.axvline(0, color="#888888", linewidth=1)
     sns.pointplot(rows, x="value", y="label", hue="label", palette=palette, legend=False, ax=ax, **MEAN)
-    ax.set_xscale("symlog", linthresh=margin_gy, linscale=0.6, subs=(2, 5))
+    ax.set_xscale("symlog", linthresh=margin_gy, linscale=0.6, subs=(3,))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter("{x:g}")
     ax.set(xlabel=xlabel, ylabel="")
@@ -78,7 +78,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
     options = look(history, "training") | {"x": "epoch", "estimator": None}
     sns.lineplot(history, y="loss", ax=left, **options | {"markers": False})
     sns.lineplot(history.dropna(subset="validation_mae_gy"), y="validation_mae_gy", ax=right, **options)
-    left.set_yscale("symlog", linthresh=history["loss"].abs().quantile(0.02))  # a likelihood's may be below 0
+    negative = (history["loss"] <= 0).any()  # a likelihood's may be
+    left.set_yscale("symlog" if negative else "log", **{"linthresh": 0.01} if negative else {})
     left.set(ylabel="training loss")
     right.set(ylabel="validation MAE / Gy", yscale="log")
     plain_ticks(right.yaxis)

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.diffusion.process import T
+from lib.diffusion.schedule import T
 from lib.features.samples import Sample
 from lib.report.figures import BAND, differences, draw_regression, legend_above, look
 from lib.report.style import RAMP, panels, plain_ticks, tick_steps
+from lib.report.teaching import show, slice_of_most_dose
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.results import select
 
@@ -31,7 +31,8 @@ def sampling_steps(steps: pd.DataFrame) -> Figure:
         tick_steps(ax, sorted(shown["n_steps"].astype(int).unique()))
         plain_ticks(ax.yaxis)
     if len(predictions):  # the reference's few steps would squeeze them
-        axes[1].set_ylim(top=2 * predictions.groupby(["setting", "n_steps"])["value"].mean().max())
+        means = rows.groupby(["switch", "setting", "n_steps"])["value"].mean()
+        axes[1].set_ylim(top=1.6 * max(means["prediction"].max(), means["start", REFERENCE_GRID].min()))
     draw_regression(axes, select(rows, switch="regression"))
     axes[0].set_ylabel("MAE in the dose mask / Gy")
     legend_above(figure, axes, 4)
@@ -81,7 +82,7 @@ def bias_and_spread(decomposition: pd.DataFrame, steps: pd.DataFrame) -> Figure:
     """fig10: Squared error of one sample as floor (no averaging removes it) and spread, by steps."""
     parts = decomposition.astype({"n_steps": int})
     settings = parts["setting"].unique()
-    figure, axes = panels(len(settings), height_in=2.9, sharey=True)
+    figure, axes = panels(len(settings), height_in=2.9)
     for ax, setting in zip(axes, settings):
         own = select(parts, setting=setting).pivot_table("value", ["n_steps", "case_id"], "measure")
         own = own.assign(total=own.sum(axis=1)).reset_index()
@@ -89,7 +90,8 @@ def bias_and_spread(decomposition: pd.DataFrame, steps: pd.DataFrame) -> Figure:
         sns.barplot(y="total", color="#B8B8B8", label="spread", **options)
         sns.barplot(y="floor_gy2", color="#555555", label="floor", **options)
         ax.set_title(setting, fontsize=8)
-        ax.set(xlabel="sampling steps", ylabel="mean squared error / Gy$^2$")
+        ax.set(xlabel="sampling steps", ylabel="")
+    axes[0].set_ylabel("mean squared error / Gy$^2$")
     draw_regression(axes, select(steps, measure="rmse_gy", switch="regression"), power=2)
     legend_above(figure, axes)
     return figure
@@ -97,7 +99,7 @@ def bias_and_spread(decomposition: pd.DataFrame, steps: pd.DataFrame) -> Figure:
 
 def trajectories(paths: dict[str, dict[int, tuple[float, torch.Tensor]]], sample: Sample) -> Figure:
     """fig11: The dose estimate after so many network calls, mid-dose slices; `paths`: name -> call -> (t, dose)."""
-    index, calls = int(sample.dose[0].sum(dim=(1, 2)).argmax()), list(next(iter(paths.values())))
+    index, calls = slice_of_most_dose(sample), list(next(iter(paths.values())))
     calls = [calls[i] for i in sorted({round(i) for i in np.linspace(0, len(calls) - 1, 5)})]
     figure, axes = panels(len(calls) + 1, rows=len(paths), height_in=1.25)
     for name, estimates in paths.items():
@@ -105,14 +107,6 @@ def trajectories(paths: dict[str, dict[int, tuple[float, torch.Tensor]]], sample
         line[0].set_ylabel(name, fontsize=8)
         for ax, call in zip(line, calls):
             t, dose = estimates[call]
-            show_dose(ax, dose[0, index] * (sample.mask[0, index] > 0), f"call {call}\nt = {t:.4g}")
-        show_dose(line[-1], sample.dose[0, index], "planned")
+            show(ax, dose[0, index] * (sample.mask[0, index] > 0), f"call {call}\nt = {t:.4g}")
+        show(line[-1], sample.dose[0, index], "planned")
     return figure
-
-
-def show_dose(ax: Axes, plane: torch.Tensor, title: str) -> None:
-    """A slice [h,w] of a dose or its estimate, as a fraction of the prescription, as a picture."""
-    ax.imshow(plane, cmap="turbo", vmin=-0.3, vmax=1.1, interpolation="nearest")
-    ax.set_title(title, fontsize=7, fontweight="normal")
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
