@@ -24,7 +24,7 @@ lint:
 
 explore:
 	@$(SETUP)
-	$(ENV)jupyter lab --ip=127.0.0.1 notebooks/05_explore.ipynb
+	$(ENV)jupyter lab --ip=127.0.0.1 notebooks/explore.ipynb
 
 clean:
 	rm -rf .venv outputs/features outputs/*/checkpoints

@@ -1,41 +1,31 @@
 """The explorer without a browser: what a view shows, what is under the pointer, how controls change it."""
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from test_slices import SHAPE, SPACING_MM, make_case
 from toys import toy_cohort
 
-from lib.cases.case import Case, save_case
+from lib.cases.case import save_case
 from lib.cases.cohort import VERSION
+from lib.errors import UserError
 from lib.explorer import explorer
-from lib.explorer.anew import Stopped, sample_anew, samplers_of, sampling_of
+from lib.explorer.anew import Settings, Stop, sample_anew, samplers_of
+from lib.explorer.controls import find_choices
 from lib.features.samples import load_samples
-from lib.files import write_json
+from lib.files import ROOT, write_json
 from lib.importers.cohort import summarise
 from lib.prediction.predict import on_case_grid, predict_doses, usual_sampling
 from lib.prediction.store import prediction_path, save_prediction
-from lib.report import patient_figures, slices, views
+from lib.report import dose_figures, patient_figures, slices, views
 from lib.runner import train as command
-from lib.studies.experiment import Experiment
+from lib.studies.experiment import Experiment, open_experiment
 
-SHAPE, SPACING_MM = (12, 16, 20), (5.0, 2.0, 2.0)
-
-
-def make_case(case_id="pt_1"):
-    rng = np.random.default_rng(3)
-    target = np.zeros(SHAPE, bool)
-    target[:, SHAPE[1] // 4 : SHAPE[1] // 2, SHAPE[2] // 4 : SHAPE[2] // 2] = True
-    dose_gy = np.where(target, 70.0, 1.0).astype(np.float32)
-    return Case(
-        case_id,
-        rng.integers(-50, 50, SHAPE).astype(np.int16),
-        dose_gy,
-        {"PTV70": target, "SpinalCord": np.roll(target, 4, 2)},
-        np.ones(SHAPE, bool),
-        SPACING_MM,
-        {"PTV70": 70.0},
-        "head-and-neck",
-    )
+CT_HU = np.random.default_rng(3).integers(-50, 50, SHAPE).astype(np.int16)
 
 
 @pytest.fixture
@@ -44,8 +34,8 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ids, folder = ["pt_1", "pt_2", "pt_3", "pt_4"], tmp_path / "cohort"
     for case_id in ids:
-        save_case(make_case(case_id=case_id), folder / f"{case_id}.npz")
-    cases = {i: summarise(make_case(case_id=i), folder / f"{i}.npz") for i in ids}
+        save_case(make_case(case_id, CT_HU), folder / f"{case_id}.npz")
+    cases = {i: summarise(make_case(i, CT_HU), folder / f"{i}.npz") for i in ids}
     split = {"train": ["pt_4"], "validation": [], "test": ids[:3]}
     write_json(
         folder / "card.json",
@@ -68,11 +58,16 @@ def run(tmp_path, monkeypatch):
 
 
 def open_explorer(run, **first):
-    return explorer.Explorer(run, *views.find_choices(run, **first), "axial")
+    return explorer.Explorer(run, find_choices(run, **first), "axial")
+
+
+def view_of(run, *methods, plane="axial"):
+    case = run.open_cohort().load("pt_1")
+    return views.open_view(case, [views.load_dose(run.folder, method, case) for method in methods], plane)
 
 
 def test_every_layer_and_its_error_is_shown(run):
-    view = views.open_view(run, "pt_1", ["ddpm"])
+    view = view_of(run, "ddpm")
     assert list(views.render_view(view)) == [
         "planned dose",
         "ddpm: predicted dose",
@@ -83,13 +78,13 @@ def test_every_layer_and_its_error_is_shown(run):
     error_gy = (
         inside * 67 + (1 - inside) * 2
     )  # 3 Gy predicted everywhere, 70 in the target and 1 beyond planned
-    assert view.shown[0].mae_gy == pytest.approx(error_gy, abs=1e-3)
+    assert view.doses[0].mae_gy == pytest.approx(error_gy, abs=1e-3)
     assert f"{error_gy:.2f} Gy in the patient" in views.read_out(view)
     assert view.case.masks["PTV70"][view.index].any()
 
 
 def test_two_methods_stand_side_by_side(run):
-    view = views.open_view(run, "pt_1", ["baseline", "ddpm"])
+    view = view_of(run, "baseline", "ddpm")
     assert list(views.render_view(view._replace(layers=("difference",)))) == [
         "planned dose",
         "baseline: predicted dose",
@@ -101,34 +96,47 @@ def test_two_methods_stand_side_by_side(run):
     assert "baseline: MAE" in said and "ddpm: MAE" in said
 
 
-def test_without_spread_or_prediction_there_are_fewer_panels_and_a_sentence(run):
-    assert len(views.render_view(views.open_view(run, "pt_1", ["baseline"]))) == 3
-    alone = views.open_view(run, "pt_2", ["baseline"])
-    assert list(views.render_view(alone)) == ["planned dose"]
-    assert "pt_2 has no prediction by baseline" in views.read_out(alone)
-
-
-def test_a_damaged_prediction_is_said_and_the_plan_is_shown(run):
+def test_what_is_missing_is_named_and_the_plan_is_shown(run):
+    assert len(views.render_view(view_of(run, "baseline"))) == 3  # one dose has no spread
+    shown = open_explorer(run, case_id="pt_2", method="baseline")
+    assert shown.panels.frame["titles"] == ["planned dose"]
+    assert "pt_2 has no prediction by baseline" in shown.panels.note
     prediction_path(run.folder, "baseline", "pt_1").write_bytes(b"damaged")
-    view = views.open_view(run, "pt_1", ["baseline"])
-    assert "damaged" in views.read_out(view) and len(views.render_view(view)) == 1
+    shown.controls.case_id.value = "pt_1"
+    assert "damaged" in shown.panels.note and len(shown.panels.pictures) == 1
 
 
 def test_choices_are_the_predicted_patients_or_else_the_test_patients(run):
-    assert views.find_choices(run)[:4] == (["pt_1", "pt_2"], ["baseline", "ddpm"], "pt_1", "baseline")
-    chosen = views.find_choices(run, case_id="pt_3", method="flow")
-    assert chosen[2:4] == ("pt_1", "baseline") and "pt_3" in chosen[4] and "flow" in chosen[4]
-    empty = Experiment("other", run.cohort, 0, 2, [], 42, "cpu", "32")
-    case_ids, methods, case_id, method, missing = views.find_choices(empty, case_id="pt_2", method="ddpm")
-    assert (case_ids, methods, case_id, method) == (["pt_1", "pt_2", "pt_3"], [""], "pt_2", "")
-    assert "no prediction" in missing
+    assert find_choices(run)[:4] == (["pt_1", "pt_2"], ["baseline", "ddpm"], "pt_1", "baseline")
+    choices = find_choices(run, case_id="pt_3", method="flow")
+    assert choices[2:4] == ("pt_1", "baseline") and "pt_3" in choices.note and "flow" in choices.note
+    choices = find_choices(replace(run, experiment="other"), case_id="pt_2", method="ddpm")
+    assert choices[:4] == (["pt_1", "pt_2", "pt_3"], [], "pt_2", "") and "no prediction" in choices.note
+    shown = explorer.Explorer(replace(run, experiment="other"), choices, "axial")
+    assert len(shown.panels.pictures) == 1 and "04_comparison" in shown.panels.note
+
+
+def test_without_patients_a_sentence_names_the_command_that_brings_them(run):
+    widget = explorer.explore(replace(run, cohort="outputs/cohorts/openkbp-nowhere"))
+    assert "python -m lib import openkbp" in widget.value
+
+
+@pytest.mark.parametrize("name, coarsen, beams", [("phantom-quick", 2, 0), ("openkbp-small", 4, 9)])
+def test_an_experiment_is_known_by_its_name(name, coarsen, beams):
+    run = open_experiment(name)
+    assert (run.experiment, run.coarsen, len(run.beams_deg)) == (name, coarsen, beams)
+    with pytest.raises(UserError, match="there is no experiment"):
+        open_experiment("no such")
+
+
+def test_opening_does_without_what_takes_long_to_import():
+    code = "import sys, lib.explorer.explorer; sys.exit(bool({'seaborn', 'scipy.stats'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("plane", slices.PLANES)
 def test_the_voxel_under_the_pointer_is_the_one_that_is_drawn_there(run, plane):
-    view = views.open_view(run, "pt_1", ["ddpm"], plane)._replace(
-        box=(slice(1, 11), slice(2, 15), slice(3, 19)), index=5
-    )
+    view = view_of(run, "ddpm", plane=plane)._replace(box=(slice(1, 11), slice(2, 15), slice(3, 19)), index=5)
     shape = slices.take_slice(view.case.ct_hu, plane, 5, view.box).shape
     height, width = slices.slice_size_px(shape, SPACING_MM, plane, view.size_px)
     drawn = slices.take_slice(view.case.ct_hu, plane, 5, view.box)
@@ -144,7 +152,7 @@ def test_the_voxel_under_the_pointer_is_the_one_that_is_drawn_there(run, plane):
 
 
 def test_the_read_out_gives_the_arrays_values(run):
-    view = views.open_view(run, "pt_1", ["baseline", "ddpm"])
+    view = view_of(run, "baseline", "ddpm")
     voxel = tuple(np.argwhere(view.case.masks["PTV70"])[0])
     text = views.point_text(view, voxel)
     for part in (
@@ -162,8 +170,8 @@ def test_the_read_out_gives_the_arrays_values(run):
 def test_gamma_is_one_more_layer(run):
     shown = open_explorer(run, method="ddpm")
     shown.controls.layers[2].value = True
-    assert shown.panels.shown["titles"][-1] == "ddpm: gamma, 3 % 3 mm"
-    [gamma] = shown.gammas.values()
+    assert shown.panels.frame["titles"][-1] == "ddpm: gamma, 3 % 3 mm"
+    [gamma] = [dose.gamma for dose in shown.doses.values()]
     assert (
         gamma[0, 0, 0] == 0 and gamma[shown.opened.case.masks["PTV70"]].max() == 2.0
     )  # below 10 % not judged; 67 Gy off: the largest
@@ -192,8 +200,7 @@ def test_the_pictures_follow_the_controls(run):
     assert len(panels.pictures) == 6
     controls.case_id.value, controls.beside.value = "pt_2", "nothing"
     assert len(panels.pictures) == 1 and "no prediction" in shown.panels.note
-    (run.open_cohort().path("pt_1")).write_bytes(b"damaged")
-    views.read_case.cache_clear()
+    run.open_cohort().path("pt_1").write_bytes(b"damaged")
     controls.case_id.value = "pt_1"
     assert "damaged" in shown.panels.note and not panels.pictures
     shown.follow("turn", {"by": 1})  # does nothing, breaks nothing
@@ -205,13 +212,13 @@ def test_wheel_keys_and_pointer_do_what_they_say(run):
     index.value = 3
     for by, expected in ((2, 5), (-1, 4), (10**6, SHAPE[0] - 1), (5, SHAPE[0] - 1), (-(10**6), 0)):
         later = shown.follow("turn", {"by": by})
-        assert shown.panels.shown["index"] == expected  # the pictures first, then the slider
+        assert shown.panels.frame["index"] == expected  # the pictures first, then the slider
         later()
         assert index.value == expected
     shown.follow("point", {"x": 1.0, "y": 1.0})
-    assert "planned 1.00 Gy" in shown.panels.said and "voxel z 0" in shown.panels.said
+    assert "planned 1.00 Gy" in shown.panels.readout and "voxel z 0" in shown.panels.readout
     shown.follow("point", {})
-    assert shown.panels.said == ""
+    assert shown.panels.readout == ""
     shown.follow("plane", {"plane": "coronal"})
     assert shown.controls.plane.value == "coronal"
 
@@ -219,21 +226,21 @@ def test_wheel_keys_and_pointer_do_what_they_say(run):
 def test_dvhs_and_goals_follow_the_structures_and_methods(run):
     shown = open_explorer(run, method="ddpm")
     assert "PTV70" in shown.goals.value and "✗" in shown.goals.value and "✓" in shown.goals.value
-    before = shown.dvh.value
+    before = shown.dvhs.value
     shown.structures.children[0].value = False
-    assert shown.dvh.value != before
+    assert shown.dvhs.value != before
 
 
 def test_the_picture_is_saved_and_the_rtdose_asks_for_its_folder(run):
     shown = open_explorer(run, method="ddpm")
-    shown.say_saved(shown.save_picture)
+    shown.save(shown.save_picture)
     [path] = (run.folder / "pictures").glob("*.png")
-    assert str(path) in shown.saved.value and path.read_bytes().startswith(b"\x89PNG")
-    shown.say_saved(shown.save_rtdose)
-    assert "DICOM folder" in shown.saved.value
+    assert str(path) in shown.message.value and path.read_bytes().startswith(b"\x89PNG")
+    shown.save(shown.save_rtdose)
+    assert "DICOM folder" in shown.message.value
     shown.dicom.value, shown.target.value = str(run.folder), "pred.dcm"
-    shown.say_saved(shown.save_rtdose)
-    assert "written" not in shown.saved.value and not list(run.folder.parent.rglob("*.dcm"))
+    shown.save(shown.save_rtdose)
+    assert "written" not in shown.message.value and not list(run.folder.parent.rglob("*.dcm"))
 
 
 def test_the_next_slice_is_sent_ahead_and_is_the_one_that_would_be_drawn(run):
@@ -245,21 +252,23 @@ def test_the_next_slice_is_sent_ahead_and_is_the_one_that_would_be_drawn(run):
         look, index, pictures = sent[-1]
         assert (look, index) == (shown.look, shown.index + np.sign(by))
         shown.follow("turn", {"by": int(np.sign(by))})
-        assert list(pictures.values()) == shown.panels.pictures and shown.panels.shown["look"] == look
+        assert list(pictures.values()) == shown.panels.pictures and shown.panels.frame["look"] == look
     shown.controls.opacity.value = 0.1
-    assert shown.panels.shown["look"] != look and list(shown.drawn) == [shown.index]
+    assert shown.panels.frame["look"] != look and list(shown.jpegs) == [shown.index]
     for _ in range(20):
         shown.follow("turn", {"by": -1})()
-    assert {index for _, index, _ in sent} <= set(range(SHAPE[0])) and len(shown.drawn) <= explorer.KEPT
+    assert {index for _, index, _ in sent} <= set(range(SHAPE[0])) and len(shown.jpegs) <= explorer.KEPT
 
 
-@pytest.mark.parametrize("experiment", ["try", "other"])
-def test_the_static_picture_is_drawn_with_and_without_predictions(run, experiment):
-    figure = views.draw_static(
-        Experiment(experiment, run.cohort, 0, 2, [], 42, "cpu", "32"), "pt_1", "ddpm", "coronal"
-    )
-    figure.canvas.draw()
-    views.plt.close(figure)
+def test_the_figures_of_doses_are_drawn(run):
+    save_prediction(prediction_path(run.folder, "control", "pt_1"), np.full([n // 2 for n in SHAPE], 3.0), 2)
+    figure = dose_figures.dose_panels(run, "pt_1", ["baseline"])
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 0, 1, 1]
+    assert [ax.get_title("left") for ax in figure.axes[:3]] == ["planned", "control", "baseline"]
+    figure = dose_figures.gallery(run.open_cohort(), ["pt_3"], 2)
+    assert [ax.get_title("left") for ax in figure.axes] == ["pt_3 (finding)", "pt_4", "", ""]
+    assert len(dose_figures.planned_dvhs(run.open_cohort()).axes) == 10
+    views.plt.close("all")
 
 
 def test_three_planes_show_every_layer_that_there_is(run):
@@ -278,7 +287,7 @@ def test_three_planes_show_every_layer_that_there_is(run):
 
 def test_profiles_run_through_the_target_with_a_band_where_there_are_samples(run):
     figure = patient_figures.profiles(run, "pt_1", ["baseline", "ddpm"])
-    case = make_case()
+    case = make_case(ct_hu=CT_HU)
     z, y, x = (slices.central_index(case.masks["PTV70"], plane) for plane in slices.PLANES)
     across, along, up = figure.axes
     for ax, planned_gy, step_mm in (
@@ -301,7 +310,7 @@ def test_the_band_of_dvhs_reaches_from_the_lowest_to_the_highest_member(run):
     members = torch.stack([torch.full_like(sample.dose, share) for share in (10 / 70, 20 / 70)])
     figure = patient_figures.dvh_bands(run, sample, {"ddpm": members, "flow": members})
     for ax in figure.axes:
-        for name, band in zip(make_case().masks, ax.collections):
+        for name, band in zip(make_case(ct_hu=CT_HU).masks, ax.collections):
             path = band.get_paths()[0].vertices
             for dose_gy, low, high in (
                 (5, 100, 100),
@@ -340,11 +349,8 @@ def test_sampling_anew_is_what_the_studies_do(trained_run, method, calls):
     run, predictor = trained_run, trained_run.load_predictor(method)
     cohort, heard = run.open_cohort(), []
     case = cohort.load(cohort.split["test"][0])
-    sampling = sampling_of(predictor, next(iter(samplers_of(predictor.method))), 3, 42)
-    assert sampling._replace(solver="ddim") == usual_sampling(predictor.config, 3)
-    prediction, estimates = sample_anew(
-        run, predictor, case, sampling, 2, lambda *told: heard.append(told), lambda: False
-    )
+    settings = Settings(method, next(iter(samplers_of(predictor.method))), 3, 42, 2)
+    dose = sample_anew(run, predictor, case, settings, lambda *call: heard.append(call))
     members = (0, 1) if predictor.method.sampled else (0,)
     [doses] = predict_doses(
         predictor,
@@ -354,24 +360,20 @@ def test_sampling_anew_is_what_the_studies_do(trained_run, method, calls):
         batch_size=1,
     )
     expected_gy = on_case_grid(doses, case, 1).mean(axis=0)
-    assert np.allclose(prediction.dose_gy, expected_gy, atol=1e-4)
-    assert len(estimates) == calls and [done for done, _ in heard] == list(range(1, 2 * calls + 1))
-    assert (prediction.spread_gy is not None) == predictor.method.sampled
+    assert np.allclose(dose.dose_gy, expected_gy, atol=1e-4)
+    assert len(dose.estimates) == calls and [call for call, _ in heard] == list(range(1, 2 * calls + 1))
+    assert (dose.spread_gy is not None) == predictor.method.sampled
 
 
 def test_a_sampling_that_is_stopped_gives_nothing(trained_run):
-    predictor = trained_run.load_predictor("flow")
-    case = trained_run.open_cohort().load("toy_1")
-    with pytest.raises(Stopped):
-        sample_anew(
-            trained_run,
-            predictor,
-            case,
-            sampling_of(predictor, "midpoint", 50, 1),
-            1,
-            lambda *_: None,
-            lambda: True,
-        )
+    case_id = trained_run.open_cohort().split["test"][0]
+    save_prediction(prediction_path(trained_run.folder, "flow", case_id), np.full((16, 16, 16), 3.0), 1)
+    shown = open_explorer(trained_run, method="flow")
+    shown.anew_box.stop.set()
+    with pytest.raises(Stop):
+        shown.anew_box.hear(1, 50)
+    shown.anew_box.work(shown.opened.case, Settings("flow", "midpoint", 50, 1, 1))
+    assert shown.anew_box.message.value == "stopped" and len(shown.doses) == 1
 
 
 def test_a_dose_sampled_anew_stands_beside_the_kept_one_with_its_steps(trained_run):
@@ -384,17 +386,18 @@ def test_a_dose_sampled_anew_stands_beside_the_kept_one_with_its_steps(trained_r
     box.thread.join(60)
     title = "flow anew, Euler, 4 steps, seed 42, mean of 2"
     assert (
-        "sampled by flow" in box.said.value and box.bar.value == box.bar.max == 8 and not box.start.disabled
+        "sampled by flow" in box.message.value
+        and box.bar.value == box.bar.max == 8
+        and not box.start.disabled
     )
     assert (
-        shown.controls.beside.value == title and f"{title}: spread of samples" in shown.panels.shown["titles"]
+        shown.controls.beside.value == title and f"{title}: spread of samples" in shown.panels.frame["titles"]
     )
     assert shown.controls.step.max == 4 and shown.controls.step.layout.display == ""
     final = shown.panels.pictures
     shown.controls.step.value = 0
     assert shown.panels.pictures != final and "network call 1 of 4" in shown.panels.note
-    assert f"{title}: spread of samples" not in shown.panels.shown["titles"]  # one sample's estimate has none
+    assert f"{title}: spread of samples" not in shown.panels.frame["titles"]  # one sample's estimate has none
     shown.controls.case_id.value = shown.controls.case_id.options[-1]
-    shown.anew_box.method = ""
-    shown.anew_box.meet("ddpm")
-    assert box.start.disabled and "no checkpoint" in box.said.value
+    shown.anew_box.set_training("ddpm")
+    assert box.start.disabled and "no checkpoint" in box.message.value

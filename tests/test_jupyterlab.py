@@ -20,7 +20,7 @@ pytestmark = pytest.mark.chromium
 def folder(tmp_path_factory):
     """A place of its own with the notebook, the cohort and the committed predictions of the quick report."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copy(ROOT / "notebooks" / "05_explore.ipynb", folder)
+    shutil.copy(ROOT / "notebooks" / "explore.ipynb", folder)
     (folder / "outputs").mkdir()
     (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
     shutil.copytree(
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 def page(browser, folder):
     """The notebook with all cells run; nothing may go wrong in the page or be asked of another machine."""
     with jupyterlab(folder) as address:
-        opened, wrong = open_notebook(browser, address, "05_explore.ipynb")
+        opened, wrong = open_notebook(browser, address, "explore.ipynb")
         opened.locator(".dose-panels[data-painted]").wait_for()
         yield opened
         opened.context.close()
@@ -81,16 +81,16 @@ def test_the_read_out_matches_the_arrays(page, folder, monkeypatch):
     canvas = page.locator(".dose-panels canvas").first
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + 150.5, box["y"] + 80.5)
-    said = page.locator(".dose-panels .said")
-    said.filter(has_text="planned").wait_for()
+    readout = page.locator(".dose-panels .readout")
+    readout.filter(has_text="planned").wait_for()
     scale = canvas.evaluate("c => c.width / c.getBoundingClientRect().width")
     voxel = views.voxel_at(view._replace(index=slider(page)), 150.5 * scale, 80.5 * scale)
     assert (
-        f"planned {view.case.dose_gy[voxel]:.2f} Gy" in said.inner_text()
-        and f"CT {view.case.ct_hu[voxel]} HU" in said.inner_text()
+        f"planned {view.case.dose_gy[voxel]:.2f} Gy" in readout.inner_text()
+        and f"CT {view.case.ct_hu[voxel]} HU" in readout.inner_text()
     )
     page.mouse.move(2, 2)
-    page.wait_for_function("() => document.querySelector('.dose-panels .said').textContent === ''")
+    page.wait_for_function("() => document.querySelector('.dose-panels .readout').textContent === ''")
 
 
 def find(run):

@@ -12,7 +12,7 @@ from lib.files import ROOT
 from lib.runner.parameters import check_value, describe, load_params, read_parameters
 from lib.runner.run import ALONE, COMMON, SECTIONS, plan
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 
 

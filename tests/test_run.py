@@ -23,7 +23,7 @@ from lib.runner.run import Stage, execute, forget_all_but, plan, socket_folder
 from lib.studies.comparison import studies_before
 from lib.studies.experiment import Experiment
 
-STAGES = 14
+STAGES = 13
 
 
 def run(folder, *arguments):
@@ -104,7 +104,7 @@ def test_a_changed_parameter_redoes_what_depends_on_it_and_nothing_else(smoke):
     changed = run(smoke[0], "-p", "ensemble.members=4")
     assert changed.returncode == 0
     done = re.findall(r"\] (\S+)  done", changed.stdout)
-    assert done == ["03_ensemble", "04_comparison", "05_explore"]
+    assert done == ["03_ensemble", "04_comparison"]
 
 
 def test_a_notebook_without_its_network_fails_in_one_sentence_with_the_place_to_look(tmp_path):
@@ -208,7 +208,7 @@ def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_rep
         "comparison": {"drawn": ["baseline"]},
     }
     stages = plan(params, "x.yaml")
-    assert [s.name for s in stages] == ["00_cohort", "01_train_baseline", "04_comparison", "05_explore"]
+    assert [s.name for s in stages] == ["00_cohort", "01_train_baseline", "04_comparison"]
     assert next(s.needs for s in stages if s.name == "04_comparison") == ["01_train_baseline"]
     for name in ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"):
         write_text(tmp_path / "results" / f"{name}.json", "{}")
@@ -240,7 +240,7 @@ def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_rep
         "methods": ["baseline", "gaussian"],
         "ensemble": {"sampled": ["gaussian"]},
     }  # its spread can be judged, its steps cannot
-    assert [s.name for s in plan(gaussian, "x.yaml")][3:] == ["03_ensemble", "04_comparison", "05_explore"]
+    assert [s.name for s in plan(gaussian, "x.yaml")][3:] == ["03_ensemble", "04_comparison"]
 
 
 def test_a_comparison_before_its_studies_is_refused_and_one_that_has_none_is_not(tmp_path, monkeypatch):

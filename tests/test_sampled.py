@@ -60,13 +60,13 @@ def test_what_was_sampled_is_read_back_exactly(run, monkeypatch):
 def test_another_setting_member_or_weights_are_other_doses(run):
     samples = run.load_samples("test")
     before = len(files(run))
-    for sampling, members, weights in (
+    for sampler, members, weights in (
         (DDIM(3), (0,), "weights"),
         (DDIM(3, eta=1.0), (0,), "weights"),
         (DDIM(3), (0, 1), "weights"),
         (DDIM(3), (0,), "weights-last"),
     ):
-        sampled_doses(run, "ddpm_v", samples, sampling, members, weights)
+        sampled_doses(run, "ddpm_v", samples, sampler, members, weights=weights)
     assert len(files(run)) == before + 4
 
 

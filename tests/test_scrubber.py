@@ -12,8 +12,7 @@ from toys import toy_case, toy_cohort
 
 from lib.prediction.store import Steps, load_steps, prediction_path, save_prediction, save_steps
 from lib.report import scrubber
-from lib.report.dose_figures import dose_overlay
-from lib.report.slices import render_slice
+from lib.report.views import dose_of, render_panels
 from lib.studies.ablation import calls_to_show
 
 
@@ -26,25 +25,22 @@ def sheets(html):
 
 def test_each_tile_is_the_slice_that_its_label_says():
     case = toy_case(shape=(40, 24, 24))
-    view = str(scrubber.scrubber(case, {"baseline": 0.9 * case.dose_gy, "ddpm": case.dose_gy}))
+    view = str(
+        scrubber.scrubber(
+            case, [dose_of(case, "baseline", 0.9 * case.dose_gy), dose_of(case, "ddpm", case.dose_gy)]
+        )
+    )
     width, height = (int(re.search(rf'data-{name}="(\d+)"', view)[1]) for name in ("width", "height"))
     planned, *rest = sheets(view)
+    view_of = scrubber.view_of(case, [])
     labels = json.loads(re.search(r'data-labels="([^"]+)"', view)[1].replace("&#34;", '"'))
-    indices = scrubber.shown_slices(case)
+    indices = scrubber.slices_to_show(case)
     assert len(labels) == len(indices) <= scrubber.SLICES and len(rest) == 4
     for number in (0, len(indices) // 2, len(indices) - 1):
         x, y = number % scrubber.COLUMNS * width, number // scrubber.COLUMNS * height
         tile = np.asarray(planned.crop((x, y, x + width, y + height))).astype(float)
-        look = {
-            "structures": tuple(case.masks),
-            "box": scrubber.shown_box(case),
-            "opacity": 0.55,
-            "size_px": scrubber.SIZE_PX,
-        }
         errors = [
-            np.abs(
-                tile - render_slice(case, "axial", index, dose_overlay(case.dose_gy, case.rx_gy), **look)
-            ).mean()
+            np.abs(tile - render_panels(view_of._replace(index=index))["planned dose"]).mean()
             for index in indices
         ]
         assert int(np.argmin(errors)) == number
@@ -97,5 +93,6 @@ def test_the_calls_that_are_shown_begin_with_the_first_and_end_with_the_last():
 
 
 def test_a_name_is_text():
-    view = str(scrubber.scrubber(toy_case(case_id="<img src=x>"), {"<b>": toy_case().dose_gy}))
+    case = toy_case(case_id="<img src=x>")
+    view = str(scrubber.scrubber(case, [dose_of(case, "<b>", case.dose_gy)]))
     assert "<img" not in view and "<b>" not in view

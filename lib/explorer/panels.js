@@ -2,45 +2,46 @@
 // before it was asked for, or that was seen a moment ago, is painted at once.
 const MOVES = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10, Home: -1e6, End: 1e6 };
 const PLANES = { a: "axial", c: "coronal", s: "sagittal" };
-const KEPT = 6;  // slices
+const CACHE = 6;  // slices
 
 function element(name, className, role) {
-  const made = document.createElement(name);
-  made.className = className;
-  if (role) made.setAttribute("role", role);
-  return made;
+  const node = document.createElement(name);
+  node.className = className;
+  if (role) node.setAttribute("role", role);
+  return node;
 }
 
 function render({ model, el }) {
-  const root = element("div", "dose-panels"), note = element("div", "note", "status"), row = element("div", "row"), said = element("div", "said", "status");
+  const root = element("div", "dose-panels"), note = element("div", "note", "status"), row = element("div", "row"), readout = element("div", "readout", "status");
   root.tabIndex = 0;
   root.setAttribute("aria-label", "dose slices; wheel, arrow and page keys change the slice, a, c and s the plane");
-  root.append(note, row, said);
+  root.append(note, row, readout);
   el.append(root);
 
-  const canvases = [], kept = new Map();  // slice -> promise of its decoded pictures, of one look
+  const canvases = [], cache = new Map();  // slice -> promise of its decoded pictures, of one look
   let look = null, newest = 0, number = 0, busy = false, turn = 0, plane = null, point = null;
 
-  function keep({ look: its, index, titles }, pictures) {
-    if (its !== look) forget();
-    look = its;
-    if (kept.has(index)) return kept.get(index);
+  function keep(frame, pictures) {
+    const { index, titles } = frame;
+    if (frame.look !== look) forget();
+    look = frame.look;
+    if (cache.has(index)) return cache.get(index);
     const decoded = Promise.all(pictures.map(bytes => createImageBitmap(new Blob([bytes])))).then(images => ({ titles, images }));
-    kept.set(index, decoded);
-    if (kept.size > KEPT) drop(kept.keys().next().value);
+    cache.set(index, decoded);
+    if (cache.size > CACHE) drop(cache.keys().next().value);
     return decoded;
   }
 
   function drop(index) {
-    kept.get(index).then(({ images }) => setTimeout(() => images.forEach(image => image.close()), 1000));  // it may be about to be painted
-    kept.delete(index);
+    cache.get(index).then(({ images }) => setTimeout(() => images.forEach(image => image.close()), 1000));  // it may be about to be painted
+    cache.delete(index);
   }
 
-  function forget() { [...kept.keys()].forEach(drop); }
+  function forget() { [...cache.keys()].forEach(drop); }
 
   async function paint(decoded) {
-    const mine = ++newest, { titles, images } = await decoded;
-    if (mine !== newest) return;  // all at once, so that nothing flickers and no panel is a slice behind
+    const number = ++newest, { titles, images } = await decoded;
+    if (number !== newest) return;  // all at once, so that nothing flickers and no panel is a slice behind
     while (canvases.length < images.length) add();
     while (canvases.length > images.length) canvases.pop().parentElement.remove();
     images.forEach((picture, i) => {
@@ -51,7 +52,7 @@ function render({ model, el }) {
       canvas.setAttribute("aria-label", titles[i]);
       canvas.previousElementSibling.textContent = titles[i];
     });
-    root.dataset.painted = mine;
+    root.dataset.painted = number;
     root.dispatchEvent(new CustomEvent("painted"));
   }
 
@@ -72,8 +73,8 @@ function render({ model, el }) {
     if (busy) return;
     let message = null;
     if (turn) {
-      const there = kept.get(model.get("shown").index + turn);
-      if (there) paint(there);
+      const ready = cache.get(model.get("frame").index + turn);
+      if (ready) paint(ready);
       message = { what: "turn", by: turn };
       turn = 0;
     }
@@ -84,8 +85,8 @@ function render({ model, el }) {
     model.send({ ...message, number: ++number });
   }
 
-  const show = () => paint(keep(model.get("shown"), model.get("pictures")));
-  const say = () => { note.textContent = model.get("note"); said.textContent = model.get("said"); };
+  const show = () => paint(keep(model.get("frame"), model.get("pictures")));
+  const say = () => { note.textContent = model.get("note"); readout.textContent = model.get("readout"); };
   const hear = ({ answered, ahead }, buffers) => {
     if (ahead && ahead.look === look) keep(ahead, buffers);
     if (answered === number) { busy = false; send(); }
@@ -103,12 +104,12 @@ function render({ model, el }) {
     send();
   });
   root.addEventListener("pointerdown", () => root.focus({ preventScroll: true }));
-  model.on("change:shown", show);
-  model.on("change:note change:said", say);
+  model.on("change:frame", show);
+  model.on("change:note change:readout", say);
   model.on("msg:custom", hear);
   show();
   say();
-  return () => { model.off("change:shown", show); model.off("change:note change:said", say); model.off("msg:custom", hear); forget(); };
+  return () => { model.off("change:frame", show); model.off("change:note change:readout", say); model.off("msg:custom", hear); forget(); };
 }
 
 export default { render };

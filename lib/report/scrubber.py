@@ -5,168 +5,119 @@ background, and the browser decodes nothing.
 """
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
+import jinja2
 import numpy as np
 import yaml
 from markupsafe import Markup
 from PIL import Image
 
+from lib.cases.case import Case
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
-from lib.prediction.store import (
-    load_prediction,
-    load_steps,
-    predicted_cases,
-    predicted_methods,
-    prediction_path,
-)
-from lib.report.dose_figures import difference_overlay, dose_overlay, primary_target
+from lib.prediction.store import load_steps, predicted_cases, predicted_methods
 from lib.report.pictures import webp_uri
-from lib.report.slices import central_index, colour_lut, render_slices
-from lib.report.steps_figures import shade_of
+from lib.report.slices import DOSE_MAP, colour_index, colour_lut, mask_box
+from lib.report.views import MethodDose, View, close_view, load_dose, render_panels
 
 PATIENTS, METHODS, SLICES = 1, 3, 22
 SIZE_PX, COLUMNS, QUALITY = 176, 8, 40
+ESTIMATES = (-0.3, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
+LOADER = jinja2.FileSystemLoader(Path(__file__).parent)
+TEMPLATES = jinja2.Environment(loader=LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
-def step_scrubber(folder):
-    """One slice's dose estimate along the sampling steps, settings side by side; nothing if none was kept."""
-    steps = load_steps(folder / "results" / "02_steps.npz")
-    if steps is None:
-        return Markup("")
-    frames = {name: [coloured(dose) for dose in estimates] for name, estimates in steps.estimates.items()}
-    count = min(map(len, frames.values()))
-    height, width = coloured(steps.planned).shape[:2]
-    figures = [
-        frame("", name, sprite(pictures), width, height, count - 1) for name, pictures in frames.items()
-    ]
-    figures.append(frame("", "planned", sprite([coloured(steps.planned)] * count), width, height, count - 1))
-    labels = next(iter(steps.labels.values()))[:count]
-    return view(labels, width, height, count - 1, steps.case_id, Markup(""), "step", figures)
+class Film(NamedTuple):
+    """Pictures of one kind, uint8 [H,W,3] of one size; of `method` if another may be chosen instead."""
+
+    title: str
+    pictures: Sequence[np.ndarray]
+    method: str = ""
+
+    def sheet(self) -> str:
+        """The pictures in rows of COLUMNS, as a data URI."""
+        height, width = self.pictures[0].shape[:2]
+        sheet = Image.new("RGB", (width * COLUMNS, height * -(-len(self.pictures) // COLUMNS)))
+        for number, picture in enumerate(self.pictures):
+            row, column = divmod(number, COLUMNS)
+            sheet.paste(Image.fromarray(picture), (column * width, row * height))
+        return webp_uri(sheet, QUALITY)
 
 
-def coloured(dose):
-    """A slice of fractions of the prescription [h,w] as a picture of whole pixels in the colours of fig11."""
-    times = max(1, round(SIZE_PX / max(dose.shape)))
-    return colour_lut("turbo")[shade_of(dose)].repeat(times, axis=0).repeat(times, axis=1)
-
-
-def scrubbers(folder, wanted=(), patients=PATIENTS):
-    """The first so many patients that have predictions, with the first few methods `wanted` and kept.
+def scrubbers(folder: Path, wanted: Sequence[str] = (), patients: int | None = PATIENTS) -> Markup:
+    """The first so many patients that have predictions (None: all), with the first few methods `wanted`.
 
     A sentence if their cohort is not at hand.
     """
-    kept, path = predicted_methods(folder), folder / "experiment.yaml"
-    methods = [name for name in dict.fromkeys([*wanted, *kept]) if name in kept][:METHODS]
+    methods, path = predicted_methods(folder), folder / "experiment.yaml"
+    methods = [name for name in dict.fromkeys([*wanted, *methods]) if name in methods][:METHODS]
     if not methods or not path.exists():
         return Markup("<p class=missing>No predictions are kept in this run.</p>")
     try:
         cohort = open_cohort(yaml.safe_load(path.read_text(encoding="utf-8"))["cohort"])
-        views = [
-            scrubber(cohort.load(case_id), predictions_of(folder, methods, cohort.load(case_id)))
-            for case_id in predicted_cases(folder, methods[0])[:patients]
-        ]
+        cases = (cohort.load(case_id) for case_id in predicted_cases(folder, methods[0])[:patients])
+        return Markup("").join(scrubber(case, load_doses(folder, methods, case)) for case in cases)
     except UserError as error:
         return Markup("<p class=missing>The slices are not shown: {}.</p>").format(str(error))
-    return Markup("").join(views)
 
 
-def predictions_of(folder, methods, case):
-    """method -> predicted dose / Gy [D,H,W]."""
-    paths = {method: prediction_path(folder, method, case.case_id) for method in methods}
-    return {
-        method: load_prediction(path, case.dose_mask).dose_gy
-        for method, path in paths.items()
-        if path.exists()
-    }
+def load_doses(folder: Path, methods: Sequence[str], case: Case) -> list[MethodDose]:
+    """The doses by those methods that predicted the patient."""
+    there = [method for method in methods if case.case_id in predicted_cases(folder, method)]
+    return [load_dose(folder, method, case) for method in there]
 
 
-def scrubber(case, doses_gy):
+def scrubber(case: Case, doses: Sequence[MethodDose]) -> Markup:
     """One patient: planned, predicted, difference side by side, a slider for the slice, a list of methods."""
-    indices, box = shown_slices(case), shown_box(case)
-    middle = int(np.argmin(np.abs(indices - central_index(case.masks[primary_target(case)], "axial"))))
-    overlays = {("", "planned"): dose_overlay(case.dose_gy, case.rx_gy)}
-    for method, dose_gy in doses_gy.items():
-        overlays[method, f"predicted by {method}"] = dose_overlay(dose_gy, case.rx_gy)
-        overlays[method, f"{method} - planned"] = difference_overlay(dose_gy - case.dose_gy)
-    slices = [
-        render_slices(
-            case,
-            "axial",
-            index,
-            overlays.values(),
-            structures=tuple(case.masks),
-            box=box,
-            opacity=0.55,
-            size_px=SIZE_PX,
-        )
-        for index in indices
-    ]
-    height, width = slices[0][0].shape[:2]
-    figures = [
-        frame(method, title, sprite(pictures), width, height, middle)
-        for (method, title), pictures in zip(overlays, zip(*slices))
-    ]
-    z_mm = (indices - indices[middle]) * case.spacing_mm[0]
-    options = Markup("").join(Markup("<option>{}</option>").format(method) for method in doses_gy)
-    chooser = Markup("<label>method <select>{}</select></label>").format(options)
-    return view(
-        [f"{z:+.0f} mm" for z in z_mm], width, height, middle, case.case_id, chooser, "slice", figures
-    )
+    view, indices = view_of(case, doses), slices_to_show(case)
+    middle = int(np.argmin(np.abs(indices - view.index)))
+    rows = [render_panels(view._replace(index=index)) for index in indices]
+    of = ["", *(dose.method for dose in doses for _ in range(2))]  # its dose and its difference
+    films = [Film(title, [row[title] for row in rows], method) for title, method in zip(rows[0], of)]
+    labels = [f"{z_mm:+.0f} mm" for z_mm in (indices - indices[middle]) * case.spacing_mm[0]]
+    return page_part(case.case_id, "slice", labels, middle, films, [dose.method for dose in doses])
 
 
-def view(labels, width, height, index, title, chooser, what, figures):
-    """Frames under one slider over `what`, whose labels say where it stands."""
-    return Markup(
-        '<div class="scrub" data-labels="{}" data-width="{}" data-height="{}" data-columns="{}">'
-        '<p><strong>{}</strong> {} <label>{} <input type="range" min="0" max="{}" value="{}"></label> '
-        '<output>{}</output></p><div class="frames">{}</div></div>'
-    ).format(
-        json.dumps(labels),
-        width,
-        height,
-        COLUMNS,
-        title,
-        chooser,
-        what,
-        len(labels) - 1,
-        index,
-        labels[index],
-        Markup("").join(figures),
-    )
+def view_of(case: Case, doses: Sequence[MethodDose]) -> View:
+    """Doses and differences around the dose mask: what lies beyond it has no dose to be looked at."""
+    box = mask_box(case.dose_mask, case.spacing_mm)
+    return close_view(case, doses)._replace(box=box, size_px=SIZE_PX, layers=("difference",))
 
 
-def shown_slices(case):
+def slices_to_show(case: Case) -> np.ndarray:
     """At most SLICES axial slices, evenly through the dose mask."""
-    held = np.flatnonzero(case.dose_mask.any(axis=(1, 2)))
-    first, last = (held[0], held[-1]) if len(held) else (0, len(case.dose_mask) - 1)
+    first, last = np.flatnonzero(case.dose_mask.any(axis=(1, 2)))[[0, -1]]
     return np.unique(np.linspace(first, last, SLICES).round().astype(int))
 
 
-def shown_box(case, margin_mm=10.0):
-    """Three slices around the dose mask: what lies beyond it has no dose to be looked at."""
-    found = [np.flatnonzero(case.dose_mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    margins = [int(margin_mm / s) for s in case.spacing_mm]
-    return tuple(
-        slice(max(0, f[0] - m), f[-1] + 1 + m) if len(f) else slice(None) for f, m in zip(found, margins)
-    )
+def step_scrubber(folder: Path) -> Markup:
+    """One slice's dose estimate along the sampling steps, settings side by side; nothing if none was kept."""
+    steps = load_steps(folder / "results" / "02_steps.npz")
+    if steps is None:
+        return Markup("")
+    count = min(map(len, steps.estimates.values()))
+    films = [Film(name, [in_colour(dose) for dose in doses]) for name, doses in steps.estimates.items()]
+    films.append(Film("planned", [in_colour(steps.planned)] * count))
+    labels = next(iter(steps.labels.values()))[:count]
+    return page_part(steps.case_id, "step", labels, count - 1, films)
 
 
-def sprite(pictures):
-    """Pictures uint8 [H,W,3] of one size in rows of COLUMNS, as a data URI."""
-    height, width = pictures[0].shape[:2]
-    sheet = Image.new("RGB", (width * COLUMNS, height * -(-len(pictures) // COLUMNS)))
-    for number, picture in enumerate(pictures):
-        sheet.paste(Image.fromarray(picture), (number % COLUMNS * width, number // COLUMNS * height))
-    return webp_uri(sheet, QUALITY)
+def in_colour(dose: np.ndarray) -> np.ndarray:
+    """A slice of fractions of the prescription [h,w] as a picture of whole pixels."""
+    times = max(1, round(SIZE_PX / max(dose.shape)))
+    return colour_lut(DOSE_MAP)[colour_index(dose, ESTIMATES)].repeat(times, axis=0).repeat(times, axis=1)
 
 
-def frame(method, title, uri, width, height, index):
-    """A window of one tile on the sheet."""
-    position = f"{-(index % COLUMNS) * width}px {-(index // COLUMNS) * height}px"
-    attribute = Markup(' data-method="{}"').format(method) if method else ""
-    return Markup(
-        '<figure{}><div class="frame" role="img" aria-label="{}" '
-        'style="width:{}px;height:{}px;background-image:url({});'
-        'background-position:{}"></div><figcaption>{}</figcaption></figure>'
-    ).format(attribute, title, width, height, uri, position, title)
+def page_part(
+    title: str, what: str, labels: list[str], index: int, films: list[Film], methods: Sequence[str] = ()
+) -> Markup:
+    """Films under one slider over `what`, whose labels say where it stands; it opens at `index`."""
+    height, width = films[0].pictures[0].shape[:2]
+    row, column = divmod(index, COLUMNS)
+    values = {"title": title, "what": what, "labels": labels, "labels_json": json.dumps(labels)}
+    values |= {"index": index, "films": films, "methods": methods, "columns": COLUMNS}
+    values |= {"width": width, "height": height, "position": f"{-column * width}px {-row * height}px"}
+    return Markup(TEMPLATES.get_template("scrubber.html.jinja").render(values))

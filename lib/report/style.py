@@ -1,8 +1,14 @@
 """The one visual language: colours by method, sizes, typeface; every figure is drawn under it."""
 
+from collections.abc import Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
@@ -24,71 +30,31 @@ COLOURS = {
     "cascade": "#882255",
 }
 RAMP = "crest"  # for ordered quantities in one panel
-SPREAD_MAP, ERROR_MAP = "viridis", "RdBu_r"
 WIDTH_IN = 8.0  # of a full-width figure
-
-INK = ".15"  # of lines and text that hold no data
-SETTINGS = {
-    "figure.dpi": 95,
-    "savefig.dpi": 140,
-    "pdf.fonttype": 42,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "figure.constrained_layout.use": True,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-    "lines.solid_capstyle": "round",
-    "axes.axisbelow": True,
-    "axes.linewidth": 1.25,
-    "grid.color": ".8",
-    "grid.linewidth": 1.0,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 6,
-    "ytick.major.size": 6,
-    "xtick.minor.size": 4,
-    "ytick.minor.size": 4,
-    "xtick.major.width": 1.25,
-    "ytick.major.width": 1.25,
-    "patch.force_edgecolor": True,
-    "patch.edgecolor": "white",
-    "legend.title_fontsize": 12,
-}
+BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # where a legend stands right of the axes
 MARKERS = "os^DvPX"
 
 
-def use_style():
-    plt.rcParams.update(SETTINGS)
+def use_style() -> None:
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
 
 
-def colour(method):
-    return COLOURS.get(kind(method), "#333333")
+def colour(training: str) -> str:
+    """The colour of a training is that of its method."""
+    return COLOURS.get(kind(training), "#333333")
 
 
-def dashes(method):
+def dashes(training: str) -> str:
     """Line style: a method trained once more with something else ("ddpm_v-minsnr") is dashed."""
-    return "--" if kind(method) in COLOURS and method.split(",")[0] != kind(method) else "-"
+    return "--" if kind(training) in COLOURS and training.split(",")[0] != kind(training) else "-"
 
 
-def marker(ax, line):
+def marker(ax: Axes, line: str) -> str:
     """The marker of the next line of a colour: a method's variants share its colour."""
     return MARKERS[sum(drawn.get_color() == line for drawn in ax.get_lines()) % len(MARKERS)]
 
 
-def save_figure(figure, folder, name):
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write figures/<name>.png and .pdf in the experiment's folder, undated, so that reruns are equal."""
     target = Path(folder) / "figures"
     target.mkdir(parents=True, exist_ok=True)
@@ -97,8 +63,8 @@ def save_figure(figure, folder, name):
     figure.savefig(target / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
-def panels(columns, rows=1, height_in=2.9, **options):
-    """A figure of panels lettered A, B, ...; returns it and its axes as a flat list."""
+def panels(columns: int, rows: int = 1, height_in: float = 2.9, **options) -> tuple[Figure, list[Axes]]:
+    """A figure of panels lettered A, B, ...; its axes as a flat list."""
     use_style()
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH_IN, height_in * rows), squeeze=False, **options)
     axes = list(axes.flat)
@@ -108,14 +74,27 @@ def panels(columns, rows=1, height_in=2.9, **options):
     return figure, axes
 
 
-def plain_ticks(axis):
+def picture_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Rows of pictures uint8 [H,W,3], with titles over the first row; an empty one leaves its place free."""
+    heights = [max(rgb.shape[0] / max(1, rgb.shape[1]) for rgb in row) for row in rows]
+    height_in = WIDTH_IN / len(rows[0]) * np.mean(heights) + 0.15
+    figure, axes = panels(len(rows[0]), len(rows), height_in, height_ratios=heights)
+    for ax, rgb, title in zip_longest(axes, chain(*rows), titles, fillvalue=""):
+        ax.set_title(title, fontsize=8)
+        ax.set_axis_off()
+        if rgb.size:
+            ax.imshow(rgb)
+    return figure, axes
+
+
+def plain_ticks(axis: Axis) -> None:
     """Numbers as a person writes them on a logarithmic axis."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
 
-def tick_steps(ax, steps):
+def tick_steps(ax: Axes, steps: Sequence[int]) -> None:
     """Plain numbers at the steps or calls that were tried, on a logarithmic axis."""
     ax.set_xticks(steps, [str(n) for n in steps])
     ax.xaxis.set_minor_locator(NullLocator())

@@ -1,506 +1,468 @@
-"""Tables as data frames of formatted text, indexed by their first column."""
+"""Tables of results, numbers in the cells; `styled` shows one, in a notebook and on the page alike.
+
+The columns have two levels, (quantity, statistic): a quantity is one number, its statistic "", or a mean over
+patients with its 95 % interval, "mean", "low" and "high", which `styled` shows as "3.30 [3.11, 3.49]".
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import escape
+from pandas.io.formats.style import Styler
 
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.cohort import Cohort
 from lib.diffusion.samplers import leading_grid
 from lib.diffusion.schedule import cosine_alpha_bar, noise_gain
-from lib.metrics.dvh import goal_values
-from lib.metrics.statistics import holm, interval, paired_difference
-from lib.metrics.uncertainty import spread_skill_ratio
-from lib.report.sentences import short_span, told_difference
-from lib.report.verdicts import WITHOUT_SAMPLING, one_each, over_seeds
-from lib.studies.rows import Goal, by_method, grouped, sizes_of
+from lib.metrics.statistics import holm, paired_difference
+from lib.report import frames
+from lib.report.statements import ACCURACY, judge
+from lib.studies.results import Results, add_labels, select
+
+INTERVAL = ("mean", "low", "high")
+# how a quantity is written where two decimals do not fit it
+FORMATS = {
+    **dict.fromkeys(("bias / Gy", "less the U-Net's / Gy", "effect size d_z"), "{:+.2f}"),
+    **dict.fromkeys(("Wilcoxon p", "p after Holm"), "{:.2g}"),
+    **dict.fromkeys(("goals as planned / %", "met / %", "planned / %", "volume / cc"), "{:.0f}"),
+    **dict.fromkeys(("training / min", "minutes", "times as fast"), "{:.1f}"),
+    "gain at the first t": "{:,.2f}",
+}
 
 
-def headed(rows, first):
-    """Rows as a data frame indexed by the column `first`, its name in the corner: the header is one line."""
-    return pd.DataFrame(rows).set_index(first).rename_axis(index=None, columns=first)
+def styled(table: pd.DataFrame, caption: str = "") -> Styler:
+    """A table as it is shown: rounded, intervals in one cell, all text escaped; a sentence if it is empty."""
+    texts = {
+        quantity: cells(table[quantity], quantity)
+        for quantity in dict.fromkeys(table.columns.get_level_values(0))
+    }
+    shown = pd.DataFrame(texts, index=table.index)
+    shown = shown.rename_axis(index=None, columns=table.index.name)
+    if table.empty:
+        shown, caption = pd.DataFrame(index=["not in this run"]), caption or "Nothing to show"
+    style = shown.style.format(escape="html").format_index(escape="html").format_index(escape="html", axis=1)
+    return style.set_caption(str(escape(caption))).set_table_attributes('class="table"')
 
 
-def with_interval(values, digits=2):
-    """ "mean [low, high]" over patients; without an interval for fewer than 3."""
-    if len(values) < 3:
-        return f"{np.mean(values):.{digits}f}"
-    low, high = interval(values)
-    return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def cells(values: pd.DataFrame | pd.Series, quantity: str) -> pd.Series:
+    """The cells of one quantity as text."""
+    form = FORMATS.get(quantity, "{:.2f}")
+    parts = values.to_frame("") if isinstance(values, pd.Series) else values
+    texts = parts.apply(lambda column: column.map(lambda value: cell(value, form)))
+    if "low" not in texts:
+        return texts.iloc[:, 0]
+    intervals = " [" + texts["low"] + ", " + texts["high"] + "]"
+    return texts["mean"] + intervals.where(texts["low"] != "", "")
 
 
-def step_grids(n_steps):
-    """Where the reference's grid starts by number of steps, and how a noise error is multiplied there."""
-    gain = noise_gain(cosine_alpha_bar())
+def cell(value: Any, form: str) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or pd.isna(value):
+        return ""
+    return str(value) if isinstance(value, (int, np.integer)) else form.format(value)
+
+
+def means(rows: pd.DataFrame, index: str | list[str], quantity: str, interval: bool = False) -> pd.DataFrame:
+    """The mean of the rows' values by `index`, with its interval if asked for."""
+    groups = rows.groupby(index, sort=False)["value"]
+    if not interval:
+        return pd.DataFrame({(quantity, ""): groups.mean()})
+    found = {key: frames.mean_of(values) for key, values in groups}
+    columns = pd.MultiIndex.from_product([[quantity], INTERVAL])
+    numbers = [
+        [d.mean, *(np.nan if edge is None else edge for edge in (d.low, d.high))] for d in found.values()
+    ]
+    return pd.DataFrame(
+        numbers, pd.Index(found, name=groups.keys if isinstance(index, str) else None), columns
+    )
+
+
+def plain(table: pd.DataFrame, first: str) -> pd.DataFrame:
+    """A table of single numbers with columns of two levels, `first` as its index."""
+    table = table.set_index(first)
+    return table.set_axis(pd.MultiIndex.from_product([table.columns, [""]]), axis=1)
+
+
+def join(parts: Iterable[pd.DataFrame], name: str) -> pd.DataFrame:
+    return pd.concat(list(parts), axis=1).rename_axis(index=name)
+
+
+# --- the comparison ---
+
+
+def key(results: Results, told: pd.DataFrame) -> pd.DataFrame:
+    """The first table: one form of each method, seeds averaged, against the U-Net as the statements say."""
+    frame = results.frames["04_comparison"]
+    means_of = {measure: frames.average(rows) for measure, rows in scores_of(frame).items()}
+    mae = add_labels(means_of["MAE / Gy"])
+    about = mae.drop_duplicates("label").set_index("label")
+    names = [*frames.one_form(about), *about.index[about["method"] == "control"]]
+    against = select(told, question=ACCURACY, second="baseline", quantity="MAE").set_index("first")
+    against = against[["difference", "low", "high", "verdict"]].set_axis(
+        [*((("less the U-Net's / Gy", statistic) for statistic in INTERVAL)), ("so it is", "")], axis=1
+    )
+    parts = [
+        means(add_labels(rows), "label", quantity, quantity == "MAE / Gy")
+        for quantity, rows in means_of.items()
+    ]
+    table = join([parts[0], against, *parts[1:]], "method").loc[names]
+    return table.sort_values(("MAE / Gy", "mean")) if len(table) else table
+
+
+def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """quantity -> its rows, those of the first table."""
+    return {
+        "MAE / Gy": frames.rows_of(frame),
+        "RMSE / Gy": frames.rows_of(frame, "rmse_gy"),
+        "dose score / Gy": select(frame, measure="dose_score_gy"),
+        "DVH score / Gy": frames.dvh_errors(frame),
+    }
+
+
+def comparison(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every answer's errors, scores and cost, best first."""
+    frame = add_labels(frame)
+    quantities = scores_of(frame) | {
+        "bias / Gy": frames.rows_of(frame, "bias_gy"),
+        "MAE, whole volume / Gy": frames.rows_of(frame, region="whole volume"),
+        "dose score on the network's grid / Gy": select(frame, measure="grid_dose_score_gy"),
+        "goals as planned / %": frames.goal_rows(frame),
+        "s per patient": select(frame, measure="seconds"),
+    }
+    parts = [
+        means(rows, "label", name, name in ("MAE / Gy", "RMSE / Gy")) for name, rows in quantities.items()
+    ]
+    return join(parts, "answer").sort_values(("MAE / Gy", "mean"))
+
+
+def differences(results: Results) -> pd.DataFrame:
+    """Each answer, seeds averaged, less the U-Net, paired by patient; p by Wilcoxon, after Holm for all."""
+    values, _ = frames.answers(frames.average(frames.rows_of(results.frames["04_comparison"])))
+    found = {
+        name: paired_difference(values[name], values["baseline"]) for name in values if name != "baseline"
+    }
+    margin_gy, corrected = frames.setting(results, "margin_gy", 0.1), holm([d.p for d in found.values()])
+    rows = [
+        (d.n, d.mean, d.low, d.high, d.effect, d.p, p, judge(d, margin_gy))
+        for d, p in zip(found.values(), corrected)
+    ]
+    columns = [("patients", ""), *((("less the U-Net's / Gy", part)) for part in INTERVAL)]
+    columns += [(name, "") for name in ("effect size d_z", "Wilcoxon p", "p after Holm", "so it is")]
+    return pd.DataFrame(rows, pd.Index(found, name="method"), pd.MultiIndex.from_tuples(columns))
+
+
+def structure_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """MAE / Gy by structure and method, seeds averaged, over the patients that have the structure."""
+    rows = select(frame, measure="mae_gy")
+    return by_label(rows[rows["structure"] != ""], "structure", "MAE / Gy in")
+
+
+def by_label(rows: pd.DataFrame, index: str, name: str) -> pd.DataFrame:
+    """Mean values by `index` and number of patients, a column for one form of each method."""
+    rows = add_labels(frames.average(rows))
+    about = rows.drop_duplicates("label").set_index("label")
+    table = rows.pivot_table("value", index, "label", sort=False)
+    counts = rows.groupby(index)["case_id"].nunique().reindex(table.index)
+    order = [*frames.one_form(about), *about.index[about["method"] == "control"]]
+    return plain(table[order].assign(patients=counts)[["patients", *order]].reset_index(), index).rename_axis(
+        name
+    )
+
+
+def gamma(frame: pd.DataFrame) -> pd.DataFrame:
+    """Gamma pass rates / %, mean over patients."""
+    frame = add_labels(frame)
+    counts = pd.DataFrame({("patients", ""): frame.groupby("label", sort=False)["case_id"].nunique()})
+    parts = [
+        means(rows, "label", f"{region}, {measure[6]} % / {measure[11]} mm")
+        for (region, measure), rows in frame.groupby(["region", "measure"], sort=False)
+    ]
+    return join([counts, *parts], "gamma pass / %")
+
+
+def goals_predicted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The share of plans / % that meets each goal, as planned and by each method's dose."""
+    goals = frame.dropna(subset=["met", "planned_met"])
+    planned = select(goals, training="control").assign(value=lambda rows: 100 * rows["planned_met"])
+    table = by_label(goals.assign(value=100 * goals["met"]), "measure", "met / %")
+    table.insert(1, ("planned", ""), means(planned, "measure", "planned"))
+    return table
+
+
+def goals_off(frame: pd.DataFrame) -> pd.DataFrame:
+    """How far each goal's predicted value is from the planned one, in the goal's unit."""
+    goals = frame.dropna(subset=["met", "planned_met"])
+    return by_label(
+        goals.assign(value=(goals["value"] - goals["planned"]).abs()), "measure", "predicted off by"
+    )
+
+
+def indices(frame: pd.DataFrame) -> pd.DataFrame:
+    """Conformity and homogeneity of the primary target, planned and predicted; Dice of isodose volumes."""
+    frame, parts = add_labels(frame), []
+    for measure in ("conformity", "homogeneity"):
+        rows = select(frame, measure=measure).dropna(subset=["value", "planned"])
+        planned = rows.assign(value=rows["planned"])
+        parts += [
+            means(planned, "label", f"{measure}, planned"),
+            means(rows, "label", f"{measure}, predicted"),
+        ]
+    for level in (30, 50, 80, 95):
+        parts.append(means(select(frame, measure=f"dice_{level}"), "label", f"Dice of {level} %"))
+    return join(parts, "answer")
+
+
+def costs(results: Results) -> pd.DataFrame:
+    """What each training costs: minutes, how it is sampled, network calls and seconds per patient."""
+    frame = select(results.frames["04_comparison"], averaged_over="none")
+    seconds = results.frames["04_history"].groupby("training", sort=False)["seconds"].last()
+    samplings = frames.setting(results, "samplings", {})
+    calls = {name: {"network calls": s["nfe"], "sampled": s["text"]} for name, s in samplings.items()}
+    sampled = pd.DataFrame.from_dict(calls, orient="index", columns=["network calls", "sampled"])
+    sampled.columns = pd.MultiIndex.from_product([sampled.columns, [""]])
+    parts = [
+        pd.DataFrame({("training / min", ""): seconds / 60}),
+        sampled,
+        means(select(frame, measure="seconds"), "training", "s per patient"),
+        means(frames.rows_of(frame), "training", "MAE / Gy"),
+    ]
+    return join(parts, "training").loc[list(calls)]
+
+
+# --- sampling steps ---
+
+
+def step_grids(n_steps: Sequence[int], held_at: Sequence[int] = ()) -> pd.DataFrame:
+    """Where the reference's grid starts by number of steps, and held starts: how a noise error is multiplied
+    there, and how much of the dose x_t still holds."""
+    alpha_bar = cosine_alpha_bar()
+    starts = [(str(n), len(leading_grid(n)), int(leading_grid(n)[0])) for n in n_steps]
+    starts += [(f"any, held at {t}", np.nan, t) for t in held_at]
     rows = [
         {
-            "steps asked": n,
-            "network calls": len(leading_grid(n)),
-            "first t": leading_grid(n)[0],
-            "gain at the first t": f"{float(gain[leading_grid(n)[0]]):,.2f}",
+            "steps": steps,
+            "network calls": calls,
+            "first t": t,
+            "gain at the first t": float(noise_gain(alpha_bar)[t]),
+            "dose left in x_t / %": 100 * float(alpha_bar[t] ** 0.5),
         }
-        for n in n_steps
+        for steps, calls, t in starts
     ]
-    return headed(rows, "steps asked")
+    return plain(pd.DataFrame(rows), "steps")
 
 
-def step_curves(rows, group):
-    """MAE in the dose mask / Gy by setting of a group and number of steps, mean over patients with its 95 %
-    interval; empty if none was tried."""
-    own = [row for row in rows if row["group"] == group]
-    if not own:
-        return pd.DataFrame()
-    cells = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in own], "key")
-    frame = pd.Series({key: with_interval(values) for key, values in cells.items()}).unstack(0, sort=False)
-    frame = frame.sort_index()[list(dict.fromkeys(row["setting"] for row in own))]
-    return frame.fillna("").rename_axis(index=None, columns="steps (MAE / Gy)")
+def step_curves(steps: pd.DataFrame, switch: str) -> pd.DataFrame:
+    """MAE in the dose mask / Gy by setting of a switch and number of steps."""
+    rows = frames.rows_of(select(steps, switch=switch)).astype({"n_steps": int})
+    parts = [means(own, "n_steps", name, True) for name, own in rows.groupby("setting", sort=False)]
+    return join(parts, "steps (MAE / Gy)").sort_index() if parts else pd.DataFrame()
 
 
-def step_costs(rows):
-    """Network calls and seconds per patient beside the error, for curves that differ in a step's cost."""
-    cells = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in rows], "key", "seconds")
-    nfe = {(row["setting"], row["n_steps"]): row["nfe"] for row in rows}
-    errors = grouped([row | {"key": (row["setting"], row["n_steps"])} for row in rows], "key")
-    most = {}
-    for setting, n in cells:
-        most[setting] = max(n, most.get(setting, 0))
-    frame = [
-        {
-            "setting": s,
-            "steps": n,
-            "network calls": nfe[s, n],
-            "s per patient": f"{np.mean(cells[s, n]):.2f}",
-            "MAE / Gy": f"{np.mean(errors[s, n]):.2f}",
-        }
-        for s, n in most.items()
-    ]
-    return headed(frame, "setting")
+def step_costs(steps: pd.DataFrame) -> pd.DataFrame:
+    """Network calls and seconds per patient beside the error, of each setting at its most steps."""
+    steps = steps.dropna(subset="n_steps")
+    most = steps[steps["n_steps"] == steps.groupby("setting")["n_steps"].transform("max")]
+    counts = most.groupby("setting", sort=False)[["n_steps", "nfe"]].first().astype(int)
+    counts.columns = pd.MultiIndex.from_product([["steps", "network calls"], [""]])
+    seconds = means(select(most, measure="seconds"), "setting", "s per patient")
+    return join([counts, seconds, means(frames.rows_of(most), "setting", "MAE / Gy", True)], "setting")
 
 
-def decomposition(rows, regression_rows):
-    """Expected squared error of one sample / Gy² as floor and spread, at the fewest and most steps split."""
-    frame = []
-    for setting in dict.fromkeys(row["setting"] for row in rows):
-        for n in sorted({row["n_steps"] for row in rows if row["setting"] == setting}):
-            floor, b = (
-                np.mean([r[key] for r in rows if (r["setting"], r["n_steps"]) == (setting, n)])
-                for key in ("floor_gy2", "b_gy2")
-            )
-            frame.append(
-                {
-                    "setting": setting,
-                    "steps": n,
-                    "floor / Gy²": f"{floor:.1f}",
-                    "spread / Gy²": f"{b:.1f}",
-                    "sum / Gy²": f"{floor + b:.1f}",
-                }
-            )
-    mse = np.mean([row["rmse_gy"] ** 2 for row in regression_rows])
-    return headed(
-        [
-            *frame,
-            {
-                "setting": "regression",
-                "steps": "",
-                "floor / Gy²": "",
-                "spread / Gy²": "",
-                "sum / Gy²": f"{mse:.1f}",
-            },
-        ],
-        "setting",
+def levels(frame: pd.DataFrame) -> pd.DataFrame:
+    """MAE / Gy of the dose that a network sees in one call, given the planned dose with noise of level t."""
+    table = frame.astype({"t": int}).pivot_table("value", "t", "training", sort=False)
+    return plain(table.sort_index().reset_index(), "t") if len(table) else table
+
+
+def decomposition(results: Results) -> pd.DataFrame:
+    """Expected squared error / Gy² of one sample, as what no averaging removes and the samples' variance."""
+    rows = results.frames["02_decomposition"].astype({"n_steps": int})
+    table = rows.pivot_table("value", ["setting", "n_steps"], "measure", sort=False)
+    if not len(table):
+        return table
+    table = table.reset_index().rename(
+        columns={"n_steps": "steps", "floor_gy2": "floor / Gy²", "b_gy2": "b / Gy²"}
     )
+    regressed = select(results.frames["02_steps"], switch="regression", measure="rmse_gy")
+    table["sum / Gy²"] = table["floor / Gy²"] + table["b / Gy²"]
+    table.loc[len(table)] = {"setting": "regression", "sum / Gy²": (regressed["value"] ** 2).mean()}
+    return plain(table[["setting", "steps", "floor / Gy²", "b / Gy²", "sum / Gy²"]], "setting")
 
 
-def ensemble(rows, regression_rows, rx_gy):
-    """Expected errors by ensemble size, the law of averages and spread, a column per source of members."""
-    columns = {}
-    for source in dict.fromkeys(row["source"] for row in rows):
-        own = [row for row in rows if row["source"] == source]
-        floor, b = np.mean([r["floor_gy2"] for r in own]), np.mean([r["b_gy2"] for r in own])
-        share = np.mean([row["spread_whole_volume_gy"] for row in own]) / rx_gy
-        columns[source] = {
-            f"MAE of a mean of {n} / Gy": with_interval([r["mae_gy"][n] for r in own]) for n in sizes_of(own)
-        } | {
-            "MAE of the members' median / Gy": with_interval([r["median_mae_gy"] for r in own]),
-            "floor / Gy²": f"{floor:.1f}",
-            "b / Gy²": f"{b:.1f}",
-            "floor / b (exact posterior: 1)": f"{floor / b:.2f}",
-            "RMSE of a mean of infinitely many / regression's RMSE": (
-                f"{np.sqrt(floor / np.mean([r['rmse_gy'] ** 2 for r in regression_rows])):.2f}"
-            ),
-            "spread in the dose mask / Gy": f"{np.mean([r['spread_dose_mask_gy'] for r in own]):.2f}",
-            "spread, whole volume / prescription": f"{share:.4f}",
+# --- several answers ---
+
+
+def ensemble(results: Results) -> pd.DataFrame:
+    """Errors by number of answers averaged, the law of averages and the spread, a column per source."""
+    rx_gy, columns = frames.setting(results, "rx_gy", np.nan), {}
+    for name, rows in frames.sources(results).items():
+        value = rows.groupby(["region", "measure"])["value"].mean()
+        floor, b = value["dose mask", "floor_gy2"], value["dose mask", "b_gy2"]
+        maes = frames.rows_of(rows).groupby("members")["value"].mean()
+        columns[name] = {f"MAE of a mean of {n:.0f} / Gy": mae for n, mae in maes.items()} | {
+            "MAE of the members' median / Gy": value["dose mask", "median_mae_gy"],
+            "floor / Gy²": floor,
+            "b / Gy²": b,
+            "floor / b (exact posterior: 1)": floor / b,
+            "RMSE of a mean of infinitely many / regression's": frames.limit_ratio(results, rows).mean,
+            "spread in the dose mask / Gy": value["dose mask", "spread_gy"],
+            "spread over the whole volume / prescription": value["whole volume", "spread_gy"] / rx_gy,
         }
-    order = sorted(
-        {name for column in columns.values() for name in column if name.startswith("MAE of a mean")},
-        key=lambda n: int(n.split()[5]),
+    table = pd.DataFrame(columns).rename_axis("quantity").reset_index()
+    return plain(table, "quantity") if columns else pd.DataFrame()
+
+
+def spread_by_structure(results: Results) -> pd.DataFrame:
+    """Mean spread / Gy in each structure, over the patients that have it, a column per source."""
+    parts = [
+        means(rows[rows["structure"] != ""], "structure", name)
+        for name, rows in frames.sources(results).items()
+    ]
+    return join(parts, "spread / Gy in").sort_index() if parts else pd.DataFrame()
+
+
+def calibration(results: Results) -> pd.DataFrame:
+    """Whether the spread tells the error, as sampled and by the factor chosen on validation patients."""
+    table = {}
+    for name, rows in frames.sources(results).items():
+        for factor in frames.scores(rows, "crps_gy"):
+            own = rows[(rows["factor"] == factor)]
+            covered = select(own, measure="coverage_pct").groupby("level_pct")["value"].mean()
+            table[name, factor] = {
+                "members": int(rows["members"].max()),
+                "network calls": int(rows["nfe"].max()),
+                "spread / error": frames.spread_ratio(results, rows, factor).mean,
+                **{f"{level:.0f} % interval holds / %": share for level, share in covered.items()},
+                "CRPS / Gy": select(own, measure="crps_gy")["value"].mean(),
+                "DVH points in the members' range / %": select(rows, measure="dvh_band_pct")["value"].mean(),
+            }
+    frame = (
+        pd.DataFrame.from_dict(table, orient="index").rename_axis(["source", "spread times"]).reset_index()
     )
-    rest = [name for name in next(iter(columns.values())) if name not in order]
-    return pd.DataFrame(columns).reindex([*order, *rest]).fillna("").rename_axis(columns="quantity")
+    return plain(frame, "source") if table else frame
 
 
-def spread_by_structure(rows):
-    """Mean spread / Gy in each structure, a column per source of members, over the patients that have it."""
-    names = sorted({name for row in rows for name in row["spread_structure_gy"]})
-    frame = []
-    for name in names:
-        own = [
-            row | {"spread": row["spread_structure_gy"][name]}
-            for row in rows
-            if name in row["spread_structure_gy"]
-        ]
-        frame.append(
-            {"spread / Gy in": name}
-            | {source: f"{np.mean(v):.2f}" for source, v in grouped(own, "source", "spread").items()}
-        )
-    return headed(frame, "spread / Gy in")
+# --- what is said ---
 
 
-def calibration(found):
-    """Whether the spread tells the error, before and after a factor from validation patients, by source."""
-    frame = []
-    for source, factor in found["factors"].items():
-        before = [r for r in found["rows"] if r["source"] == source]
-        after = [r["recalibrated"] for r in before]
-        covered = {
-            f"{level} % interval holds / %": f"{np.mean([r['coverage_pct'][level] for r in before]):.0f} → "
-            f"{np.mean([r['coverage_pct'][level] for r in after]):.0f}"
-            for level in before[0]["coverage_pct"]
-        }
-        frame.append(
-            {
-                "source": source,
-                "members": before[0]["members"],
-                "network calls": before[0]["members"] * before[0]["nfe_per_member"],
-                "spread / error": f"{spread_skill_ratio([r['spread_skill'] for r in before]):.2f}",
-                "factor": f"{factor:.2f}",
-                **covered,
-                "CRPS / Gy": (
-                    f"{np.mean([r['crps_gy'] for r in before]):.2f} → "
-                    f"{np.mean([r['crps_gy'] for r in after]):.2f}"
-                ),
-                "DVH points in the members' range / %": (
-                    f"{np.mean([r['dvh_band_pct'] for r in before if r['dvh_band_pct'] is not None]):.0f}"
-                ),
-            }
-        )
-    return headed(frame, "source")
-
-
-def key(rows, margin_gy):
-    """The report's first table: one form of each method and variant and the means of seeds and sides, seeds
-    averaged, against the baseline; sorted by MAE."""
-    chosen = {row["method"] for row in one_each(rows, variants=True)} | {
-        row["method"] for row in rows if row["method"].endswith(WITHOUT_SAMPLING)
-    }
-    scored = [
-        row | {"dvh_sum_gy": sum(row["dvh_errors_gy"]), "dvh_points": len(row["dvh_errors_gy"])}
-        for row in rows
-    ]
-    mae, rmse, dose, dvh, points = (
-        {name: v for name, (v, _) in over_seeds(scored, value).items() if name in chosen}
-        for value in ("mae_gy", "rmse_gy", "dose_score_gy", "dvh_sum_gy", "dvh_points")
+def told_rows(told: pd.DataFrame) -> pd.DataFrame:
+    """Statements as a table."""
+    rows = told.rename(columns={"first": "of", "second": "against", "n": "patients"}).reset_index(drop=True)
+    numbers = rows[["difference", "low", "high"]].set_axis(
+        [("value or difference", part) for part in INTERVAL], axis=1
     )
-    frame = []
-    for name in sorted(mae, key=lambda name: np.mean(mae[name])):
-        d = paired_difference(mae[name], mae["baseline"])
-        frame.append(
-            {
-                "method": name,
-                "MAE / Gy": with_interval(mae[name]),
-                "minus baseline / Gy": "" if name == "baseline" else short_span(d),
-                "so it is": "" if name == "baseline" else told_difference(d, margin_gy),
-                "RMSE / Gy": f"{np.mean(rmse[name]):.2f}",
-                "dose score / Gy": f"{np.mean(dose[name]):.2f}",
-                "DVH score / Gy": f"{sum(dvh[name]) / sum(points[name]):.2f}",
-            }
-        )
-    return headed(frame, "method")
+    texts = rows[["of", "against", "quantity", "unit", "patients", "verdict"]]
+    texts.columns = [(name, "") for name in texts]
+    table = pd.concat([texts.iloc[:, 1:3], numbers, texts.iloc[:, 3:]], axis=1).set_index(rows["of"])
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table
 
 
-def comparison(rows):
-    """Every method's errors, scores and cost, sorted by MAE in the dose mask."""
-    frame = []
-    for method, maes in by_method(rows).items():
-        own = [row for row in rows if row["method"] == method]
-        frame.append(
-            {
-                "method": method,
-                "MAE in the dose mask / Gy": with_interval(maes),
-                "RMSE / Gy": with_interval([r["rmse_gy"] for r in own]),
-                "bias / Gy": f"{np.mean([r['bias_gy'] for r in own]):+.2f}",
-                "MAE, whole volume / Gy": f"{np.mean([r['whole_volume_mae_gy'] for r in own]):.2f}",
-                "dose score / Gy": f"{np.mean([r['dose_score_gy'] for r in own]):.2f}",
-                "dose score on the network's grid / Gy": (
-                    f"{np.mean([r['own_grid_dose_score_gy'] for r in own]):.2f}"
-                ),
-                "DVH score / Gy": f"{np.mean([e for r in own for e in r['dvh_errors_gy']]):.2f}",
-                "goals as planned / %": f"{goals_agree_pct(own):.0f}",
-                "s per patient": f"{np.mean([r['seconds'] for r in own]):.2f}",
-                "order": np.mean(maes),
-            }
-        )
-    return headed(sorted(frame, key=lambda row: row["order"]), "method").drop(columns="order")
+# --- the cohort ---
 
 
-def gamma(rows):
-    """Gamma pass rates in %, mean over patients; a sampled method by the mean of its samples."""
-    names = {
-        "body_3pct_3mm": "body, 3 % / 3 mm",
-        "targets_3pct_3mm": "targets, 3 % / 3 mm",
-        "body_2pct_2mm": "body, 2 % / 2 mm",
-        "targets_2pct_2mm": "targets, 2 % / 2 mm",
+def cohort(results: Results) -> pd.DataFrame:
+    """Who is in the cohort: its source, patients by part, voxels, findings, who was left out."""
+    frame, found = results.frames["00_cohort"], results.settings.get("00_cohort", {})
+    size = {
+        name: "  x  ".join(ranges(frame, name, axis) for axis in "zyx")
+        for name in ("voxels_{}", "spacing_{}_mm")
     }
-    frame = []
-    for method in by_method(rows, "case_id"):
-        own = [row for row in rows if row["method"] == method]
-        shares = {title: [row[key] for row in own if row[key] is not None] for key, title in names.items()}
-        frame.append(
-            {"gamma pass / %": method, "patients": len(own)}
-            | {t: f"{np.mean(v):.1f}" if v else "" for t, v in shares.items()}
-        )
-    return headed(frame, "gamma pass / %")
-
-
-def structure_errors(rows):
-    """MAE / Gy by structure and method, mean over the patients that have the structure."""
-    rows = one_each(rows)
-    names = sorted({name for row in rows for name in row["structure_mae_gy"]})
-    frame = []
-    for name in names:
-        maes = by_method(
-            [row | {"mae": row["structure_mae_gy"][name]} for row in rows if name in row["structure_mae_gy"]],
-            "mae",
-        )
-        frame.append(
-            {"MAE / Gy in": f"{name} (n = {len(next(iter(maes.values())))})"}
-            | {m: f"{np.mean(v):.2f}" for m, v in maes.items()}
-        )
-    return headed(frame, "MAE / Gy in")
-
-
-def goals_agree_pct(rows):
-    """Share of clinical goals on which prediction and plan agree (both met or both missed), in %."""
-    goals = [Goal(*goal) for row in rows for goal in row["goals"].values()]
-    judged = [
-        goal.predicted_met == goal.planned_met
-        for goal in goals
-        if goal.predicted_met is not None and goal.planned_met is not None
-    ]
-    return 100 * np.mean(judged) if judged else float("nan")
-
-
-def goals_predicted(rows):
-    """Clinical goals, planned against predicted: how many plans meet each, by method; how far off."""
-    rows = one_each(rows)
-    frame = []
-    for text in rows[0]["goals"]:
-        line = {"goal": text}
-        for method in dict.fromkeys(row["method"] for row in rows):
-            pairs = [Goal(*row["goals"][text]) for row in rows if row["method"] == method]
-            pairs = [p for p in pairs if p.planned is not None and p.predicted is not None]
-            line["planned"] = f"{sum(p.planned_met for p in pairs)} of {len(pairs)}"
-            off = np.mean([abs(p.predicted - p.planned) for p in pairs]) if pairs else None
-            line[method] = f"{sum(p.predicted_met for p in pairs)} ({optional(off, '.1f')})" if pairs else ""
-        frame.append(line)
-    return headed(frame, "goal")
-
-
-def goals_of(case, doses_gy):
-    """Clinical goals of one patient's structures, by title -> dose [D,H,W]: value and whether met."""
-    values = {title: goal_values(case, dose_gy) for title, dose_gy in doses_gy.items()}
-    units = {goal.text: goal.unit for goal in PROTOCOLS[case.site].goals}
-    frame = [
-        {"goal": text}
-        | {
-            title: "" if v[text][0] is None else f"{v[text][0]:.1f} {unit} {'✓' if v[text][1] else '✗'}"
-            for title, v in values.items()
-        }
-        for text, unit in units.items()
-        if any(v[text][0] is not None for v in values.values())
-    ]
-    return headed(frame or [{"goal": "none can be judged"}], "goal")
-
-
-def indices(rows):
-    """Conformity and homogeneity of the primary target, planned and predicted; Dice of isodose volumes."""
-    rows = one_each(rows)
-    frame = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        line = {"method": method}
-        for key, title in (("conformity", "conformity, 95 % isodose"), ("homogeneity", "homogeneity")):
-            pairs = [(r[key]["planned"], r[key]["predicted"]) for r in own if None not in r[key].values()]
-            line[f"{title}: planned → predicted"] = (
-                "{:.2f} → {:.2f}".format(*np.mean(pairs, axis=0)) if pairs else ""
-            )
-        for pct in own[0]["isodose_dice"]:
-            line[f"Dice of {pct} %"] = (
-                f"{np.mean([r['isodose_dice'][pct] for r in own if r['isodose_dice'][pct] is not None]):.2f}"
-            )
-        frame.append(line)
-    return headed(frame, "method")
-
-
-def costs(rows, samplings, histories):
-    """What each method costs: minutes of training, network calls and seconds per patient."""
-    frame = []
-    for name, history in histories.items():
-        sampling = samplings[name]
-        own = [row for row in rows if row["method"] == name]
-        frame.append(
-            {
-                "method": name,
-                "training / min": f"{history[-1]['seconds'] / 60:.1f}",
-                "network calls": sampling["nfe"],
-                "sampled": sampling["text"],
-                "s per patient": f"{np.mean([r['seconds'] for r in own]):.2f}",
-                "MAE / Gy": f"{np.mean([r['mae_gy'] for r in own]):.2f}",
-            }
-        )
-    return headed(frame, "method")
-
-
-def differences(rows, margin_gy):
-    """Each method, seeds averaged, and each variant against the baseline, paired by patient."""
-    values = {name: v for name, (v, _) in over_seeds(rows).items()}
-    found = {
-        method: paired_difference(values[method], values["baseline"])
-        for method in values
-        if method != "baseline"
+    left_out = "; ".join(f"{k}: {v}" for k, v in found.get("left_out", {}).items())
+    rows = {
+        "source": found.get("source", ""),
+        "site": found.get("site", ""),
+        "patients": ", ".join(f"{n} {part}" for part, n in found.get("split", {}).items()),
+        "voxels (z, y, x)": size["voxels_{}"],
+        "spacing (z, y, x) / mm": size["spacing_{}_mm"],
+        "patients with findings": str(len({row["case_id"] for row in found.get("findings", [])})),
+        "left out at import": left_out or "none",
     }
-    frame = []
-    for (method, d), p in zip(found.items(), holm([d.p for d in found.values()])):
-        span = f"[{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else "none with fewer than 3 patients"
-        frame.append(
-            {
-                "method": method,
-                "patients": d.n,
-                "difference to the baseline / Gy": f"{d.mean:+.2f}",
-                "95 % interval / Gy": span,
-                "effect size d_z": optional(d.effect, "+.1f"),
-                "Wilcoxon p": optional(d.p, ".2g"),
-                "p after Holm": optional(p, ".2g"),
-                "error is": told_difference(d, margin_gy),
-            }
-        )
-    return headed(frame, "method")
+    return plain(pd.DataFrame({"": rows.keys(), "cohort": rows.values()}), "") if found else pd.DataFrame()
 
 
-def optional(value, form):
-    return "" if value is None else f"{value:{form}}"
+def ranges(frame: pd.DataFrame, name: str, axis: str) -> str:
+    """The least and most of a measure along an axis as "2 to 3.5"."""
+    values = select(frame, measure=name.format(axis))["value"]
+    least, most = values.min(), values.max()
+    return f"{least:.3g}" + (f" to {most:.3g}" if most > least else "")
 
 
-def claims(found):
-    """The reference's claims beside ours."""
-    return headed(found, "claim")[["reference", "ours", "verdict", "why"]]
+def structures(frame: pd.DataFrame) -> pd.DataFrame:
+    """Presence, volume and planned mean dose of every structure, medians with the least and most."""
+    parts = []
+    for measure, quantity in (("volume_cc", "volume / cc"), ("mean_gy", "planned mean dose / Gy")):
+        groups = select(frame, measure=measure).groupby("structure")["value"]
+        numbers = groups.agg(["median", "min", "max"])
+        parts.append(numbers.set_axis(pd.MultiIndex.from_product([[f"{quantity}"], INTERVAL]), axis=1))
+    counts = select(frame, measure="volume_cc").groupby("structure")["case_id"].nunique()
+    return join([pd.DataFrame({("patients", ""): counts}), *parts], "structure: median [least, most]")
 
 
-def structures(rows):
-    """Presence, volume and planned mean dose of every structure."""
-    names = sorted({name for row in rows for name in row["volume_cc"]})
-    frame = []
-    for name in names:
-        volumes = [row["volume_cc"][name] for row in rows if name in row["volume_cc"]]
-        means = [row["mean_gy"][name] for row in rows if name in row["mean_gy"]]
-        frame.append(
-            {
-                "structure": name,
-                "patients": len(volumes),
-                "volume / cc, median [min, max]": spanned(volumes, 0),
-                "planned mean dose / Gy, median [min, max]": spanned(means, 1),
-            }
-        )
-    return headed(frame, "structure")
-
-
-def spanned(values, digits):
-    return f"{np.median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
-
-
-def goals_met(rows):
+def goals_met(frame: pd.DataFrame) -> pd.DataFrame:
     """How many plans meet each clinical goal; plans without the structure do not count."""
-    frame = []
-    for text in rows[0]["goals"]:
-        judged = [row["goals"][text] for row in rows if row["goals"].get(text) is not None]
-        share = f"{100 * np.mean(judged):.0f}" if judged else ""
-        frame.append({"goal": text, "plans judged": len(judged), "met": sum(judged), "met / %": share})
-    return headed(frame, "goal")
+    groups = frame.dropna(subset="met").groupby("measure", sort=False)["met"]
+    table = pd.DataFrame(
+        {"plans judged": groups.size(), "met": groups.sum().astype(int), "met / %": 100 * groups.mean()}
+    )
+    return plain(table.rename_axis("goal").reset_index(), "goal")
 
 
-def findings(rows):
-    """Every finding of the checks, by case."""
-    found = [
-        {"case": row["case_id"], "part": row["part"], "finding": text}
-        for row in rows
-        for text in row["findings"]
-    ]
-    found = found or [{"case": "all", "part": "", "finding": "nothing looks wrong"}]
-    return headed(found, "case")
+def findings(settings: dict[str, Any]) -> pd.DataFrame:
+    """Every finding of the checks, by patient."""
+    rows = settings.get("findings") or [{"case_id": "all", "part": "", "text": "nothing looks wrong"}]
+    table = pd.DataFrame(rows)[["case_id", "part", "text"]]
+    return plain(table.rename(columns={"case_id": "patient", "text": "finding"}), "patient")
 
 
-def imports(cohort):
+def imports(cohort: Cohort) -> pd.DataFrame | None:
     """What the import took from each patient's files, or None if the source has nothing to say."""
-    told = {
-        case_id: summary["import"]
-        for case_id, summary in cohort.card["cases"].items()
-        if summary.get("import")
-    }
-    frame = [
+    said = {case_id: case["import"] for case_id, case in cohort.card["cases"].items() if case.get("import")}
+    rows = [
         {
-            "case": case_id,
+            "patient": case_id,
             "warnings": "; ".join(d.get("warnings", [])),
             "structures missing": ", ".join(d.get("missing", [])),
             "taken as": ", ".join(
-                f"{ours} ← {theirs}" for ours, theirs in d.get("structures", {}).items() if ours != theirs
+                f"{to} ← {name}" for to, name in d.get("structures", {}).items() if to != name
             ),
             "ignored": ", ".join(d.get("ignored", [])),
             "prescription from": ", ".join(sorted(set(d.get("prescription_from", {}).values()))),
             "dose mask from": d.get("dose_mask_from", ""),
         }
-        for case_id, d in told.items()
+        for case_id, d in said.items()
     ]
-    return headed(frame, "case") if frame else None
+    return plain(pd.DataFrame(rows), "patient") if rows else None
 
 
-def speed(rows):
-    """Times of the straightforward way and ours, and their ratio with its range."""
-    return headed(
-        [
-            {
-                "part": r["part"],
-                "against": r["against"],
-                "straightforward": duration(r["plain_s"]),
-                "here": duration(r["ours_s"]),
-                "times as fast (range)": f"{r['ratio']:.1f} ({r['ratio_low']:.1f} to {r['ratio_high']:.1f})",
-            }
-            for r in rows
-        ],
-        "part",
-    )
+# --- speed ---
 
 
-def duration(seconds):
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+def speed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of the straightforward way and of this code, and their ratio with its range."""
+    table = frame.rename(columns={"plain_s": "straightforward / s", "ours_s": "here / s"})
+    table.columns = [(name, "") for name in table.columns[:5]] + [
+        ("times as fast", part) for part in INTERVAL[1:]
+    ]
+    table = table.rename(columns={("ratio", ""): ("times as fast", "mean")})
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table.set_index(("part", "")).rename_axis("part")
 
 
-def ceilings(rows):
+def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
     """Counted work, the time it took, and its share of what the machine can do."""
-    return headed(
-        [
-            {
-                "part": r["part"],
-                "GFLOP": f"{r['gflop']:.0f}",
-                "GB moved": f"{r['gbyte']:.2f}",
-                "time": duration(r["seconds"]),
-                "of the matrix product's rate": (
-                    f"{r['of_peak_flop_pct']:.0f} % of {r['peak_gflop_s']:.0f} GFLOP/s"
-                ),
-                "of the copy's rate": f"{r['of_peak_byte_pct']:.0f} % of {r['peak_gbyte_s']:.0f} GB/s",
-            }
-            for r in rows
-        ],
-        "part",
-    )
+    names = {
+        "part": "part",
+        "gflop": "GFLOP",
+        "gbyte": "GB moved",
+        "seconds": "seconds",
+        "of_peak_flop_pct": "of the matrix product's rate / %",
+        "of_peak_byte_pct": "of the copy's rate / %",
+    }
+    return plain(frame[list(names)].rename(columns=names), "part")
 
 
-def notebook_times(rows):
-    return headed([{"notebook": r["notebook"], "minutes": f"{r['minutes']:.1f}"} for r in rows], "notebook")
+def notebook_times(frame: pd.DataFrame) -> pd.DataFrame:
+    return plain(frame, "notebook")

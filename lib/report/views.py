@@ -1,38 +1,39 @@
-"""What the explorer shows, without any widget: planned dose beside predicted, as pictures, sentences, curves.
+"""A patient's planned dose beside predicted ones: pictures, sentences and curves of what is looked at.
 
-A `View` says what is looked at and how; every function here is a pure one of it.
+A `View` says what is looked at and how. The explorer changes its fields, figures draw it once; every function
+here is a pure one of it.
 """
 
 import textwrap
-from functools import lru_cache
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lib.cases.case import Case
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
 from lib.metrics.dose import errors_gy
+from lib.metrics.dvh import dvh_curve, goal_values
 from lib.metrics.gamma import gamma_index
 from lib.prediction.predict import on_case_grid
-from lib.prediction.store import (
-    Prediction,
-    load_prediction,
-    predicted_cases,
-    predicted_methods,
-    prediction_path,
-)
+from lib.prediction.store import load_prediction, prediction_path
 from lib.report import slices
-from lib.report.dose_figures import draw_dvhs, primary_target
-from lib.report.style import ERROR_MAP, SPREAD_MAP, WIDTH_IN, plt, use_style
+from lib.report.style import WIDTH_IN, plt, use_style
 
 LAYERS = ("difference", "spread", "gamma")
 GAMMA = {"dose_pct": 3, "distance_mm": 3, "max_gamma": 2.0}
+DOSE_STEP_GY = 0.5  # of DVHs
 
 
-class Shown(NamedTuple):
-    """One method's dose; `prediction` is None where `missing` says why. Volumes [D,H,W] on the case's grid.
+class MethodDose(NamedTuple):
+    """One method's dose of the patient. Volumes [D,H,W] on the case's grid.
 
+    spread_gy  standard deviation of several samples
     error_gy   predicted - planned, 0 outside the dose mask, where no dose is judged
     mae_gy     its mean magnitude inside the dose mask
     gamma      gamma index (3 %, 3 mm), 0 where not judged; None until it is asked for
@@ -40,10 +41,10 @@ class Shown(NamedTuple):
     """
 
     method: str
-    missing: str = ""
-    prediction: Prediction | None = None
-    error_gy: np.ndarray | None = None
-    mae_gy: float | None = None
+    dose_gy: np.ndarray
+    spread_gy: np.ndarray | None
+    error_gy: np.ndarray
+    mae_gy: float
     gamma: np.ndarray | None = None
     estimates: tuple = ()
 
@@ -52,261 +53,216 @@ class View(NamedTuple):
     """What is looked at, and how."""
 
     case: Case
-    box: tuple  # the part of the volume that is shown
-    shown: tuple  # of Shown
+    doses: tuple[MethodDose, ...]
+    box: slices.Box  # the part of the volume that is shown
     plane: str = "axial"
     index: int = 0
-    layers: tuple = ("difference", "spread")
-    structures: tuple = ()
+    layers: tuple[str, ...] = ("difference", "spread")
+    structures: tuple[str, ...] = ()
     opacity: float = 0.5
-    isodoses_gy: tuple = ()
+    isodoses_gy: tuple[float, ...] = ()
     top_gy: float = 77.0  # of the colours of the dose
     end_gy: float = 10.0  # of the colours of the difference, and twice that of the spread
-    ct_hu: tuple = (-160, 240)  # black and white
+    ct_hu: tuple[float, float] = (-160, 240)  # black and white
     size_px: int = 300  # longest side of a picture
+    note: str = ""  # what is missing
 
 
-def find_choices(run, methods=None, case_id=None, method=None):
-    """(case ids, methods, the case and the method shown first, sentences on what is missing)."""
-    cohort = run.open_cohort()
-    methods = list(methods or predicted_methods(run.prediction_folder)) or [""]
-    predicted = {i for m in methods if m for i in predicted_cases(run.prediction_folder, m)}
-    case_ids = [i for i in cohort.case_ids if i in predicted]
-    missing = (
-        "" if case_ids else f"{run.folder} has no prediction for {run.cohort}; 04_comparison makes them. "
-    )
-    case_ids = case_ids or cohort.split["test"]
-    for wanted, options in ((case_id, case_ids), (method, methods)):
-        if wanted and options[0] and wanted not in options:
-            missing += f"There is nothing to show of {wanted}; {options[0]} comes first. "
-    return (
-        case_ids,
-        methods,
-        *(w if w in o else o[0] for w, o in ((case_id, case_ids), (method, methods))),
-        missing,
-    )
+def dose_of(
+    case: Case, method: str, dose_gy: np.ndarray, spread_gy: np.ndarray | None = None, estimates: tuple = ()
+) -> MethodDose:
+    """A dose [D,H,W] with its error."""
+    error_gy = np.where(case.dose_mask, dose_gy - case.dose_gy, 0)
+    mae_gy = errors_gy(dose_gy, case.dose_gy, case.dose_mask)["mae_gy"]
+    return MethodDose(method, dose_gy, spread_gy, error_gy, mae_gy, None, estimates)
 
 
-def open_view(run, case_id, methods, plane="axial", index=None):
-    """The view that opens: every structure, at the centre of the target with the highest prescription."""
-    case, box = read_case(run, case_id)
+def load_dose(folder: Path, method: str, case: Case) -> MethodDose:
+    """A method's dose as `folder` keeps it, with its error; a missing or damaged one is a UserError."""
+    path = prediction_path(folder, method, case.case_id)
+    if not path.exists():
+        raise UserError(f"{case.case_id} has no prediction by {method}")
+    return dose_of(case, method, *load_prediction(path, case.dose_mask))
+
+
+def at_step(case: Case, dose: MethodDose, step: int, coarsen: int) -> MethodDose:
+    """The dose estimate after network call `step` (from 0) in place of the final dose."""
+    dose_gy = on_case_grid(dose.estimates[step][1][None], case, coarsen)[0]
+    return dose_of(case, dose.method, dose_gy, None, dose.estimates)
+
+
+def with_gamma(case: Case, dose: MethodDose) -> MethodDose:
+    """The same with its gamma index; some seconds at full size."""
+    gamma = gamma_index(case.dose_gy, dose.dose_gy, case.spacing_mm, global_gy=case.rx_gy, **GAMMA)
+    return dose._replace(gamma=np.nan_to_num(gamma))
+
+
+def open_view(
+    case: Case, doses: Sequence[MethodDose], plane: str = "axial", index: int | None = None
+) -> View:
+    """The view that opens: every structure, at the middle of the primary target."""
+    index = slices.target_index(case, plane) if index is None else index
     order = {name: number for number, name in enumerate(PROTOCOLS[case.site].structures)}
     structures = tuple(sorted(case.masks, key=lambda name: order.get(name, 99)))
-    centre = slices.central_index(case.masks[primary_target(case)], plane)
-    shown = tuple(read_shown(run, case_id, method) for method in methods)
-    return View(
-        case,
-        box,
-        shown,
-        plane,
-        centre if index is None else index,
-        structures=structures,
-        top_gy=float(np.ceil(1.1 * case.rx_gy)),
-    )
+    top_gy = float(np.ceil(1.1 * case.rx_gy))
+    return View(case, tuple(doses), slices.body_box(case), plane, index, structures=structures, top_gy=top_gy)
 
 
-@lru_cache(maxsize=2)
-def read_case(run, case_id):
-    case = run.open_cohort().load(case_id)
-    return case, slices.body_box(case)
+def close_view(case: Case, doses: Sequence[MethodDose], plane: str = "axial") -> View:
+    """The view of figures: around the dose mask within the slice, with two isodoses."""
+    view = open_view(case, doses, plane)
+    isodoses_gy = tuple(share * case.rx_gy for share in slices.ISODOSE_SHARES)
+    box = slices.slice_box(case, plane, view.index)
+    return view._replace(box=box, isodoses_gy=isodoses_gy, opacity=0.55, end_gy=15.0)
 
 
-def read_shown(run, case_id, method):
-    path = prediction_path(run.prediction_folder, method, case_id)
-    if not path.exists():
-        return Shown(
-            method, f"{case_id} has no prediction{method and f' by {method}'}: this is the plan alone."
-        )
-    return read_prediction(path, run, case_id, method, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=6)
-def read_prediction(path, run, case_id, method, written_ns):
-    """A kept prediction; `written_ns` makes a newer file be read."""
-    case, _ = read_case(run, case_id)
-    try:
-        return judged(case, method, load_prediction(path, case.dose_mask))
-    except UserError as error:
-        return Shown(method, f"This is the plan alone: {error}.")
-
-
-def judged(case, method, prediction, estimates=()):
-    """A prediction with its error."""
-    error_gy = np.where(case.dose_mask, prediction.dose_gy - case.dose_gy, 0)
-    return Shown(
-        method,
-        "",
-        prediction,
-        error_gy,
-        errors_gy(prediction.dose_gy, case.dose_gy, case.dose_mask)["mae_gy"],
-        None,
-        estimates,
-    )
-
-
-def at_step(case, shown, step, coarsen):
-    """The dose estimate after network call `step` (from 0) in place of the final dose."""
-    dose_gy = on_case_grid(shown.estimates[step][1][None], case, coarsen)[0]
-    return judged(case, shown.method, Prediction(dose_gy, None), shown.estimates)
-
-
-def with_gamma(case, shown):
-    """The same with its gamma index; some seconds at full size."""
-    if shown.prediction is None or shown.gamma is not None:
-        return shown
-    gamma = gamma_index(
-        case.dose_gy, shown.prediction.dose_gy, case.spacing_mm, global_gy=case.rx_gy, **GAMMA
-    )
-    return shown._replace(gamma=np.nan_to_num(gamma))
-
-
-def overlays(view):
-    """title -> Overlay, for what there is."""
+def overlays(view: View) -> dict[str, slices.Overlay]:
+    """title -> Overlay, of what there is."""
     plan = slices.Overlay(view.case.dose_gy, (0.0, view.top_gy), isodoses_gy=view.isodoses_gy)
-    found = {"planned dose": plan}
-    for one in view.shown:
-        if one.prediction is not None:
-            found[f"{one.method}: predicted dose"] = plan._replace(volume_gy=one.prediction.dose_gy)
-            found |= {
-                f"{one.method}: {title}": overlay
-                for title, overlay in layers_of(one, view.layers, view.end_gy).items()
-            }
-    return found
+    panels = {"planned dose": plan}
+    for dose in view.doses:
+        predicted = {"predicted dose": plan._replace(volume_gy=dose.dose_gy)}
+        layers = predicted | layers_of(dose, view.layers, view.end_gy)
+        panels |= {f"{dose.method}: {title}": overlay for title, overlay in layers.items()}
+    return panels
 
 
-def layers_of(shown, layers, end_gy):
+def layers_of(dose: MethodDose, layers: Sequence[str], end_gy: float) -> dict[str, slices.Overlay]:
     """title -> Overlay of the layers that are asked for and there."""
-    found = {}
-    if "difference" in layers:
-        found["predicted - planned"] = slices.Overlay(
-            shown.error_gy, (-end_gy, end_gy), ERROR_MAP, 0.5, full_from_gy=0.4 * end_gy
-        )
-    if "spread" in layers and shown.prediction.spread_gy is not None:
-        found["spread of samples"] = slices.Overlay(
-            shown.prediction.spread_gy, (0.0, end_gy / 2), SPREAD_MAP, 0.25
-        )
-    if "gamma" in layers and shown.gamma is not None:
-        found["gamma, 3 % 3 mm"] = slices.Overlay(
-            shown.gamma, (0.0, GAMMA["max_gamma"]), ERROR_MAP, 0.05, full_from_gy=1.0, unit="gamma"
-        )
-    return found
+    all_of_them = {
+        "difference": (
+            "predicted - planned",
+            dose.error_gy,
+            (-end_gy, end_gy),
+            slices.ERROR_MAP,
+            0.5,
+            0.4 * end_gy,
+        ),
+        "spread": ("spread of samples", dose.spread_gy, (0.0, end_gy / 2), slices.SPREAD_MAP, 0.25),
+        "gamma": (
+            "gamma, 3 % 3 mm",
+            dose.gamma,
+            (0.0, GAMMA["max_gamma"]),
+            slices.ERROR_MAP,
+            0.05,
+            1.0,
+            (),
+            "gamma",
+        ),
+    }
+    there = (all_of_them[name] for name in LAYERS if name in layers)
+    return {title: slices.Overlay(volume, *look) for title, volume, *look in there if volume is not None}
 
 
-def render_view(view):
-    """title -> picture uint8 [H,W,3] with its colour bar below, from left to right."""
-    shown, (low_hu, high_hu) = overlays(view), view.ct_hu
-    pictures = slices.render_slices(
-        view.case,
-        view.plane,
-        view.index,
-        shown.values(),
-        opacity=view.opacity,
-        structures=view.structures,
-        box=view.box,
-        window_hu=high_hu - low_hu,
-        level_hu=(low_hu + high_hu) / 2,
-        size_px=view.size_px,
-    )
-    width_px = max(150, pictures[0].shape[1])  # what the bar needs
-    pictures = [np.pad(rgb, ((0, 0), (0, width_px - rgb.shape[1]), (0, 0))) for rgb in pictures]
-    bars = [
-        slices.colour_bar(overlay.colours, overlay.range_gy, width_px, overlay.unit)
-        for overlay in shown.values()
-    ]
-    return {title: np.vstack(parts) for title, *parts in zip(shown, pictures, bars)}
+def render_panels(view: View) -> dict[str, np.ndarray]:
+    """title -> picture uint8 [H,W,3], from left to right."""
+    panels = overlays(view)
+    look = {name: getattr(view, name) for name in ("opacity", "structures", "box", "ct_hu", "size_px")}
+    return dict(zip(panels, slices.render_slices(view.case, view.plane, view.index, panels.values(), **look)))
 
 
-def voxel_at(view, x_px, y_px):
+def render_view(view: View) -> dict[str, np.ndarray]:
+    """title -> picture uint8 [H,W,3] with its colour bar below."""
+    panels, pictures = overlays(view), render_panels(view)
+    for title, rgb in pictures.items():
+        overlay, width_px = panels[title], max(150, rgb.shape[1])  # what the bar needs
+        bar = slices.colour_bar(overlay.colours, overlay.range_gy, width_px, overlay.unit)
+        pictures[title] = np.vstack([np.pad(rgb, ((0, 0), (0, width_px - rgb.shape[1]), (0, 0))), bar])
+    return pictures
+
+
+def voxel_at(view: View, x_px: float, y_px: float) -> tuple[int, int, int] | None:
     """The voxel (z, y, x) under a point of a picture, in pixels from its top left; None beyond the slice."""
     axis = slices.PLANES[view.plane]
-    rows, columns = (b for a, b in enumerate(view.box) if a != axis)
-    count = tuple(b.stop - b.start for b in (rows, columns))
-    height, width = slices.slice_size_px(count, view.case.spacing_mm, view.plane, view.size_px)
+    rows, columns = (range(n)[b] for a, (n, b) in enumerate(zip(view.case.shape, view.box)) if a != axis)
+    size = (len(rows), len(columns))
+    height, width = slices.slice_size_px(size, view.case.spacing_mm, view.plane, view.size_px)
     if not (0 <= x_px < width and 0 <= y_px < height):
         return None
-    row, column = int(y_px * count[0] / height), int(x_px * count[1] / width)
-    row = rows.start + row if view.plane == "axial" else rows.stop - 1 - row  # the head is up
-    voxel = [row, columns.start + column]
+    row, column = int(y_px * len(rows) / height), int(x_px * len(columns) / width)
+    voxel = [rows[row if view.plane == "axial" else -1 - row], columns[column]]  # the head is up
     voxel.insert(axis, view.index)
     return tuple(voxel)
 
 
-def point_text(view, voxel):
+def point_text(view: View, voxel: tuple[int, int, int] | None) -> str:
     """What lies in a voxel: HU, Gy planned and predicted, and the structures it belongs to."""
     if voxel is None:
         return ""
-    case, z, y, x = view.case, *voxel
-    parts = [
-        f"voxel z {z}, y {y}, x {x}",
-        f"CT {case.ct_hu[voxel]:.0f} HU",
-        f"planned {case.dose_gy[voxel]:.2f} Gy",
-    ]
-    for one in view.shown:
-        if one.prediction is not None:
-            parts.append(f"{one.method} {one.prediction.dose_gy[voxel]:.2f} Gy ({one.error_gy[voxel]:+.2f})")
-            parts += (
-                [f"spread {one.prediction.spread_gy[voxel]:.2f} Gy"]
-                if one.prediction.spread_gy is not None
-                else []
-            )
-            parts += [f"gamma {one.gamma[voxel]:.2f}"] if one.gamma is not None else []
+    case, (z, y, x) = view.case, voxel
+    parts = [f"voxel z {z}, y {y}, x {x}", f"CT {case.ct_hu[voxel]:.0f} HU"]
+    parts.append(f"planned {case.dose_gy[voxel]:.2f} Gy")
+    for dose in view.doses:
+        parts.append(f"{dose.method} {dose.dose_gy[voxel]:.2f} Gy ({dose.error_gy[voxel]:+.2f})")
+        parts += [f"spread {dose.spread_gy[voxel]:.2f} Gy"] if dose.spread_gy is not None else []
+        parts += [f"gamma {dose.gamma[voxel]:.2f}"] if dose.gamma is not None else []
     parts.append(", ".join(name.replace("_", " ") for name in view.structures if case.masks[name][voxel]))
     return " · ".join(part for part in parts if part)
 
 
-def read_out(view):
-    """The errors of the slice and of the patient in a sentence, or what is missing."""
-    where = f"{view.case.case_id}, {view.plane} slice {view.index}."
-    return " ".join(
-        [
-            where,
-            *(slice_errors(view, one) if one.prediction is not None else one.missing for one in view.shown),
-        ]
-    )
+def read_out(view: View) -> str:
+    """What is missing, and the errors of the slice and of the patient in a sentence for each method."""
+    sentences = [f"{view.note}{view.case.case_id}, {view.plane} slice {view.index}."]
+    mask = slices.take_slice(view.case.dose_mask, view.plane, view.index)
+    for dose in view.doses:
+        errors_gy = np.abs(slices.take_slice(dose.error_gy, view.plane, view.index)[mask])
+        here = f"{errors_gy.mean():.2f} Gy" if mask.any() else "no voxel"
+        means = f"{here} in this slice, {dose.mae_gy:.2f} Gy in the patient."
+        sentences.append(f"{dose.method}: MAE inside the dose mask {means}")
+    return " ".join(sentences)
 
 
-def slice_errors(view, shown):
-    mask, error_gy = (
-        slices.take_slice(v, view.plane, view.index) for v in (view.case.dose_mask, shown.error_gy)
-    )
-    here = f"{np.abs(error_gy[mask]).mean():.2f} Gy in this slice" if mask.any() else "no voxel in this slice"
-    return f"{shown.method}: MAE inside the dose mask {here}, {shown.mae_gy:.2f} Gy in the patient."
+def goal_table(view: View) -> pd.DataFrame:
+    """The clinical goals that can be judged, planned and by each method: value and whether it is met."""
+    doses_gy = {"planned": view.case.dose_gy} | {dose.method: dose.dose_gy for dose in view.doses}
+    values = {name: goal_values(view.case, dose_gy) for name, dose_gy in doses_gy.items()}
+    goals = [goal for goal in PROTOCOLS[view.case.site].goals if values["planned"][goal.text][0] is not None]
+    cells = {
+        name: [f"{of[g.text][0]:.1f} {g.unit} {'✓' if of[g.text][1] else '✗'}" for g in goals]
+        for name, of in values.items()
+    }
+    return pd.DataFrame(cells, index=pd.Index([goal.text for goal in goals], name="goal"))
 
 
-def draw_dvh(view, ax):
-    """Dose-volume histograms of the structures shown: planned lines, predicted dashed, a second dotted."""
-    predicted = [one for one in view.shown if one.prediction is not None]
-    draw_dvhs(ax, view.case, [one.prediction.dose_gy for one in predicted], view.structures)
-    ax.set_title(
-        "planned" + "".join(f", {line}: {one.method}" for line, one in zip(("dashed", "dotted"), predicted))
-    )
+def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structures: Sequence[str]) -> None:
+    """DVHs of the named structures: planned as lines, the predicted doses [D,H,W] dashed, then dotted."""
+    edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)
+    for name in (name for name in structures if case.masks[name].any()):
+        mask, line = case.masks[name], {"color": darken(slices.structure_colour(name)), "linewidth": 1.4}
+        ax.plot(edges_gy, dvh_curve(case.dose_gy, mask, edges_gy), label=name.replace("_", " "), **line)
+        for dose_hat_gy, style in zip(doses_hat_gy, ("--", ":")):
+            ax.plot(edges_gy, dvh_curve(dose_hat_gy, mask, edges_gy), linestyle=style, **line)
+    ax.set(xlabel="dose / Gy", ylabel="volume / %", xlim=(0, edges_gy[-1]), ylim=(0, 102))
+
+
+def darken(hex_colour: str, share: float = 0.75) -> tuple:
+    """A structure's colour for lines on white paper."""
+    return tuple(share * int(hex_colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def draw_view_dvhs(view: View, ax: Axes) -> None:
+    """DVHs of the structures and methods that are looked at."""
+    draw_dvhs(ax, view.case, [dose.dose_gy for dose in view.doses], view.structures)
+    lines = zip(("dashed", "dotted"), view.doses)
+    ax.set_title("planned" + "".join(f", {line}: {dose.method}" for line, dose in lines))
     if ax.lines:
         ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def draw_view(view, said=""):
+def draw_view(view: View) -> Figure:
     """A view as a figure: panels with colour bars, the read-out, DVHs."""
-    panels = render_view(view._replace(size_px=400))
-    height, width, _ = panels["planned dose"].shape
-    columns = (
-        min(len(panels), 4) if len(panels) != 4 or width <= 1.1 * height else 2
-    )  # wide panels in two rows
-    rows = -(-len(panels) // columns)
-    above_in = 0.35 + rows * (WIDTH_IN / max(3, columns) * height / width + 0.3)
+    pictures = render_view(view._replace(size_px=400))
+    height, width, _ = pictures["planned dose"].shape
+    columns, rows = max(3, min(len(pictures), 4)), -(-len(pictures) // 4)
+    above_in = 0.35 + rows * (WIDTH_IN / columns * height / width + 0.3)
     use_style()
     figure = plt.figure(figsize=(WIDTH_IN, above_in + 2.6))
     above, below = figure.subfigures(2, 1, height_ratios=(above_in, 2.6))
-    above.suptitle("\n".join(textwrap.wrap(said + read_out(view), 115)), x=0.01, ha="left", fontsize=9)
-    for number, (title, rgb) in enumerate(panels.items(), 1):
-        ax = above.add_subplot(rows, max(3, columns) if rows == 1 else columns, number)
+    above.suptitle("\n".join(textwrap.wrap(read_out(view), 115)), x=0.01, ha="left", fontsize=9)
+    for number, (title, rgb) in enumerate(pictures.items(), 1):
+        ax = above.add_subplot(rows, columns, number)
         ax.set_title(title, fontsize=8)
         ax.imshow(rgb)
         ax.set_axis_off()
-    draw_dvh(view, below.add_subplot())
+    draw_view_dvhs(view, below.add_subplot())
     return figure
-
-
-def draw_static(run, case_id=None, method=None, plane="axial", index=None):
-    """The view that the explorer opens with as a figure."""
-    _, _, case_id, method, missing = find_choices(run, None, case_id, method)
-    return draw_view(open_view(run, case_id, [method], plane, index), missing)

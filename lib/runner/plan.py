@@ -7,7 +7,7 @@ from lib.importers.cohort import check_import
 from lib.models.methods import find_method
 from lib.runner.settings import NOTEBOOKS, SECTIONS, TRAIN, check_params, notebook_values, sections_of
 from lib.studies.experiment import OUTPUTS
-from lib.studies.rows import has_study
+from lib.studies.experiment import has_study
 
 
 class Stage(NamedTuple):

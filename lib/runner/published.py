@@ -10,12 +10,11 @@ import sys
 from pathlib import Path
 from shutil import copyfile, rmtree
 
-import numpy as np
 import torch
 
 from lib.files import read_json, write_json
 from lib.studies.experiment import commit
-from lib.studies.rows import by_method
+from lib.studies.results import by_patient, read_frame, select
 from lib.tensors import load_tensors, save_tensors
 
 PARTS = (
@@ -46,15 +45,18 @@ def read_published(folder: Path) -> dict | None:
 
 
 def comparison(folder: Path) -> dict:
-    """results/04_comparison.json; an empty one if the experiment compares no methods."""
+    """results/04_comparison.json; an empty dict if the experiment compares no methods."""
     path = Path(folder) / "results" / "04_comparison.json"
-    return read_json(path) if path.exists() else {"rows": []}
+    return read_json(path) if path.exists() else {}
 
 
 def key_numbers(folder: Path) -> dict[str, float]:
-    """method -> mean MAE in Gy over the test patients."""
-    rows = by_method(comparison(folder)["rows"])
-    return {method: round(float(np.mean(values)), 3) for method, values in rows.items()}
+    """label of an answer -> mean MAE in Gy over the test patients; none where no methods are compared."""
+    path = Path(folder) / "results" / "04_comparison.csv"
+    if not path.exists():
+        return {}
+    rows = select(read_frame(path), measure="mae_gy", region="dose mask")
+    return by_patient(rows).mean().round(3).to_dict()
 
 
 def publish(folder: Path) -> None:

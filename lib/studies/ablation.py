@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib.diffusion.parameterisation import add_noise
 from lib.diffusion.samplers import REFERENCE, DPMSolver, Sampler, as_dict
-from lib.diffusion.schedule import at_level, schedule
+from lib.diffusion.schedule import add_noise, at_level, schedule
 from lib.features.batches import make_batch
 from lib.features.samples import Sample
 from lib.metrics.dose import errors_gy

@@ -29,6 +29,7 @@ from lib.studies.ensembles import both_sides
 from lib.studies.experiment import Experiment
 from lib.studies.results import SAMPLING, make_frame, measured
 from lib.studies.sampled import Prediction, predict_members
+from lib.training.history import read_history
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
 CRITERIA = (3, 2)  # of gamma, % of the prescription and mm
@@ -229,6 +230,15 @@ def gamma_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
             measures = {f"gamma_{size}pct_{size}mm_pass_pct": pass_pct(gamma, mask)}
             rows += measured({"region": region}, measures)
     return rows
+
+
+def histories(run: Experiment, names: Iterable[str]) -> pd.DataFrame:
+    """The course of every training by epochs: the frame 04_history."""
+    rows = []
+    for name in names:
+        columns = run.columns(name)
+        rows += [columns | epoch for epoch in read_history(run.checkpoint(name) / "history.csv")]
+    return make_frame("04_history", rows)
 
 
 def keep_predictions(

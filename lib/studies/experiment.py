@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from lib.cases.case import Case
 from lib.cases.cohort import Cohort, open_cohort
@@ -27,7 +29,7 @@ OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the
 
 @dataclass(frozen=True)
 class Experiment:
-    """The common settings of an experiment, as lib.runner.settings explains them."""
+    """The common parameters of an experiment, as the parameters cells explain them."""
 
     experiment: str
     cohort: str
@@ -37,7 +39,6 @@ class Experiment:
     seed: int
     device: str
     precision: str
-    methods: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "beams_deg", tuple(self.beams_deg))  # a notebook gives a list
@@ -162,6 +163,27 @@ def same_but_for_seed(path: Path, config: TrainConfig) -> bool:
         return replace(config_from(read_json(path), path), seed=0) == config
     except UserError:  # left there by an older version
         return False
+
+
+def has_study(notebook: str, methods: Iterable[str]) -> bool:
+    """Whether an experiment of these methods runs the notebook: that of steps if one is sampled in steps,
+    that of ensembles if members of one differ."""
+    methods = [find_method(name) for name in methods]
+    needs = {"02_sampling_ablation": any(m.timed for m in methods)}
+    needs["03_ensemble"] = any(m.sampled for m in methods)
+    return needs.get(notebook, True)
+
+
+def open_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
+    """An experiment by its name: a person's own run, else what is published of it, else its params file."""
+    outputs, params = ROOT / "outputs", ROOT / "params" / f"{name}.yaml"
+    files = [outputs / name / "experiment.yaml", outputs / "published" / name / "experiment.yaml", params]
+    path = next((path for path in files if path.exists()), None)
+    if path is None:
+        raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "beams_deg": [], "seed": 42}
+    return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
 
 
 def training_in(experiment: str, name: str) -> str:

@@ -67,7 +67,9 @@ def make_frame(file: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     frame = frame.reindex(columns=list(columns))
     for column in columns:
         text = column in TEXT
-        frame[column] = frame[column].astype(object).fillna("") if text else frame[column].astype(float)
+        frame[column] = (
+            frame[column].astype(object).fillna("").astype(str) if text else frame[column].astype(float)
+        )
     return frame
 
 

@@ -1,9 +1,7 @@
-"""How fast, against what: each part beside the straightforward way of doing it, as ratios of one run, and
-against the machine's limits.
+"""How fast: each part beside the straightforward way of doing it, and against the machine's limits.
 
-The straightforward way is what a reader would write first and what the reference study does: the network in
-float32 and contiguous memory, one patient at a time, the case's whole volume cut to windows that are sampled
-one by one.
+The straightforward way is the reference study's: float32 and contiguous memory, one patient at a time, the
+case's whole volume cut to windows that are sampled one by one.
 """
 
 import time
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import affine_transform, distance_transform_edt
+from scipy.ndimage import affine_transform
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -25,11 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.cases.case import Case
 from lib.features.augmentation import augment
 from lib.features.batches import Batch, make_batch
-from lib.features.channels import CLIP_MM, condition_channels, signed_distance_mm
+from lib.features.channels import condition_channels
 from lib.features.grid import mean_of_blocks
 from lib.features.samples import Sample, load_samples, make_sample
 from lib.metrics.dose import grid_dose_score_gy
-from lib.metrics.gamma import gamma_index
 from lib.models.config import TrainConfig
 from lib.prediction.predict import Predictor, network_of, predict, ready, usual_sampler
 from lib.studies.experiment import Experiment
@@ -107,9 +104,6 @@ def config_to_time(
     return make_config(run, samples, method=method, **usual)
 
 
-# --- training and sampling ---
-
-
 def training_rows(bench: Bench) -> list[Row]:
     """A step of one batch: in float32, contiguous, AdamW one tensor after another; against ours."""
     config, samples = replace(bench.config, precision="32"), bench.samples
@@ -165,31 +159,20 @@ def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> flo
     return float(errors_gy[1] - errors_gy[0])
 
 
-# --- the rest of the way ---
-
-
 def data_rows(bench: Bench) -> list[Row]:
-    """Features and their cache, distances and augmentation."""
+    """Features and their cache, and augmentation."""
     run, case_ids = bench.run, bench.case_ids
+    cohort, grid, batch = run.open_cohort(), (run.coarsen, run.beams_deg), make_batch(bench.samples[:2])
 
     def made():
         return [make_sample(cohort.load(case_id), *grid) for case_id in case_ids]
 
-    cohort, case, grid = run.open_cohort(), run.load_case(case_ids[0]), (run.coarsen, run.beams_deg)
-    mask, batch = min(case.masks.values(), key=np.sum), make_batch(bench.samples[:2])
-    distances = [partial(f, mask, case.spacing_mm) for f in (plain_distance_mm, signed_distance_mm)]
     kept = partial(load_samples, cohort, case_ids, *grid)
     moved = [partial(plain_augment, batch), partial(augment, batch, "rotated", torch.Generator())]
     return [
         bench.row("reading patients", "features made again from the case", made, kept),
-        bench.row("signed distance of a structure", "both transforms of the whole volume", *distances),
         bench.row("augmentation of a batch", "scipy, channel by channel", *moved),
     ]
-
-
-def plain_distance_mm(mask: np.ndarray, spacing_mm: tuple) -> np.ndarray:
-    signed = distance_transform_edt(~mask, spacing_mm) - distance_transform_edt(mask, spacing_mm)
-    return np.clip(signed, -CLIP_MM, CLIP_MM)
 
 
 def plain_augment(batch: Batch) -> None:
@@ -200,31 +183,6 @@ def plain_augment(batch: Batch) -> None:
     for volumes in torch.cat([batch.cond, batch.dose, batch.mask], dim=1).numpy():
         for volume, outside in zip(volumes, air):
             affine_transform(volume, turn, offset=1.0, order=1, cval=outside)
-
-
-def gamma_rows(bench: Bench) -> list[Row]:
-    """Against pymedphys, where it is installed, on a patient's dose and a smooth error of 3 %."""
-    try:
-        import pymedphys
-    except ImportError:
-        return []
-    case, threads = bench.run.load_case(bench.case_ids[0]), torch.get_num_threads()
-    wrong_gy = case.dose_gy * (1 + 0.03 * np.sin(np.arange(case.shape[2]) / 3)).astype(np.float32)
-    axes = tuple(np.arange(n) * s for n, s in zip(case.shape, case.spacing_mm))
-    limits = {"interp_fraction": 10, "max_gamma": 1.1}
-    theirs = {"lower_percent_dose_cutoff": 10, "global_normalisation": case.rx_gy} | limits
-
-    def by_pymedphys():
-        pymedphys.gamma(axes, case.dose_gy, axes, wrong_gy, 3, 3, **theirs)
-        torch.set_num_threads(threads)  # numba, which it uses, sets them for the whole process
-
-    criteria = {"dose_pct": 3, "distance_mm": 3, "global_gy": case.rx_gy} | limits
-    by_lib = partial(gamma_index, case.dose_gy, wrong_gy, case.spacing_mm, **criteria)
-    once = replace(bench, repeats=1)  # it takes a while
-    return [once.row("gamma index", "pymedphys, same lattice and limits", by_pymedphys, by_lib)]
-
-
-# --- the machine's limits ---
 
 
 class BytesCounter(TorchDispatchMode):
@@ -260,12 +218,10 @@ def ceiling_rows(bench: Bench) -> list[Row]:
     for config in bench.configs:
         state, rates = TrainingState(config, bench.device), peaks(bench.device, config.precision)
         predictor = ready(state.averaged, config, bench.device, config.precision)
-        step, call = (
-            partial(train_step, state, config, bench.samples),
-            partial(call_network, predictor, batch),
-        )
-        rows.append(ceiling_row(f"training step, {config.precision}", step, *rates, bench.repeats))
-        rows.append(ceiling_row(f"network call, {config.precision}", call, *rates, bench.repeats))
+        works = {"training step": partial(train_step, state, config, bench.samples)}
+        works |= {"network call": partial(call_network, predictor, batch)}
+        for name, work in works.items():
+            rows.append(ceiling_row(f"{name}, {config.precision}", work, *rates, bench.repeats))
     return rows
 
 
@@ -284,9 +240,6 @@ def ceiling_row(name: str, work: Work, flop_rate: float, byte_rate: float, repea
     shares = {"flop": gflop / seconds / peak["peak_gflop_s"], "byte": gbyte / seconds / peak["peak_gbyte_s"]}
     counted = {"part": name, "seconds": seconds, "gflop": gflop, "gbyte": gbyte}
     return counted | peak | {f"of_peak_{what}_pct": 100 * share for what, share in shares.items()}
-
-
-# --- what it costs to grow ---
 
 
 def scaling_rows(bench: Bench, edges: list[int], counts: list[int]) -> list[Row]:

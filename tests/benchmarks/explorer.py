@@ -40,14 +40,14 @@ TURN = (
 
 def place(folder, experiment, cohort):
     """A copy of the notebook whose parameters name the experiment, and what it reads."""
-    notebook = nbformat.read(ROOT / "notebooks" / "05_explore.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / "explore.ipynb", as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     lines = {"experiment": f"{experiment!r}", "cohort": f"{cohort!r}"}
     cell.source = "\n".join(
         f"{line.split(' =')[0]} = {lines[line.split(' =')[0]]}" if line.split(" =")[0] in lines else line
         for line in cell.source.splitlines()
     )
-    nbformat.write(notebook, folder / "05_explore.ipynb")
+    nbformat.write(notebook, folder / "explore.ipynb")
     (folder / "outputs" / experiment).mkdir(parents=True)
     shutil.copytree(
         ROOT / "outputs" / "published" / experiment / "predictions",
@@ -82,7 +82,7 @@ def main():
             args=["--no-sandbox", "--js-flags=--expose-gc", "--enable-precise-memory-info"],
         )
         with jupyterlab(folder) as address:
-            page, wrong = open_notebook(chromium, address, "05_explore.ipynb")
+            page, wrong = open_notebook(chromium, address, "explore.ipynb")
             began = time.monotonic()
             page.locator(".dose-panels[data-painted]").wait_for()
             print(

@@ -1,0 +1,83 @@
+"""The explorer's controls, and what there is to choose."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import ipywidgets as widgets
+
+from lib.prediction.store import predicted_cases, predicted_methods
+from lib.report.slices import PLANES
+from lib.report.views import LAYERS
+from lib.studies.experiment import Experiment
+
+NOTHING = "nothing"  # beside the first method
+
+
+class Choices(NamedTuple):
+    """What can be looked at, what comes first, and sentences on what is missing."""
+
+    case_ids: list[str]
+    methods: list[str]  # none: the plans alone
+    case_id: str
+    method: str
+    note: str
+
+
+def find_choices(run: Experiment, case_id: str = "", method: str = "") -> Choices:
+    """The patients with a prediction, else the test patients; `case_id` and `method` come first if there."""
+    cohort, methods, note = run.open_cohort(), predicted_methods(run.prediction_folder), ""
+    predicted = {i for name in methods for i in predicted_cases(run.prediction_folder, name)}
+    case_ids = [i for i in cohort.case_ids if i in predicted]
+    if not case_ids:
+        methods, case_ids = [], cohort.split["test"]
+        note = f"{run.folder} has no prediction for {run.cohort}; 04_comparison makes them. "
+    for name, options in ((case_id, case_ids), (method, methods)):
+        if name and options and name not in options:
+            note += f"There is nothing to show of {name}; {options[0]} comes first. "
+    case_id = case_id if case_id in case_ids else case_ids[0]
+    return Choices(case_ids, methods, case_id, method if method in methods else [*methods, ""][0], note)
+
+
+def make_controls(choices: Choices, plane: str) -> SimpleNamespace:
+    """Every control of the view, by the name of what it sets."""
+    return SimpleNamespace(
+        case_id=widgets.Dropdown(options=choices.case_ids, value=choices.case_id, description="patient"),
+        method=widgets.Dropdown(options=choices.methods or [""], value=choices.method, description="method"),
+        beside=widgets.Dropdown(options=[NOTHING, *choices.methods], description="and beside"),
+        plane=widgets.ToggleButtons(options=list(PLANES), value=plane, style={"button_width": "80px"}),
+        layers=[toggle(name, name != "gamma") for name in LAYERS],
+        opacity=widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="opacity"),
+        top_gy=number(widgets.BoundedFloatText, 77, 1, 200, "dose to / Gy"),
+        end_gy=widgets.FloatSlider(10, min=1, max=30, step=1, description="diff. ± Gy", readout_format=".0f"),
+        ct_hu=widgets.IntRangeSlider(value=(-160, 240), min=-1000, max=2000, step=10, description="CT / HU"),
+        colours=toggle("dose colours"),
+        contours=toggle("structures"),
+        isodoses=toggle("isodoses / Gy", False),
+        isodoses_gy=widgets.FloatsInput(format=".1f"),
+        index=widgets.IntSlider(description="slice", layout={"width": "98%"}),
+        step=widgets.IntSlider(description="step", layout={"width": "98%", "display": "none"}),
+    )
+
+
+def toggle(name: str, on: bool = True, **layout) -> widgets.ToggleButton:
+    return widgets.ToggleButton(on, description=name, layout=widgets.Layout(width="auto", **layout))
+
+
+def number(kind: type, value: float, low: float, high: float, name: str) -> widgets.Widget:
+    return kind(value, min=low, max=high, description=name, layout={"width": "170px"})
+
+
+def button(name: str, action: Callable, **options) -> widgets.Button:
+    pressable = widgets.Button(description=name, layout={"width": "auto"}, **options)
+    pressable.on_click(lambda _: action())
+    return pressable
+
+
+def row(*children: widgets.Widget) -> widgets.HBox:
+    return widgets.HBox(children, layout={"flex_flow": "row wrap"})
+
+
+def listen(action: Callable, *controls: widgets.Widget) -> None:
+    for control in controls:
+        control.observe(action, "value")
