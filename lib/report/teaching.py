@@ -12,7 +12,8 @@ from matplotlib.image import AxesImage
 from lib.cases.case import Case
 from lib.features.samples import Sample
 from lib.metrics.uncertainty import EnsembleLaw
-from lib.report.style import ERROR_MAP, colour, panels
+from lib.report.slices import ERROR_MAP
+from lib.report.style import colour, panels
 
 DOSE_SHARES = (-0.3, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
 NOISE = (-2.0, 2.0)  # of a dose with noise
@@ -85,7 +86,9 @@ def gain_curve(gain: torch.Tensor, first_times: dict[int, int]) -> Figure:
     return figure
 
 
-def averages(sizes: Sequence[int], errors: dict[str, Sequence[float]], laws: dict[str, EnsembleLaw]) -> Figure:
+def averages(
+    sizes: Sequence[int], errors: dict[str, Sequence[float]], laws: dict[str, EnsembleLaw]
+) -> Figure:
     """Mean squared errors of means of n members against 1 / n, measured (dots) and by the law (lines)."""
     figure, (ax,) = panels(1, height_in=3.0)
     shares = np.array([0.0, 1.0])
