@@ -36,6 +36,7 @@ RAMP = "crest"  # for ordered quantities in one panel
 WIDTH_IN = 8.0  # of a full-width figure
 BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # where a legend stands right of the axes
 MARKERS = "os^DvPX"
+NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
 
 def use_style() -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lib.cache import digest, modules_digest
+from lib.cache import FEATURES_VERSION, PREDICTION_VERSION, digest
 from lib.device import choose_device, choose_precision
 from lib.diffusion.samplers import Sampler, as_dict
 from lib.errors import UserError
@@ -102,7 +102,7 @@ def key_of(run: Experiment, name: str, samples: list[Sample], weights: str, aske
     decided = [sha256(path) if path.exists() else None for path in files]
     decided += [sha256(run.open_cohort().folder / "card.json"), [sample.case_id for sample in samples]]
     decided += [run.coarsen, run.beams_deg, run.seed, device.type, choose_precision(run.precision, device)]
-    return digest([*decided, asked, modules_digest("import lib.prediction.predict")])[:32]
+    return digest([*decided, asked, FEATURES_VERSION, PREDICTION_VERSION])[:32]
 
 
 def decisive(method: Method, sampler: Sampler | None) -> dict[str, Any]:
