@@ -419,26 +419,17 @@ def test_one_patient_under_two_names_is_found(tmp_path):
     cohort = toy_cohort(
         tmp_path / "toys", 4, split={"train": ["toy_1", "toy_2"], "validation": ["toy_3"], "test": ["toy_4"]}
     )
-    assert not any("two names" in finding for row in check_cohort(cohort) for finding in row["findings"])
+    assert not any("two names" in finding["text"] for finding in check_cohort(cohort)[1])
     twin = {"toy_2": "toy_1", "toy_4": "toy_1"}
     doubled = SimpleNamespace(
         split=cohort.split,
         load=lambda case_id: changed(cohort.load(twin.get(case_id, case_id)), case_id=case_id),
     )
-    found = {
-        row["case_id"]: [finding for finding in row["findings"] if "two names" in finding]
-        for row in check_cohort(doubled)
-    }
-    assert found == {
-        "toy_1": [],
-        "toy_3": [],
-        "toy_2": ["its CT is that of toy_1: one patient under two names"],
-        "toy_4": [
-            (
-                "its CT is that of toy_1: one patient under two names, one of train and one of test: the "
-                "errors on test patients are too good"
-            )
-        ],
+    twins = {f["case_id"]: f["text"] for f in check_cohort(doubled)[1] if "two names" in f["text"]}
+    assert twins == {
+        "toy_2": "its CT is that of toy_1: one patient under two names",
+        "toy_4": "its CT is that of toy_1: one patient under two names, one of train and one of test: the "
+        "errors on test patients are too good",
     }
 
 
@@ -449,18 +440,23 @@ def test_a_ct_without_its_offset_is_found():
     )
 
 
+def described(case):
+    return {(row.get("structure", ""), row["measure"]): row["value"] for row in describe_case(case)}
+
+
 def test_a_description_agrees_with_plain_counting():
     case = toy_case()
-    row = describe_case(case)
-    assert row["volume_cc"]["Rectum"] == pytest.approx(case.masks["Rectum"].sum() * 12 * 10 * 14 / 1000)
-    mean_gy = case.dose_gy[case.masks["Rectum"]].mean()
-    assert row["mean_gy"]["Rectum"] == pytest.approx(mean_gy, abs=0.005)  # two decimals
-    assert row["d95_gy"] == {"PTV70": 70.0, "PTV56": 56.0} and row["max_gy"] == 70.0
+    values = described(case)
+    volume_cc = case.masks["Rectum"].sum() * 12 * 10 * 14 / 1000
+    assert values["Rectum", "volume_cc"] == pytest.approx(volume_cc)
+    assert values["Rectum", "mean_gy"] == pytest.approx(case.dose_gy[case.masks["Rectum"]].mean())
+    assert values["PTV70", "d95_gy"] == 70.0 and values["PTV56", "d95_gy"] == 56.0
+    assert values["", "max_gy"] == 70.0 and values["", "voxels_z"] == SHAPE[0]
 
 
 def test_a_case_with_an_empty_organ_is_described():
     case = toy_case()
     empty = changed(case, masks=case.masks | {"Femur_L": np.zeros(SHAPE, bool)})
-    row = describe_case(empty)
-    assert row["findings"] == [] and "Femur_L" not in row["volume_cc"]
-    assert row["goals"]["Femur_L V50 Gy ≤ 5 %"] is None
+    values = described(empty)
+    assert find_oddities(empty) == [] and ("Femur_L", "volume_cc") not in values
+    assert ("Femur_L", "Femur_L V50 Gy ≤ 5 %") not in values

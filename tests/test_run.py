@@ -273,8 +273,9 @@ def test_a_comparison_before_its_studies_is_refused_and_one_that_has_none_is_not
     with pytest.raises(UserError, match="02_sampling_ablation.json does not exist"):
         studies_before(run, ["baseline", "flow"])
     assert studies_before(run, ["baseline"]) == [None, None]
-    write_text(run.folder / "results" / "03_ensemble.json", "{}")
-    assert studies_before(run, ["baseline", "gaussian"]) == [None, {}]
+    run.save_results("03_ensemble", {"margin_gy": 0.1})
+    steps, ensemble = studies_before(run, ["baseline", "gaussian"])
+    assert steps is None and ensemble.settings["margin_gy"] == 0.1
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):

@@ -29,10 +29,9 @@ from lib.prediction.predict import (
 from lib.prediction.store import Steps
 from lib.progress import progress
 from lib.studies.experiment import Experiment
-from lib.studies.results import make_frame, measured
+from lib.studies.results import REFERENCE_GRID, make_frame, measured
 from lib.studies.sampled import sampled_doses
 
-REFERENCE_GRID = "reference's grid"
 Trajectory = dict[int, tuple[float, torch.Tensor]]  # network call, from 1 -> (t, dose_hat [1,d,h,w])
 
 

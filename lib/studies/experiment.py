@@ -85,6 +85,7 @@ class Experiment:
         return self.checkpoint(prior) if prior else None
 
     def load_predictor(self, name: str, weights: str = "weights") -> Predictor:
+        """The network of a training, which a UserError refuses if it is of another method, cohort or grid."""
         predictor = load_predictor(self.checkpoint(name), self.device, self.precision, weights)
         if predictor.config.method != kind(name):
             raise UserError(

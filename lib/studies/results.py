@@ -19,6 +19,7 @@ SETTING = (*TRAINING, "weights", "switch", "setting", *SAMPLING)
 ANSWER = (*TRAINING, "n_steps", "nfe", "members", "averaged_over")
 MEASURED = ("case_id", "measure", "value")
 
+REFERENCE_GRID = "reference's grid"  # the ablation's setting from which one thing at a time is switched
 # file -> its columns
 FRAMES = {
     "00_cohort": ("part", "case_id", "structure", "measure", "value", "met"),

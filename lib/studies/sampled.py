@@ -96,7 +96,7 @@ def refuse_seen(predictor: Predictor, samples: list[Sample]) -> None:
 
 
 def key_of(run: Experiment, name: str, samples: list[Sample], weights: str, asked: list) -> str:
-    """Name of doses: by network, patients, grid, what was asked, machine and code."""
+    """Name of doses: by network, patients, grid, what was asked, machine and versions."""
     folder, device = run.checkpoint(name), choose_device(run.device)
     files = [folder / f"{weights}.safetensors", folder / "config.json", folder / "prior/weights.safetensors"]
     decided = [sha256(path) if path.exists() else None for path in files]
