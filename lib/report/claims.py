@@ -7,8 +7,7 @@ import pandas as pd
 
 from lib.report import frames
 from lib.report.statements import ACCURACY, AVERAGING, CANNOT, DISGUISE, FAILED, SPREAD, STEPS
-from lib.studies.ablation import REFERENCE_GRID
-from lib.studies.results import Results, select
+from lib.studies.results import REFERENCE_GRID, Results, select
 
 REFERENCE = {
     "baseline_mae_gy": 3.73,

@@ -135,11 +135,12 @@ def curves(results: Results, measure: str = "mae_gy") -> dict[str, pd.DataFrame]
 def steps_between(curve: pd.DataFrame, best: float) -> tuple[float, float]:
     """The one range of steps in which a setting is judged: to its most, from those nearest to `best`."""
     high = curve.columns.max()
-    return min(curve.columns[curve.columns < high], key=lambda n: abs(math.log(n / best)), default=high), high
+    fewer = curve.columns[curve.columns < high]
+    return min(fewer, key=lambda n: abs(math.log(n / best)), default=high), high
 
 
 def theory_ratio(results: Results, name: str) -> Difference:
-    """The largest RMSE of a setting at any steps over the smaller of the regression's and its own of one step."""
+    """The largest RMSE of a setting over the smaller of the regression's and its own of one step."""
     curve = curves(results, "rmse_gy")[name]
     regressed = select(results.frames["02_steps"], switch="regression", measure="rmse_gy")
     least = regressed.set_index("case_id")["value"].reindex(curve.index)

@@ -14,8 +14,7 @@ import pandas as pd
 from lib.metrics.statistics import LEAST_FOR_VERDICT, Difference, paired_difference, verdict
 from lib.models.methods import METHODS
 from lib.report import frames
-from lib.studies.ablation import REFERENCE_GRID
-from lib.studies.results import Results, select
+from lib.studies.results import REFERENCE_GRID, Results, select
 
 ACCURACY = "Is diffusion more accurate than the U-Net?"
 CONTROL = "Is a network better than no network?"
@@ -98,7 +97,7 @@ def compare(question, quantity, answers, first, second, margin: float, bad=froze
 
 
 def accuracy(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
-    """Each answer against the U-Net, the best diffusion result first; seeds and priors; what was not trained."""
+    """Each answer against the U-Net, the best diffusion result first; seeds, priors, what was not trained."""
     rows, bad = frames.rows_of(results.frames["04_comparison"]), failed["04_comparison"]
     values, about = answers = frames.answers(frames.average(rows))
     single, about_single = singles = frames.answers(select(rows, averaged_over="none"))
@@ -115,7 +114,7 @@ def accuracy(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row
         yield from [*rivals, *pairs.values()]
         for name, (group, method) in about_single[["group", "method"]].iterrows():
             for other in {group, METHODS[method].prior if method in METHODS else ""} & set(single) - {name}:
-                yield compare(ACCURACY, "MAE", singles, name, other, margin_gy, bad)
+                yield compare(ACCURACY, "MAE of one training each", singles, name, other, margin_gy, bad)
     for name, reason in frames.setting(results, "failures", {}).items():
         text = {"verdict": "not trained", "sentence": f"`{name}` was not trained: {reason}."}
         yield make_row(ACCURACY, "training", name, "", Difference(0, math.nan), "", True) | text
@@ -127,14 +126,15 @@ def is_diffusion(method: str) -> bool:
 
 def best_diffusion(results: Results, row: Row, rivals: list[Row], answers, gap_gy: float) -> Row:
     """The first answer; a gain that the U-Net's seeds, `gap_gy` apart, or averaging explain is in doubt."""
-    name, (values, about), difference = row["first"], answers, row["sentence"].split("MAE ")[1]
+    name, (values, about) = row["first"], answers
     doubts = [f"U-Nets of other seeds are {gap_gy:.2f} Gy apart"] if gap_gy > -row["difference"] else []
     doubts += ["averaging U-Nets gives as much" for rival in rivals if not rival["high"] < 0]
     said = DOUBTED if doubts and "better" in row["verdict"] else row["verdict"]
+    difference = interval_text(paired_difference(values[name], values["baseline"]))
     text = (
         f"{opening(said, 'better')}: the best diffusion result, {METHODS[about['method'][name]].title} "
         f"({in_words(name)}), errs by {values[name].mean():.2f} Gy on average, the plain U-Net by "
-        f"{values['baseline'].mean():.2f} Gy; difference {difference}"
+        f"{values['baseline'].mean():.2f} Gy; difference {difference}."
     )
     text += f" But {' and '.join(doubts)}." if said == DOUBTED else ""
     if frames.setting(results, "samplings", {}).get(about["group"][name], {}).get("nfe") == 1:
@@ -147,19 +147,15 @@ def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]
     found, lost = [], []
     for quantity, rows, unit in frames.against_control(results):
         values, about = answers = frames.answers(frames.average(rows, ["structure", "measure"]))
-        names = frames.one_form(about)
+        names, sense, margin = frames.one_form(about), *((1, margin_gy) if unit == "Gy" else (-1, 1.0))
         if names and "control" in values:
-            best = names[0] if unit == "Gy" else names[-1]
-            row = compare(
-                CONTROL, quantity, answers, best, "control", margin_gy if unit == "Gy" else 1, unit=unit
-            )
-            found.append(row)
-            is_lost = row["difference"] > 0 if unit == "Gy" else row["difference"] < 0
-            means = f"{quantity} {values['control'].mean():.2f} {unit} against {values[best].mean():.2f}"
-            lost += [means] if is_lost else []
+            best = names[::sense][0]
+            found.append(compare(CONTROL, quantity, answers, best, "control", margin, unit=unit))
+            means = f"{quantity} {values['control'].mean():.2f} against {values[best].mean():.2f} {unit}"
+            lost += [means] if sense * found[-1]["difference"] > 0 else []
     if found:
         text = f"{opening(found[0]['verdict'], 'better')}: {found[0]['sentence']}"
-        text += f" But the control beats every network in this: {'; '.join(lost)}." if lost else ""
+        text += f" But here the control is better than every network: {'; '.join(lost)}." if lost else ""
         found[0]["sentence"] = text
     yield from found
 
@@ -175,12 +171,12 @@ def clinic(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
         row = make_row(CLINIC, "goals as planned", name, "", d, "", is_failed, "%")
         if number == 0:
             goal, planned, met = frames.widest_goal(goals, about.loc[name])
-            others = {"baseline", "control"} & set(values) - {name}
-            beside = "".join(f" {in_words(other)}: {values[other].mean():.0f} %." for other in sorted(others))
-            apart = (
-                f" Farthest apart is {goal}: {planned:.0f} % of the plans meet it, {met:.0f} % of the doses."
+            for other in sorted({"baseline", "control"} & set(values) - {name}):
+                row["sentence"] += f" {in_words(other)}: {values[other].mean():.0f} %."
+            row["sentence"] += (
+                f" Farthest apart: {goal}, met by {planned:.0f} % of the plans and {met:.0f} % of "
             )
-            row["sentence"] += beside + apart
+            row["sentence"] += "the predicted doses."
         yield row
 
 
@@ -195,10 +191,8 @@ def steps(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
     about = results.frames["02_steps"].drop_duplicates("setting").set_index("setting")
     curves, rows, bounds = frames.curves(results), {}, []
     for name, curve in curves.items():
-        is_other, is_failed = (
-            about["switch"][name] == "prediction",
-            about["training"][name] in failed["02_steps"],
-        )
+        is_other = about["switch"][name] == "prediction"
+        is_failed = about["training"][name] in failed["02_steps"]
         best = (curve if is_other else curves.get(REFERENCE_GRID, curve)).mean().idxmin()
         low, high = frames.steps_between(curve, best)
         d, quantity = paired_difference(curve[high], curve[low]), f"MAE at {high:.0f} less at {low:.0f} steps"
@@ -209,7 +203,8 @@ def steps(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
             said = "no more than theory allows" if d.mean <= ROOT2 else "more than sampling explains"
             bounds.append(make_row(STEPS, quantity, name, "", d, said, is_failed, "of that without sampling"))
     if row := rows.pop(REFERENCE_GRID, None):
-        text = f"{opening(row['verdict'], 'worse')}: {in_words(about['training'][REFERENCE_GRID])}, {row['sentence']}"
+        method = in_words(about["training"][REFERENCE_GRID])
+        text = f"{opening(row['verdict'], 'worse')}: {method} on the {row['sentence'].replace('`', '')}"
         calm = [name for name in rows if rows[name]["verdict"] in ("flat", "better", "a little better")]
         text += f" No rise: {', '.join(map(in_words, calm))}." if calm else ""
         yield row | {"sentence": text}
@@ -225,17 +220,14 @@ def averaging(results: Results, margin_gy: float, failed: Failed) -> Iterator[Ro
     for name, rows in frames.sources(results).items():
         curve = frames.rows_of(rows).pivot(index="case_id", columns="members", values="value")
         most, is_failed = curve.columns.max(), rows["training"].iloc[0] in failed["03_ensemble"]
-        d, quantity = (
-            paired_difference(curve[most], curve[1]),
-            f"MAE of a mean of {most:.0f} less that of one",
-        )
+        d, quantity = paired_difference(curve[most], curve[1]), f"MAE of a mean of {most:.0f} less of one"
         gains.append(make_row(AVERAGING, quantity, name, "", d, judge(d, margin_gy), is_failed))
         d, quantity = frames.limit_ratio(results, rows), "RMSE of a mean of infinitely many"
         said = "near the U-Net" if abs(d.mean - 1) <= NEAR else "worse" if d.mean > 1 else "better"
         limits.append(make_row(AVERAGING, quantity, name, "", d, said, is_failed, "of the U-Net's"))
     gains.sort(key=lambda row: (row["verdict"] == FAILED, row["difference"]))
     for row in gains[:1]:
-        row["sentence"] = f"{opening(row['verdict'], 'better')}. Most gains {row['sentence']}"
+        row["sentence"] = f"{opening(row['verdict'], 'better')}. The largest gain: {row['sentence']}"
     yield from gains + limits
 
 
@@ -260,7 +252,7 @@ def spread(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
         quantity = f"CRPS by {calls} network calls"
         found.append(make_row(SPREAD, quantity, name, first, d, judge(d, margin_gy), bad[name]))
     for row, covered in [found[:2]] if found else []:
-        text = f"{opening(row['verdict'], 'calibrated')}. Of the best score has {row['sentence']}"
+        text = f"{opening(row['verdict'], 'calibrated')}. Of the best score (CRPS): {row['sentence']}"
         row["sentence"] = f"{text} {covered['sentence']}"
     yield from found
 
@@ -272,10 +264,4 @@ def trust(ratio: float, limit: float, sampled: bool) -> str:
         return "says little of the error"
     if ratio < SMALL_SPREAD and limit >= 1 - NEAR:
         return DISGUISE if limit <= 1 + NEAR else BIASED
-    return (
-        "too sure of itself"
-        if ratio < 0.9
-        else "calibrated"
-        if ratio <= 1.1
-        else "more cautious than need be"
-    )
+    return "too sure of itself" if ratio < 0.9 else "calibrated" if ratio <= 1.1 else "too cautious"

@@ -1,10 +1,10 @@
 """Tables of results, numbers in the cells; `styled` shows one, in a notebook and on the page alike.
 
-The columns have two levels, (quantity, statistic): a quantity is one number, its statistic "", or a mean over
-patients with its 95 % interval, "mean", "low" and "high", which `styled` shows as "3.30 [3.11, 3.49]".
+A column is a number or a text; a mean over patients with its 95 % interval is three columns of two levels,
+(quantity, "mean" | "low" | "high"), which `styled` shows as one, "3.30 [3.11, 3.49]".
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,95 +20,63 @@ from lib.report import frames
 from lib.report.statements import ACCURACY, judge
 from lib.studies.results import Results, add_labels, select
 
-INTERVAL = ("mean", "low", "high")
+INTERVAL, LESS = ["mean", "low", "high"], "less the U-Net's / Gy"
+COUNTS = ("patients", "steps", "network calls", "members", "met", "plans judged", "first t")
 # how a quantity is written where two decimals do not fit it
 FORMATS = {
-    **dict.fromkeys(("bias / Gy", "less the U-Net's / Gy", "effect size d_z"), "{:+.2f}"),
-    **dict.fromkeys(("Wilcoxon p", "p after Holm"), "{:.2g}"),
-    **dict.fromkeys(("goals as planned / %", "met / %", "planned / %", "volume / cc"), "{:.0f}"),
+    **dict.fromkeys((*COUNTS, "goals as planned / %", "met / %", "volume / cc"), "{:.0f}"),
+    **dict.fromkeys(("bias / Gy", LESS, "effect size d_z"), "{:+.2f}"),
     **dict.fromkeys(("training / min", "minutes", "times as fast"), "{:.1f}"),
+    **dict.fromkeys(("Wilcoxon p", "p after Holm"), "{:.2g}"),
     "gain at the first t": "{:,.2f}",
 }
 
 
 def styled(table: pd.DataFrame, caption: str = "") -> Styler:
-    """A table as it is shown: rounded, intervals in one cell, all text escaped; a sentence if it is empty."""
-    texts = {
-        quantity: cells(table[quantity], quantity)
-        for quantity in dict.fromkeys(table.columns.get_level_values(0))
-    }
-    shown = pd.DataFrame(texts, index=table.index)
-    shown = shown.rename_axis(index=None, columns=table.index.name)
-    if table.empty:
-        shown, caption = pd.DataFrame(index=["not in this run"]), caption or "Nothing to show"
-    style = shown.style.format(escape="html").format_index(escape="html").format_index(escape="html", axis=1)
-    return style.set_caption(str(escape(caption))).set_table_attributes('class="table"')
-
-
-def cells(values: pd.DataFrame | pd.Series, quantity: str) -> pd.Series:
-    """The cells of one quantity as text."""
-    form = FORMATS.get(quantity, "{:.2f}")
-    parts = values.to_frame("") if isinstance(values, pd.Series) else values
-    texts = parts.apply(lambda column: column.map(lambda value: cell(value, form)))
-    if "low" not in texts:
-        return texts.iloc[:, 0]
-    intervals = " [" + texts["low"] + ", " + texts["high"] + "]"
-    return texts["mean"] + intervals.where(texts["low"] != "", "")
+    """A table as it is shown: rounded, intervals in one cell, all text escaped; of no rows, it says so."""
+    shown = pd.DataFrame(index=table.index.astype(str)).rename_axis(index=None, columns=table.index.name)
+    for quantity in dict.fromkeys(table.columns.get_level_values(0)):
+        form = FORMATS.get(quantity, "{:.2f}")
+        texts = pd.DataFrame(table[quantity]).map(lambda value: cell(value, form)).to_numpy()
+        shown[quantity] = [f"{row[0]} [{', '.join(row[1:])}]" if any(row[1:]) else row[0] for row in texts]
+    style = (shown if len(shown) else pd.DataFrame(index=["not in this run"])).style
+    style = style.format(escape="html").format_index(escape="html").format_index(escape="html", axis=1)
+    return style.set_caption(str(escape(caption)))
 
 
 def cell(value: Any, form: str) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None or pd.isna(value):
-        return ""
-    return str(value) if isinstance(value, (int, np.integer)) else form.format(value)
+    """A value as text, nothing where it is missing."""
+    return value if isinstance(value, str) else "" if value is None or pd.isna(value) else form.format(value)
 
 
-def means(rows: pd.DataFrame, index: str | list[str], quantity: str, interval: bool = False) -> pd.DataFrame:
-    """The mean of the rows' values by `index`, with its interval if asked for."""
-    groups = rows.groupby(index, sort=False)["value"]
-    if not interval:
-        return pd.DataFrame({(quantity, ""): groups.mean()})
-    found = {key: frames.mean_of(values) for key, values in groups}
-    columns = pd.MultiIndex.from_product([[quantity], INTERVAL])
-    numbers = [
-        [d.mean, *(np.nan if edge is None else edge for edge in (d.low, d.high))] for d in found.values()
+def means(rows: pd.DataFrame, index: str, quantity: str) -> pd.DataFrame:
+    """The mean of the rows' values by `index`."""
+    return rows.groupby(index, sort=False)["value"].mean().to_frame(quantity)
+
+
+def intervals(rows: pd.DataFrame, index: str, quantity: str) -> pd.DataFrame:
+    """The mean of the rows' values by `index` with its 95 % interval."""
+    found = {key: frames.mean_of(values)[1:4] for key, values in rows.groupby(index, sort=False)["value"]}
+    return edges(pd.DataFrame.from_dict(found, orient="index", columns=INTERVAL), quantity)
+
+
+def edges(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Three columns, a middle and two edges, as those of one quantity."""
+    return table.astype(float).set_axis(pd.MultiIndex.from_product([[quantity], INTERVAL]), axis=1)
+
+
+def join(parts: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
+    """Tables of one index side by side, columns of one level given a second."""
+    parts = [
+        part
+        if part.columns.nlevels == 2
+        else part.set_axis(pd.MultiIndex.from_product([part.columns, [""]]), axis=1)
+        for part in parts
     ]
-    return pd.DataFrame(
-        numbers, pd.Index(found, name=groups.keys if isinstance(index, str) else None), columns
-    )
-
-
-def plain(table: pd.DataFrame, first: str) -> pd.DataFrame:
-    """A table of single numbers with columns of two levels, `first` as its index."""
-    table = table.set_index(first)
-    return table.set_axis(pd.MultiIndex.from_product([table.columns, [""]]), axis=1)
-
-
-def join(parts: Iterable[pd.DataFrame], name: str) -> pd.DataFrame:
-    return pd.concat(list(parts), axis=1).rename_axis(index=name)
+    return pd.concat(parts, axis=1).rename_axis(index=name) if parts else pd.DataFrame()
 
 
 # --- the comparison ---
-
-
-def key(results: Results, told: pd.DataFrame) -> pd.DataFrame:
-    """The first table: one form of each method, seeds averaged, against the U-Net as the statements say."""
-    frame = results.frames["04_comparison"]
-    means_of = {measure: frames.average(rows) for measure, rows in scores_of(frame).items()}
-    mae = add_labels(means_of["MAE / Gy"])
-    about = mae.drop_duplicates("label").set_index("label")
-    names = [*frames.one_form(about), *about.index[about["method"] == "control"]]
-    against = select(told, question=ACCURACY, second="baseline", quantity="MAE").set_index("first")
-    against = against[["difference", "low", "high", "verdict"]].set_axis(
-        [*((("less the U-Net's / Gy", statistic) for statistic in INTERVAL)), ("so it is", "")], axis=1
-    )
-    parts = [
-        means(add_labels(rows), "label", quantity, quantity == "MAE / Gy")
-        for quantity, rows in means_of.items()
-    ]
-    table = join([parts[0], against, *parts[1:]], "method").loc[names]
-    return table.sort_values(("MAE / Gy", "mean")) if len(table) else table
 
 
 def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -121,19 +89,37 @@ def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
+def key(results: Results, told: pd.DataFrame) -> pd.DataFrame:
+    """The first table: one form of each method, seeds averaged, against the U-Net as the statements say."""
+    rows_of = {
+        name: frames.average(rows) for name, rows in scores_of(results.frames["04_comparison"]).items()
+    }
+    values, about = frames.answers(rows_of["MAE / Gy"])
+    against = select(told, question=ACCURACY, second="baseline", quantity="MAE").set_index("first")
+    less = edges(against[["difference", "low", "high"]], LESS)
+    mae, *others = (
+        (intervals if name == "MAE / Gy" else means)(add_labels(rows), "label", name)
+        for name, rows in rows_of.items()
+    )
+    table = join([mae, less, against[["verdict"]], *others], "method")
+    return table.loc[[name for name in values if name == "control" or name in frames.one_form(about)]]
+
+
 def comparison(frame: pd.DataFrame) -> pd.DataFrame:
     """Every answer's errors, scores and cost, best first."""
     frame = add_labels(frame)
-    quantities = scores_of(frame) | {
-        "bias / Gy": frames.rows_of(frame, "bias_gy"),
-        "MAE, whole volume / Gy": frames.rows_of(frame, region="whole volume"),
-        "dose score on the network's grid / Gy": select(frame, measure="grid_dose_score_gy"),
-        "goals as planned / %": frames.goal_rows(frame),
-        "s per patient": select(frame, measure="seconds"),
-    }
-    parts = [
-        means(rows, "label", name, name in ("MAE / Gy", "RMSE / Gy")) for name, rows in quantities.items()
-    ]
+    mae, rmse, *others = (
+        scores_of(frame)
+        | {
+            "bias / Gy": frames.rows_of(frame, "bias_gy"),
+            "MAE, whole volume / Gy": frames.rows_of(frame, region="whole volume"),
+            "dose score on the network's grid / Gy": select(frame, measure="grid_dose_score_gy"),
+            "goals as planned / %": frames.goal_rows(frame),
+            "s per patient": select(frame, measure="seconds"),
+        }
+    ).items()
+    parts = [intervals(rows, "label", name) for name, rows in (mae, rmse)]
+    parts += [means(rows, "label", name) for name, rows in others]
     return join(parts, "answer").sort_values(("MAE / Gy", "mean"))
 
 
@@ -143,60 +129,57 @@ def differences(results: Results) -> pd.DataFrame:
     found = {
         name: paired_difference(values[name], values["baseline"]) for name in values if name != "baseline"
     }
-    margin_gy, corrected = frames.setting(results, "margin_gy", 0.1), holm([d.p for d in found.values()])
-    rows = [
-        (d.n, d.mean, d.low, d.high, d.effect, d.p, p, judge(d, margin_gy))
-        for d, p in zip(found.values(), corrected)
-    ]
-    columns = [("patients", ""), *((("less the U-Net's / Gy", part)) for part in INTERVAL)]
-    columns += [(name, "") for name in ("effect size d_z", "Wilcoxon p", "p after Holm", "so it is")]
-    return pd.DataFrame(rows, pd.Index(found, name="method"), pd.MultiIndex.from_tuples(columns))
+    table = pd.DataFrame.from_dict(found, orient="index")
+    table["after"] = holm([d.p for d in found.values()])
+    table["verdict"] = [judge(d, frames.setting(results, "margin_gy", 0.1)) for d in found.values()]
+    names = {"n": "patients", "effect": "effect size d_z", "p": "Wilcoxon p", "after": "p after Holm"}
+    rest = table[["effect", "p", "after", "verdict"]].rename(columns=names)
+    return join([table[["n"]].rename(columns=names), edges(table[INTERVAL], LESS), rest], "method")
+
+
+def by_label(rows: pd.DataFrame, index: str, name: str) -> pd.DataFrame:
+    """Mean values by `index` and number of patients, a column for one form of each method and the control."""
+    rows = add_labels(frames.average(rows))
+    about = rows.drop_duplicates("label").set_index("label")
+    order = [*frames.one_form(about), *about.index[about["method"] == "control"]]
+    table = rows.pivot_table("value", index, "label", sort=False)[order].rename_axis(index=name, columns=None)
+    table.insert(0, "patients", rows.groupby(index)["case_id"].nunique())
+    return table
 
 
 def structure_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """MAE / Gy by structure and method, seeds averaged, over the patients that have the structure."""
+    """MAE / Gy by structure and method, over the patients that have the structure."""
     rows = select(frame, measure="mae_gy")
     return by_label(rows[rows["structure"] != ""], "structure", "MAE / Gy in")
 
 
-def by_label(rows: pd.DataFrame, index: str, name: str) -> pd.DataFrame:
-    """Mean values by `index` and number of patients, a column for one form of each method."""
-    rows = add_labels(frames.average(rows))
-    about = rows.drop_duplicates("label").set_index("label")
-    table = rows.pivot_table("value", index, "label", sort=False)
-    counts = rows.groupby(index)["case_id"].nunique().reindex(table.index)
-    order = [*frames.one_form(about), *about.index[about["method"] == "control"]]
-    return plain(table[order].assign(patients=counts)[["patients", *order]].reset_index(), index).rename_axis(
-        name
-    )
-
-
-def gamma(frame: pd.DataFrame) -> pd.DataFrame:
-    """Gamma pass rates / %, mean over patients."""
-    frame = add_labels(frame)
-    counts = pd.DataFrame({("patients", ""): frame.groupby("label", sort=False)["case_id"].nunique()})
-    parts = [
-        means(rows, "label", f"{region}, {measure[6]} % / {measure[11]} mm")
-        for (region, measure), rows in frame.groupby(["region", "measure"], sort=False)
-    ]
-    return join([counts, *parts], "gamma pass / %")
-
-
 def goals_predicted(frame: pd.DataFrame) -> pd.DataFrame:
     """The share of plans / % that meets each goal, as planned and by each method's dose."""
-    goals = frame.dropna(subset=["met", "planned_met"])
-    planned = select(goals, training="control").assign(value=lambda rows: 100 * rows["planned_met"])
+    goals = frames.goal_rows(frame)
     table = by_label(goals.assign(value=100 * goals["met"]), "measure", "met / %")
-    table.insert(1, ("planned", ""), means(planned, "measure", "planned"))
+    table.insert(
+        1, "planned", 100 * select(goals, training="control").groupby("measure")["planned_met"].mean()
+    )
     return table
 
 
 def goals_off(frame: pd.DataFrame) -> pd.DataFrame:
     """How far each goal's predicted value is from the planned one, in the goal's unit."""
-    goals = frame.dropna(subset=["met", "planned_met"])
+    goals = frames.goal_rows(frame)
     return by_label(
-        goals.assign(value=(goals["value"] - goals["planned"]).abs()), "measure", "predicted off by"
+        goals.assign(value=(frame["value"] - frame["planned"]).abs()), "measure", "predicted off by"
     )
+
+
+def gamma(frame: pd.DataFrame) -> pd.DataFrame:
+    """Gamma pass rates / %, mean over patients."""
+    titles = {f"gamma_{n}pct_{n}mm_pass_pct": f"{n} % / {n} mm" for n in (3, 2)}
+    frame = add_labels(frame).assign(title=lambda rows: rows["region"] + ", " + rows["measure"].map(titles))
+    table = frame.pivot_table("value", "label", "title", sort=False).rename_axis(
+        index="pass / %", columns=None
+    )
+    table.insert(0, "patients", frame.groupby("label")["case_id"].nunique())
+    return table
 
 
 def indices(frame: pd.DataFrame) -> pd.DataFrame:
@@ -204,11 +187,8 @@ def indices(frame: pd.DataFrame) -> pd.DataFrame:
     frame, parts = add_labels(frame), []
     for measure in ("conformity", "homogeneity"):
         rows = select(frame, measure=measure).dropna(subset=["value", "planned"])
-        planned = rows.assign(value=rows["planned"])
-        parts += [
-            means(planned, "label", f"{measure}, planned"),
-            means(rows, "label", f"{measure}, predicted"),
-        ]
+        parts.append(means(rows.assign(value=rows["planned"]), "label", f"{measure}, planned"))
+        parts.append(means(rows, "label", f"{measure}, predicted"))
     for level in (30, 50, 80, 95):
         parts.append(means(select(frame, measure=f"dice_{level}"), "label", f"Dice of {level} %"))
     return join(parts, "answer")
@@ -217,18 +197,17 @@ def indices(frame: pd.DataFrame) -> pd.DataFrame:
 def costs(results: Results) -> pd.DataFrame:
     """What each training costs: minutes, how it is sampled, network calls and seconds per patient."""
     frame = select(results.frames["04_comparison"], averaged_over="none")
-    seconds = results.frames["04_history"].groupby("training", sort=False)["seconds"].last()
-    samplings = frames.setting(results, "samplings", {})
-    calls = {name: {"network calls": s["nfe"], "sampled": s["text"]} for name, s in samplings.items()}
-    sampled = pd.DataFrame.from_dict(calls, orient="index", columns=["network calls", "sampled"])
-    sampled.columns = pd.MultiIndex.from_product([sampled.columns, [""]])
+    seconds = results.frames["04_history"].groupby("training")["seconds"].last() / 60
+    samplings = pd.DataFrame.from_dict(frames.setting(results, "samplings", {}), orient="index", columns=None)
+    sampled = samplings.reindex(columns=["nfe", "text"]).set_axis(["network calls", "sampled"], axis=1)
     parts = [
-        pd.DataFrame({("training / min", ""): seconds / 60}),
+        seconds.to_frame("training / min"),
         sampled,
         means(select(frame, measure="seconds"), "training", "s per patient"),
-        means(frames.rows_of(frame), "training", "MAE / Gy"),
     ]
-    return join(parts, "training").loc[list(calls)]
+    return join([*parts, means(frames.rows_of(frame), "training", "MAE / Gy")], "training").loc[
+        samplings.index
+    ]
 
 
 # --- sampling steps ---
@@ -237,58 +216,47 @@ def costs(results: Results) -> pd.DataFrame:
 def step_grids(n_steps: Sequence[int], held_at: Sequence[int] = ()) -> pd.DataFrame:
     """Where the reference's grid starts by number of steps, and held starts: how a noise error is multiplied
     there, and how much of the dose x_t still holds."""
-    alpha_bar = cosine_alpha_bar()
-    starts = [(str(n), len(leading_grid(n)), int(leading_grid(n)[0])) for n in n_steps]
-    starts += [(f"any, held at {t}", np.nan, t) for t in held_at]
-    rows = [
-        {
-            "steps": steps,
-            "network calls": calls,
-            "first t": t,
-            "gain at the first t": float(noise_gain(alpha_bar)[t]),
-            "dose left in x_t / %": 100 * float(alpha_bar[t] ** 0.5),
-        }
-        for steps, calls, t in starts
-    ]
-    return plain(pd.DataFrame(rows), "steps")
+    alpha_bar, grids = cosine_alpha_bar(), {n: leading_grid(n) for n in n_steps}
+    table = pd.DataFrame({"network calls": [len(grid) for grid in grids.values()] + [None] * len(held_at)})
+    table["first t"] = first = [int(grid[0]) for grid in grids.values()] + list(held_at)
+    table["gain at the first t"] = noise_gain(alpha_bar)[first].tolist()
+    table["dose left in x_t / %"] = (100 * alpha_bar[first].sqrt()).tolist()
+    return table.set_axis([*map(str, n_steps), *(f"any, held at {t}" for t in held_at)]).rename_axis("steps")
 
 
 def step_curves(steps: pd.DataFrame, switch: str) -> pd.DataFrame:
     """MAE in the dose mask / Gy by setting of a switch and number of steps."""
-    rows = frames.rows_of(select(steps, switch=switch)).astype({"n_steps": int})
-    parts = [means(own, "n_steps", name, True) for name, own in rows.groupby("setting", sort=False)]
-    return join(parts, "steps (MAE / Gy)").sort_index() if parts else pd.DataFrame()
+    rows = frames.rows_of(select(steps, switch=switch)).astype({"n_steps": "Int64"})
+    parts = [intervals(own, "n_steps", name) for name, own in rows.groupby("setting", sort=False)]
+    return join(parts, "steps (MAE / Gy)").sort_index()
 
 
 def step_costs(steps: pd.DataFrame) -> pd.DataFrame:
     """Network calls and seconds per patient beside the error, of each setting at its most steps."""
-    steps = steps.dropna(subset="n_steps")
     most = steps[steps["n_steps"] == steps.groupby("setting")["n_steps"].transform("max")]
-    counts = most.groupby("setting", sort=False)[["n_steps", "nfe"]].first().astype(int)
-    counts.columns = pd.MultiIndex.from_product([["steps", "network calls"], [""]])
+    counts = (
+        most.groupby("setting", sort=False)[["n_steps", "nfe"]]
+        .first()
+        .set_axis(["steps", "network calls"], axis=1)
+    )
     seconds = means(select(most, measure="seconds"), "setting", "s per patient")
-    return join([counts, seconds, means(frames.rows_of(most), "setting", "MAE / Gy", True)], "setting")
+    return join([counts, seconds, intervals(frames.rows_of(most), "setting", "MAE / Gy")], "setting")
 
 
 def levels(frame: pd.DataFrame) -> pd.DataFrame:
     """MAE / Gy of the dose that a network sees in one call, given the planned dose with noise of level t."""
-    table = frame.astype({"t": int}).pivot_table("value", "t", "training", sort=False)
-    return plain(table.sort_index().reset_index(), "t") if len(table) else table
+    return frame.astype({"t": int}).pivot_table("value", "t", "training", sort=False).sort_index()
 
 
 def decomposition(results: Results) -> pd.DataFrame:
     """Expected squared error / Gy² of one sample, as what no averaging removes and the samples' variance."""
-    rows = results.frames["02_decomposition"].astype({"n_steps": int})
-    table = rows.pivot_table("value", ["setting", "n_steps"], "measure", sort=False)
-    if not len(table):
-        return table
-    table = table.reset_index().rename(
-        columns={"n_steps": "steps", "floor_gy2": "floor / Gy²", "b_gy2": "b / Gy²"}
-    )
-    regressed = select(results.frames["02_steps"], switch="regression", measure="rmse_gy")
-    table["sum / Gy²"] = table["floor / Gy²"] + table["b / Gy²"]
-    table.loc[len(table)] = {"setting": "regression", "sum / Gy²": (regressed["value"] ** 2).mean()}
-    return plain(table[["setting", "steps", "floor / Gy²", "b / Gy²", "sum / Gy²"]], "setting")
+    rows = results.frames["02_decomposition"].rename(columns={"n_steps": "steps"})
+    table = rows.pivot_table("value", ["setting", "steps"], "measure", sort=False).reset_index("steps")
+    table = table.reindex(columns=["steps", "floor_gy2", "b_gy2"])
+    table["sum / Gy²"] = table["floor_gy2"] + table["b_gy2"]
+    regressed = select(results.frames["02_steps"], switch="regression", measure="rmse_gy")["value"]
+    table.loc["regression", "sum / Gy²"] = (regressed**2).mean()
+    return table.rename(columns={"floor_gy2": "floor / Gy²", "b_gy2": "b / Gy²"})
 
 
 # --- several answers ---
@@ -300,8 +268,7 @@ def ensemble(results: Results) -> pd.DataFrame:
     for name, rows in frames.sources(results).items():
         value = rows.groupby(["region", "measure"])["value"].mean()
         floor, b = value["dose mask", "floor_gy2"], value["dose mask", "b_gy2"]
-        maes = frames.rows_of(rows).groupby("members")["value"].mean()
-        columns[name] = {f"MAE of a mean of {n:.0f} / Gy": mae for n, mae in maes.items()} | {
+        columns[name] = frames.rows_of(rows).groupby("members")["value"].mean().to_dict() | {
             "MAE of the members' median / Gy": value["dose mask", "median_mae_gy"],
             "floor / Gy²": floor,
             "b / Gy²": b,
@@ -310,54 +277,43 @@ def ensemble(results: Results) -> pd.DataFrame:
             "spread in the dose mask / Gy": value["dose mask", "spread_gy"],
             "spread over the whole volume / prescription": value["whole volume", "spread_gy"] / rx_gy,
         }
-    table = pd.DataFrame(columns).rename_axis("quantity").reset_index()
-    return plain(table, "quantity") if columns else pd.DataFrame()
+    table = pd.DataFrame(columns).rename_axis("quantity")
+    sizes = sorted(size for size in table.index if not isinstance(size, str))
+    table = table.loc[[*sizes, *(name for name in table.index if isinstance(name, str))]]
+    return table.rename({size: f"MAE of a mean of {size:.0f} / Gy" for size in sizes})
 
 
 def spread_by_structure(results: Results) -> pd.DataFrame:
     """Mean spread / Gy in each structure, over the patients that have it, a column per source."""
-    parts = [
-        means(rows[rows["structure"] != ""], "structure", name)
-        for name, rows in frames.sources(results).items()
-    ]
-    return join(parts, "spread / Gy in").sort_index() if parts else pd.DataFrame()
+    sources = frames.sources(results).items()
+    parts = [means(rows[rows["structure"] != ""], "structure", name) for name, rows in sources]
+    return join(parts, "spread / Gy in").sort_index()
 
 
 def calibration(results: Results) -> pd.DataFrame:
     """Whether the spread tells the error, as sampled and by the factor chosen on validation patients."""
-    table = {}
+    table = []
     for name, rows in frames.sources(results).items():
-        for factor in frames.scores(rows, "crps_gy"):
-            own = rows[(rows["factor"] == factor)]
+        for factor, own in rows.dropna(subset="factor").groupby("factor", sort=False):
             covered = select(own, measure="coverage_pct").groupby("level_pct")["value"].mean()
-            table[name, factor] = {
-                "members": int(rows["members"].max()),
-                "network calls": int(rows["nfe"].max()),
-                "spread / error": frames.spread_ratio(results, rows, factor).mean,
-                **{f"{level:.0f} % interval holds / %": share for level, share in covered.items()},
-                "CRPS / Gy": select(own, measure="crps_gy")["value"].mean(),
-                "DVH points in the members' range / %": select(rows, measure="dvh_band_pct")["value"].mean(),
+            table.append({"source": name, "spread times": factor, "members": rows["members"].max()})
+            table[-1] |= {
+                "network calls": rows["nfe"].max(),
+                "CRPS / Gy": frames.scores(own, "crps_gy").mean().iloc[0],
             }
-    frame = (
-        pd.DataFrame.from_dict(table, orient="index").rename_axis(["source", "spread times"]).reset_index()
-    )
-    return plain(frame, "source") if table else frame
-
-
-# --- what is said ---
+            table[-1]["spread / error"] = frames.spread_ratio(results, rows, factor).mean
+            table[-1] |= {f"{level:.0f} % interval holds / %": share for level, share in covered.items()}
+            table[-1]["DVH points in the members' range / %"] = select(rows, measure="dvh_band_pct")[
+                "value"
+            ].mean()
+    return pd.DataFrame(table, columns=None if table else ["source"]).set_index("source")
 
 
 def told_rows(told: pd.DataFrame) -> pd.DataFrame:
     """Statements as a table."""
-    rows = told.rename(columns={"first": "of", "second": "against", "n": "patients"}).reset_index(drop=True)
-    numbers = rows[["difference", "low", "high"]].set_axis(
-        [("value or difference", part) for part in INTERVAL], axis=1
-    )
-    texts = rows[["of", "against", "quantity", "unit", "patients", "verdict"]]
-    texts.columns = [(name, "") for name in texts]
-    table = pd.concat([texts.iloc[:, 1:3], numbers, texts.iloc[:, 3:]], axis=1).set_index(rows["of"])
-    table.columns = pd.MultiIndex.from_tuples(table.columns)
-    return table
+    told = told.rename(columns={"second": "against", "n": "patients"}).set_index("first")
+    numbers = edges(told[["difference", "low", "high"]], "value or difference")
+    return join([told[["against", "quantity"]], numbers, told[["unit", "patients", "verdict"]]], "of")
 
 
 # --- the cohort ---
@@ -366,63 +322,50 @@ def told_rows(told: pd.DataFrame) -> pd.DataFrame:
 def cohort(results: Results) -> pd.DataFrame:
     """Who is in the cohort: its source, patients by part, voxels, findings, who was left out."""
     frame, found = results.frames["00_cohort"], results.settings.get("00_cohort", {})
-    size = {
-        name: "  x  ".join(ranges(frame, name, axis) for axis in "zyx")
-        for name in ("voxels_{}", "spacing_{}_mm")
+    sizes = frame[frame["measure"].str.match("voxels|spacing")].groupby("measure", sort=False)["value"]
+    rows = {"source": found.get("source"), "site": found.get("site")}
+    rows |= {part: f"{n} patients" for part, n in found.get("split", {}).items()}
+    rows |= {
+        name: f"{size.min():g}" + (f" to {size.max():g}" if size.min() < size.max() else "")
+        for name, size in sizes
     }
-    left_out = "; ".join(f"{k}: {v}" for k, v in found.get("left_out", {}).items())
-    rows = {
-        "source": found.get("source", ""),
-        "site": found.get("site", ""),
-        "patients": ", ".join(f"{n} {part}" for part, n in found.get("split", {}).items()),
-        "voxels (z, y, x)": size["voxels_{}"],
-        "spacing (z, y, x) / mm": size["spacing_{}_mm"],
-        "patients with findings": str(len({row["case_id"] for row in found.get("findings", [])})),
-        "left out at import": left_out or "none",
-    }
-    return plain(pd.DataFrame({"": rows.keys(), "cohort": rows.values()}), "") if found else pd.DataFrame()
-
-
-def ranges(frame: pd.DataFrame, name: str, axis: str) -> str:
-    """The least and most of a measure along an axis as "2 to 3.5"."""
-    values = select(frame, measure=name.format(axis))["value"]
-    least, most = values.min(), values.max()
-    return f"{least:.3g}" + (f" to {most:.3g}" if most > least else "")
+    rows["with findings"] = f"{len({row['case_id'] for row in found.get('findings', [])})} patients"
+    rows["left out"] = (
+        "; ".join(f"{name}: {why}" for name, why in found.get("left_out", {}).items()) or "none"
+    )
+    return pd.Series(rows).to_frame(found.get("name", "")).rename_axis("cohort")
 
 
 def structures(frame: pd.DataFrame) -> pd.DataFrame:
-    """Presence, volume and planned mean dose of every structure, medians with the least and most."""
-    parts = []
+    """Presence, volume and planned mean dose of every structure: median, least and most."""
+    parts = [
+        select(frame, measure="volume_cc").groupby("structure")["case_id"].nunique().to_frame("patients")
+    ]
     for measure, quantity in (("volume_cc", "volume / cc"), ("mean_gy", "planned mean dose / Gy")):
-        groups = select(frame, measure=measure).groupby("structure")["value"]
-        numbers = groups.agg(["median", "min", "max"])
-        parts.append(numbers.set_axis(pd.MultiIndex.from_product([[f"{quantity}"], INTERVAL]), axis=1))
-    counts = select(frame, measure="volume_cc").groupby("structure")["case_id"].nunique()
-    return join([pd.DataFrame({("patients", ""): counts}), *parts], "structure: median [least, most]")
+        numbers = select(frame, measure=measure).groupby("structure")["value"].agg(["median", "min", "max"])
+        parts.append(edges(numbers, quantity))
+    return join(parts, "median [least, most]")
 
 
 def goals_met(frame: pd.DataFrame) -> pd.DataFrame:
     """How many plans meet each clinical goal; plans without the structure do not count."""
-    groups = frame.dropna(subset="met").groupby("measure", sort=False)["met"]
-    table = pd.DataFrame(
-        {"plans judged": groups.size(), "met": groups.sum().astype(int), "met / %": 100 * groups.mean()}
-    )
-    return plain(table.rename_axis("goal").reset_index(), "goal")
+    met = frame.dropna(subset="met").groupby("measure", sort=False)["met"].agg(["size", "sum", "mean"])
+    met["mean"] *= 100
+    return met.set_axis(["plans judged", "met", "met / %"], axis=1).rename_axis("goal")
 
 
 def findings(settings: dict[str, Any]) -> pd.DataFrame:
     """Every finding of the checks, by patient."""
-    rows = settings.get("findings") or [{"case_id": "all", "part": "", "text": "nothing looks wrong"}]
-    table = pd.DataFrame(rows)[["case_id", "part", "text"]]
-    return plain(table.rename(columns={"case_id": "patient", "text": "finding"}), "patient")
+    rows = settings.get("findings") or [{"case_id": "all", "text": "nothing looks wrong"}]
+    table = pd.DataFrame(rows, columns=["case_id", "part", "text"]).rename(columns={"text": "finding"})
+    return table.set_index("case_id").rename_axis("patient")
 
 
 def imports(cohort: Cohort) -> pd.DataFrame | None:
     """What the import took from each patient's files, or None if the source has nothing to say."""
     said = {case_id: case["import"] for case_id, case in cohort.card["cases"].items() if case.get("import")}
-    rows = [
-        {
-            "patient": case_id,
+    rows = {
+        case_id: {
             "warnings": "; ".join(d.get("warnings", [])),
             "structures missing": ", ".join(d.get("missing", [])),
             "taken as": ", ".join(
@@ -433,8 +376,8 @@ def imports(cohort: Cohort) -> pd.DataFrame | None:
             "dose mask from": d.get("dose_mask_from", ""),
         }
         for case_id, d in said.items()
-    ]
-    return plain(pd.DataFrame(rows), "patient") if rows else None
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient") if rows else None
 
 
 # --- speed ---
@@ -442,27 +385,19 @@ def imports(cohort: Cohort) -> pd.DataFrame | None:
 
 def speed(frame: pd.DataFrame) -> pd.DataFrame:
     """Seconds of the straightforward way and of this code, and their ratio with its range."""
-    table = frame.rename(columns={"plain_s": "straightforward / s", "ours_s": "here / s"})
-    table.columns = [(name, "") for name in table.columns[:5]] + [
-        ("times as fast", part) for part in INTERVAL[1:]
-    ]
-    table = table.rename(columns={("ratio", ""): ("times as fast", "mean")})
-    table.columns = pd.MultiIndex.from_tuples(table.columns)
-    return table.set_index(("part", "")).rename_axis("part")
+    frame = frame.set_index("part")
+    times = frame[["against", "plain_s", "ours_s"]].set_axis(
+        ["against", "straightforward / s", "here / s"], axis=1
+    )
+    return join([times, edges(frame[["ratio", "ratio_low", "ratio_high"]], "times as fast")], "part")
 
 
 def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
     """Counted work, the time it took, and its share of what the machine can do."""
-    names = {
-        "part": "part",
-        "gflop": "GFLOP",
-        "gbyte": "GB moved",
-        "seconds": "seconds",
-        "of_peak_flop_pct": "of the matrix product's rate / %",
-        "of_peak_byte_pct": "of the copy's rate / %",
-    }
-    return plain(frame[list(names)].rename(columns=names), "part")
+    table = frame.set_index("part")[["gflop", "gbyte", "seconds", "of_peak_flop_pct", "of_peak_byte_pct"]]
+    shares = ["of the matrix product's rate / %", "of the copy's rate / %"]
+    return table.set_axis(["GFLOP", "GB moved", "seconds", *shares], axis=1)
 
 
 def notebook_times(frame: pd.DataFrame) -> pd.DataFrame:
-    return plain(frame, "notebook")
+    return frame.set_index("notebook")
