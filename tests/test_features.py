@@ -36,7 +36,7 @@ from lib.features.samples import (
     signed_distance_mm,
     with_prior,
 )
-from lib.features.samples import samples as features
+from lib.features import samples as features
 from lib.seeds import generator_for
 
 SPACING_MM = (3.0, 2.0, 1.0)

@@ -20,7 +20,7 @@ from lib.prediction.predict import (
     with_priors,
 )
 from lib.studies.experiment import Experiment
-from lib.training.loop import loop as training
+from lib.training import loop as training
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from toys import toy_cohort
 
 from lib.files import ROOT, read_json
 from lib.runner import train
-from lib.training.loop import loop as training
-from lib.training.loop import processes as parallel
+from lib.training import loop as training
+from lib.training import processes as parallel
 
 PARAMS = {
     "experiment": "try",

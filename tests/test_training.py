@@ -18,7 +18,7 @@ from lib.models.vgg import vgg16_features
 from lib.prediction.predict import Sampling, load_predictor, predict_doses
 from lib.tensors import load_tensors
 from lib.training.checkpoint import CURRENT, load_state, save_state
-from lib.training.loop import loop as training
+from lib.training import loop as training
 
 
 @pytest.fixture(scope="module")
