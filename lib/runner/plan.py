@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.importers.cohort import check_import
+from lib.importers.options import check_import
 from lib.models.methods import find_method
 from lib.runner.settings import NOTEBOOKS, SECTIONS, TRAIN, Values, check_params, notebook_values, sections_of
 from lib.studies.experiment import OUTPUTS
