@@ -21,6 +21,7 @@ lint:
 	@$(SETUP) --test
 	$(ENV)ruff check --quiet .
 	$(ENV)ruff format --quiet --check .
+	$(ENV)lint-imports --no-cache --no-logo
 
 explore:
 	@$(SETUP)

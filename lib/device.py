@@ -3,21 +3,20 @@
 import importlib.util
 import os
 import shutil
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lib.errors import UserError
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
-COMPILED_FOR = {
-    "training": {},
-    "sampling": {"mode": "reduce-overhead"},
-}  # the mode replays a call's kernels as one CUDA graph
+# the mode replays a call's kernels as one CUDA graph
+COMPILED_FOR = {"training": {}, "sampling": {"mode": "reduce-overhead"}}
 
 
-def choose_device(name):
+def choose_device(name: str) -> torch.device:
     """ "auto", "cpu" or "cuda" as a torch.device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,7 +25,7 @@ def choose_device(name):
     return torch.device(name)
 
 
-def choose_precision(name, device):
+def choose_precision(name: str, device: torch.device) -> str:
     """ "auto", "32", "bf16" or "16"; auto takes bf16 where the hardware multiplies in it."""
     if name == "auto":
         return "bf16" if has_bf16(device) else "32"
@@ -35,7 +34,8 @@ def choose_precision(name, device):
     return name
 
 
-def has_bf16(device):
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies in bfloat16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpuinfo = Path("/proc/cpuinfo")
@@ -43,18 +43,19 @@ def has_bf16(device):
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def autocast(device, precision):
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The block computes in the precision: "32", "bf16" or "16"."""
     return torch.autocast(device.type, DTYPES[precision]) if precision in DTYPES else nullcontext()
 
 
-def memory_format(device, precision):
+def memory_format(device: torch.device, precision: str) -> torch.memory_format:
     """Channels last is fastest in half precision; on CPUs in float32 its GroupNorm loses digits (variance by
     difference)."""
     half = precision in DTYPES or device.type == "cuda"
     return torch.channels_last_3d if half else torch.contiguous_format
 
 
-def compile_for(purpose, network, device):
+def compile_for(purpose: str, network: nn.Module, device: torch.device) -> None:
     """Let torch.compile fuse the network's calls ("training" | "sampling") in place; weight names stay.
 
     It pays where a training takes longer than the minutes that compiling takes. Raises a UserError where
@@ -69,7 +70,7 @@ def compile_for(purpose, network, device):
     network.compile(**COMPILED_FOR[purpose])
 
 
-def describe(device, precision):
+def describe(device: torch.device, precision: str) -> str:
     """One line for the report: the processor and the precision."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {precision}"

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -37,7 +38,7 @@ DAMAGED_NPZ = (
 
 
 @contextmanager
-def written_whole(path):
+def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; it takes `path`'s place only if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,17 +65,17 @@ def lock(path: Path, sentence: str) -> Iterator[None]:
         raise UserError(sentence) from None
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     """Write JSON in the order of the value's keys; a NaN or an infinity is refused, because JSON has none."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def write_results(path, results):
+def write_results(path: str | Path, results: dict) -> None:
     """Write a dict as compact JSON with one line a key, and one a row where its value is a list of rows;
     numbers to six digits."""
 
@@ -89,11 +90,12 @@ def write_results(path, results):
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def rows(value):
+def rows(value: Any) -> bool:
+    """Whether a value is a list of dicts."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
-def rounded(value):
+def rounded(value: Any) -> Any:
     """Floats to six significant digits, in lists and dicts as well."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
@@ -102,7 +104,8 @@ def rounded(value):
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def read_json(path):
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds; a UserError if there is none or it is damaged."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -112,5 +115,6 @@ def read_json(path):
         raise UserError(f"{path} is not readable as JSON ({error}); delete it and make it again") from None
 
 
-def sha256(path):
+def sha256(path: str | Path) -> str:
+    """The checksum of a file."""
     return hashlib.file_digest(open(path, "rb"), "sha256").hexdigest()

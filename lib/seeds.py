@@ -9,7 +9,7 @@ import hashlib
 import torch
 
 
-def generator_for(*names):
+def generator_for(*names: str | int) -> torch.Generator:
     """A CPU generator seeded by the names, equal on every machine and for every hash seed of Python."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

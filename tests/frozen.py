@@ -3,7 +3,8 @@
     python tests/frozen.py            prints them, with a digest of every bit
     python tests/frozen.py --write    writes tests/frozen.json, which test_frozen.py compares with
 
-Whoever changes them on purpose raises TRAINING_VERSION and writes them anew.
+The file says which TRAINING_VERSION (lib/cache.py) they belong to. Whoever changes them on purpose raises it
+and writes them anew; without that nobody's finished trainings would be made again.
 """
 
 import dataclasses
@@ -15,11 +16,13 @@ from pathlib import Path
 import torch
 from toys import toy_case
 
-from lib.features.samples import dose_statistics, make_sample, with_prior
+from lib.cache import TRAINING_VERSION
+from lib.features.samples import add_prior, make_sample
 from lib.models.config import TrainConfig
 from lib.models.methods import METHODS
 from lib.prediction.predict import predict, ready, usual_sampler, usual_temperature
-from lib.training.loop import Run, one_step
+from lib.training.loop import train_step
+from lib.training.state import TrainingState
 
 FILE = Path(__file__).with_suffix(".json")
 CPU = torch.device("cpu")
@@ -60,7 +63,7 @@ NAMES = [name for name in METHODS if name != "gradient_vgg"]  # its weights are 
 def samples_for(method):
     """Three made-up patients; for a method with a prior half the planned dose stands for the prior's."""
     samples = [make_sample(toy_case(f"toy_{i}", seed=i), 1) for i in range(3)]
-    return [with_prior(s, s.dose / 2) for s in samples] if METHODS[method].prior else samples
+    return [add_prior(s, s.dose / 2) for s in samples] if METHODS[method].prior else samples
 
 
 def config_for(method, samples):
@@ -69,15 +72,15 @@ def config_for(method, samples):
         **BASE,
         method=method,
         case_ids=[s.case_id for s in samples],
-        cond_channels=len(samples[0].cond),
+        channels=list(samples[0].channels.names),
         zero_snr=row.zero_snr,
         dose_shift=0.0,
         dose_scale=1.0,
     )
     if not row.standardised:
         return config
-    shift, scale = dose_statistics(samples)
-    return dataclasses.replace(config, dose_shift=shift, dose_scale=scale)
+    doses = torch.cat([s.dose[s.mask > 0.5] for s in samples]).double()
+    return dataclasses.replace(config, dose_shift=float(doses.mean()), dose_scale=float(doses.std()))
 
 
 def numbers(method):
@@ -85,15 +88,15 @@ def numbers(method):
     torch.set_num_threads(1)
     samples = samples_for(method)
     config = config_for(method, samples)
-    run = Run(config, CPU)
+    state = TrainingState(config, CPU)
     losses = []
     for _ in range(2):
-        one_step(run, config, samples, CPU)
-        losses.append(float(run.loss_sum))
-    predictor = ready(run.averaged, config, CPU, "32")
+        train_step(state, samples)
+        losses.append(float(state.loss_sum))
+    predictor = ready(state.averaged, config, CPU, "32")
     how = {"seed": config.seed, "temperature": usual_temperature(config), "label": ""}
     dose = predict(predictor, samples[:1], usual_sampler(config, 3), **how)[0]
-    weights = torch.cat([w.flatten() for w in run.averaged.parameters()])
+    weights = torch.cat([w.flatten() for w in state.averaged.parameters()])
     bits = hashlib.sha256(weights.detach().numpy().tobytes() + dose.numpy().tobytes()).hexdigest()
     size = float(weights.double().abs().sum())
     return {"losses": losses, "weights": size, "dose": float(dose.double().mean()), "bits": bits}
@@ -104,7 +107,7 @@ def main():
     print(json.dumps(found, indent=1))
     if "--write" in sys.argv:
         kept = {name: {k: v for k, v in row.items() if k != "bits"} for name, row in found.items()}
-        FILE.write_text(json.dumps(kept, indent=1) + "\n")
+        FILE.write_text(json.dumps({"training_version": TRAINING_VERSION, "methods": kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import pytest
 import torch
 from toys import toy_case
 
-from lib.features.beams import ATTENUATION_PER_MM, SOURCE_MM, open_fields
+from lib.features.beams import ATTENUATION_PER_MM, SOURCE_MM, beam_channel, open_fields
 from lib.features.grid import dose_box
-from lib.features.samples import beam_channel, make_sample
+from lib.features.samples import make_sample
 
 SPACING_MM = (4.0, 4.0, 4.0)
 SIZE = 61

@@ -15,7 +15,7 @@ from lib.cases.cohort import open_cohort, reference_split
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
 from lib.files import read_json, written_whole
-from lib.importers.cohort import make_cohort
+from lib.importers.cohort import Source, make_cohort
 from lib.studies.checks import check_cohort, describe_case, find_oddities
 
 REFERENCE_IDS = [f"case_{n:04d}" for n in range(1, 25) if n != 13]
@@ -94,9 +94,10 @@ def test_arbitrary_float32_doses_are_kept_exactly(tmp_path):
     assert np.array_equal(round_trip(changed(toy_case(), dose_gy=dose_gy), tmp_path).dose_gy, dose_gy)
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (13, 15, 17)])  # the second fills no whole bytes
 @pytest.mark.parametrize("site", PROTOCOLS)
-def test_everything_in_a_case_survives(site, tmp_path):
-    case = toy_case(site=site)
+def test_everything_in_a_case_survives(site, shape, tmp_path):
+    case = toy_case(site=site, shape=shape)
     back = round_trip(case, tmp_path)
     assert list(back.masks) == sorted(case.masks)
     assert all(np.array_equal(back.masks[name], case.masks[name]) for name in case.masks)
@@ -104,27 +105,15 @@ def test_everything_in_a_case_survives(site, tmp_path):
     assert np.array_equal(back.ct_hu, case.ct_hu) and back.ct_hu.dtype == np.int16
     assert np.array_equal(back.dose_gy, case.dose_gy) and back.dose_gy.dtype == np.float32
     assert np.array_equal(back.dose_mask, case.dose_mask)
-    for name in ("case_id", "spacing_mm", "origin_mm", "prescription_gy", "site", "orientation"):
+    for name in ("case_id", "spacing_mm", "origin_mm", "prescription_gy", "site"):
         assert getattr(back, name) == getattr(case, name)
 
 
-def test_masks_survive_a_shape_that_fills_no_whole_bytes(tmp_path):
-    case = toy_case(shape=(13, 15, 17))
-    back = round_trip(case, tmp_path)
-    assert all(np.array_equal(back.masks[name], case.masks[name]) for name in case.masks)
-    assert np.array_equal(back.dose_mask, case.dose_mask)
-
-
-def test_the_same_case_gives_the_same_bytes(tmp_path):
-    for name in "ab":
-        save_case(toy_case(), tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-
-
-def test_a_second_round_trip_changes_no_byte(case_file):
+def test_the_same_case_gives_the_same_bytes_also_by_a_second_round_trip(case_file):
     first = case_file.read_bytes()
-    save_case(load_case(case_file), case_file)
-    assert case_file.read_bytes() == first
+    for case in (toy_case(), load_case(case_file)):
+        save_case(case, case_file)
+        assert case_file.read_bytes() == first
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(case_file):
@@ -192,27 +181,9 @@ def test_a_damaged_file_ends_in_a_sentence_that_names_it(damage, case_file):
         load_case(case_file)
 
 
-@pytest.mark.parametrize("position", np.linspace(0, 1, 25, endpoint=False))
-def test_a_bit_flipped_anywhere_changes_nothing_or_is_said(position, case_file):
-    whole = load_case(case_file)
-    data = bytearray(case_file.read_bytes())
-    data[int(position * len(data))] ^= 8
-    case_file.write_bytes(data)
-    try:
-        case = load_case(case_file)
-    except UserError as error:
-        assert str(case_file) in str(error)
-    else:
-        assert np.array_equal(case.dose_gy, whole.dose_gy) and np.array_equal(case.ct_hu, whole.ct_hu)
-        assert all(np.array_equal(case.masks[name], whole.masks[name]) for name in whole.masks)
-
-
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_and_a_folder_in_its_place_are_named(tmp_path):
     with pytest.raises(UserError, match="toy_9.npz does not exist"):
         load_case(tmp_path / "toy_9.npz")
-
-
-def test_a_folder_in_the_files_place_is_named(tmp_path):
     (tmp_path / "toy_9.npz").mkdir()
     with pytest.raises(UserError, match="toy_9.npz"):
         load_case(tmp_path / "toy_9.npz")
@@ -272,10 +243,7 @@ def test_the_reference_split_is_the_studys():
     assert split["validation"] == ["case_0011", "case_0016"]
     assert split["test"] == ["case_0021", "case_0007"]
     assert sorted(case_id for part in split.values() for case_id in part) == REFERENCE_IDS
-
-
-def test_the_reference_split_does_not_depend_on_the_order_given():
-    assert reference_split(REFERENCE_IDS[::-1]) == reference_split(REFERENCE_IDS)
+    assert reference_split(REFERENCE_IDS[::-1]) == split
 
 
 @pytest.mark.parametrize("n", [3, 4, 9, 10, 19, 20, 57])
@@ -302,7 +270,7 @@ def test_make_cohort_lists_whom_it_left_out_and_goes_on(tmp_path):
     said = []
     split = {"train": ["toy_1", "bad_1", "toy_2"], "validation": ["bad_2"], "test": ["toy_3"]}
     items = {i: i for part in split.values() for i in part}
-    cohort = make_cohort(tmp_path / "c", items, read_or_fail, split, "toys", workers=1, report=said.append)
+    cohort = make_cohort(tmp_path / "c", Source("toys", items, read_or_fail, split), 1, said.append)
     assert cohort.card["left_out"] == {"bad_1": "bad_1.csv is cut off", "bad_2": "bad_2.csv is cut off"}
     assert said == ["left out bad_1: bad_1.csv is cut off", "left out bad_2: bad_2.csv is cut off"]
     assert cohort.split == {"train": ["toy_1", "toy_2"], "validation": [], "test": ["toy_3"]}
@@ -316,16 +284,14 @@ def test_make_cohort_lists_whom_it_left_out_and_goes_on(tmp_path):
 
 def test_make_cohort_with_no_usable_patient_says_why(tmp_path):
     with pytest.raises(UserError, match="none of 1 patients could be used; .*bad_1.csv is cut off"):
-        make_cohort(tmp_path / "c", {"bad_1": "bad_1"}, read_or_fail, {"train": ["bad_1"]}, "toys", workers=1)
+        make_cohort(tmp_path / "c", Source("toys", {"bad_1": "bad_1"}, read_or_fail), workers=1)
     with pytest.raises(UserError, match="no patient to read"):
-        make_cohort(tmp_path / "c", {}, read_or_fail, {}, "toys")
+        make_cohort(tmp_path / "c", Source("toys", {}, read_or_fail))
 
 
 def test_toy_cohorts_are_what_make_cohort_writes(tmp_path):
     ids = [f"toy_{i}" for i in (1, 2, 3)]
-    made = make_cohort(
-        tmp_path / "a" / "c", {i: i for i in ids}, toy_case, reference_split(ids), "toys", workers=1
-    )
+    made = make_cohort(tmp_path / "a" / "c", Source("toys", {i: i for i in ids}, toy_case), workers=1)
     assert made.card == toy_cohort(tmp_path / "b" / "c", n=3).card
 
 
@@ -453,26 +419,17 @@ def test_one_patient_under_two_names_is_found(tmp_path):
     cohort = toy_cohort(
         tmp_path / "toys", 4, split={"train": ["toy_1", "toy_2"], "validation": ["toy_3"], "test": ["toy_4"]}
     )
-    assert not any("two names" in finding for row in check_cohort(cohort) for finding in row["findings"])
+    assert not any("two names" in finding["text"] for finding in check_cohort(cohort)[1])
     twin = {"toy_2": "toy_1", "toy_4": "toy_1"}
     doubled = SimpleNamespace(
         split=cohort.split,
         load=lambda case_id: changed(cohort.load(twin.get(case_id, case_id)), case_id=case_id),
     )
-    found = {
-        row["case_id"]: [finding for finding in row["findings"] if "two names" in finding]
-        for row in check_cohort(doubled)
-    }
-    assert found == {
-        "toy_1": [],
-        "toy_3": [],
-        "toy_2": ["its CT is that of toy_1: one patient under two names"],
-        "toy_4": [
-            (
-                "its CT is that of toy_1: one patient under two names, one of train and one of test: the "
-                "errors on test patients are too good"
-            )
-        ],
+    twins = {f["case_id"]: f["text"] for f in check_cohort(doubled)[1] if "two names" in f["text"]}
+    assert twins == {
+        "toy_2": "its CT is that of toy_1: one patient under two names",
+        "toy_4": "its CT is that of toy_1: one patient under two names, one of train and one of test: the "
+        "errors on test patients are too good",
     }
 
 
@@ -483,18 +440,23 @@ def test_a_ct_without_its_offset_is_found():
     )
 
 
+def described(case):
+    return {(row.get("structure", ""), row["measure"]): row["value"] for row in describe_case(case)}
+
+
 def test_a_description_agrees_with_plain_counting():
     case = toy_case()
-    row = describe_case(case)
-    assert row["volume_cc"]["Rectum"] == pytest.approx(case.masks["Rectum"].sum() * 12 * 10 * 14 / 1000)
-    mean_gy = case.dose_gy[case.masks["Rectum"]].mean()
-    assert row["mean_gy"]["Rectum"] == pytest.approx(mean_gy, abs=0.005)  # two decimals
-    assert row["d95_gy"] == {"PTV70": 70.0, "PTV56": 56.0} and row["max_gy"] == 70.0
+    values = described(case)
+    volume_cc = case.masks["Rectum"].sum() * 12 * 10 * 14 / 1000
+    assert values["Rectum", "volume_cc"] == pytest.approx(volume_cc)
+    assert values["Rectum", "mean_gy"] == pytest.approx(case.dose_gy[case.masks["Rectum"]].mean())
+    assert values["PTV70", "d95_gy"] == 70.0 and values["PTV56", "d95_gy"] == 56.0
+    assert values["", "max_gy"] == 70.0 and values["", "voxels_z"] == SHAPE[0]
 
 
 def test_a_case_with_an_empty_organ_is_described():
     case = toy_case()
     empty = changed(case, masks=case.masks | {"Femur_L": np.zeros(SHAPE, bool)})
-    row = describe_case(empty)
-    assert row["findings"] == [] and "Femur_L" not in row["volume_cc"]
-    assert row["goals"]["Femur_L V50 Gy ≤ 5 %"] is None
+    values = described(empty)
+    assert find_oddities(empty) == [] and ("Femur_L", "volume_cc") not in values
+    assert ("Femur_L", "Femur_L V50 Gy ≤ 5 %") not in values

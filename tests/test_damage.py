@@ -14,7 +14,7 @@ import signal
 import zipfile
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from toys import toy_case, toy_cohort, write_openkbp_folder
 from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
+from lib.features.channels import channels_of
 from lib.files import ROOT, write_json
 from lib.importers import openkbp, vmat_npz
 from lib.models.config import TrainConfig
@@ -90,10 +91,10 @@ def made_weights(folder):
         "snapshots_pct": [],
         "precision": "32",
         "base_channels": 8,
-        "cond_channels": 9,
+        "channels": list(channels_of("prostate").names),
         "dose_scale": 1.0,
     }
-    numbers = {field.name: 1 for field in fields(TrainConfig) if field.name not in words}
+    numbers = {f.name: 1 for f in fields(TrainConfig) if f.name not in words and f.default is MISSING}
     config = TrainConfig(**words, **numbers)
     save_tensors(folder / "weights.safetensors", find_method("baseline").make_network(config).state_dict())
     write_json(folder / "config.json", asdict(config))
@@ -153,7 +154,7 @@ KINDS = {
     "configuration": Kind(made_weights, lambda f: load_predictor(f, "cpu").config, "config.json", False),
     "state of a training": Kind(
         lambda f: save_state(f, "key", {"w": torch.arange(50.0), "epoch": 3}),
-        lambda f: load_state(f, "key", "cpu", report=lambda text: None) or refuse(),
+        lambda f: load_state(f, "key", "cpu") or refuse(),
         "state.pt",
         True,
     ),

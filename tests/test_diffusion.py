@@ -1,29 +1,24 @@
 """Laws of the schedule, the grids and DDIM, on data whose denoiser is known exactly; against diffusers."""
 
 import itertools
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from lib.diffusion.process import (
-    T,
-    add_noise,
-    at_level,
-    corrected_grid,
-    cosine_alpha_bar,
-    dose_from_noise,
-    dose_from_v,
-    estimates,
-    held_grid,
+from lib.diffusion.parameterisation import dose_from_noise, estimates, noise_from_dose, target_of
+from lib.diffusion.samplers import (
+    DDIM,
+    REFERENCE,
+    DPMSolver,
+    Euler,
+    Midpoint,
+    as_dict,
+    half_log_snr,
     leading_grid,
-    noise_from_dose,
-    noise_from_v,
-    noise_gain,
-    schedule,
-    target_of,
-    v_from,
+    sampler_from,
 )
-from lib.diffusion.samplers import ddim, dpm_solver, half_log_snr
+from lib.diffusion.schedule import T, add_noise, at_level, cosine_alpha_bar, noise_gain, schedule
 from lib.errors import UserError
 
 ALPHA_BAR = cosine_alpha_bar()
@@ -45,6 +40,17 @@ def gaussian_denoiser(mu=MU, s=S, alpha_bar=ALPHA_BAR):
         return dose_from_noise(x_t, noise_hat, a), noise_hat
 
     return denoise
+
+
+def at_times(kind, times, **fields):
+    """A sampler at given times, whatever its grid."""
+
+    @dataclass(frozen=True)
+    class AtTimes(kind):
+        def times(self):
+            return times
+
+    return AtTimes(len(times), **fields)
 
 
 def quantiles():
@@ -97,57 +103,85 @@ def test_at_zero_terminal_snr_v_is_minus_the_dose_and_the_state_is_noise():
     )
     dose, noise = torch.rand(1, 1, 2, 2, 2), torch.randn(1, 1, 2, 2, 2)
     a = at_level(ZERO, torch.tensor([999]), dose)
-    assert torch.equal(add_noise(dose, noise, a), noise) and torch.equal(v_from(dose, noise, a), -dose)
-    assert torch.equal(dose_from_v(noise, -dose, a), dose) and torch.equal(
-        noise_from_v(noise, -dose, a), noise
-    )
+    assert torch.equal(add_noise(dose, noise, a), noise)
+    assert torch.equal(target_of("v", dose, noise, a), -dose)
+    dose_hat, noise_hat = estimates("v", -dose, noise, a)
+    assert torch.equal(dose_hat, dose) and torch.equal(noise_hat, noise)
 
 
 @pytest.mark.parametrize("asked, run", [(1, 1), (3, 4), (50, 50), (300, 334), (1000, 1000)])
 def test_the_references_grid_runs_more_steps_than_asked_where_they_do_not_divide(asked, run):
-    grid = leading_grid(asked)
-    assert len(grid) == run and grid[-1] == 0 and grid == sorted(set(grid), reverse=True)
+    sampler = DDIM(asked, "leading")
+    times = sampler.times()
+    assert sampler.nfe == run and times[-1] == 0 and times == sorted(set(times), reverse=True)
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 50, 300, 1000])
 def test_the_corrected_leading_grid_has_as_many_steps_as_asked(n):
-    grid = corrected_grid(n)
-    assert len(set(grid)) == n and grid[-1] == 0 and grid == sorted(grid, reverse=True)
-    assert 1000 % n or grid == leading_grid(n)
+    times = DDIM(n, "corrected").times()
+    assert len(set(times)) == n and times[-1] == 0 and times == sorted(times, reverse=True)
+    assert 1000 % n or times == leading_grid(n)
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 50, 300, 1000])
 def test_a_held_grid_has_as_many_steps_as_asked_and_starts_where_told(n):
-    grid = held_grid(n, T - 1)
-    assert len(set(grid)) == n and grid[0] == T - 1 and grid == sorted(grid, reverse=True) and grid[-1] >= 0
+    times = DDIM(n).times()
+    assert len(set(times)) == n and times[0] == T - 1 and times[-1] >= 0
+    assert times == sorted(times, reverse=True)
     if n <= 901:
-        assert held_grid(n, 900)[0] == 900
+        assert DDIM(n, start=900).times()[0] == 900
 
 
 @pytest.mark.parametrize("n", [0, -1, 1001])
 def test_impossible_step_counts_are_refused_in_a_sentence(n):
-    for grid in (leading_grid, lambda k: held_grid(k, 999)):
+    for sampler in (DDIM(n), DDIM(n, "leading"), DPMSolver(n, "corrected"), Euler(n), Midpoint(n)):
         with pytest.raises(UserError, match="sampling steps"):
-            grid(n)
+            sampler.times()
+
+
+def test_more_steps_than_levels_below_the_start_are_refused():
+    with pytest.raises(UserError, match="11 sampling steps are not between 1 and 10"):
+        DDIM(11, start=9).times()
+
+
+@pytest.mark.parametrize("sampler", [REFERENCE, DDIM(5, eta=0.5), DPMSolver(7), Euler(3), Midpoint(2)])
+def test_a_sampler_is_told_in_plain_values_and_read_from_them(sampler):
+    values = as_dict(sampler)
+    assert sampler_from(values) == sampler and list(values)[:2] == ["solver", "n_steps"]
+    row = {key: float(v) if isinstance(v, int) else v for key, v in values.items()}  # as a table holds it
+    assert sampler_from(row | {"mae_gy": 1.0}) == sampler
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"grid": "spiral"}, "no step grid 'spiral'"),
+        ({"clamp": "hard"}, "no clamp 'hard'"),
+        ({"solver": "rk9"}, "no solver 'rk9'"),
+        ({"n_steps": "many"}, "does not describe a sampler"),
+    ],
+)
+def test_what_is_no_sampler_is_refused_in_a_sentence(change, words):
+    with pytest.raises(UserError, match=words):
+        sampler_from(as_dict(DDIM(5)) | change)
+    with pytest.raises(UserError, match="does not describe a sampler"):
+        sampler_from({"solver": "ddim", "n_steps": 5})
 
 
 def test_with_an_exact_denoiser_more_steps_are_never_worse():
     noise = quantiles()
     exact = MU + S * noise
-    errors = [
-        float(
-            (ddim(gaussian_denoiser(), noise, held_grid(n, 999), ALPHA_BAR, clamp=None) - exact).abs().max()
-        )
-        for n in (10, 50, 100, 250, 1000)
-    ]
+    samplers = [DDIM(n, clamp="none") for n in (10, 50, 100, 250, 1000)]
+    errors = [float((s.sample(gaussian_denoiser(), noise, ALPHA_BAR) - exact).abs().max()) for s in samplers]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01
 
 
-@pytest.mark.parametrize("sampler", [ddim, dpm_solver])
+@pytest.mark.parametrize("kind", [DDIM, DPMSolver])
 @pytest.mark.parametrize("n", [1, 3, 7, 300])
-def test_a_point_mass_is_returned_whatever_the_steps(n, sampler):
-    for grid in (leading_grid(n), corrected_grid(n), held_grid(n, 999), held_grid(n, 960)):
-        point = sampler(gaussian_denoiser(s=0.0), quantiles(), grid, ALPHA_BAR, clamp=None)
+def test_a_point_mass_is_returned_whatever_the_steps(n, kind):
+    for grid, start in (("leading", 999), ("corrected", 999), ("held", 999), ("held", 960)):
+        sampler = kind(n, grid, start, clamp="none")
+        point = sampler.sample(gaussian_denoiser(s=0.0), quantiles(), ALPHA_BAR)
         assert float((point - MU).abs().max()) < 1e-10
 
 
@@ -157,19 +191,18 @@ def even_in_lambda(n, start, end=30):
     return [int((half - target).abs().argmin()) for target in torch.linspace(half[start], half[end], n)]
 
 
-def gaussian_error(sampler, n):
+def gaussian_error(kind, n):
     """From a start well below pure noise, where the exact end of each path is known as well."""
     start, x_t = 90_000, quantiles()
     a = FINE[start]
     exact = MU + S * (x_t - a.sqrt() * MU) / (a * S**2 + 1 - a).sqrt()
-    sampled = sampler(gaussian_denoiser(alpha_bar=FINE), x_t, even_in_lambda(n, start), FINE, clamp=None)
+    sampler = at_times(kind, even_in_lambda(n, start), clamp="none")
+    sampled = sampler.sample(gaussian_denoiser(alpha_bar=FINE), x_t, FINE)
     return float((sampled - exact).abs().max())
 
 
 def test_ddim_is_of_first_order_and_the_dpm_solver_of_second():
-    first, second = (
-        [gaussian_error(sampler, n) for n in (20, 40, 80, 160)] for sampler in (ddim, dpm_solver)
-    )
+    first, second = ([gaussian_error(kind, n) for n in (20, 40, 80, 160)] for kind in (DDIM, DPMSolver))
     assert all(1.8 < a / b < 2.2 for a, b in itertools.pairwise(first))
     assert all(a / b > 3.5 for a, b in itertools.pairwise(second)) and second[-1] < first[-1] / 20
 
@@ -184,12 +217,12 @@ def two_points(x_t, t):
 
 
 @pytest.mark.parametrize(
-    "sample",
-    [ddim, dpm_solver, lambda *a, **k: ddim(*a, eta=1.0, generator=torch.Generator().manual_seed(1), **k)],
+    "sampler", [DDIM(200, clamp="none"), DPMSolver(200, clamp="none"), DDIM(200, clamp="none", eta=1.0)]
 )
-def test_data_of_two_points_comes_back_as_two_points_of_equal_share(sample):
+def test_data_of_two_points_comes_back_as_two_points_of_equal_share(sampler):
     noise = torch.randn(4000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    sampled = sample(two_points, noise, held_grid(200, 999), ALPHA_BAR, clamp=None).ravel()
+    generator = torch.Generator().manual_seed(1)
+    sampled = sampler.sample(two_points, noise, ALPHA_BAR, generator=generator).ravel()
     nearest = torch.where(sampled > 0.55, 0.9, 0.2)
     assert float((sampled - nearest).abs().quantile(0.95)) < 0.02
     assert abs(float((nearest > 0.5).double().mean()) - 0.5) < 4 * 0.5 / 4000**0.5
@@ -203,34 +236,23 @@ def test_one_step_from_no_signal_is_the_mean_of_the_data():
         dose_hat = MU + a.sqrt() * S**2 * (x_t - a.sqrt() * MU) / (a * S**2 + 1 - a)
         return dose_hat, noise_from_dose(x_t, dose_hat, a)
 
-    assert torch.allclose(
-        ddim(denoise, quantiles(), held_grid(1, 999), ZERO, clamp=None), torch.full_like(quantiles(), MU)
-    )
+    mean = DDIM(1, clamp="none").sample(denoise, quantiles(), ZERO)
+    assert torch.allclose(mean, torch.full_like(quantiles(), MU))
 
 
 def test_the_network_is_called_once_a_step():
-    calls = []
-    ddim(
-        gaussian_denoiser(),
-        quantiles(),
-        leading_grid(7),
-        ALPHA_BAR,
-        watch=lambda step, t, dose: calls.append(t),
+    calls, sampler = [], DDIM(7, "leading")
+    sampler.sample(
+        gaussian_denoiser(), quantiles(), ALPHA_BAR, watch=lambda step, t, dose: calls.append((step, t))
     )
-    assert calls == leading_grid(7)
+    assert calls == list(enumerate(sampler.times())) and sampler.nfe == len(calls) == 8
 
 
 def test_ancestral_sampling_has_the_variance_of_the_data():
     noise = torch.randn(20_000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    sampled = ddim(
-        gaussian_denoiser(),
-        noise,
-        held_grid(250, 999),
-        ALPHA_BAR,
-        clamp=None,
-        eta=1.0,
-        generator=torch.Generator().manual_seed(2),
-    )
+    generator = torch.Generator().manual_seed(2)
+    sampler = DDIM(250, clamp="none", eta=1.0)
+    sampled = sampler.sample(gaussian_denoiser(), noise, ALPHA_BAR, generator=generator)
     # four standard errors of a mean and of a deviation of 20,000 draws
     assert (
         abs(float(sampled.mean()) - MU) < 4 * S / 20_000**0.5
@@ -238,31 +260,29 @@ def test_ancestral_sampling_has_the_variance_of_the_data():
     )
 
 
-@pytest.mark.parametrize("rederive", [True, False])
-def test_re_derived_noise_agrees_with_x_t_after_a_clamp_and_kept_noise_does_not(rederive):
+@pytest.mark.parametrize("clamp", ["rederive noise", "keep noise"])
+def test_re_derived_noise_agrees_with_x_t_after_a_clamp_and_kept_noise_does_not(clamp):
     states, doses = [], []
 
     def denoise(x_t, t):
         states.append(x_t)
         return gaussian_denoiser(s=2.0)(x_t, t)
 
-    ddim(
+    at_times(DDIM, [900, 400], clamp=clamp).sample(
         denoise,
         6 * quantiles(),
-        [900, 400],
         ALPHA_BAR,
-        clamp=(0.0, 1.0),
-        rederive_noise=rederive,
+        bounds=(0.0, 1.0),
         watch=lambda step, t, dose_hat: doses.append(dose_hat),
     )
     noise = noise_from_dose(states[1], doses[0], ALPHA_BAR[400])
     agrees = torch.allclose(add_noise(doses[0], noise, ALPHA_BAR[900]), states[0], atol=1e-9)
-    assert agrees == rederive
+    assert agrees == (clamp == "rederive noise")
 
 
-@pytest.mark.parametrize("rederive", [False, True])
+@pytest.mark.parametrize("clamp", ["rederive noise", "keep noise"])
 @pytest.mark.parametrize("n", [5, 50])
-def test_ddim_agrees_with_diffusers(n, rederive):
+def test_ddim_agrees_with_diffusers(n, clamp):
     import diffusers
 
     beta = torch.cat([1 - ALPHA_BAR[:1], 1 - ALPHA_BAR[1:] / ALPHA_BAR[:-1]])
@@ -276,11 +296,10 @@ def test_ddim_agrees_with_diffusers(n, rederive):
     scheduler.alphas_cumprod = ALPHA_BAR  # it keeps float32, too coarse for a gain of 64,000 at t = 999
     scheduler.set_timesteps(n)
     x_t = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ours = ddim(
-        gaussian_denoiser(), x_t, held_grid(n, 999), ALPHA_BAR, clamp=(-1.0, 1.0), rederive_noise=rederive
-    )
+    sampler, rederive = DDIM(n, clamp=clamp), clamp == "rederive noise"
+    ours = sampler.sample(gaussian_denoiser(), x_t, ALPHA_BAR, bounds=(-1.0, 1.0))
     for t in scheduler.timesteps:
         noise_hat = gaussian_denoiser()(x_t, torch.full((2,), int(t)))[1]
         x_t = scheduler.step(noise_hat, t, x_t, use_clipped_model_output=rederive).prev_sample
-    assert scheduler.timesteps.tolist() == held_grid(n, 999)
+    assert scheduler.timesteps.tolist() == sampler.times()
     assert torch.allclose(ours, x_t, atol=1e-5)

@@ -1,11 +1,13 @@
 """What is needed is said once: pyproject, locks, environment.yml and the set-up hold together."""
 
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -86,6 +88,19 @@ def test_no_two_params_files_write_one_experiment():
     files = sorted(ROOT.glob("params/*.yaml"))
     names = [yaml.safe_load(path.read_text())["experiment"] for path in files]
     assert len(set(names)) == len(names)
+
+
+def test_no_floor_of_lib_imports_one_above_it():
+    """pyproject.toml names the floors."""
+    linted = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert linted.returncode == 0, linted.stdout
 
 
 # --- the set-up, in a copy of what it reads ---

@@ -16,27 +16,12 @@ from toys import toy_case, toy_cohort
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import PROTOCOLS, constraint_vector
 from lib.errors import UserError
+from lib.features import augmentation, samples
+from lib.features.augmentation import augment, mirror, motion_grid
+from lib.features.batches import Batch, cut, make_batch, patch_start
+from lib.features.channels import Channels, channels_of, condition_channels, scale_ct, signed_distance_mm
 from lib.features.grid import dose_box
-from lib.features.samples import (
-    Batch,
-    Sample,
-    augment,
-    background,
-    condition_channels,
-    cut,
-    dose_statistics,
-    load_samples,
-    make_batch,
-    make_sample,
-    mirror_order,
-    mirrored,
-    motion_grid,
-    patch_start,
-    scale_ct,
-    signed_distance_mm,
-    with_prior,
-)
-from lib.features import samples as features
+from lib.features.samples import Sample, add_prior, load_samples, make_sample
 from lib.seeds import generator_for
 
 SPACING_MM = (3.0, 2.0, 1.0)
@@ -63,13 +48,13 @@ def sample_of(dose, site="prostate", cond=None, mask=None, spacing_mm=(1.0, 1.0,
     """A sample around the given dose [d,h,w]; the rest is background unless given."""
     dose = torch.as_tensor(dose, dtype=torch.float32)[None]
     cond = (
-        background(site, CHANNELS[site])[:, None, None, None].expand(-1, *dose.shape[1:]).clone()
+        channels_of(site).background()[:, None, None, None].expand(-1, *dose.shape[1:]).clone()
         if cond is None
         else cond
     )
     mask = torch.ones_like(dose) if mask is None else mask
     constraints = torch.zeros(13) if constraints is None else constraints
-    return Sample("a", site, cond, dose, mask, constraints, spacing_mm, 70.0)
+    return Sample("a", channels_of(site), cond, dose, mask, constraints, spacing_mm, 70.0)
 
 
 # --- signed distances ---
@@ -148,7 +133,7 @@ def test_the_network_gets_the_channels_of_the_protocol(site, channels):
         assert np.allclose(found[k] * 50, plain_distance_mm(case.masks[name], case.spacing_mm), atol=1e-4)
     if site == "head-and-neck":
         assert np.array_equal(found[-1], case.dose_mask)
-    assert len(background(site, channels)) == channels == CHANNELS[site]
+    assert len(channels_of(site).background()) == len(channels_of(site).names) == channels
 
 
 def test_an_absent_structure_is_a_channel_of_one():
@@ -178,7 +163,7 @@ def test_background_is_what_a_voxel_of_air_far_from_everything_gets(site):
         dose_mask=far,
         spacing_mm=(5.0, 5.0, 5.0),
     )
-    assert torch.equal(condition_channels(air)[:, 1, 1, -1], background(site, CHANNELS[site]))
+    assert torch.equal(condition_channels(air)[:, 1, 1, -1], channels_of(site).background())
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -207,7 +192,7 @@ def test_whole_volumes_are_padded_at_the_far_ends_with_background():
     small, large = sample_of(torch.ones(4, 5, 6)), sample_of(torch.ones(6, 5, 7))
     batch = make_batch([small, large])
     assert batch.cond.shape == (2, 9, 6, 5, 7) and batch.dose.shape == batch.mask.shape == (2, 1, 6, 5, 7)
-    assert torch.equal(batch.cond[0, :, -1, -1, -1], background("prostate", 9))
+    assert torch.equal(batch.cond[0, :, -1, -1, -1], channels_of("prostate").background())
     for volume in (batch.dose[0, 0], batch.mask[0, 0]):
         assert (volume[4:] == 0).all() and (volume[:, :, 6:] == 0).all()
     assert (batch.dose[0, 0, :4, :, :6] == 1).all()
@@ -219,7 +204,7 @@ def test_a_patch_larger_than_the_volume_is_the_volume_and_background(site):
     cond, dose, mask = cut(sample, (0, 0, 0), (16, 12, 20))
     assert torch.allclose(cond[:, :8, :, :12], sample.cond, atol=1e-6)
     assert torch.allclose(
-        cond[:, 8:], background(site, CHANNELS[site])[:, None, None, None].expand(-1, 8, 12, 20)
+        cond[:, 8:], channels_of(site).background()[:, None, None, None].expand(-1, 8, 12, 20)
     )
     assert dose[:, 8:].sum() == 0 and mask[:, :, :, 12:].sum() == 0
     assert patch_start(sample, (16, 12, 20), torch.Generator()) == (0, 0, 0)
@@ -227,23 +212,22 @@ def test_a_patch_larger_than_the_volume_is_the_volume_and_background(site):
 
 def test_a_prior_is_one_more_channel_that_stays_in_place_when_flipped_and_is_0_outside():
     sample = make_sample(toy_case(site="head-and-neck"), 1)
-    primed = with_prior(sample, sample.dose)
-    assert (
-        mirror_order("head-and-neck", 13) == [*mirror_order("head-and-neck", 12), 12]
-        and float(background("head-and-neck", 13)[-1]) == 0
-    )
-    assert torch.equal(mirrored(primed).cond[-1], sample.dose[0].flip(-1))
+    primed = add_prior(sample, sample.dose)
+    assert primed.channels.mirror_order() == [*sample.channels.mirror_order(), 12]
+    assert float(primed.channels.background()[-1]) == 0
+    assert torch.equal(mirror(primed).cond[-1], sample.dose[0].flip(-1))
+    assert torch.equal(make_batch([primed]).prior[0], sample.dose) and make_batch([sample]).prior == 0.0
 
 
 @pytest.mark.parametrize("site", ["prostate", "head-and-neck"])
 def test_a_mirror_image_of_a_mirror_image_is_the_patient(site):
     sample = make_sample(toy_case(site=site), 1)
-    twice = mirrored(mirrored(sample))
+    twice = mirror(mirror(sample))
     assert all(
         torch.equal(getattr(twice, name), getattr(sample, name))
         for name in ("cond", "dose", "mask", "constraints")
     )
-    assert not torch.equal(mirrored(sample).cond, sample.cond)
+    assert not torch.equal(mirror(sample).cond, sample.cond)
 
 
 def test_half_of_the_patches_are_centred_on_dose():
@@ -290,7 +274,7 @@ def test_one_batch_does_not_mix_sites():
 
 @pytest.mark.parametrize("site", SITES)
 def test_flipping_twice_is_the_identity_on_channels(site):
-    order = mirror_order(site, CHANNELS[site])
+    order = channels_of(site).mirror_order()
     assert [order[k] for k in order] == list(range(len(order))) and order != list(range(len(order)))
 
 
@@ -298,21 +282,19 @@ def test_flipping_twice_is_the_identity_on_channels(site):
 def test_flipping_swaps_the_paired_organs_and_nothing_else(site):
     names = ["ct", *PROTOCOLS[site].structures, *["dose mask"] * PROTOCOLS[site].dose_mask_channel]
     ((left, right),) = PROTOCOLS[site].mirrored
-    moved = {names[k]: names[j] for k, j in enumerate(mirror_order(site, CHANNELS[site])) if j != k}
+    moved = {names[k]: names[j] for k, j in enumerate(channels_of(site).mirror_order()) if j != k}
     assert moved == {left: right, right: left}
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_left_organs_stay_left_after_augmentation(site):
     sample = make_sample(toy_case(site=site), 1)
-    structures = PROTOCOLS[site].structures
-    left, right = (1 + structures.index(name) for name in PROTOCOLS[site].mirrored[0])
+    sides = sample.channels.mirrored[0]
     generator, doses = torch.Generator().manual_seed(5), set()
     for _ in range(30):
         batch = augment(make_batch([sample]), "rotated", generator)
-        x_left, x_right = (
-            float(torch.nonzero(batch.cond[0, k] < 0)[:, 2].float().mean()) for k in (left, right)
-        )
+        organs = batch.channels.select(batch.cond, sides)[0] < 0
+        x_left, x_right = (float(torch.nonzero(organ)[:, 2].float().mean()) for organ in organs)
         assert x_left > x_right
         doses.add(round(float(batch.dose.sum()), 3))
     assert len(doses) == 30
@@ -322,7 +304,7 @@ def test_left_organs_stay_left_after_augmentation(site):
 def only_flips(monkeypatch):
     """Augmentation without motion and noise: what remains is the flip."""
     for name in ("SHIFT_MM", "ROTATE_DEG", "CT_NOISE"):
-        monkeypatch.setattr(features, name, 0.0)
+        monkeypatch.setattr(augmentation, name, 0.0)
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -335,7 +317,7 @@ def test_without_motion_and_noise_a_sample_comes_back_flipped_or_as_it_was(site,
         cond, dose, mask = (batch.cond, batch.dose, batch.mask)
         if flipped:
             cond, dose, mask = (
-                cond.flip(-1)[:, mirror_order(site, CHANNELS[site])],
+                cond.flip(-1)[:, channels_of(site).mirror_order()],
                 dose.flip(-1),
                 mask.flip(-1),
             )
@@ -369,14 +351,6 @@ def test_moved_by_whole_voxels_every_value_stays_what_it_was():
         assert float(moved.dose.max()) == float(sample.dose.max())
 
 
-def test_the_statistics_of_a_dose_are_those_inside_the_mask():
-    sample = make_sample(toy_case(), 1)
-    inside = sample.dose[sample.mask > 0.5]
-    assert dose_statistics([sample, sample]) == pytest.approx(
-        (float(inside.mean()), float(inside.std())), rel=1e-3
-    )
-
-
 def test_augmentation_moves_no_more_than_it_says():
     """The centre of a small blob near the middle moves by at most the shift, in mm, along each axis."""
     spacing_mm, shape = (4.0, 2.0, 3.0), (15, 31, 21)
@@ -389,7 +363,7 @@ def test_augmentation_moves_no_more_than_it_says():
         found.append([(moved * g).sum() / moved.sum() for g in grid_mm])
     reach = np.abs(found).max(axis=0)
     # 0.5 mm: the blob's tail, cut off at the border
-    assert (reach <= features.SHIFT_MM + 0.5).all() and (reach > features.SHIFT_MM / 2).all()
+    assert (reach <= augmentation.SHIFT_MM + 0.5).all() and (reach > augmentation.SHIFT_MM / 2).all()
 
 
 # --- motion ---
@@ -398,7 +372,7 @@ def test_augmentation_moves_no_more_than_it_says():
 def batch_of(volume, spacing_mm):
     volume = torch.as_tensor(volume, dtype=torch.float32)[None, None]
     spacing_mm, rx_gy = torch.tensor([spacing_mm]), torch.tensor([70.0])
-    return Batch("prostate", volume, volume, volume, torch.zeros(1, 13), spacing_mm, rx_gy)
+    return Batch(Channels("prostate", ("ct",)), volume, volume, volume, torch.zeros(1, 13), spacing_mm, rx_gy)
 
 
 def moved(volume, spacing_mm, shift_mm=(0.0, 0.0, 0.0), angle=0.0):
@@ -487,13 +461,14 @@ def test_the_cache_gives_equal_samples(cohort, tmp_path):
     for a, b in zip(made, again):
         assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
         assert all(
-            getattr(a, name) == getattr(b, name) for name in ("case_id", "site", "spacing_mm", "rx_gy")
+            getattr(a, name) == getattr(b, name)
+            for name in ("case_id", "channels", "spacing_mm", "rx_gy", "coarsen")
         )
 
 
 def test_the_cache_is_read_and_not_made_again(cohort, monkeypatch):
     load_samples(cohort, ["toy_1"], 2)
-    monkeypatch.setattr(features, "make_sample", None)
+    monkeypatch.setattr(samples, "make_sample", None)
     load_samples(cohort, ["toy_1"], 2)
 
 
@@ -501,8 +476,8 @@ CACHE_DAMAGES = {
     "cut": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
     "empty": lambda p: p.write_bytes(b""),
     "text": lambda p: p.write_text("not tensors"),
-    "foreign": lambda p: features.save_tensors(p, {"a": torch.zeros(1)}),
-    "of other fields": lambda p: features.save_tensors(p, {"a": torch.zeros(1)}, case_id="toy_1"),
+    "foreign": lambda p: samples.save_tensors(p, {"a": torch.zeros(1)}),
+    "of other fields": lambda p: samples.save_tensors(p, {"a": torch.zeros(1)}, case_id="toy_1"),
 }
 
 
@@ -513,7 +488,7 @@ def test_a_damaged_cache_file_is_made_again(damage, cohort, tmp_path):
     CACHE_DAMAGES[damage](path)
     (again,) = load_samples(cohort, ["toy_1"], 2)
     assert all(torch.equal(getattr(made, name), getattr(again, name)) for name in FIELDS)
-    assert all(torch.equal(getattr(made, name), getattr(features.read_sample(path), name)) for name in FIELDS)
+    assert all(torch.equal(getattr(made, name), getattr(samples.read_sample(path), name)) for name in FIELDS)
 
 
 def test_another_case_file_coarsening_or_set_of_beams_is_another_cache_file(cohort, tmp_path):
@@ -521,6 +496,7 @@ def test_another_case_file_coarsening_or_set_of_beams_is_another_cache_file(coho
     load_samples(cohort, ["toy_1"], 4)
     (with_beams,) = load_samples(cohort, ["toy_1"], 2, [0, 180])
     assert len(with_beams.cond) == CHANNELS["head-and-neck"] + 1
+    assert with_beams.channels.names[-1] == "open fields" and with_beams.channels.beams_deg == (0, 180)
     case = load_case(cohort.path("toy_1"))
     save_case(dataclasses.replace(case, dose_gy=case.dose_gy / 2), cohort.path("toy_1"))
     cohort.card["cases"]["toy_1"]["sha256"] = "0" * 64

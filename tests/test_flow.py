@@ -6,7 +6,8 @@ import pytest
 import torch
 from test_diffusion import MU, S, quantiles
 
-from lib.diffusion.flow import at_time, euler, midpoint
+from lib.diffusion.flow import at_time
+from lib.diffusion.samplers import Euler, Midpoint
 
 
 def gaussian_velocity(x_t, t):
@@ -16,37 +17,36 @@ def gaussian_velocity(x_t, t):
     return MU + (t * S**2 - (1 - t)) * (x_t - t * MU) / variance
 
 
-def errors(sampler, steps):
+def errors(kind, steps):
     noise = quantiles()
-    return [float((sampler(gaussian_velocity, noise, n) - MU - S * noise).abs().max()) for n in steps]
+    return [float((kind(n).sample(gaussian_velocity, noise) - MU - S * noise).abs().max()) for n in steps]
 
 
 def test_euler_is_of_first_order_and_midpoint_of_second():
-    first, second = errors(euler, (50, 100, 200)), errors(midpoint, (25, 50, 100))
+    first, second = errors(Euler, (50, 100, 200)), errors(Midpoint, (25, 50, 100))
     assert all(1.8 < a / b < 2.2 for a, b in itertools.pairwise(first))
     assert all(a / b > 3.5 for a, b in itertools.pairwise(second))
 
 
-@pytest.mark.parametrize("sampler", [euler, midpoint])
+@pytest.mark.parametrize("kind", [Euler, Midpoint])
 @pytest.mark.parametrize("n", [1, 3, 7, 300])
-def test_a_point_mass_is_returned_whatever_the_steps(sampler, n):
+def test_a_point_mass_is_returned_whatever_the_steps(kind, n):
     def velocity(x_t, t):
         return (MU - x_t) / (1 - t).view(-1, 1, 1, 1, 1).to(x_t.dtype)
 
-    assert float((sampler(velocity, quantiles(), n) - MU).abs().max()) < 1e-10
+    assert float((kind(n).sample(velocity, quantiles()) - MU).abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("sampler, calls", [(euler, 7), (midpoint, 14)])
+@pytest.mark.parametrize("sampler, calls", [(Euler(7), 7), (Midpoint(7), 14)])
 def test_the_network_calls_are_as_many_as_said_and_the_estimates_exact_for_a_point(sampler, calls):
     seen = []
-    sampler(
+    sampler.sample(
         lambda x_t, t: (MU - x_t) / (1 - t).view(-1, 1, 1, 1, 1),
         quantiles(),
-        7,
-        watch=lambda step, t, dose: seen.append((step, dose)),
+        watch=lambda step, t, dose: seen.append((step, t, dose)),
     )
-    assert [step for step, _ in seen] == list(range(calls))
-    assert all(torch.allclose(dose, torch.full_like(dose, MU)) for _, dose in seen)
+    assert sampler.nfe == calls and [seen_at[:2] for seen_at in seen] == list(enumerate(sampler.times()))
+    assert all(torch.allclose(dose, torch.full_like(dose, MU)) for *_, dose in seen)
 
 
 def test_the_path_is_straight_from_noise_to_dose():
@@ -65,7 +65,7 @@ def test_euler_agrees_with_diffusers():
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     n, x_t = 8, torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     scheduler.set_timesteps(sigmas=[1 - i / n for i in range(n)])
-    ours = euler(gaussian_velocity, x_t, n)
+    ours = Euler(n).sample(gaussian_velocity, x_t)
     for sigma, t in zip(
         scheduler.sigmas, scheduler.timesteps
     ):  # its sigma falls from 1, and its velocity is noise - dose

@@ -5,7 +5,7 @@ import pytest
 import torch
 from toys import toy_case
 
-from lib.features.grid import LEAST_SHARE, coarsened, cropped, dose_box, placed, refined, refined_in_mask
+from lib.features.grid import LEAST_SHARE, crop, dose_box, mean_of_blocks, refine, refine_in_mask, uncrop
 from lib.features.samples import make_sample
 
 SHAPES = [(40, 50, 70), (41, 37, 64), (16, 24, 24), (128, 128, 128)]
@@ -34,8 +34,8 @@ def test_the_box_holds_the_mask_and_is_a_multiple_of_16_where_there_is_room(shap
             size = span.stop - span.start
             assert 0 <= span.start and span.stop <= n and (size % 16 == 0 or size == n)
             assert size == min(n, 16 * -(-needed // 16))
-        share = coarsened(mask[None].float(), coarsen)
-        assert float(cropped(share, box).sum()) == pytest.approx(float(share.sum()))
+        share = mean_of_blocks(mask[None].float(), coarsen)
+        assert float(crop(share, box).sum()) == pytest.approx(float(share.sum()))
 
 
 def extents(mask, coarsen):
@@ -53,9 +53,9 @@ def test_what_is_cut_out_goes_back_to_its_place(coarsen):
     rng = np.random.default_rng(coarsen)
     for _ in range(10):
         mask = mask_in((70, 81, 66), rng)
-        inside = coarsened(mask[None].float(), coarsen)
+        inside = mean_of_blocks(mask[None].float(), coarsen)
         box = dose_box(mask, coarsen)
-        assert torch.equal(placed(cropped(inside, box)[None], box, mask, coarsen), inside[None])
+        assert torch.equal(uncrop(crop(inside, box)[None], box, mask, coarsen), inside[None])
 
 
 @pytest.mark.parametrize("coarsen", [2, 3, 4])
@@ -63,7 +63,7 @@ def test_coarsened_and_refined_a_ramp_stays_a_ramp_away_from_the_borders(coarsen
     shape = (24, 24, 36)
     z, y, x = torch.meshgrid(*map(torch.arange, shape), indexing="ij")
     ramp = (0.5 * z - 0.2 * y + 0.1 * x + 3)[None]
-    found = refined(coarsened(ramp, coarsen)[None], coarsen, shape)[0]
+    found = refine(mean_of_blocks(ramp, coarsen)[None], coarsen, shape)[0]
     inner = (slice(None), *(slice(coarsen, -coarsen),) * 3)
     assert torch.allclose(found[inner], ramp[inner], atol=1e-4)
 
@@ -81,21 +81,21 @@ def test_coarsening_keeps_the_mean_dose(coarsen):
 def test_coarsening_averages_blocks(coarsen):
     volume = torch.rand(2, 8, 8, 12, generator=torch.Generator().manual_seed(0))
     blocks = volume.view(2, 8 // coarsen, coarsen, 8 // coarsen, coarsen, 12 // coarsen, coarsen)
-    assert torch.allclose(coarsened(volume, coarsen), blocks.mean(dim=(2, 4, 6)))
+    assert torch.allclose(mean_of_blocks(volume, coarsen), blocks.mean(dim=(2, 4, 6)))
 
 
 @pytest.mark.parametrize("shape", [(7, 9, 10), (8, 8, 9), (5, 4, 4), (3, 3, 3)])
 @pytest.mark.parametrize("coarsen", [2, 4])
 def test_sizes_that_are_not_divisible_are_padded_with_their_edge(shape, coarsen):
     volume = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-    coarse = coarsened(volume, coarsen)
+    coarse = mean_of_blocks(volume, coarsen)
     assert coarse.shape[1:] == tuple(-(-n // coarsen) for n in shape)
     padded = np.pad(volume[0].numpy(), [(0, -n % coarsen) for n in shape], mode="edge")
     last = padded[tuple(slice(-coarsen, None) for _ in shape)].mean()
     assert float(coarse[0, -1, -1, -1]) == pytest.approx(last, rel=1e-5)
-    assert refined(coarse[None], coarsen, shape).shape == (1, 1, *shape)
+    assert refine(coarse[None], coarsen, shape).shape == (1, 1, *shape)
     ones = torch.ones(1, *shape)
-    assert torch.allclose(refined(coarsened(ones, coarsen)[None], coarsen, shape), ones[None])
+    assert torch.allclose(refine(mean_of_blocks(ones, coarsen)[None], coarsen, shape), ones[None])
 
 
 @pytest.mark.parametrize("coarsen", [2, 3, 4])
@@ -104,18 +104,18 @@ def test_refined_inside_the_mask_a_dose_keeps_its_block_averages_and_its_edge(co
     case = toy_case()
     mask = torch.from_numpy(case.dose_mask)
     uniform = 0.8 * mask.float()[None]
-    fine = refined_in_mask(coarsened(uniform, coarsen)[None], coarsen, mask)[0]
-    well = refined(coarsened(mask.float()[None], coarsen)[None], coarsen, mask.shape)[0, 0] >= LEAST_SHARE
+    fine = refine_in_mask(mean_of_blocks(uniform, coarsen)[None], coarsen, mask)[0]
+    well = refine(mean_of_blocks(mask.float()[None], coarsen)[None], coarsen, mask.shape)[0, 0] >= LEAST_SHARE
     assert (
         torch.allclose(fine[0][mask & well], uniform[0][mask & well], atol=0.03) and not fine[0][~mask].any()
     )
     dose = torch.from_numpy(case.dose_gy * case.dose_mask)[None]
-    plain = refined(coarsened(dose, coarsen)[None], coarsen, case.shape)[0]
-    better = refined_in_mask(coarsened(dose, coarsen)[None], coarsen, mask)[0]
+    plain = refine(mean_of_blocks(dose, coarsen)[None], coarsen, case.shape)[0]
+    better = refine_in_mask(mean_of_blocks(dose, coarsen)[None], coarsen, mask)[0]
     error = [float((found - dose).abs()[0][mask].mean()) for found in (plain, better)]
     assert error[1] < 0.75 * error[0]
     missed = [
-        float((coarsened(found, coarsen) - coarsened(dose, coarsen)).abs().mean())
+        float((mean_of_blocks(found, coarsen) - mean_of_blocks(dose, coarsen)).abs().mean())
         for found in (plain, better)
     ]
     assert missed[1] < 0.5 * missed[0]
@@ -128,9 +128,9 @@ def test_a_dose_of_the_box_comes_back_where_it_belongs(coarsen):
     mask[61:79, 3:40, 44:70] = True
     dose = mask.float()[None]
     box = dose_box(mask, coarsen)
-    blocks = cropped(coarsened(dose, coarsen), box)[None]
+    blocks = crop(mean_of_blocks(dose, coarsen), box)[None]
     assert blocks[0, 0].numel() < dose.numel() / coarsen**3
-    fine = refined_in_mask(blocks, coarsen, mask)[0]
+    fine = refine_in_mask(blocks, coarsen, mask)[0]
     assert fine.shape == dose.shape and not fine[0][~mask].any()
     inner = (slice(None), slice(63, 77), slice(5, 38), slice(46, 68))
     assert torch.allclose(fine[inner], dose[inner], atol=0.06)

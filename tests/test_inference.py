@@ -6,21 +6,27 @@ import torch
 from test_training import config_for, train
 from toys import toy_case, toy_cohort
 
-from lib.diffusion.process import cosine_alpha_bar
+from lib.diffusion.samplers import DDIM, REFERENCE, Euler, Midpoint
+from lib.diffusion.schedule import cosine_alpha_bar
 from lib.errors import UserError
+from lib.features.channels import channels_of
 from lib.features.samples import make_sample
 from lib.models.methods import find_method
 from lib.prediction.predict import (
-    Sampling,
     load_predictor,
     on_case_grid,
-    predict_doses,
+    predict,
     ready,
     start_noise,
+    usual_sampler,
+    usual_temperature,
     with_priors,
 )
 from lib.studies.experiment import Experiment
-from lib.training import loop as training
+from lib.training.loop import fit
+from lib.training.setup import with_units
+
+PRIMED = list(channels_of("prostate").with_prior().names)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +43,9 @@ def predictor_for(method, samples):
 @pytest.mark.parametrize("method", ["baseline", "gaussian", "ddpm", "ddpm_v", "flow"])
 def test_a_batch_equals_its_members(samples, method):
     predictor = predictor_for(method, samples)
-    together = predict_doses(predictor, samples, Sampling(n_steps=4), members=(0, 1), batch_size=4)
-    alone = [
-        predict_doses(predictor, [s], Sampling(n_steps=4), members=(0, 1), batch_size=1)[0] for s in samples
-    ]
+    sampler = usual_sampler(predictor.config, 4)
+    together = predict(predictor, samples, sampler, members=(0, 1), batch_size=4)
+    alone = [predict(predictor, [s], sampler, members=(0, 1), batch_size=1)[0] for s in samples]
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(together, alone))
 
 
@@ -55,17 +60,17 @@ def test_members_differ_and_are_named_by_seed_case_and_number(samples):
             start_noise(samples[0], 0, 43),
         )
     )
-    doses = predict_doses(predictor_for("ddpm", samples), samples[:1], Sampling(n_steps=2), members=(0, 1))
+    doses = predict(predictor_for("ddpm", samples), samples[:1], DDIM(2), members=(0, 1))
     assert not torch.equal(doses[0][0], doses[0][1])
 
 
 def test_a_regression_gives_one_dose_however_many_members_are_asked(samples):
-    assert predict_doses(predictor_for("baseline", samples), samples[:1], members=(0, 1, 2))[0].shape[0] == 1
+    assert predict(predictor_for("baseline", samples), samples[:1], members=(0, 1, 2))[0].shape[0] == 1
 
 
 def test_volumes_of_different_shapes_can_be_predicted_together(samples):
     other = make_sample(toy_case("toy_9", shape=(18, 20, 24), seed=9), 1)
-    doses = predict_doses(predictor_for("baseline", samples), [samples[0], other, samples[1]])
+    doses = predict(predictor_for("baseline", samples), [samples[0], other, samples[1]])
     assert [tuple(d.shape[2:]) for d in doses] == [(16, 24, 24), (18, 20, 24), (16, 24, 24)]
 
 
@@ -79,21 +84,16 @@ def test_doses_come_back_in_gy_on_the_cases_own_grid():
 
 def test_a_volume_in_one_window_is_the_volume(samples):
     for method in ("baseline", "ddpm_v", "flow"):
-        whole, window = (
-            predict_doses(
-                predictor_for(method, samples), samples[:1], Sampling(n_steps=3, grid="held", window=w)
-            )[0]
-            for w in (0, 24)
-        )
+        predictor = predictor_for(method, samples)
+        sampler = usual_sampler(predictor.config, 3)
+        whole, window = (predict(predictor, samples[:1], sampler, window=w)[0] for w in (0, 24))
         assert torch.allclose(whole, window, atol=1e-4)
 
 
 def test_windows_of_their_own_noise_are_another_sample_than_one_noise_field(samples):
     predictor = predictor_for("ddpm_v", samples)
     shared, own = (
-        predict_doses(
-            predictor, samples[:1], Sampling(n_steps=2, grid="held", window=16, window_noise=noise)
-        )[0]
+        predict(predictor, samples[:1], DDIM(2), window=16, window_noise=noise)[0]
         for noise in ("shared", "own")
     )
     assert shared.shape == own.shape and not torch.allclose(shared, own, atol=1e-3)
@@ -110,8 +110,7 @@ def test_outside_the_dose_mask_there_is_no_dose_and_the_state_is_what_training_s
         states.append((int(t[0]), x_t)),
         network(cond, constraints, x_t, t),
     )[1]
-    sampling = Sampling(n_steps=4, seed=7)
-    dose = predict_doses(predictor, [sample], sampling)[0]
+    dose = predict(predictor, [sample], DDIM(4, "leading", clamp="keep noise"), seed=7)[0]
     noise = start_noise(sample, 0, 7)
     assert not dose[0][outside].any() and len(states) == 4
     first = float((1 - cosine_alpha_bar()[states[0][0]]).sqrt())
@@ -125,21 +124,13 @@ def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
     prior = load_predictor(tmp_path / "baseline", "cpu", "32")
     primed = with_priors(prior, samples)
-    config = training.with_units(config_for(primed, method="refine", cond_channels=10, epochs=1), primed)
-    training.train(
-        config,
-        primed,
-        primed[:1],
-        tmp_path / "refine",
-        "cpu",
-        tmp_path / "baseline",
-        report=lambda line: None,
-    )
+    config = with_units(config_for(primed, method="refine", channels=PRIMED, epochs=1), primed)
+    fit(config, primed, primed[:1], tmp_path / "refine", "cpu", tmp_path / "baseline")
     refine = load_predictor(tmp_path / "refine", "cpu", "32")
     with torch.no_grad():
         for weight in refine.network.out.parameters():
             weight.zero_()  # v = 0 at t = T - 1, where x_t is noise: no residual but its mean
-    dose = predict_doses(refine, samples[:1], Sampling(n_steps=1, grid="held"))[0][0]
+    dose = predict(refine, samples[:1], DDIM(1))[0][0]
     expected = (primed[0].cond[-1:] + config.dose_shift) * (primed[0].mask > 0)
     assert torch.allclose(dose, expected.clamp(0, 1.5), atol=1e-5)
 
@@ -148,23 +139,15 @@ def test_a_cascade_adds_what_it_predicts_to_the_dose_of_the_first_regression(sam
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
     primed = with_priors(load_predictor(tmp_path / "baseline", "cpu", "32"), samples)
     config = config_for(
-        primed, method="cascade", cond_channels=10, epochs=1, dose_error="absolute", dvh_weight=1.0
+        primed, method="cascade", channels=PRIMED, epochs=1, dose_error="absolute", dvh_weight=1.0
     )
-    training.train(
-        config,
-        primed,
-        primed[:1],
-        tmp_path / "cascade",
-        "cpu",
-        tmp_path / "baseline",
-        report=lambda line: None,
-    )
+    fit(config, primed, primed[:1], tmp_path / "cascade", "cpu", tmp_path / "baseline")
     cascade = load_predictor(tmp_path / "cascade", "cpu", "32")
     with torch.no_grad():
         cascade.network.out.weight.zero_()
         cascade.network.out.bias.fill_(0.125)
     expected = ((primed[0].cond[-1:] + 0.125) * (primed[0].mask > 0)).clamp(0, 1.5)
-    assert torch.allclose(predict_doses(cascade, samples[:1])[0][0], expected, atol=1e-5)
+    assert torch.allclose(predict(cascade, samples[:1])[0][0], expected, atol=1e-5)
 
 
 def test_a_predicted_deviation_is_the_spread_of_the_samples_and_temperature_0_its_mean(samples):
@@ -173,21 +156,21 @@ def test_a_predicted_deviation_is_the_spread_of_the_samples_and_temperature_0_it
         predictor.network.out.weight.zero_()
         predictor.network.out.bias.copy_(torch.tensor([0.6, 2 * np.log(0.05)]))
     inside = samples[0].mask > 0
-    doses = predict_doses(predictor, samples[:1], members=tuple(range(40)))[0]
+    doses = predict(predictor, samples[:1], members=tuple(range(40)))[0]
     assert float(doses[:, inside].std(dim=0).mean()) == pytest.approx(0.05, rel=0.05)
-    mean = predict_doses(predictor, samples[:1], Sampling(temperature=0.0))[0][0]
+    mean = predict(predictor, samples[:1], temperature=0.0)[0][0]
     assert torch.allclose(mean[inside], torch.full_like(mean[inside], 0.6))
 
 
 def test_a_watcher_sees_every_network_call_of_every_patient(samples):
     seen = []
-    predict_doses(
+    predict(
         predictor_for("ddpm", samples),
         samples[:2],
-        Sampling(n_steps=3),
+        DDIM(3),
         watch=lambda case_id, member, step, t, dose: seen.append((case_id, t)),
     )
-    assert sorted(seen) == sorted((s.case_id, t) for s in samples[:2] for t in Sampling(n_steps=3).times())
+    assert sorted(seen) == sorted((s.case_id, t) for s in samples[:2] for t in DDIM(3).times())
 
 
 def test_a_method_without_a_finished_training_is_named(tmp_path):
@@ -210,37 +193,34 @@ def test_weights_and_configuration_that_do_not_fit_are_refused(samples, tmp_path
 
 def test_a_patient_of_another_site_is_refused(samples):
     other = make_sample(toy_case("toy_2", site="head-and-neck"), 1)
-    with pytest.raises(UserError, match="condition channels"):
-        predict_doses(predictor_for("baseline", samples), [other])
+    with pytest.raises(UserError, match="was trained with the channels"):
+        predict(predictor_for("baseline", samples), [other])
+
+
+@pytest.mark.parametrize("method, sampler", [("flow", DDIM(2)), ("ddpm", Euler(2)), ("ddpm_v", Midpoint(2))])
+def test_a_sampler_of_another_kind_is_refused(samples, method, sampler):
+    with pytest.raises(UserError, match=f"{method} cannot be sampled by {type(sampler).__name__}"):
+        predict(predictor_for(method, samples), samples[:1], sampler)
+
+
+def test_an_unknown_noise_of_windows_is_named(samples):
+    with pytest.raises(UserError, match="no noise of windows"):
+        predict(predictor_for("ddpm", samples), samples[:1], window=16, window_noise="pink")
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "method, sampler, temperature",
     [
-        ({"grid": "spiral"}, "no step grid"),
-        ({"solver": "rk9"}, "no solver"),
-        ({"clamp": "hard"}, "no clamp"),
-        ({"window_noise": "pink"}, "no noise of windows"),
+        ("ddpm", REFERENCE, 1.0),
+        ("ddpm_v", DDIM(50), 1.0),
+        ("flow", Euler(50), 1.0),
+        ("baseline", None, 0.0),
+        ("gaussian", None, 0.0),
     ],
 )
-def test_an_unknown_way_to_sample_is_named(change, words, samples):
-    with pytest.raises(UserError, match=words):
-        predict_doses(predictor_for("ddpm", samples), samples[:1], Sampling(**change))
-
-
-@pytest.mark.parametrize(
-    "method, sampling, calls",
-    [
-        ("ddpm", Sampling(300), 334),
-        ("ddpm", Sampling(300, grid="corrected"), 300),
-        ("ddpm_v", Sampling(7, grid="held"), 7),
-        ("flow", Sampling(7), 7),
-        ("flow", Sampling(7, solver="midpoint"), 14),
-        ("baseline", Sampling(50), 1),
-    ],
-)
-def test_the_network_calls_are_counted(method, sampling, calls):
-    assert sampling.nfe(find_method(method)) == calls
+def test_each_method_has_its_usual_sampler(samples, method, sampler, temperature):
+    config = config_for(samples, method=method, zero_snr=find_method(method).zero_snr)
+    assert usual_sampler(config, 50) == sampler and usual_temperature(config) == temperature
 
 
 def test_a_checkpoint_of_another_method_and_a_part_without_patients_are_refused(

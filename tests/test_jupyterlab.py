@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from lab import jupyterlab, open_notebook
 
+from lib.explorer.controls import find_choices
 from lib.files import ROOT
 from lib.report import views
-from lib.studies.experiment import Experiment
+from lib.studies.experiment import open_experiment
 
 pytestmark = pytest.mark.chromium
 
@@ -76,8 +77,9 @@ def test_the_wheel_and_the_keys_turn_slices(page):
 
 def test_the_read_out_matches_the_arrays(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    run = Experiment("phantom-quick", "outputs/cohorts/phantom", 0, 2, [], 42, "cpu", "32")
-    view = views.open_view(run, *find(run))
+    run = open_experiment("phantom-quick")
+    case_ids, _, _ = find_choices(run, "", "")
+    view = views.open_view(run.open_cohort().load(case_ids[0]), [])
     canvas = page.locator(".dose-panels canvas").first
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + 150.5, box["y"] + 80.5)
@@ -91,11 +93,6 @@ def test_the_read_out_matches_the_arrays(page, folder, monkeypatch):
     )
     page.mouse.move(2, 2)
     page.wait_for_function("() => document.querySelector('.dose-panels .readout').textContent === ''")
-
-
-def find(run):
-    _, _, case_id, method, _ = views.find_choices(run, method="baseline")
-    return case_id, [method]
 
 
 def test_a_hundred_slices_show_the_last_one(page):

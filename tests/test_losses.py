@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lib.diffusion.process import add_noise, noise_from_dose, target_of
+from lib.diffusion.parameterisation import noise_from_dose, target_of
+from lib.diffusion.schedule import add_noise
 from lib.models.losses import (
     dose_loss,
     dvh_loss,

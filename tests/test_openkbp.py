@@ -10,8 +10,8 @@ from toys import write_csv, write_openkbp_folder
 from lib.cases.case import load_case, save_case
 from lib.cases.protocols import HEAD_AND_NECK
 from lib.errors import UserError
-from lib.importers.cohort import make_openkbp
-from lib.importers.openkbp import SHAPE, find_patients, read_patient, split_patients
+from lib.importers.cohort import make_cohort
+from lib.importers.openkbp import SHAPE, find_patients, openkbp_source, read_patient, split_patients
 
 MARKERS = [(0, 0, 0), (127, 127, 127), (3, 50, 100), (100, 3, 50), (50, 100, 3)]  # row, column, slice
 
@@ -70,12 +70,6 @@ def test_structures_prescriptions_and_id_are_those_of_the_folder(tmp_path):
     assert case.case_id == "pt_7" and case.site == "head-and-neck"
 
 
-def test_three_decimals_survive_the_case_file(patient, tmp_path):
-    case = read_patient(patient)
-    save_case(case, tmp_path / "pt_1.npz")
-    assert np.array_equal(load_case(tmp_path / "pt_1.npz").dose_gy, case.dose_gy)
-
-
 def test_lines_in_another_order_give_the_same_case(patient):
     before = read_patient(patient)
     for name in ("dose", "ct", "PTV70", "possible_dose_mask"):
@@ -94,23 +88,13 @@ def cut(path, share=0.5):
     path.write_bytes(data[: int(share * len(data))].rstrip(b"\n"))
 
 
-def cut_at_a_line(path):
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[: len(lines) // 2]))
-
-
-def with_line(path, line, at=5):
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([*lines[:at], f"{line}\n", *lines[at:]]))
-
-
 def replace_line(path, line, at=5):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:at], f"{line}\n", *lines[at + 1 :]]))
 
 
-def repeated(path):
-    with_line(path, path.read_text().splitlines()[-1])
+def repeat_last_line(path):
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
 
 
 DAMAGES = {
@@ -121,7 +105,7 @@ DAMAGES = {
     "an index beyond 64 bits": lambda p: replace_line(p, f"{2**70},1.0"),
     "a negative index": lambda p: replace_line(p, "-1,1.0"),
     "an index with decimals": lambda p: replace_line(p, "12.5,1.0"),
-    "a repeated index": repeated,
+    "a repeated index": repeat_last_line,
     "empty": lambda p: p.write_bytes(b""),
     "only a header": lambda p: p.write_text(",data\n"),
     "binary": lambda p: p.write_bytes(bytes(range(256)) * 40),
@@ -159,22 +143,20 @@ def test_a_missing_file_is_named(name, patient):
         read_patient(patient)
 
 
-def test_a_dose_cut_at_a_line_does_not_cover_the_mask(patient):
-    cut_at_a_line(patient / "dose.csv")
-    with pytest.raises(UserError, match="dose.csv does not cover possible_dose_mask.csv"):
-        read_patient(patient)
-
-
-def test_a_dose_beside_the_mask_is_refused(patient):
+@pytest.mark.parametrize("shift, share", [(1, 1), (0, 2)])  # beside the mask; cut at a line
+def test_a_dose_that_does_not_cover_the_mask_is_refused(shift, share, patient):
     table = pd.read_csv(patient / "dose.csv", index_col=0)["data"]
-    write_csv(patient / "dose.csv", table.index + 1, table)
+    table = table[: len(table) // share]
+    write_csv(patient / "dose.csv", table.index + shift, table)
     with pytest.raises(UserError, match="dose.csv does not cover"):
         read_patient(patient)
 
 
-@pytest.mark.parametrize("text", ["3.9\n2.5\n", "3.9 3.9 2.5 1.0", "", "a b c", "3.9,3.9,2.5"])
+@pytest.mark.parametrize(
+    "text", [b"3.9\n2.5\n", b"3.9 3.9 2.5 1.0", b"", b"a b c", b"3.9,3.9,2.5", bytes(range(256))]
+)
 def test_a_voxel_size_that_is_not_three_numbers_is_refused(text, patient):
-    (patient / "voxel_dimensions.csv").write_text(text)
+    (patient / "voxel_dimensions.csv").write_bytes(text)
     with pytest.raises(UserError, match="voxel_dimensions.csv must hold three numbers"):
         read_patient(patient)
 
@@ -183,12 +165,6 @@ def test_a_voxel_size_that_is_not_three_numbers_is_refused(text, patient):
 def test_a_voxel_size_that_is_no_patients_is_refused(text, patient):
     (patient / "voxel_dimensions.csv").write_text(text)
     with pytest.raises(UserError, match="pt_1: a spacing of"):
-        read_patient(patient)
-
-
-def test_a_binary_voxel_size_is_refused(patient):
-    (patient / "voxel_dimensions.csv").write_bytes(bytes(range(256)))
-    with pytest.raises(UserError, match="voxel_dimensions.csv"):
         read_patient(patient)
 
 
@@ -245,7 +221,7 @@ def test_a_folder_becomes_a_cohort_without_its_damaged_patient(tmp_path):
         write_openkbp_folder(tmp_path / "kbp", number=number)
     write_openkbp_folder(tmp_path / "kbp", "validation-pats", 201)
     cut(tmp_path / "kbp" / "train-pats" / "pt_2" / "dose.csv")
-    cohort = make_openkbp(tmp_path / "kbp", tmp_path / "cohort", workers=1)
+    cohort = make_cohort(tmp_path / "cohort", openkbp_source(tmp_path / "kbp"), workers=1)
     assert cohort.split == {"train": ["pt_1"], "validation": ["pt_10"], "test": ["pt_201"]}
     assert list(cohort.card["left_out"]) == ["pt_2"] and "dose.csv" in cohort.card["left_out"]["pt_2"]
 

@@ -16,8 +16,8 @@ from toys import toy_cohort
 
 from lib.files import ROOT, read_json
 from lib.runner import train
-from lib.training import loop as training
-from lib.training.loop import processes as parallel
+from lib.training import loop
+from lib.training import processes as parallel
 
 PARAMS = {
     "experiment": "try",
@@ -92,18 +92,18 @@ def test_two_processes_train_as_one_does(folder, method):
 def test_a_training_stopped_on_one_process_goes_on_on_two(folder, monkeypatch, capsys):
     """Stopped by hand after 3 of 6 steps; the course and the weights are those of an undisturbed run."""
     monkeypatch.chdir(folder)
-    step = training.timed_step
+    step = loop.train_step
 
-    def interrupted(run, *rest):
-        if run.step == 3:
+    def interrupted(state, samples):
+        if state.step == 3:
             raise KeyboardInterrupt
-        step(run, *rest)
+        step(state, samples)
 
     params = PARAMS | {"methods": ["baseline"]}
     (folder / "p.yaml").write_text(yaml.safe_dump(params))
     alone = one_method(folder, 1, "alone")
     with monkeypatch.context() as patched:
-        patched.setattr(training, "timed_step", interrupted)
+        patched.setattr(loop, "train_step", interrupted)
         with pytest.raises(SystemExit):
             train.main(["p.yaml", "-p", "experiment=stopped"])
     assert "stopped by hand at step 3 of 6" in capsys.readouterr().err
@@ -174,9 +174,9 @@ def test_the_shares_of_a_batch_hold_each_patient_once_and_weigh_them_alike(
     seen = torch.zeros(patients)
     counts = set()
     for rank in range(processes):
-        monkeypatch.setattr(training, "world", lambda: processes)
-        monkeypatch.setattr(training, "rank", lambda rank=rank: rank)
-        parts = training.own_parts(patients, accumulate)
+        monkeypatch.setattr(parallel, "world", lambda: processes)
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        parts = parallel.parts_of_batch(patients, accumulate)
         counts.add(len(parts))
         for part, share in parts:
             size = len(seen[part])
@@ -188,10 +188,10 @@ def test_the_shares_of_a_batch_hold_each_patient_once_and_weigh_them_alike(
 
 def test_alone_nothing_is_shared():
     value = torch.tensor(2.0)
-    assert parallel.world() == 1 and parallel.is_first() and parallel.own_share([1, 2, 3]) == [1, 2, 3]
+    assert parallel.world() == 1 and parallel.is_first()
     assert parallel.mean_over_all(value) is value and parallel.sum_over_all(3.0, "cpu") == 3.0
     network = torch.nn.Linear(1, 1)
-    assert parallel.together(network) is network
+    assert parallel.share_gradients(network) is network
 
 
 def test_an_unknown_method_is_named(folder):

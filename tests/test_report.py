@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lib.studies.rows import sizes_of
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -33,7 +34,6 @@ from lib.runner import published
 from lib.runner.params_file import load_params
 from lib.runner.plan import plan
 from lib.studies.ablation import REFERENCE_GRID
-from lib.studies.rows import sizes_of
 from lib.tensors import save_tensors
 
 

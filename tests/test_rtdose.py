@@ -15,6 +15,7 @@ from lib.cases.cohort import open_cohort
 from lib.errors import UserError
 from lib.files import write_text
 from lib.importers.dicom_rt import read_patient
+from lib.importers.options import Options
 from lib.importers.rtdose import write_rtdose
 from lib.prediction.store import prediction_path, save_prediction
 from lib.runner import export, import_patients
@@ -29,7 +30,7 @@ def patient(tmp_path_factory):
 
 def exported(patient, path, dose_gy=None, spacing_mm=None, **names):
     """(the case read from the folder, the predicted dose, what was written as a Dataset)."""
-    case, _ = read_patient(patient, spacing_mm=spacing_mm)
+    case, _ = read_patient(patient, Options(spacing_mm=spacing_mm))
     dose_gy = case.dose_gy * np.float32(0.9731) if dose_gy is None else dose_gy
     write_rtdose(path, dose_gy, case, patient, **({"description": "dose", "method": "ddpm_v"} | names))
     return case, dose_gy, pydicom.dcmread(path)

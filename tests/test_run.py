@@ -3,27 +3,31 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from lib import disk
+from lib.__main__ import COMMANDS, main
 from lib.cache import code_digest, modules_used
 from lib.errors import UserError
-from lib.files import ROOT, lock, read_json, write_text
+from lib.files import ROOT, lock, read_json, write_json, write_text
 from lib.report.captions import CAPTIONS
-from lib.runner.command import Failed, told_in_a_sentence
-from lib.runner.parameters import load_params
-from lib.runner.run import Stage, execute, forget_all_but, plan, socket_folder
+from lib.runner.command import Failure, one_sentence_errors
+from lib.runner.execute import execute, socket_folder
+from lib.runner.params_file import load_params
+from lib.runner.plan import Stage, plan
+from lib.runner.run import key_of, products_of, remove_others, stamp_path
 from lib.studies.comparison import studies_before
 from lib.studies.experiment import Experiment
 
-STAGES = 13
+SMOKE = ROOT / "params" / "smoke.yaml"
+STAGES = 10
 
 
 def run(folder, *arguments):
@@ -31,7 +35,7 @@ def run(folder, *arguments):
     if not cohorts.exists():
         cohorts.parent.mkdir(parents=True, exist_ok=True)
         cohorts.symlink_to(ROOT / "outputs" / "cohorts")
-    command = [sys.executable, "-m", "lib", "run", str(ROOT / "params" / "smoke.yaml"), *arguments]
+    command = [sys.executable, "-m", "lib", "run", str(SMOKE), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
@@ -100,11 +104,44 @@ def test_a_second_run_finds_everything_up_to_date(smoke):
     assert again.returncode == 0 and again.stdout.count("up to date") == STAGES
 
 
-def test_a_changed_parameter_redoes_what_depends_on_it_and_nothing_else(smoke):
-    changed = run(smoke[0], "-p", "ensemble.members=4")
-    assert changed.returncode == 0
-    done = re.findall(r"\] (\S+)  done", changed.stdout)
-    assert done == ["03_ensemble", "04_comparison"]
+def test_a_changed_parameter_redoes_its_notebook_and_no_other(smoke):
+    changed = run(smoke[0], "-p", "data.pictures=1")
+    assert changed.returncode == 0, changed.stderr
+    assert re.findall(r"\] (\S+)  done", changed.stdout) == ["00_cohort"]
+    assert changed.stdout.count("up to date") == STAGES - 1
+
+
+def test_what_a_stage_reads_is_part_of_its_key(smoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stages, folder = plan(load_params(SMOKE), SMOKE), Path("outputs", "smoke")
+    shutil.copytree(outputs(smoke[0]) / "checkpoints" / "stamps", folder / "checkpoints" / "stamps")
+    before = {stage.name: key_of(stage, stages, folder) for stage in stages}
+    stamp = stamp_path(folder, "03_ensemble")
+    write_json(stamp, read_json(stamp) | {"products": {"results/03_ensemble.json": "edited"}})
+    after = {stage.name: key_of(stage, stages, folder) for stage in stages}
+    assert [name for name in before if before[name] != after[name]] == ["04_comparison"]
+
+
+def test_the_order_of_the_trainings_redoes_none_of_them(tmp_path):
+    first, second = (
+        {stage.name: key_of(stage, [], tmp_path) for stage in plan(params, "x.yaml")}
+        for params in (
+            {"experiment": "x", "cohort": "toys", "methods": ["baseline", "flow"]},
+            {"experiment": "x", "cohort": "toys", "methods": ["flow", "gradient", "baseline"]},
+        )
+    )
+    assert all(first[name] == second[name] for name in ("00_cohort", "01_train_baseline", "01_train_flow"))
+
+
+def test_a_table_that_was_edited_by_hand_is_made_again(tmp_path):
+    """What a study wrote beside its settings is among what must be as it was written."""
+    for name in ("02_sampling_ablation.json", "02_steps.csv", "03_ensemble.json"):
+        write_text(tmp_path / "results" / name, "")
+    stage = Stage("02_x", tmp_path, {}, [tmp_path / "results" / "02_sampling_ablation.json"], [])
+    assert [path.name for path in products_of(stage, tmp_path)] == [
+        "02_sampling_ablation.json",
+        "02_steps.csv",
+    ]
 
 
 def test_a_notebook_without_its_network_fails_in_one_sentence_with_the_place_to_look(tmp_path):
@@ -118,16 +155,16 @@ def test_a_notebook_without_its_network_fails_in_one_sentence_with_the_place_to_
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, sentence",
     [
         (["-p", "cohort=nowhere"], "nowhere/card.json does not exist"),
         (["-p", "train.epoch=3"], "did you mean epochs?"),
         (["--only", "07"], "no notebook begins so"),
     ],
 )
-def test_mistakes_end_before_anything_runs(tmp_path, arguments, told):
+def test_mistakes_end_before_anything_runs(tmp_path, arguments, sentence):
     refused = run(tmp_path, *arguments)
-    assert refused.returncode == 2 and told in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 2 and sentence in refused.stderr and "Traceback" not in refused.stderr
     assert not list(tmp_path.glob("outputs/smoke/*.ipynb"))
 
 
@@ -143,20 +180,22 @@ def test_a_disk_that_refuses_ends_in_one_sentence(tmp_path):
 
 
 def test_an_error_of_the_system_that_is_no_refusing_disk_keeps_its_traceback():
-    with pytest.raises(FileNotFoundError), told_in_a_sentence():
+    with pytest.raises(FileNotFoundError), one_sentence_errors():
         Path("nowhere/at/all").read_text()
 
 
+def stage_of(folder, source):
+    """A stage that executes one cell."""
+    first = nbformat.v4.new_code_cell('experiment = "x"', metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[first, nbformat.v4.new_code_cell(source)])
+    nbformat.write(notebook, folder / "dies.ipynb")
+    return Stage("dies", folder / "dies.ipynb", {"experiment": "x"}, [], [])
+
+
 def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):
-    notebook = tmp_path / "dies.ipynb"
-    nbformat.write(
-        nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")]
-        ),
-        notebook,
-    )
-    with pytest.raises(Failed, match="dies: its kernel died"):
-        execute(Stage("dies", notebook, {}, [], []), tmp_path, "dies")
+    stage = stage_of(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(Failure, match="dies: its kernel died"):
+        execute(stage, tmp_path, "dies")
 
 
 def test_a_kernel_that_dies_before_it_is_ready_ends_in_one_sentence(tmp_path, monkeypatch):
@@ -165,10 +204,8 @@ def test_a_kernel_that_dies_before_it_is_ready_ends_in_one_sentence(tmp_path, mo
         "if 'ipykernel_launcher' in ' '.join(sys.orig_argv): os.kill(os.getpid(), signal.SIGKILL)"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    notebook = tmp_path / "never.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), notebook)
-    with pytest.raises(Failed, match="never: its kernel died before it was ready"):
-        execute(Stage("never", notebook, {}, [], []), tmp_path, "never")
+    with pytest.raises(Failure, match="dies: its kernel died before it was ready"):
+        execute(stage_of(tmp_path, "1"), tmp_path, "dies")
 
 
 @pytest.mark.parametrize(
@@ -194,53 +231,40 @@ def test_trainings_that_the_experiment_no_longer_names_leave_its_report(tmp_path
     for name in ("01_train_baseline", "01_train_ddpm-old", "04_comparison"):
         for path in (tmp_path / f"{name}.ipynb", tmp_path / "pages" / f"{name}.html"):
             write_text(path, "")
-    forget_all_but(plan(load_params(ROOT / "params" / "smoke.yaml"), "smoke.yaml"), tmp_path)
+    remove_others(plan(load_params(SMOKE), SMOKE), tmp_path)
     assert sorted(path.stem for path in tmp_path.rglob("*.*")) == sorted(
         2 * ["01_train_baseline", "04_comparison"]
     )
 
 
+def stages_of(methods, **sections):
+    params = {"experiment": "x", "cohort": "outputs/cohorts/phantom", "methods": methods}
+    return {stage.name: stage for stage in plan(params | sections, "x.yaml")}
+
+
 def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_report(tmp_path):
-    params = {
-        "experiment": "x",
-        "cohort": "outputs/cohorts/phantom",
-        "methods": ["baseline"],
-        "comparison": {"drawn": ["baseline"]},
-    }
-    stages = plan(params, "x.yaml")
-    assert [s.name for s in stages] == ["00_cohort", "01_train_baseline", "04_comparison"]
-    assert next(s.needs for s in stages if s.name == "04_comparison") == ["01_train_baseline"]
-    for name in ("00_cohort", "02_sampling_ablation", "03_ensemble", "04_comparison"):
-        write_text(tmp_path / "results" / f"{name}.json", "{}")
-    forget_all_but(stages, tmp_path)
-    assert sorted(path.stem for path in tmp_path.rglob("*.json")) == ["00_cohort", "04_comparison"]
-    cut = {
-        s.name: s.parameters
-        for s in plan(
-            {k: v for k, v in params.items() if k != "comparison"} | {"methods": ["baseline", "flow"]},
-            "x.yaml",
-        )
-    }
-    assert cut["02_sampling_ablation"]["method"] == "flow" and cut["02_sampling_ablation"]["others"] == [
-        "flow"
-    ]  # the notebooks' own names as far as they go
-    assert cut["03_ensemble"]["sampled"] == ["flow"] and cut["04_comparison"]["drawn"] == ["baseline", "flow"]
-    only_v = {
-        s.name: s.parameters
-        for s in plan(
-            {k: v for k, v in params.items() if k != "comparison"}
-            | {"methods": ["gradient", "baseline", "ddpm_v"]},
-            "x.yaml",
-        )
-    }
-    assert only_v["02_sampling_ablation"]["method"] == "ddpm_v" and only_v["03_ensemble"]["sampled"] == [
-        "ddpm_v"
-    ]  # none of the notebook's own is listed
-    gaussian = params | {
-        "methods": ["baseline", "gaussian"],
-        "ensemble": {"sampled": ["gaussian"]},
-    }  # its spread can be judged, its steps cannot
-    assert [s.name for s in plan(gaussian, "x.yaml")][3:] == ["03_ensemble", "04_comparison"]
+    stages = stages_of(["baseline"])
+    assert list(stages) == ["00_cohort", "01_train_baseline", "04_comparison"]
+    assert stages["04_comparison"].needs == ["01_train_baseline"]
+    for name in ("00_cohort.json", "02_sampling_ablation.json", "02_steps.csv", "04_comparison.json"):
+        write_text(tmp_path / "results" / name, "{}")
+    remove_others(list(stages.values()), tmp_path)
+    assert sorted(path.stem for path in tmp_path.rglob("*.*")) == ["00_cohort", "04_comparison"]
+    # a gaussian's spread can be judged, its steps cannot
+    assert list(stages_of(["baseline", "gaussian"]))[3:] == ["03_ensemble", "04_comparison"]
+
+
+def test_trainings_that_the_file_leaves_to_the_notebook_are_the_experiments():
+    stages = stages_of(["baseline", "flow"])
+    assert stages["02_sampling_ablation"].parameters["method"] == "flow"
+    assert stages["02_sampling_ablation"].parameters["others"] == ["flow"]
+    assert stages["03_ensemble"].parameters["sampled"] == ["flow"]
+    assert stages["04_comparison"].parameters["drawn"] == ["baseline", "flow"]
+    stages = stages_of(["gradient", "baseline", "ddpm_v"])  # none of the notebook's own is listed
+    assert stages["02_sampling_ablation"].parameters["method"] == "ddpm_v"
+    assert stages["03_ensemble"].parameters["sampled"] == ["ddpm_v"]
+    fewer = stages_of(["baseline", "flow"], ensemble={"members": 2})
+    assert fewer["03_ensemble"].parameters["sizes"] == [1, 2]
 
 
 def test_a_comparison_before_its_studies_is_refused_and_one_that_has_none_is_not(tmp_path, monkeypatch):
@@ -249,8 +273,9 @@ def test_a_comparison_before_its_studies_is_refused_and_one_that_has_none_is_not
     with pytest.raises(UserError, match="02_sampling_ablation.json does not exist"):
         studies_before(run, ["baseline", "flow"])
     assert studies_before(run, ["baseline"]) == [None, None]
-    write_text(run.folder / "results" / "03_ensemble.json", "{}")
-    assert studies_before(run, ["baseline", "gaussian"]) == [None, {}]
+    run.save_results("03_ensemble", {"margin_gy": 0.1})
+    steps, ensemble = studies_before(run, ["baseline", "gaussian"])
+    assert steps is None and ensemble.settings["margin_gy"] == 0.1
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):
@@ -267,31 +292,54 @@ def test_comments_and_docstrings_make_nothing_stale_and_code_does():
 
 def test_what_a_notebook_uses_is_found_through_its_imports():
     used = {path.name for path in modules_used("from lib.training.loop import train")}
-    assert {"training.py", "unet.py", "features.py", "protocols.py"} <= used
+    assert {"loop.py", "unet.py", "samples.py", "protocols.py"} <= used
     assert "figures.py" not in used and "html.py" not in used
 
 
-@pytest.mark.parametrize("left_gb, told", [(0.001, True), (100, False)])
-def test_a_run_that_would_fill_the_disk_is_refused_before_it_starts(left_gb, told, monkeypatch, tmp_path):
+# --- the command line ---
+
+
+def said(arguments, capsys):
+    """(exit code, printed, printed as an error) of the command line."""
+    try:
+        main(arguments)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    return code, *capsys.readouterr()
+
+
+def test_every_command_explains_itself(capsys):
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == {
+        "dose": "lib.__main__:main"
+    }
+    for arguments in ([], ["--help"]):
+        code, printed, _ = said(arguments, capsys)
+        assert code == 0 and all(f"  {name}" in printed for name in COMMANDS)
+    for name in COMMANDS:
+        code, printed, _ = said([name, "--help"], capsys)
+        assert code == 0 and printed.startswith(f"usage: python -m lib {name}")
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["rnu"], "error: there is no command 'rnu'; did you mean run?"),
+        (["xyz"], "error: there is no command 'xyz'; there are run, train, import, export, compare"),
+        (["run"], "the following arguments are required: params; python -m lib run --help explains it"),
+        (["run", "params/smoke.yaml", "--frce"], "unrecognized arguments: --frce; python -m lib run --help"),
+        (["run", "params/smok.yaml"], "error: params/smok.yaml does not exist; did you mean smoke?"),
+        (
+            ["train", "params/smoke.yaml", "basline"],
+            "methods does not list 'basline'; did you mean baseline?",
+        ),
+        (["import", "dicm"], "invalid choice: 'dicm'"),
+        (["import", "dicom"], "error: dicom needs the folder of its patients"),
+        (["export", "outputs/none", "a", "b", "--dicom", "c", "--to", "d"], "experiment.yaml does not exist"),
+        (["compare", "outputs/none", "a", "outputs/none", "b"], "outputs/none/results/04_comparison"),
+    ],
+)
+def test_a_persons_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    path = "params/openkbp-small.yaml"
-    stages, card = (
-        plan(load_params(path), path),
-        read_json(ROOT / "outputs" / "cohorts" / "phantom" / "card.json"),
-    )
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=left_gb * 2**30))
-    if told:
-        with pytest.raises(UserError, match=r"writes about [\d.]+ GB more, and .* has 0.0 GB left"):
-            disk.check_room(stages, card, tmp_path)
-    else:
-        disk.check_room(stages, card, tmp_path)
-
-
-def test_what_smoke_writes_is_at_most_what_was_foretold_and_not_far_below(smoke):
-    path = ROOT / "params" / "smoke.yaml"
-    stages, card = (
-        plan(load_params(path), path),
-        read_json(ROOT / "outputs" / "cohorts" / "phantom" / "card.json"),
-    )
-    written_mb = disk.size_mb(outputs(smoke[0]) / "checkpoints")
-    assert 0.3 * disk.estimate_mb(stages, card) < written_mb < disk.estimate_mb(stages, card)
+    code, printed, error = said(arguments, capsys)
+    assert code == 2 and sentence in error and len(error.splitlines()) == 1 and not printed

@@ -10,15 +10,19 @@ from toys import toy_case
 
 from lib import device
 from lib.errors import UserError
-from lib.features.samples import dose_statistics, make_sample
+from lib.features.channels import channels_of
+from lib.features.samples import make_sample
 from lib.files import read_json, write_json
-from lib.models.config import TrainConfig
+from lib.models.config import TrainConfig, check_fits
 from lib.models.methods import find_method
 from lib.models.vgg import vgg16_features
-from lib.prediction.predict import Sampling, load_predictor, predict_doses
+from lib.prediction.predict import load_predictor, predict, usual_sampler
 from lib.tensors import load_tensors
+from lib.training import history, loop, setup, state
 from lib.training.checkpoint import CURRENT, load_state, save_state
-from lib.training import loop as training
+from lib.training.loop import fit, train_step
+from lib.training.result import training_key
+from lib.training.state import TrainingState, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def config_for(samples, **changes):
         "cohort_sha256": "",
         "case_ids": [s.case_id for s in samples],
         "site": "prostate",
-        "cond_channels": 9,
+        "channels": list(channels_of("prostate").names),
         "coarsen": 1,
         "beams_deg": [],
         "base_channels": 8,
@@ -70,7 +74,7 @@ def config_for(samples, **changes):
 
 
 def train(config, samples, folder, **options):
-    return training.train(config, samples, samples[:1], folder, "cpu", report=lambda line: None, **options)
+    return fit(config, samples, samples[:1], folder, "cpu", **options)
 
 
 def weights_of(folder):
@@ -97,17 +101,16 @@ class Killed(BaseException):
 def test_a_killed_training_ends_as_an_undisturbed_one(samples, tmp_path, monkeypatch, method, at):
     config = config_for(samples, method=method, keep="best")
     undisturbed = train(config, samples, tmp_path / "a")
-    one_step = training.one_step
 
-    def killed_step(run, *arguments):
-        if run.step == at:
+    def killed_step(state, samples):
+        if state.step == at:
             raise Killed
-        one_step(run, *arguments)
+        train_step(state, samples)
 
-    monkeypatch.setattr(training, "one_step", killed_step)
+    monkeypatch.setattr(loop, "train_step", killed_step)
     with pytest.raises(Killed):
         train(config, samples, tmp_path / "b", save_every_s=0)
-    monkeypatch.setattr(training, "one_step", one_step)
+    monkeypatch.setattr(loop, "train_step", train_step)
     resumed = train(config, samples, tmp_path / "b")
     a, b = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
     assert without_time(resumed) == without_time(undisturbed)
@@ -126,8 +129,7 @@ def test_a_finished_training_is_not_repeated_and_another_one_is(samples, tmp_pat
     config = config_for(samples, epochs=1)
     first = train(config, samples, tmp_path)
     steps = []
-    one_step = training.one_step
-    monkeypatch.setattr(training, "one_step", lambda run, *a: (steps.append(run.step), one_step(run, *a)))
+    monkeypatch.setattr(loop, "train_step", lambda s, p: (steps.append(s.step), train_step(s, p)))
     assert without_time(train(config, samples, tmp_path)) == without_time(first) and steps == []
     train(dataclasses.replace(config, seed=9), samples, tmp_path)
     assert steps == [0, 1]
@@ -141,28 +143,23 @@ def test_a_training_starts_from_the_weights_of_another(samples, tmp_path):
     first, second = (load_tensors(tmp_path / name / "weights.safetensors")[0] for name in ("first", "second"))
     for name, weights in first.items():
         assert torch.allclose(weights, second[name], atol=1e-5)
-    alone = training.training_key(config_for(samples, epochs=1, learning_rate=1e-12, seed=2), None)
-    assert alone != training.training_key(config, None)  # its start counts, wherever it lies
-    stored = read_json(tmp_path / "first" / "config.json")
-    write_json(
-        tmp_path / "first" / "config.json",
-        {key: value for key, value in stored.items() if key != "start_from"},
-    )  # of a version before it
+    alone = training_key(config_for(samples, epochs=1, learning_rate=1e-12, seed=2))
+    assert alone != training_key(config)  # its start counts, wherever it lies
     shutil.copytree(tmp_path / "first", tmp_path / "moved")
-    training.start_from(training.Run(config, torch.device("cpu")), tmp_path / "moved")
-    assert training.training_key(config, None) == training.training_key(
-        dataclasses.replace(config, start_from=str(tmp_path / "moved")), None
+    TrainingState(config, torch.device("cpu")).load_weights(tmp_path / "moved")
+    assert training_key(config) == training_key(
+        dataclasses.replace(config, start_from=str(tmp_path / "moved"))
     )
 
 
 def test_a_start_that_is_not_there_or_does_not_fit_is_told_in_a_sentence(samples, tmp_path):
-    with pytest.raises(UserError, match="holds no finished training .* from which this one is to start"):
+    with pytest.raises(UserError, match="holds no finished training, from which this one is to start"):
         train(config_for(samples, start_from=str(tmp_path)), samples, tmp_path / "second")
     train(config_for(samples, epochs=1), samples, tmp_path / "first")
     with pytest.raises(
         UserError,
         match=(
-            "does not fit this training's .*size mismatch.*; its width, its inputs or what it predicts differ"
+            "does not fit this training's; its width, its inputs or what it predicts differ .*size mismatch"
         ),
     ):
         train(
@@ -191,7 +188,10 @@ def test_a_compiled_network_trains_and_samples_as_the_plain_one(samples, tmp_pat
     monkeypatch.setattr(
         compiled.network, "_compiled_call_impl", counted(compiled.network._compiled_call_impl, calls)
     )
-    doses = [predict_doses(predictor, samples[:1], Sampling(n_steps=2))[0] for predictor in (plain, compiled)]
+    doses = [
+        predict(predictor, samples[:1], usual_sampler(predictor.config, 2))[0]
+        for predictor in (plain, compiled)
+    ]
     assert len(calls) == 2 and torch.allclose(*doses, atol=1e-3)
 
 
@@ -208,45 +208,64 @@ def test_where_nothing_can_compile_it_is_told(kind, told, monkeypatch):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(samples, tmp_path, monkeypatch):
-    def interrupted(run, *arguments):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "one_step", interrupted)
+    monkeypatch.setattr(loop, "train_step", interrupted)
     with pytest.raises(UserError, match="goes on from there"):
         train(config_for(samples), samples, tmp_path)
     assert (tmp_path / CURRENT).exists()
 
 
-def test_a_diverged_training_stops_with_a_sentence(samples, tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_told_and_more_parts_go_on_from_the_checkpoint(
+    samples, tmp_path, monkeypatch, capsys, error
+):
+    def step_with_little_memory(state, samples):
+        if state.step == 2 and state.config.accumulate == 1:
+            raise error
+        train_step(state, samples)
+
+    monkeypatch.setattr(loop, "train_step", step_with_little_memory)
+    with pytest.raises(UserError, match=r"too little memory .* raise train.accumulate.* train.batch_size"):
+        train(config_for(samples), samples, tmp_path, save_every_s=0)
+    assert len(train(config_for(samples, accumulate=2), samples, tmp_path)) == 3
+    assert "going on from step 2 of 6" in capsys.readouterr().out
+
+
+def test_another_error_of_the_loop_keeps_its_traceback(samples, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(loop, "train_step", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        train(config_for(samples), samples, tmp_path)
+
+
+def test_why_a_training_failed_is_kept_and_forgotten_when_it_succeeds(samples, tmp_path, capsys):
     broken = [dataclasses.replace(s, dose=s.dose * float("nan")) for s in samples]
-    with pytest.raises(training.CannotTrain, match="diverged at step 1"):
-        train(config_for(samples), broken, tmp_path)
+    assert train(config_for(samples, epochs=1), broken, tmp_path) is None
+    reason = read_json(tmp_path / "failed.json")["reason"]
+    assert "the training of baseline diverged at step 1" in reason and reason in capsys.readouterr().out
     assert not (tmp_path / "weights.safetensors").exists()
-
-
-def test_why_a_training_failed_is_kept_and_forgotten_when_it_succeeds(samples, tmp_path):
-    broken = [dataclasses.replace(s, dose=s.dose * float("nan")) for s in samples]
-    said = []
-    assert (
-        training.train_or_say(config_for(samples, epochs=1), broken, [], tmp_path, "cpu", report=said.append)
-        is None
-    )
-    assert "diverged" in read_json(tmp_path / "failed.json")["reason"] and "diverged" in said[-1]
-    assert training.train_or_say(
-        config_for(samples, epochs=1), samples, [], tmp_path, "cpu", report=said.append
-    )
+    assert train(config_for(samples, epochs=1), samples, tmp_path)
     assert not (tmp_path / "failed.json").exists()
 
 
-def test_without_its_weights_the_vgg_loss_says_where_there_are_some(samples, tmp_path):
-    said = []
-    assert (
-        training.train_or_say(
-            config_for(samples, method="gradient_vgg"), samples, [], tmp_path, "cpu", report=said.append
-        )
-        is None
-    )
-    assert "download.pytorch.org/models/vgg16" in said[-1]
+def test_without_its_weights_the_vgg_loss_says_where_there_are_some(samples, tmp_path, capsys):
+    assert train(config_for(samples, method="gradient_vgg"), samples, tmp_path) is None
+    assert "download.pytorch.org/models/vgg16" in capsys.readouterr().out
+
+
+def test_the_vgg_loss_is_of_the_method_that_has_it_alone(samples):
+    """One params file gives vgg_file to every training."""
+    assert state.perceptual_loss(config_for(samples, vgg_file="vgg.safetensors"), torch.device("cpu")) is None
 
 
 def test_with_made_up_weights_the_vgg_loss_trains(samples, tmp_path):
@@ -264,17 +283,23 @@ def test_what_is_kept_on_the_way_are_the_averaged_weights_of_that_step(samples, 
     half, end, last = (
         load_file(tmp_path / f"{name}.safetensors") for name in ("weights-50pct", "weights", "weights-last")
     )
-    run = training.Run(config, torch.device("cpu"))
+    state = TrainingState(config, torch.device("cpu"))
     for _ in range(2):
-        training.one_step(run, config, samples, torch.device("cpu"))
-    assert all(torch.equal(half[name], w) for name, w in run.averaged.state_dict().items())
+        train_step(state, samples)
+    assert all(torch.equal(half[name], w) for name, w in state.averaged.state_dict().items())
     assert not all(torch.equal(end[name], last[name]) for name in end)
+
+
+def dose_statistics(samples):
+    """Mean and deviation of the dose inside the dose masks, as fractions of the prescription."""
+    doses = torch.cat([sample.dose[sample.mask > 0.5] for sample in samples]).double()
+    return float(doses.mean()), float(doses.std())
 
 
 class FakeRun:
     """What make_config asks of an experiment."""
 
-    coarsen, beams_deg, seed, precision, device = 1, (), 1, "32", "cpu"
+    seed, precision, device = 1, "32", "cpu"
 
     def __init__(self, folder):
         self.folder = folder
@@ -314,18 +339,44 @@ def made(samples, tmp_path, **changes):
         "start_from",
     )
     given = {key: settings[key] for key in kept} | {"standardise": "auto", "terminal_snr": "auto"}
-    return training.make_config(FakeRun(tmp_path), samples, **given | changes)
+    return setup.make_config(FakeRun(tmp_path), samples, **given | changes)
 
 
-def test_a_training_is_the_same_whatever_the_last_digit_of_its_units(samples):
-    """They are sums over many voxels, which other numbers of threads round differently; all else counts."""
+def test_what_retrains_is_configuration_patients_start_and_version(samples):
+    """The last digits of the units, sums over voxels, depend on the number of threads; the parts that a batch
+    is cut into change no more than that."""
     config = config_for(samples)
-    assert training.training_key(config, None) == training.training_key(
-        dataclasses.replace(config, dose_shift=0.1), None
-    )
-    assert training.training_key(config, None) != training.training_key(
-        dataclasses.replace(config, learning_rate=0.1), None
-    )
+    same = [{"dose_shift": 0.1}, {"accumulate": 4}]
+    other = [{"learning_rate": 0.1}, {"cohort_sha256": "1"}, {"case_ids": ["toy_0"]}, {"version": 0}]
+    assert all(training_key(dataclasses.replace(config, **c)) == training_key(config) for c in same)
+    assert all(training_key(dataclasses.replace(config, **c)) != training_key(config) for c in other)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda c: c | {"version": 0}, lambda c: c.pop("version") and c, lambda c: []]
+)
+def test_a_checkpoint_of_another_version_is_refused(samples, tmp_path, damage):
+    train(config_for(samples, epochs=1), samples, tmp_path)
+    write_json(tmp_path / "config.json", damage(read_json(tmp_path / "config.json")))
+    with pytest.raises(UserError, match="not of a training by this version of the code; train again"):
+        load_predictor(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"coarsen": 2}, "with coarsen 2, not 1"),
+        ({"beams_deg": [0, 90]}, r"with beams_deg \[0, 90\], not \[\]"),
+        ({"channels": ["ct"]}, "with the channels ct, not ct, PTV70"),
+        ({"cohort_sha256": "1"}, "on the cohort toys as its card was then"),
+    ],
+)
+def test_a_checkpoint_is_used_as_it_was_trained_or_refused(samples, change, words):
+    channels = channels_of("prostate")
+    check_fits(config_for(samples), channels, 1)
+    check_fits(config_for(samples, cohort_sha256="2"), channels.with_prior(), 1, "2")
+    with pytest.raises(UserError, match=f"baseline was trained {words}.*; use it so, or train it again"):
+        check_fits(config_for(samples, **change), channels, 1, "2" if "cohort_sha256" in change else "")
 
 
 def test_a_method_brings_its_own_units_and_schedule_unless_told_otherwise(samples, tmp_path):
@@ -334,7 +385,9 @@ def test_a_method_brings_its_own_units_and_schedule_unless_told_otherwise(sample
         made(samples, tmp_path, method="ddpm").dose_scale,
     ) == (False, 1.0)
     config = made(samples, tmp_path, method="ddpm_v")
-    assert config.zero_snr and (config.dose_shift, config.dose_scale) == dose_statistics(samples)
+    assert config.zero_snr and (config.dose_shift, config.dose_scale) == pytest.approx(
+        dose_statistics(samples)
+    )
     other = made(samples, tmp_path, method="ddpm_v", standardise="no", terminal_snr="reference")
     assert not other.zero_snr and other.dose_scale == 1.0
 
@@ -348,23 +401,23 @@ def test_patience_ends_a_training_that_does_not_improve():
     rows = [
         {"epoch": e, "validation_mae_gy": m} for e, m in ((1, 3.0), (2, 2.0), (3, 2.5), (4, None), (5, 2.1))
     ]
-    assert training.out_of_patience(rows, 3) and not training.out_of_patience(rows, 4)
-    assert not training.out_of_patience(rows, 0) and not training.out_of_patience([], 3)
+    assert history.out_of_patience(rows, 3) and not history.out_of_patience(rows, 4)
+    assert not history.out_of_patience(rows, 0) and not history.out_of_patience([], 3)
 
 
 def test_the_learning_rate_falls_along_a_cosine(samples):
     config = config_for(samples, epochs=50)
-    assert training.learning_rate(config, 0) == pytest.approx(1e-3)
-    assert training.learning_rate(config, config.n_steps // 2) == pytest.approx(5e-4, rel=1e-2)
-    assert training.learning_rate(config, config.n_steps) == pytest.approx(1e-6)
+    assert learning_rate(config, 0) == pytest.approx(1e-3)
+    assert learning_rate(config, config.n_steps // 2) == pytest.approx(5e-4, rel=1e-2)
+    assert learning_rate(config, config.n_steps) == pytest.approx(1e-6)
 
 
 def test_every_patient_is_seen_once_an_epoch(samples, monkeypatch):
     seen = []
-    monkeypatch.setattr(training, "make_batch", lambda chosen, *a: seen.extend(s.case_id for s in chosen))
+    monkeypatch.setattr(loop, "make_batch", lambda chosen, *a: seen.extend(s.case_id for s in chosen))
     config = config_for(samples, augment="none")
     for step in range(config.steps_per_epoch):
-        training.draw_batch(config, samples, step, None)
+        loop.draw_batch(config, samples, step, None)
     assert sorted(seen) == sorted(s.case_id for s in samples)
 
 
@@ -372,16 +425,15 @@ def test_every_patient_is_seen_once_an_epoch(samples, monkeypatch):
     "damage",
     [lambda b: b[: len(b) // 2], lambda b: b[:-9] + b"x" + b[-8:], lambda b: b"", lambda b: b"junk\n" + b],
 )
-def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(tmp_path, damage):
-    said = []
+def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(tmp_path, damage, capsys):
     save_state(tmp_path, "key", {"step": 1})
     save_state(tmp_path, "key", {"step": 2})
     path = tmp_path / CURRENT
     path.write_bytes(damage(path.read_bytes()))
-    assert load_state(tmp_path, "key", "cpu", said.append) == {"step": 1}
-    assert "damaged" in said[0]
+    assert load_state(tmp_path, "key", "cpu") == {"step": 1}
+    assert "damaged" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_another_training_is_passed_over(tmp_path):
     save_state(tmp_path, "key", {"step": 1})
-    assert load_state(tmp_path, "other", "cpu", lambda line: None) is None
+    assert load_state(tmp_path, "other", "cpu") is None

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from lib.cases.case import Case
-from lib.cases.cohort import VERSION, open_cohort, reference_split
+from lib.cases.cohort import open_cohort
 from lib.files import write_json
-from lib.importers.cohort import import_case
+from lib.importers.cohort import Source, import_case, make_card
 from lib.importers.openkbp import SHAPE as OPENKBP_SHAPE
 
 SHAPE = (16, 24, 24)
@@ -99,17 +99,8 @@ def toy_cohort(folder, n=6, site="prostate", split=None, shape=SHAPE):
     folder.mkdir(parents=True, exist_ok=True)
     case_ids = [f"toy_{i}" for i in range(1, n + 1)]
     cases = {i: import_case(folder, partial(toy_case, shape=shape, site=site), i, i)[0] for i in case_ids}
-    split = split or reference_split(case_ids)
-    card = {
-        "version": VERSION,
-        "name": folder.name,
-        "source": "toys",
-        "site": site,
-        "cases": cases,
-        "split": split,
-        "left_out": {},
-    }
-    write_json(folder / "card.json", card)
+    source = Source("toys", {}, toy_case, split)
+    write_json(folder / "card.json", make_card(folder.name, source, cases, {}))
     return open_cohort(folder)
 
 

@@ -16,6 +16,8 @@ from lib.files import DAMAGED_NPZ, written_whole
 
 VERSION = 1
 ORIENTATION = "SPL"  # the index grows towards Superior, Posterior, Left
+PLAIN_FIELDS = ("case_id", "site", "shape", "spacing_mm", "origin_mm", "prescription_gy")  # as JSON
+Triple = tuple[float, float, float]
 DOSE_STEPS_GY = (0.01, 0.001)  # steps in which sources write dose; anything finer is kept as float32
 
 
@@ -31,39 +33,39 @@ class Case:
     origin_mm        (z, y, x)                 centre of voxel (0, 0, 0)
     prescription_gy  target name -> Gy
     site             a key of lib.cases.protocols.PROTOCOLS
+    The axes are those of ORIENTATION.
     """
 
     case_id: str
     ct_hu: np.ndarray
     dose_gy: np.ndarray
-    masks: dict
+    masks: dict[str, np.ndarray]
     dose_mask: np.ndarray
-    spacing_mm: tuple
-    prescription_gy: dict
+    spacing_mm: Triple
+    prescription_gy: dict[str, float]
     site: str
-    origin_mm: tuple = (0.0, 0.0, 0.0)
-    orientation: str = ORIENTATION
+    origin_mm: Triple = (0.0, 0.0, 0.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problem = find_problem(self)
         if problem:
             raise UserError(f"{self.case_id}: {problem}")
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         return self.dose_gy.shape
 
     @property
-    def rx_gy(self):
+    def rx_gy(self) -> float:
         """The highest prescription, the unit of the dose inside models."""
         return max(self.prescription_gy.values())
 
     @property
-    def voxel_cc(self):
+    def voxel_cc(self) -> float:
         return float(np.prod(self.spacing_mm)) / 1000.0
 
 
-def find_problem(case):
+def find_problem(case: Case) -> str | None:
     """The first reason why the case cannot be used, as the end of a sentence, or None."""
     shape = case.dose_gy.shape
     arrays = {"CT": case.ct_hu, "dose mask": case.dose_mask, **case.masks}
@@ -74,7 +76,7 @@ def find_problem(case):
         return f"a spacing of {tuple(case.spacing_mm)} mm is not between 0.3 and 20 mm; is it in cm or m?"
     if not np.isfinite(case.dose_gy).all():
         return "the dose holds values that are not finite"
-    low, high = float(case.dose_gy.min()), float(case.dose_gy.max())
+    low, high = case.dose_gy.min(), case.dose_gy.max()
     if low < 0 or not 1 <= high <= 150:
         return f"a dose from {low:.1f} to {high:.1f} Gy is not a plan's; is it in cGy, or empty?"
     if not case.dose_mask.any():
@@ -87,22 +89,11 @@ def find_problem(case):
     return None
 
 
-def save_case(case, path):
+def save_case(case: Case, path: str | Path) -> None:
     """Write the case as an npz without pickle; the dose is kept exactly as its source gives it."""
-    step_gy = dose_step_gy(case.dose_gy)
-    names = sorted(case.masks)
-    meta = {
-        "version": VERSION,
-        "case_id": case.case_id,
-        "site": case.site,
-        "masks": names,
-        "orientation": case.orientation,
-        "spacing_mm": list(case.spacing_mm),
-        "origin_mm": list(case.origin_mm),
-        "dose_step_gy": step_gy,
-        "prescription_gy": case.prescription_gy,
-        "shape": list(case.shape),
-    }
+    step_gy, names = dose_step_gy(case.dose_gy), sorted(case.masks)
+    meta = {key: getattr(case, key) for key in PLAIN_FIELDS}
+    meta |= {"version": VERSION, "masks": names, "orientation": ORIENTATION, "dose_step_gy": step_gy}
     stacked = np.stack([case.dose_mask, *(case.masks[name] for name in names)])
     with written_whole(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
@@ -114,7 +105,7 @@ def save_case(case, path):
         )
 
 
-def dose_step_gy(dose_gy):
+def dose_step_gy(dose_gy: np.ndarray) -> float | None:
     """The coarsest known step of which every dose is a whole multiple, or None."""
     for step_gy in DOSE_STEPS_GY:
         if np.array_equal(decode_dose(encode_dose(dose_gy, step_gy), step_gy), dose_gy.astype(np.float32)):
@@ -122,21 +113,23 @@ def dose_step_gy(dose_gy):
     return None
 
 
-def encode_dose(dose_gy, step_gy):
+def encode_dose(dose_gy: np.ndarray, step_gy: float | None) -> np.ndarray:
+    """The dose as whole steps, or as float32 where there is no step."""
     if step_gy is None:
         return dose_gy.astype(np.float32)
     steps = np.rint(dose_gy.astype(np.float64) / step_gy)
     return steps.astype(np.uint16 if steps.max() < 65536 else np.uint32)
 
 
-def decode_dose(stored, step_gy):
+def decode_dose(stored: np.ndarray, step_gy: float | None) -> np.ndarray:
+    """Gy float32, exactly what encode_dose was given."""
     if step_gy is None:
         return stored.astype(np.float32)
     # whole numbers below 2^24 are exact in float32, so one division rounds correctly
     return stored.astype(np.float32) / np.float32(round(1 / step_gy))
 
 
-def load_case(path):
+def load_case(path: str | Path) -> Case:
     """Read a case file; a missing, damaged or foreign one ends in one sentence."""
     path = Path(path)
     try:
@@ -150,12 +143,12 @@ def load_case(path):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; make the cohort again") from None
     except DAMAGED_NPZ as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); make the cohort again"
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is damaged ({reason}); make the cohort again") from None
 
 
-def decode_case(meta, ct_hu, dose, packed):
+def decode_case(meta: dict, ct_hu: np.ndarray, dose: np.ndarray, packed: np.ndarray) -> Case:
+    """The Case of a file's arrays; `packed` holds the bits of the dose mask and then of each mask."""
     shape = tuple(meta["shape"])
     count = 1 + len(meta["masks"])
     if packed.size != math.ceil(count * math.prod(shape) / 8):  # unpackbits would fill up with zeros
@@ -165,13 +158,12 @@ def decode_case(meta, ct_hu, dose, packed):
     masks = np.unpackbits(packed, count=count * math.prod(shape)).view(bool).reshape(count, *shape)
     return Case(
         case_id=meta["case_id"],
+        site=meta["site"],
         ct_hu=ct_hu,
         dose_gy=decode_dose(dose, meta["dose_step_gy"]),
         dose_mask=masks[0],
         masks=dict(zip(meta["masks"], masks[1:])),
         spacing_mm=tuple(meta["spacing_mm"]),
-        site=meta["site"],
-        prescription_gy=meta["prescription_gy"],
         origin_mm=tuple(meta["origin_mm"]),
-        orientation=meta["orientation"],
+        prescription_gy=meta["prescription_gy"],
     )

@@ -5,48 +5,49 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.cases.case import load_case
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.case import Case, load_case
+from lib.cases.protocols import PROTOCOLS, Protocol
 from lib.errors import UserError
 from lib.files import read_json
 
 VERSION = 1
 FOLDER = Path("outputs/cohorts")
+PARTS = ("train", "validation", "test")
+Split = dict[str, list[str]]  # each of PARTS -> case ids
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """`folder` with its `card` (as JSON) and `split`, a dict train / validation / test -> case ids."""
+    """`folder` with its `card` (as JSON) and `split`."""
 
     folder: Path
     card: dict
-    split: dict
+    split: Split
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.card["name"]
 
     @property
-    def protocol(self):
+    def protocol(self) -> Protocol:
         return PROTOCOLS[self.card["site"]]
 
     @property
-    def case_ids(self):
+    def case_ids(self) -> list[str]:
         return [case_id for part in self.split.values() for case_id in part]
 
-    def path(self, case_id):
+    def path(self, case_id: str) -> Path:
         return self.folder / f"{case_id}.npz"
 
-    def load(self, case_id):
+    def load(self, case_id: str) -> Case:
+        """The patient's Case; raises a UserError if the cohort has no such patient."""
         if case_id not in self.card["cases"]:
-            raise UserError(
-                f"{case_id} is not in the cohort {self.folder}; "
-                f"it has {', '.join(list(self.card['cases'])[:5])} ..."
-            )
+            some = ", ".join(list(self.card["cases"])[:5])
+            raise UserError(f"{case_id} is not in the cohort {self.folder}; it has {some} ...")
         return load_case(self.path(case_id))
 
 
-def open_cohort(folder, first_cases=0):
+def open_cohort(folder: str | Path, first_cases: int = 0) -> Cohort:
     """The cohort in `folder`; with `first_cases` > 0 only that many, split by the reference's rule."""
     folder = Path(folder)
     if not (folder / "card.json").exists():
@@ -57,47 +58,43 @@ def open_cohort(folder, first_cases=0):
     card, split = read_card(folder / "card.json")
     if first_cases:
         split = reference_split(sorted(card["cases"])[:first_cases])
-    missing = [i for part in split.values() for i in part if not (folder / f"{i}.npz").exists()]
+    cohort = Cohort(folder, card, split)
+    missing = [case_id for case_id in cohort.case_ids if not cohort.path(case_id).exists()]
     if missing:
         raise UserError(f"{folder} lacks {missing[0]}.npz, which its card lists; make the cohort again")
-    return Cohort(folder, card, split)
+    return cohort
 
 
-def read_card(path):
-    """(card, its split in order) of a cohort; a file that is no card of this version is refused."""
+def read_card(path: Path) -> tuple[dict, Split]:
+    """(card, its split in the order of PARTS); a file that is no card of this version is refused."""
     card = read_json(path)
     version = card.get("version") if isinstance(card, dict) else None
     if version != VERSION:
         raise UserError(f"{path} is of version {version}, this code reads {VERSION}; make the cohort again")
     try:
-        split = {part: list(card["split"][part]) for part in ("train", "validation", "test")}
-        foreign = [case_id for part in split.values() for case_id in part if case_id not in card["cases"]]
-        listed = [case_id for part in split.values() for case_id in part]
-        twice = sorted({case_id for case_id in listed if listed.count(case_id) > 1})
-        if twice:
-            raise UserError(
-                f"{path} lists {twice[0]} twice in its split; "
-                "nobody may be trained on and judged on, make the cohort again"
-            )
-        if foreign or card["site"] not in PROTOCOLS or not isinstance(card["name"], str):
+        split = {part: list(card["split"][part]) for part in PARTS}
+        case_ids = [case_id for part in split.values() for case_id in part]
+        foreign = [case_id for case_id in case_ids if case_id not in card["cases"]]
+        repeated = sorted({case_id for case_id in case_ids if case_ids.count(case_id) > 1})
+        if not repeated and (foreign or card["site"] not in PROTOCOLS or not isinstance(card["name"], str)):
             raise KeyError(*foreign[:1])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a cohort's card ({error}); make the cohort again") from None
+    if repeated:
+        raise UserError(
+            f"{path} lists {repeated[0]} twice in its split; "
+            "nobody may be trained on and judged on, make the cohort again"
+        )
     return card, split
 
 
-def reference_split(case_ids):
+def reference_split(case_ids: list[str] | tuple[str, ...]) -> Split:
     """The reference study's rule: sorted ids, permuted with seed 42, a tenth each for validation and test."""
-    case_ids = sorted(case_ids)
     n = len(case_ids)
-    n_held = max(1, int(0.1 * n))
     if n < 3:
         raise UserError(
             f"{n} patients cannot be split into training, validation and test; at least 3 are needed"
         )
-    order = [case_ids[i] for i in np.random.RandomState(42).permutation(n)]
-    return {
-        "train": order[: n - 2 * n_held],
-        "validation": order[n - 2 * n_held : n - n_held],
-        "test": order[n - n_held :],
-    }
+    tenth = max(1, int(0.1 * n))
+    order = [sorted(case_ids)[i] for i in np.random.RandomState(42).permutation(n)]
+    return {"train": order[: -2 * tenth], "validation": order[-2 * tenth : -tenth], "test": order[-tenth:]}

@@ -6,6 +6,8 @@ Phys. Med. Biol. 67:185012), Table 1. A goal reads `structure, statistic, at, se
 
 from typing import NamedTuple
 
+from lib.cases.case import Case
+
 
 class Goal(NamedTuple):
     """One row: a clinical goal and, in `reference_limit`, the limit in the reference's constraint vector.
@@ -23,32 +25,32 @@ class Goal(NamedTuple):
     reference_limit: float | None = None
 
     @property
-    def text(self):
+    def text(self) -> str:
+        """The goal in words, such as "Rectum V50 Gy ≤ 50 %"."""
         unit = {"V": " Gy", "Vcc": " Gy", "D": " %", "Dcc": " cc"}.get(self.statistic)
-        name = f"{self.statistic[0]}{self.at:g}{unit}" if unit else f"D{self.statistic}"
-        sense = {"<=": "≤", ">=": "≥"}[self.sense]
-        return f"{self.structure} {name} {sense} {self.limit:g} {self.unit}"
+        quantity = f"{self.statistic[0]}{self.at:g}{unit}" if unit else f"D{self.statistic}"
+        return f"{self.structure} {quantity} {'≤' if self.sense == '<=' else '≥'} {self.limit:g} {self.unit}"
 
 
 class Protocol(NamedTuple):
-    """What one treatment site has; `targets` maps a name to its usual prescription in Gy."""
+    """What one treatment site has: plain values, as a file could hold them."""
 
     title: str
-    targets: dict
-    organs: tuple
-    mirrored: tuple  # pairs of organs that a left-right flip swaps
-    table: tuple  # of Goal
-    ct_window_hu: tuple  # CT is clipped to it
+    targets: dict[str, float]  # name -> its usual prescription in Gy
+    organs: tuple[str, ...]
+    mirrored: tuple[tuple[str, str], ...]  # pairs of organs that a left-right flip swaps
+    table: tuple[Goal, ...]
+    ct_window_hu: tuple[float, float]  # CT is clipped to it
     ct_scale_hu: float  # then divided by this
     ct_offset: float  # and this added
     dose_mask_channel: bool  # whether the dose mask is an input of the network
 
     @property
-    def structures(self):
+    def structures(self) -> tuple[str, ...]:
         return (*self.targets, *self.organs)
 
     @property
-    def goals(self):
+    def goals(self) -> tuple[Goal, ...]:
         return tuple(goal for goal in self.table if goal.limit is not None)
 
 
@@ -112,7 +114,7 @@ HEAD_AND_NECK = Protocol(
 PROTOCOLS = {"prostate": PROSTATE, "head-and-neck": HEAD_AND_NECK}
 
 
-def constraint_vector(case):
+def constraint_vector(case: Case) -> list[float]:
     """The 13 numbers that reach the network through FiLM.
 
     Prostate: the reference's (three prescriptions / primary, then its limits: % / 100, cc / 500, Gy /
@@ -123,8 +125,6 @@ def constraint_vector(case):
     if case.site == "prostate":
         targets = [case.prescription_gy.get(name, 0.0) / case.rx_gy for name in ("PTV70", "PTV56", "PTV50.4")]
         unit = {"%": 100.0, "cc": 500.0, "Gy": case.rx_gy}
-        return targets + [
-            row.reference_limit / unit[row.unit] for row in protocol.table if row.reference_limit
-        ]
+        return targets + [g.reference_limit / unit[g.unit] for g in protocol.table if g.reference_limit]
     targets = [case.prescription_gy.get(name, 0.0) / 70.0 for name in protocol.targets]
     return targets + [float(name in case.masks) for name in protocol.structures]

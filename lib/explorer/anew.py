@@ -2,30 +2,32 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from itertools import count
-from typing import NamedTuple
 
 import ipywidgets as widgets
+import numpy as np
 
 from lib.cases.case import Case
+from lib.diffusion.samplers import REFERENCE, DPMSolver, Midpoint, Sampler
 from lib.errors import UserError
 from lib.explorer.controls import button, number, row
 from lib.features.samples import make_sample
 from lib.metrics.uncertainty import spread_gy
 from lib.models.methods import METHODS, Method, kind
-from lib.prediction.predict import Predictor, on_case_grid, predict_doses, usual_sampling
-from lib.report.views import MethodDose, dose_of
+from lib.prediction.predict import Predictor, on_case_grid, predict, usual_sampler
+from lib.report.views import dose_of
 from lib.studies.experiment import Experiment
 
-# title -> changes to the usual sampling
-FLOW = {"Euler": {"solver": "euler"}, "midpoint": {"solver": "midpoint"}}
-GAUSSIAN = {"mean": {"temperature": 0.0}, "sample": {"temperature": 1.0}}
+# title -> the sampler made of the usual one; a deviation has no steps, but a temperature
+FLOW = {"Euler": lambda usual: usual, "midpoint": lambda usual: Midpoint(usual.n_steps)}
+GAUSSIAN = {"mean": 0.0, "sample": 1.0}
 DIFFUSION = {
-    "DDIM, usual": {},
-    "DDIM, the reference's grid": {"grid": "leading", "clamp": "keep noise"},
-    "DDPM (eta 1)": {"eta": 1.0},
-    "DPM-Solver++": {"solver": "dpm_solver"},
+    "DDIM, usual": lambda usual: usual,
+    "DDIM, the reference's grid": lambda usual: replace(REFERENCE, n_steps=usual.n_steps),
+    "DDPM (eta 1)": lambda usual: replace(usual, eta=1.0),
+    "DPM-Solver++": lambda usual: DPMSolver(usual.n_steps, usual.grid, usual.start, usual.clamp),
 }
 
 
@@ -33,52 +35,46 @@ class Stop(Exception):
     """The user asked for it."""
 
 
-class Settings(NamedTuple):
-    """How the patient is sampled; `sampler` is a title of samplers_of."""
-
-    training: str
-    sampler: str
-    n_steps: int
-    seed: int
-    members: int
-
-    def title(self, method: Method) -> str:
-        """What the dose is called in the list of methods."""
-        steps = [f"{self.n_steps} steps"] if method.timed else []
-        seed = [f"seed {self.seed}"] if method.sampled else []
-        mean = [f"mean of {self.members}"] if method.sampled and self.members > 1 else []
-        return ", ".join([f"{self.training} anew", self.sampler, *steps, *seed, *mean])
-
-
-def samplers_of(method: Method) -> dict[str, dict]:
+def samplers_of(method: Method) -> dict[str, Callable | float]:
     """The samplers that a method can be sampled with, by their titles."""
     if not method.timed:
-        return GAUSSIAN if method.sampled else {"one pass": {}}
+        return GAUSSIAN if method.sampled else {"one pass": 1.0}
     return FLOW if method.predicts == "velocity" else DIFFUSION
 
 
-def sample_anew(
-    run: Experiment, predictor: Predictor, case: Case, settings: Settings, hear: Callable[[int, int], None]
-) -> MethodDose:
-    """The mean of new samples, with their spread and the first one's estimates along the steps.
+def sampler_of(predictor: Predictor, title: str, n_steps: int) -> tuple[Sampler | None, float]:
+    """Sampler and temperature of a title of `samplers_of`."""
+    choice, usual = samplers_of(predictor.method)[title], usual_sampler(predictor.config, n_steps)
+    return (choice(usual), 1.0) if usual else (None, choice)
 
-    `hear(call, calls)` is called after every network call and may raise Stop.
+
+def sample_anew(
+    run: Experiment,
+    predictor: Predictor,
+    case: Case,
+    how: tuple[Sampler | None, float],
+    seed: int,
+    members: int,
+    hear: Callable,
+) -> tuple[np.ndarray, tuple]:
+    """New samples in Gy [members,D,H,W], and the first one's estimates (t, [1,d,h,w]) along the steps.
+
+    `how` is a sampler and a temperature; `hear(call, calls)` is called after every network call and may
+    raise Stop.
     """
-    method, (_, sampler, n_steps, seed, members) = predictor.method, settings
+    sampler, temperature = how
     sample = make_sample(case, run.coarsen, run.beams_deg)
-    sampling = usual_sampling(predictor.config, n_steps)._replace(seed=seed, **samplers_of(method)[sampler])
-    numbers, estimates = tuple(range(members if method.sampled else 1)), []
-    calls, call = len(numbers) * sampling.nfe(method), count(1)
+    numbers, estimates = tuple(range(members if predictor.method.sampled else 1)), []
+    calls, call = len(numbers) * (sampler.nfe if sampler else 1), count(1)
 
     def watch(case_id, member, step, t, dose_hat):
         hear(next(call), calls)
         if member == 0:
             estimates.append((t, dose_hat.float().cpu() * (sample.mask > 0)))
 
-    [doses] = predict_doses(predictor, [sample], sampling, numbers, batch_size=1, watch=watch, label="")
-    members_gy = on_case_grid(doses, case, run.coarsen)
-    spread = spread_gy(members_gy) if len(numbers) > 1 else None
-    return dose_of(case, settings.title(method), members_gy.mean(axis=0), spread, tuple(estimates))
+    options = {"members": numbers, "seed": seed, "temperature": temperature, "batch_size": 1, "label": ""}
+    [doses] = predict(predictor, [sample], sampler, watch=watch, **options)
+    return on_case_grid(doses, case, run.coarsen), tuple(estimates)
 
 
 class AnewBox:
@@ -94,17 +90,22 @@ class AnewBox:
         self.start = button("sample", self.begin, button_style="primary")
         self.cancel = button("stop", self.stop.set, disabled=True)
         self.bar, self.message = widgets.IntProgress(max=1, layout={"width": "200px"}), widgets.HTML()
-        self.inputs = (self.sampler, self.n_steps, self.seed, self.members)
-        self.widget = widgets.VBox([row(*self.inputs), row(self.start, self.cancel, self.bar, self.message)])
+        self.numbers = (self.n_steps, self.seed, self.members)
+        self.widget = widgets.VBox(
+            [row(self.sampler, *self.numbers), row(self.start, self.cancel, self.bar, self.message)]
+        )
 
     def set_training(self, name: str) -> None:
-        """Offer the samplers of a training; its network is read only when asked for."""
-        if name != self.training and kind(name) in METHODS:
-            self.training, folder = name, self.run.checkpoint(name)
-            self.sampler.options, self.sampler.index = list(samplers_of(METHODS[kind(name)])), 0
-            self.start.disabled = not (folder / "weights.safetensors").exists()
-            missing = f"{name} has no checkpoint in {folder}; train it to sample anew."
-            self.message.value = escape(missing) if self.start.disabled else ""
+        """Offer what a training can be sampled with; its network is read only when asked for."""
+        if name == self.training or kind(name) not in METHODS:
+            return
+        self.training, method, folder = name, METHODS[kind(name)], self.run.checkpoint(name)
+        self.sampler.options, self.sampler.index = list(samplers_of(method)), 0
+        self.n_steps.disabled = not method.timed
+        self.seed.disabled = self.members.disabled = not method.sampled
+        self.start.disabled = not (folder / "weights.safetensors").exists()
+        missing = f"{name} has no checkpoint in {folder}; train it to sample anew."
+        self.message.value = escape(missing) if self.start.disabled else ""
 
     def begin(self) -> None:
         case = self.case_of()
@@ -113,16 +114,21 @@ class AnewBox:
         self.stop.clear()
         self.start.disabled, self.cancel.disabled = True, False
         self.bar.value, self.message.value = 0, "reading the network …"
-        settings = Settings(self.training, *(control.value for control in self.inputs))
-        self.thread = threading.Thread(target=self.work, args=(case, settings), daemon=True)
+        numbers = [f"{n.description} {n.value}" for n in self.numbers if not n.disabled]
+        title = ", ".join([f"{self.training} anew", self.sampler.value, *numbers])
+        values = [self.training, self.sampler.value, *(n.value for n in self.numbers)]
+        self.thread = threading.Thread(target=self.work, args=(case, title, *values), daemon=True)
         self.thread.start()
 
-    def work(self, case: Case, settings: Settings) -> None:
+    def work(self, case: Case, title: str, name: str, sampler: str, *numbers: int) -> None:
         try:
-            predictor = self.run.load_predictor(settings.training)
-            dose = sample_anew(self.run, predictor, case, settings, self.hear)
-            self.message.value = escape(f"{case.case_id} sampled by {settings.training}")
-            self.show(case, dose)
+            predictor = self.run.load_predictor(name)
+            n_steps, seed, members = numbers
+            how = sampler_of(predictor, sampler, n_steps)
+            members_gy, estimates = sample_anew(self.run, predictor, case, how, seed, members, self.hear)
+            spread = spread_gy(members_gy) if len(members_gy) > 1 else None
+            self.message.value = escape(f"{case.case_id} sampled by {name}")
+            self.show(case, dose_of(case, title, members_gy.mean(axis=0), spread, estimates))
         except Stop:
             self.message.value = "stopped"
         except (UserError, RuntimeError, MemoryError) as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import ipywidgets as widgets
 
@@ -14,18 +13,8 @@ from lib.studies.experiment import Experiment
 NOTHING = "nothing"  # beside the first method
 
 
-class Choices(NamedTuple):
-    """What can be looked at, what comes first, and sentences on what is missing."""
-
-    case_ids: list[str]
-    methods: list[str]  # none: the plans alone
-    case_id: str
-    method: str
-    note: str
-
-
-def find_choices(run: Experiment, case_id: str = "", method: str = "") -> Choices:
-    """The patients with a prediction, else the test patients; `case_id` and `method` come first if there."""
+def find_choices(run: Experiment, case_id: str, method: str) -> tuple[list[str], list[str], str]:
+    """Patients with a prediction, or else the test patients, methods, and a sentence on what is missing."""
     cohort, methods, note = run.open_cohort(), predicted_methods(run.prediction_folder), ""
     predicted = {i for name in methods for i in predicted_cases(run.prediction_folder, name)}
     case_ids = [i for i in cohort.case_ids if i in predicted]
@@ -35,16 +24,17 @@ def find_choices(run: Experiment, case_id: str = "", method: str = "") -> Choice
     for name, options in ((case_id, case_ids), (method, methods)):
         if name and options and name not in options:
             note += f"There is nothing to show of {name}; {options[0]} comes first. "
-    case_id = case_id if case_id in case_ids else case_ids[0]
-    return Choices(case_ids, methods, case_id, method if method in methods else [*methods, ""][0], note)
+    return case_ids, methods, note
 
 
-def make_controls(choices: Choices, plane: str) -> SimpleNamespace:
-    """Every control of the view, by the name of what it sets."""
+def make_controls(
+    case_ids: list[str], methods: list[str], case_id: str, method: str, plane: str
+) -> SimpleNamespace:
+    """Every control of the view, by the name of what it sets; patient, method and plane come first."""
     return SimpleNamespace(
-        case_id=widgets.Dropdown(options=choices.case_ids, value=choices.case_id, description="patient"),
-        method=widgets.Dropdown(options=choices.methods or [""], value=choices.method, description="method"),
-        beside=widgets.Dropdown(options=[NOTHING, *choices.methods], description="and beside"),
+        case_id=dropdown(case_ids, case_id, "patient"),
+        method=dropdown(methods or [""], method, "method"),
+        beside=dropdown([NOTHING, *methods], NOTHING, "and beside"),
         plane=widgets.ToggleButtons(options=list(PLANES), value=plane, style={"button_width": "80px"}),
         layers=[toggle(name, name != "gamma") for name in LAYERS],
         opacity=widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="opacity"),
@@ -57,6 +47,12 @@ def make_controls(choices: Choices, plane: str) -> SimpleNamespace:
         isodoses_gy=widgets.FloatsInput(format=".1f"),
         index=widgets.IntSlider(description="slice", layout={"width": "98%"}),
         step=widgets.IntSlider(description="step", layout={"width": "98%", "display": "none"}),
+    )
+
+
+def dropdown(options: list[str], first: str, name: str) -> widgets.Dropdown:
+    return widgets.Dropdown(
+        options=options, index=options.index(first) if first in options else 0, description=name
     )
 
 

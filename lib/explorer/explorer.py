@@ -15,14 +15,14 @@ from PIL import Image
 from lib.cases.case import Case
 from lib.errors import UserError
 from lib.explorer.anew import AnewBox
-from lib.explorer.controls import NOTHING, Choices, button, find_choices, listen, make_controls, row, toggle
+from lib.explorer.controls import NOTHING, button, find_choices, listen, make_controls, row, toggle
 from lib.explorer.panels import Panels
 from lib.files import written_whole
 from lib.importers.rtdose import write_rtdose
 from lib.report import views
 from lib.report.pictures import to_file
 from lib.report.slices import PLANES, structure_colour, target_index
-from lib.report.style import WIDTH_IN, plt, use_style
+from lib.report.style import BESIDE, WIDTH_IN, plt, use_style
 from lib.report.views import MethodDose, View
 from lib.studies.experiment import Experiment
 
@@ -33,7 +33,7 @@ def explore(run: Experiment, case_id: str = "", method: str = "", plane: str = "
     """The explorer of an experiment's predictions; patient, method and plane are shown first. Without its
     patients a sentence."""
     try:
-        return Explorer(run, find_choices(run, case_id, method), plane).widget
+        return Explorer(run, case_id, method, plane).widget
     except UserError as error:
         return widgets.HTML(escape(f"{error}."))
 
@@ -41,12 +41,14 @@ def explore(run: Experiment, case_id: str = "", method: str = "", plane: str = "
 class Explorer:
     """The controls and the pictures that follow them; `widget` holds both."""
 
-    def __init__(self, run: Experiment, choices: Choices, plane: str):
-        self.run, self.choices, self.missing = run, choices, ""
+    def __init__(self, run: Experiment, case_id: str = "", method: str = "", plane: str = "axial"):
+        self.run = run
+        case_ids, self.methods, self.note = find_choices(run, case_id, method)
+        self.controls = make_controls(case_ids, self.methods, case_id, method, plane)
         self.opened: View | None = None  # as a patient opens
+        self.names, self.missing = [], ""  # methods whose doses are shown, and why others are not
         self.doses: dict[tuple, MethodDose] = {}  # by method and step, None for the last
         self.look, self.index, self.jpegs = 0, 0, {}  # `jpegs`: slice -> pictures, of this look
-        self.controls = make_controls(choices, plane)
         self.panels, self.structures = Panels(self.follow), row()
         self.dvhs, self.goals, self.message = widgets.Image(), widgets.HTML(), widgets.HTML()
         self.dicom = widgets.Text(placeholder="the patient's DICOM folder")
@@ -88,52 +90,47 @@ class Explorer:
             self.dvhs.value, self.goals.value, self.look = b"", "", self.look + 1
             self.panels.show(self.look, 0, {}, f"{error}.")
             return
-        beside = c.beside.value if c.beside.value in self.choices.methods else NOTHING  # nothing sampled anew
-        c.beside.options, c.beside.value = [NOTHING, *self.choices.methods], beside
+        beside = c.beside.value if c.beside.value in self.methods else NOTHING  # nothing sampled anew
+        c.beside.options, c.beside.value = [NOTHING, *self.methods], beside
         borders = {name: f"8px solid {structure_colour(name)}" for name in opened.structures}
         self.structures.children = [toggle(name, border_left=border) for name, border in borders.items()]
         listen(self.draw, *self.structures.children)
         listen(self.draw_dvhs, *self.structures.children)
         levels_gy = [0.95 * rx_gy for rx_gy in opened.case.prescription_gy.values()]
         c.isodoses_gy.value = sorted({*levels_gy, 0.5 * opened.case.rx_gy}, reverse=True)
-        c.top_gy.value, self.opened = opened.top_gy, opened
-        self.open_plane()
+        c.top_gy.value = opened.top_gy
+        self.go_to_target(opened.case)
+        self.opened = opened
         self.open_methods()
 
     def open_plane(self, _=None) -> None:
         if self.opened is not None:
-            case, plane, slider = self.opened.case, self.controls.plane.value, self.controls.index
-            self.index = target_index(case, plane)
-            slider.max = case.shape[PLANES[plane]] - 1
-            slider.value = self.index
+            self.go_to_target(self.opened.case)
             self.draw()
+
+    def go_to_target(self, case: Case) -> None:
+        plane, slider = self.controls.plane.value, self.controls.index
+        index = target_index(case, plane)
+        slider.max = case.shape[PLANES[plane]] - 1
+        self.index = slider.value = index
 
     def open_methods(self, _=None) -> None:
         """Another method leaves the slice where it is."""
         if self.opened is None:
             return
-        c, self.missing = self.controls, ""
-        for name in self.wanted():
+        c, folder, self.names, self.missing = self.controls, self.run.prediction_folder, [], ""
+        for name in dict.fromkeys(n for n in (c.method.value, c.beside.value) if n not in ("", NOTHING)):
             try:
                 if (name, None) not in self.doses:
-                    self.doses[name, None] = views.load_dose(
-                        self.run.prediction_folder, name, self.opened.case
-                    )
+                    self.doses[name, None] = views.load_dose(folder, name, self.opened.case)
+                self.names.append(name)
             except UserError as error:
                 self.missing += f"This is the plan alone: {error}. "
-        c.step.max = max([len(self.doses[name, None].estimates) for name in self.present()], default=0)
+        c.step.max = max([len(self.doses[name, None].estimates) for name in self.names], default=0)
         c.step.value, c.step.layout.display = c.step.max, "" if c.step.max else "none"
         self.anew_box.set_training(c.method.value)
         self.draw()
         self.draw_dvhs()
-
-    def wanted(self) -> list[str]:
-        """The one or two methods that are asked for."""
-        names = dict.fromkeys([self.controls.method.value, self.controls.beside.value])
-        return [name for name in names if name not in ("", NOTHING)]
-
-    def present(self) -> list[str]:
-        return [name for name in self.wanted() if (name, None) in self.doses]
 
     def view(self) -> View:
         """What the controls want."""
@@ -144,12 +141,12 @@ class Explorer:
         layers = tuple(b.description for b in c.layers if b.value)
         return self.opened._replace(
             **same,
-            doses=tuple(self.dose_of(name, "gamma" in layers) for name in self.present()),
+            doses=tuple(self.dose_of(name, "gamma" in layers) for name in self.names),
             index=self.index,
             layers=layers,
             structures=tuple(outlined),
             isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else (),
-            note=self.choices.note + self.missing,
+            note=self.note + self.missing,
         )
 
     def dose_of(self, name: str, gamma: bool) -> MethodDose:
@@ -173,8 +170,7 @@ class Explorer:
 
     def show(self) -> None:
         view = self.view()
-        text = views.read_out(view) + self.step_text()
-        self.panels.show(self.look, view.index, self.pictures(view), text)
+        self.panels.show(self.look, view.index, self.pictures(view), views.read_out(view))
 
     def pictures(self, view: View) -> dict[str, bytes]:
         """title -> JPEG; the last few slices of this look are kept."""
@@ -185,13 +181,6 @@ class Explorer:
             if len(self.jpegs) > KEPT:
                 del self.jpegs[next(iter(self.jpegs))]
         return self.jpegs[view.index]
-
-    def step_text(self) -> str:
-        step = self.controls.step.value
-        estimates = [self.doses[name, None].estimates for name in self.present()]
-        for of in (e for e in estimates if step < len(e)):
-            return f" Dose estimate after network call {step + 1} of {len(of)}, t = {of[step][0]:.4g}."
-        return ""
 
     def turn_to(self, index: int) -> Callable:
         """Another slice; returns what is done when it is seen: the slider follows, and the next slice the
@@ -214,7 +203,11 @@ class Explorer:
             return
         use_style()
         view, figure, buffer = self.view(), Figure(figsize=(WIDTH_IN, 2.6)), io.BytesIO()
-        views.draw_view_dvhs(view, figure.add_subplot())
+        ax, lines = figure.add_subplot(), zip(("dashed", "dotted"), view.doses)
+        views.draw_dvhs(ax, view.case, [dose.dose_gy for dose in view.doses], view.structures)
+        ax.set_title("planned" + "".join(f", {line}: {dose.method}" for line, dose in lines))
+        if ax.lines:
+            ax.legend(fontsize=7, **BESIDE)
         figure.savefig(buffer, format="png", dpi=110)
         self.dvhs.value, self.goals.value = buffer.getvalue(), views.goal_table(view).to_html(border=0)
 
@@ -229,7 +222,7 @@ class Explorer:
         else:
             view = self.view()
             voxel = views.voxel_at(view, event["x"], event["y"]) if "x" in event else None
-            self.panels.readout = views.point_text(view, voxel)
+            self.panels.readout = views.point_text(view, voxel) if voxel else ""
         return None
 
     def add_anew(self, case: Case, dose: MethodDose) -> None:
@@ -252,16 +245,17 @@ class Explorer:
             self.message.value = escape(f"{error}.")
 
     def save_picture(self) -> Path:
-        """The view with its DVHs as a PNG below the experiment's folder."""
+        """The pictures and, beside them, the DVHs as PNG below the experiment's folder."""
         if self.opened is None:
             raise UserError("there is nothing to save")
         view = self.view()
-        name = f"{view.case.case_id}-{'-'.join(self.present())}-{view.plane}-{view.index}"
+        name = "-".join([view.case.case_id, *self.names, view.plane, str(view.index)])
         name = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
         path, figure = self.run.folder / "pictures" / f"{name}.png", views.draw_view(view)
         with written_whole(path) as temporary:
             figure.savefig(temporary, format="png", dpi=200)
         plt.close(figure)
+        path.with_name(f"{name}-dvhs.png").write_bytes(self.dvhs.value)
         return path
 
     def save_rtdose(self) -> Path:

@@ -1,4 +1,4 @@
-"""The units of a dose: Gy outside, fractions of the prescription in a sample, the network's own numbers inside it."""
+"""The units of a dose: Gy outside, fractions of the prescription in a sample, a network's own numbers."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class Units:
-    """A network's dose is (dose - shift - prior) / scale, `dose` and `prior` as fractions of the prescription.
+    """A network's dose is (dose - shift - prior) / scale; all are fractions of the prescription.
 
     With shift and scale the mean and deviation of the training doses a network predicts numbers of mean 0 and
     deviation 1; `prior` is the dose of another network whose residual it predicts, [B,1,D,H,W], or nothing.

@@ -5,100 +5,82 @@ RTDOSE -> RTPLAN -> RTSTRUCT -> CT series and frame of reference, by their UIDs 
 
 import io
 import re
-import struct
 import warnings
-import zlib
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lib.errors import UserError
+from lib.files import DAMAGED_NPZ
 
+Dataset = Any  # pydicom.Dataset; pydicom is needed only where DICOM is read
 MAX_FILES, MAX_BYTES = 20_000, 2**30
 KINDS = ("CT", "RTSTRUCT", "RTDOSE", "RTPLAN")
 DEFLATED = "1.2.840.10008.1.2.1.99"
-ERRORS = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    OSError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-)  # what pydicom raises on damage, beside its own
 
 
 class File(NamedTuple):
-    path: Path
-    ds: object  # pydicom.Dataset
-    uid: str  # SOPInstanceUID
+    """A DICOM file: its name without folders, its content, its SOPInstanceUID."""
+
+    name: str
+    ds: Dataset
+    uid: str
 
 
-def import_pydicom():
+def import_pydicom() -> ModuleType:
+    """pydicom, silenced: like its warnings, its log quotes values; a UserError where it is not installed."""
     try:
         import pydicom
-        import pydicom.errors
-        import pydicom.filereader
     except ImportError:
         raise UserError("reading DICOM needs pydicom; install it with: pip install -e '.[dicom]'") from None
-    pydicom.config.logger.setLevel("CRITICAL")  # like pydicom's warnings, its log quotes values
+    pydicom.config.logger.setLevel("CRITICAL")
     return pydicom
 
 
-def read_errors():
+def damage() -> tuple[type[Exception], ...]:
+    """What pydicom raises on damage."""
     errors = import_pydicom().errors
-    return (*ERRORS, errors.InvalidDicomError, errors.BytesLengthException)
+    return *DAMAGED_NPZ, LookupError, AssertionError, errors.InvalidDicomError, errors.BytesLengthException
 
 
 @contextmanager
-def reading(path):
-    """What pydicom raises becomes one sentence on `path`, without values, which may be the patient's."""
+def explain_damage(name: str) -> Iterator[None]:
+    """What pydicom raises becomes one sentence on the file `name`, without values, which may be private."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             yield
-    except UserError:
-        raise
-    except AttributeError as error:
-        name = (
-            error.name if (error.name or "a")[0].isupper() else "a tag"
-        )  # else it is an attribute of pydicom's
-        raise UserError(
-            f"{path.name}: {name} is missing, empty or not what it must be; export again"
-        ) from None
-    except read_errors() as error:
-        raise UserError(
-            f"{path.name} is damaged ({type(error).__name__}); export the patient again"
-        ) from None
+    except AttributeError as error:  # of pydicom's own, or a tag, whose name begins with a capital
+        tag = error.name if (error.name or "a")[0].isupper() else "a tag"
+        raise UserError(f"{name}: {tag} is missing, empty or not what it must be; export again") from None
+    except damage() as error:
+        raise UserError(f"{name} is damaged ({type(error).__name__}); export the patient again") from None
 
 
-def read_folder(folder):
+def read_folder(folder: Path) -> tuple[dict[str, list[File]], dict[str, int]]:
     """(modality -> Files, what else lies there -> how often) of all files below `folder`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     if not paths or len(paths) > MAX_FILES:
         raise UserError(f"{folder} holds {len(paths)} files; a patient has between 1 and {MAX_FILES}")
     files, others = {kind: [] for kind in KINDS}, Counter()
     for path in paths:
-        with reading(path):
+        with explain_damage(path.name):
             ds = read_file(path)
             modality = "not DICOM" if ds is None else str(ds.get("Modality", "DICOM without modality"))
             if modality in files:
-                files[modality].append(File(path, ds, text(ds, "SOPInstanceUID")))
+                files[modality].append(File(path.name, ds, text(ds, "SOPInstanceUID")))
             else:
                 others[modality if re.fullmatch("[A-Za-z ]{1,24}", modality) else "unknown modality"] += 1
     return files, dict(others)
 
 
-def read_file(path):
-    """The pydicom Dataset in `path`, or None where a file does not even claim to be DICOM."""
+def read_file(path: Path) -> Dataset | None:
+    """The content of `path`, or None where a file does not even claim to be DICOM."""
     pydicom = import_pydicom()
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path.name} is larger than {MAX_BYTES} bytes; no CT slice, plan or dose is")
@@ -113,22 +95,26 @@ def read_file(path):
     return pydicom.dcmread(io.BytesIO(content))  # from memory, so that a false length cannot allocate much
 
 
-def need(ds, keyword):
+# --- values of tags ---
+
+
+def need(ds: Dataset, keyword: str) -> Any:
     """The value of a tag; one that is missing, empty or not readable is named by an AttributeError."""
     try:
         value = getattr(ds, keyword)
-    except read_errors():
+    except damage():
         value = None
     if value is None or value == "":
         raise AttributeError(name=keyword)
     return value
 
 
-def text(ds, keyword):
+def text(ds: Dataset, keyword: str) -> str:
+    """The value of a tag as text; raises as `need` does."""
     return str(need(ds, keyword)).strip()
 
 
-def numbers(ds, keyword, count=None):
+def numbers(ds: Dataset, keyword: str, count: int | None = None) -> np.ndarray:
     """float64 [count] of a tag; one that holds anything but finite numbers is named by an AttributeError."""
     try:
         values = np.atleast_1d(np.asarray(need(ds, keyword), np.float64))
@@ -139,132 +125,121 @@ def numbers(ds, keyword, count=None):
     return values
 
 
-def number(ds, keyword):
+def number(ds: Dataset, keyword: str) -> float:
+    """The one finite number of a tag; raises as `numbers` does."""
     return float(numbers(ds, keyword, 1)[0])
 
 
-def items(ds, keyword):
+def items(ds: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence, none if it is missing; one that swallowed its neighbours is refused."""
-    found = list(ds.get(keyword) or [])
-    if any(tag >> 16 == 0xFFFE for item in found for tag in item.keys()):
+    sequence = list(ds.get(keyword) or [])
+    if any(tag >> 16 == 0xFFFE for item in sequence for tag in item.keys()):
         raise AttributeError(name=keyword)
-    return found
+    return sequence
 
 
-def reference(ds, *keywords):
-    """The ReferencedSOPInstanceUID at the end of a path of sequences, or None."""
-    for keyword in keywords:
-        items = ds.get(keyword)
-        if not items:
-            return None
-        ds = items[0]
-    return str(ds.get("ReferencedSOPInstanceUID") or "") or None
+def optional(file: File, keyword: str) -> str:
+    """The value of a tag as text, "" where it is missing."""
+    with explain_damage(file.name):
+        return str(file.ds.get(keyword) or "")
+
+
+def reference(file: File, keyword: str) -> str | None:
+    """The SOPInstanceUID to which a sequence's first item refers, or None."""
+    with explain_damage(file.name):
+        sequence = file.ds.get(keyword)
+        return str(sequence[0].get("ReferencedSOPInstanceUID") or "") or None if sequence else None
 
 
 # --- which files belong together ---
 
 
 class Chain(NamedTuple):
-    """Files that refer to each other; `plan` may be None."""
+    """Files that refer to each other; `plan` may be None. `others` counts what else lies in the folder."""
 
     dose: File
     plan: File | None
     structures: File
-    slices: list
+    slices: list[File]
+    others: dict[str, int]
 
 
-def choose(folder, files):
-    """The Chain in a folder's files; raises if one is lacking, foreign, or there is a choice."""
-    dose = choose_dose(folder, files)
-    with reading(dose.path):
-        plan_uid = reference(dose.ds, "ReferencedRTPlanSequence")
-        structures_uid = reference(dose.ds, "ReferencedStructureSetSequence")
-    plan = pick(folder, "RTPLAN", files["RTPLAN"], plan_uid) if files["RTPLAN"] else None
-    if plan:
-        with reading(plan.path):
-            structures_uid = reference(plan.ds, "ReferencedStructureSetSequence") or structures_uid
+def read_chain(folder: Path) -> Chain:
+    """The Chain in a patient's folder; a UserError if a file is damaged, lacking, foreign or ambiguous."""
+    files, others = read_folder(folder)
+    dose, plan = choose_dose(folder, files), None
+    structures_uid = reference(dose, "ReferencedStructureSetSequence")
+    if files["RTPLAN"]:
+        plan = pick(folder, "RTPLAN", files["RTPLAN"], reference(dose, "ReferencedRTPlanSequence"))
+        structures_uid = reference(plan, "ReferencedStructureSetSequence") or structures_uid
     structures = pick(folder, "RTSTRUCT", files["RTSTRUCT"], structures_uid)
     slices = pick_series(folder, files["CT"], structures)
-    check_same_patient([slices[0], structures, dose, *([plan] if plan else []), *slices[1:]])
-    with reading(dose.path):
+    for file in (structures, dose, *([plan] if plan else []), *slices[1:]):
+        if optional(file, "PatientID") != optional(slices[0], "PatientID"):
+            raise UserError(f"{file.name} has another PatientID than {slices[0].name}")
+    with explain_damage(dose.name):
         frame_uid = text(dose.ds, "FrameOfReferenceUID")
     if frame_uid != text(slices[0].ds, "FrameOfReferenceUID"):
-        raise UserError(
-            f"{dose.path.name} has another FrameOfReferenceUID than the CT: it is of another scan"
-        )
-    return Chain(dose, plan, structures, slices)
+        raise UserError(f"{dose.name} has another FrameOfReferenceUID than the CT: it is of another scan")
+    return Chain(dose, plan, structures, slices, others)
 
 
-def choose_dose(folder, files):
+def choose_dose(folder: Path, files: dict[str, list[File]]) -> File:
     """The dose of a whole plan rather than of a beam; of several the only one whose plan is here."""
     plans = {plan.uid for plan in files["RTPLAN"]}
-    whole, linked = [], []
-    for file in files["RTDOSE"]:
-        with reading(file.path):
-            whole += [file] if file.ds.get("DoseSummationType") == "PLAN" else []
-            linked += (
-                [file] if file in whole and reference(file.ds, "ReferencedRTPlanSequence") in plans else []
-            )
-    return pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or files["RTDOSE"], None)
+    whole = [file for file in files["RTDOSE"] if optional(file, "DoseSummationType") == "PLAN"]
+    linked = [file for file in whole if reference(file, "ReferencedRTPlanSequence") in plans]
+    return pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or files["RTDOSE"])
 
 
-def pick(folder, kind, files, uid):
+def pick(folder: Path, kind: str, files: list[File], uid: str | None = None) -> File:
     """The file with SOPInstanceUID `uid`, or the only one if nothing refers to one."""
     if not files:
         raise UserError(f"{folder.name} holds no {kind}; export it too")
     fitting = [file for file in files if uid in (None, file.uid)]
     if not fitting:
-        raise UserError(
-            f"{folder.name}: no {kind} is the one that the other files refer to; it has {listed(files)}"
-        )
+        why = f"no {kind} is the one that the other files refer to"
+        raise UserError(f"{folder.name}: {why}; it has {names_of(files)}")
     if len(fitting) > 1:
-        raise UserError(
-            f"{folder.name} holds several {kind}: {listed(fitting)}; leave one of them in the folder"
-        )
+        several = names_of(fitting)
+        raise UserError(f"{folder.name} holds several {kind}: {several}; leave one of them in the folder")
     return fitting[0]
 
 
-def listed(files):
-    return ", ".join(file.path.name for file in files[:6]) + (" ..." if len(files) > 6 else "")
+def names_of(files: list[File]) -> str:
+    """The names of the first six files, for a sentence."""
+    return ", ".join(file.name for file in files[:6]) + (" ..." if len(files) > 6 else "")
 
 
-def pick_series(folder, slices, structures):
+def pick_series(folder: Path, slices: list[File], structures: File) -> list[File]:
     """The CT slices of the series to which the RTSTRUCT refers, all of them and no other."""
-    with reading(structures.path):
-        frames = items(
-            structures.ds, "ReferencedFrameOfReferenceSequence"
-        )  # optional; then there must be one series
-        series = [
-            s
-            for frame in frames
-            for study in items(frame, "RTReferencedStudySequence")
-            for s in items(study, "RTReferencedSeriesSequence")
-        ]
-        wanted = {text(s, "SeriesInstanceUID") for s in series}
-        images = {
-            text(i, "ReferencedSOPInstanceUID") for s in series for i in items(s, "ContourImageSequence")
-        }
-    found = {}
+    series_uids, images = referenced_images(structures)
+    series = {}
     for file in slices:
-        with reading(file.path):
-            found.setdefault(text(file.ds, "SeriesInstanceUID"), []).append(file)
-            text(file.ds, "FrameOfReferenceUID")
-    fitting = [files for uid, files in found.items() if uid in wanted or not wanted]
+        with explain_damage(file.name):
+            uid, _ = text(file.ds, "SeriesInstanceUID"), text(file.ds, "FrameOfReferenceUID")
+            series.setdefault(uid, []).append(file)
+    fitting = [files for uid, files in series.items() if uid in series_uids or not series_uids]
     if len(fitting) != 1:
+        first = names_of([files[0] for files in series.values()]) or "none"
         raise UserError(
-            f"{folder.name} holds {len(found)} CT series, of which {structures.path.name} refers to "
-            f"{len(fitting)}: {listed([files[0] for files in found.values()]) or 'none'}; it must be one"
+            f"{folder.name} holds {len(series)} CT series, of which {structures.name} refers to "
+            f"{len(fitting)}: {first}; it must be one"
         )
-    lacking = images - {file.uid for file in fitting[0]}
-    if lacking:
-        raise UserError(
-            f"{folder.name}: {len(lacking)} CT slices are missing to which {structures.path.name} refers"
-        )
+    missing = len(images - {file.uid for file in fitting[0]})
+    if missing:
+        raise UserError(f"{folder.name}: {missing} CT slices are missing to which {structures.name} refers")
     return fitting[0]
 
 
-def check_same_patient(files):
-    for file in files:
-        with reading(file.path):
-            if str(file.ds.get("PatientID") or "") != str(files[0].ds.get("PatientID") or ""):
-                raise UserError(f"{file.path.name} has another PatientID than {files[0].path.name}")
+def referenced_images(structures: File) -> tuple[set[str], set[str]]:
+    """(UIDs of series, UIDs of images) to which an RTSTRUCT refers; both may be empty, as it need not."""
+    with explain_damage(structures.name):
+        frames = items(structures.ds, "ReferencedFrameOfReferenceSequence")
+        studies = [study for frame in frames for study in items(frame, "RTReferencedStudySequence")]
+        series = [one for study in studies for one in items(study, "RTReferencedSeriesSequence")]
+        images = [image for one in series for image in items(one, "ContourImageSequence")]
+        return (
+            {text(one, "SeriesInstanceUID") for one in series},
+            {text(image, "ReferencedSOPInstanceUID") for image in images},
+        )

@@ -1,10 +1,12 @@
 """Axial grids and what is carried between them: (z, y, x), the index growing along DICOM's +z, +y, +x."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import find_objects
 
+from lib.cases.case import Triple
 from lib.errors import UserError
 
 MAX_VOXELS = 600**3
@@ -14,13 +16,13 @@ STEP_TOLERANCE = 0.05  # share of the slice distance by which steps may differ
 class Grid(NamedTuple):
     """Centre of voxel (0, 0, 0) and voxel size in mm, and the number of voxels, each (z, y, x)."""
 
-    origin_mm: tuple
-    spacing_mm: tuple
-    shape: tuple
+    origin_mm: Triple
+    spacing_mm: Triple
+    shape: tuple[int, int, int]
 
 
-def even_step(positions_mm, name):
-    """The distance between sorted positions; a gap, a duplicate or an uneven step is refused."""
+def even_step(positions_mm: np.ndarray, name: str) -> float:
+    """The distance between sorted positions in mm; a gap, a duplicate or an uneven step is refused."""
     steps_mm = np.diff(positions_mm)
     if not len(steps_mm) or steps_mm.min() < 0.01:
         raise UserError(f"{name} has {'two slices at one position' if len(steps_mm) else 'a single slice'}")
@@ -28,49 +30,49 @@ def even_step(positions_mm, name):
     worst = int(np.argmax(abs(steps_mm - step_mm)))
     if abs(steps_mm[worst] - step_mm) > STEP_TOLERANCE * step_mm:
         what = "slices are missing" if steps_mm[worst] > 1.5 * step_mm else "the slice distance changes"
-        raise UserError(
-            f"{name}: {what} between z = {positions_mm[worst]:.2f} and {positions_mm[worst + 1]:.2f} mm"
-        )
+        low_mm, high_mm = positions_mm[worst : worst + 2]
+        raise UserError(f"{name}: {what} between z = {low_mm:.2f} and {high_mm:.2f} mm")
     return float(positions_mm[-1] - positions_mm[0]) / len(steps_mm)
 
 
-def turned(volume, orientation, first_mm, pixel_spacing_mm, step_mm, name):
+def to_patient_axes(
+    volume: np.ndarray,
+    orientation: Sequence[float],
+    first_mm: Sequence[float],
+    spacing_mm: Triple,
+    name: str,
+) -> tuple[np.ndarray, Grid]:
     """Frames [n, rows, columns] in the order of z, turned to the project's axes, and their Grid.
 
     orientation  ImageOrientationPatient: where columns grow, then where rows grow; any axial one
     first_mm     ImagePositionPatient (x, y, z) of the lowest frame's first pixel
+    spacing_mm   from frame to frame, and PixelSpacing: from row to row and from column to column
     """
     directions = np.reshape(orientation, (2, 3))
-    if (
-        abs(abs(directions) - np.rint(abs(directions))).max() > 1e-3
-        or abs(directions[:, 2]).max() > 0.5
-        or not np.array_equal(np.rint(abs(directions)).sum(axis=0), (1, 1, 0))
-    ):
+    axes = np.rint(abs(directions))
+    upright = axes.tolist() == [[1, 0, 0], [0, 1, 0]]
+    if abs(abs(directions) - axes).max() > 1e-3 or not (upright or axes.tolist() == [[0, 1, 0], [1, 0, 0]]):
         raise UserError(
             f"{name}: ImageOrientationPatient is not axial; export axial images, not oblique ones"
         )
-    if abs(directions[0, 0]) < 0.5:  # columns run front to back
-        volume, directions, pixel_spacing_mm = (
-            volume.transpose(0, 2, 1),
-            directions[::-1],
-            pixel_spacing_mm[::-1],
-        )
+    step_mm, *pixel_mm = spacing_mm
+    if not upright:  # columns run front to back
+        volume, directions, pixel_mm = volume.transpose(0, 2, 1), directions[::-1], pixel_mm[::-1]
     signs = np.rint([directions[1, 1], directions[0, 0]]).astype(int)
-    origin_yx = [
-        first_mm[1 - k] + min(sign, 0) * (volume.shape[k + 1] - 1) * pixel_spacing_mm[k]
-        for k, sign in enumerate(signs)
-    ]
-    volume = np.ascontiguousarray(volume[:, :: signs[0], :: signs[1]])
-    rounded = [
-        tuple(round(float(v), 6) for v in values)
-        for values in ((first_mm[2], *origin_yx), (step_mm, *pixel_spacing_mm))
-    ]
-    if min(rounded[1]) <= 0:
-        raise UserError(f"{name}: PixelSpacing {tuple(pixel_spacing_mm)} is not positive")
-    return volume, Grid(*rounded, volume.shape)
+    extent_mm = (np.array(volume.shape[1:]) - 1) * pixel_mm
+    origin_yx_mm = np.array(first_mm)[[1, 0]] + np.minimum(signs, 0) * extent_mm
+    grid = Grid(round_mm((first_mm[2], *origin_yx_mm)), round_mm((step_mm, *pixel_mm)), volume.shape)
+    if min(grid.spacing_mm) <= 0:
+        raise UserError(f"{name}: PixelSpacing {tuple(pixel_mm)} is not positive")
+    return np.ascontiguousarray(volume[:, :: signs[0], :: signs[1]]), grid
 
 
-def new_grid(grid, spacing_mm):
+def round_mm(values_mm: Sequence[float]) -> Triple:
+    """To a millionth of a mm, so that grids that should be equal are."""
+    return tuple(round(float(value), 6) for value in values_mm)
+
+
+def new_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
     """The Grid of `spacing_mm` with the same first outer corner, as large as the old within half a voxel."""
     try:
         spacing_mm = tuple(float(s) for s in spacing_mm)
@@ -83,13 +85,10 @@ def new_grid(grid, spacing_mm):
     )
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise UserError(f"spacing_mm {spacing_mm} would make {shape} voxels, too many")
-    origin_mm = tuple(
-        round(o + (new - old) / 2, 6) for o, old, new in zip(grid.origin_mm, grid.spacing_mm, spacing_mm)
-    )
-    return Grid(origin_mm, spacing_mm, shape)
+    return Grid(round_mm(grid.origin_mm + np.subtract(spacing_mm, grid.spacing_mm) / 2), spacing_mm, shape)
 
 
-def linear(out, grid, axis, beyond=0.0):
+def linear_weights(out: Grid, grid: Grid, axis: int, beyond: float) -> np.ndarray:
     """Weights float32 [n_out, n] of linear interpolation, averaged over points in a coarser voxel.
 
     More than half a voxel outside `grid` the weights sum to `beyond`: 0, or 1 to go on with the last value.
@@ -108,16 +107,18 @@ def linear(out, grid, axis, beyond=0.0):
     return weights.astype(np.float32)
 
 
-def overlap(out, grid, axis):
+def overlap_weights(out: Grid, grid: Grid, axis: int) -> np.ndarray:
     """Weights float32 [n_out, n]: which share of each new voxel lies in which old one."""
-    edges = [
-        (np.arange(g.shape[axis] + 1) - 0.5) * g.spacing_mm[axis] + g.origin_mm[axis] for g in (out, grid)
-    ]
-    length = np.minimum(edges[0][1:, None], edges[1][1:]) - np.maximum(edges[0][:-1, None], edges[1][:-1])
+
+    def edges_mm(g: Grid) -> np.ndarray:
+        return (np.arange(g.shape[axis] + 1) - 0.5) * g.spacing_mm[axis] + g.origin_mm[axis]
+
+    new, old = edges_mm(out)[:, None], edges_mm(grid)
+    length = np.minimum(new[1:], old[1:]) - np.maximum(new[:-1], old[:-1])
     return (length.clip(0) / out.spacing_mm[axis]).astype(np.float32)
 
 
-def apply(volume, weights):
+def apply_weights(volume: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
     """float32: each axis of a volume times its matrix [n_out, n], the one that shrinks it most first."""
     for axis in sorted(range(3), key=lambda axis: weights[axis].shape[0] / weights[axis].shape[1]):
         if not np.array_equal(weights[axis], np.eye(volume.shape[axis])):
@@ -125,17 +126,26 @@ def apply(volume, weights):
     return np.ascontiguousarray(volume, np.float32)
 
 
-def resampled(volume, grid, out):
-    """A volume float32 on `grid` by linear interpolation on `out`, averaged where that is coarser."""
-    return (
-        volume if out == grid else apply(volume, [linear(out, grid, axis, beyond=1.0) for axis in range(3)])
-    )
+def resample(volume: np.ndarray, grid: Grid, out: Grid, beyond: float = 1.0) -> np.ndarray:
+    """A volume float32 on `grid` by linear interpolation on `out`, averaged where that is coarser.
+
+    Outside `grid` it goes on with its last values times `beyond`.
+    """
+    if out == grid:
+        return volume
+    return apply_weights(volume, [linear_weights(out, grid, axis, beyond) for axis in range(3)])
 
 
-def fraction(mask, grid, out):
+def coverage(grid: Grid, out: Grid) -> np.ndarray:
+    """bool on `out`: voxels of which no part is more than half a voxel outside `grid`."""
+    z, y, x = (linear_weights(out, grid, axis, beyond=0.0).sum(axis=1) > 0.99 for axis in range(3))
+    return z[:, None, None] & y[:, None] & x
+
+
+def resample_mask(mask: np.ndarray, grid: Grid, out: Grid) -> np.ndarray:
     """bool on `out`: voxels at least half inside."""
     boxes = find_objects(mask.astype(np.uint8))
     if out == grid or not boxes:
         return mask if out == grid else np.zeros(out.shape, bool)
-    weights = [overlap(out, grid, axis)[:, box] for axis, box in enumerate(boxes[0])]
-    return apply(mask[boxes[0]].astype(np.float32), weights) >= 0.5 - 1e-4
+    weights = [overlap_weights(out, grid, axis)[:, box] for axis, box in enumerate(boxes[0])]
+    return apply_weights(mask[boxes[0]].astype(np.float32), weights) >= 0.5 - 1e-4

@@ -23,6 +23,8 @@ from lib.cases.case import Case
 from lib.cases.protocols import PROSTATE
 from lib.errors import UserError
 from lib.files import DAMAGED_NPZ
+from lib.importers.body import fill_holes, largest_part
+from lib.importers.cohort import Source
 
 STRUCTURES = ("PTV70", "PTV56", "Prostate", "Rectum", "Bladder", "Femur_L", "Femur_R", "Bowel")
 SPACING_MM = (2.0, 1.0, 1.0)  # z, y, x
@@ -30,21 +32,26 @@ DOSE_UNIT_GY = 70.0
 BODY_HU = -400.0  # between air and the least dense tissue
 MARGIN_MM = 10.0  # kept around the body, the structures and the dose
 DOSE_KEPT_GY = 7.0  # a tenth of the prescription: dose that lies outside the body is kept from here on
-MOST_VOXELS = 2**28  # a header that announces more is damaged
+MAX_BYTES = 2**32  # of an array; no case's is larger
 
 
-def find_cases(folder):
+def vmat_source(folder: str | Path) -> Source:
+    """The cases in a folder of the study's npz files."""
+    return Source("the reference study's npz files", find_cases(folder), read_npz)
+
+
+def find_cases(folder: str | Path) -> dict[str, Path]:
     """Case id -> file, sorted by id."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder that holds the study's case_*.npz")
-    found = {path.stem: path for path in sorted(folder.glob("*.npz"))}
-    if not found:
+    paths = {path.stem: path for path in sorted(folder.glob("*.npz"))}
+    if not paths:
         raise UserError(f"{folder} holds no .npz; give the folder that holds the study's case_*.npz")
-    return found
+    return paths
 
 
-def read_npz(path):
+def read_npz(path: str | Path) -> Case:
     """One file as a Case on its own grid, cropped; raises a UserError that names the file.
 
     The dose mask is the body: the largest connected part of the CT above -400 HU (which leaves a couch out
@@ -54,104 +61,71 @@ def read_npz(path):
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            check_headers(archive)
             return decode(path.stem, archive)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except DAMAGED_NPZ as error:
-        raise UserError(
-            f"{path} is damaged or none of the study's ({type(error).__name__}: {error})"
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is damaged or none of the study's ({reason})") from None
 
 
-def check_headers(archive):
-    """Shapes and types before anything large is read."""
-    headers = {name: read_header(archive, name) for name in ("ct", "dose", "masks")}
-    shape = headers["ct"][0]
-    if len(shape) != 3 or not 0 < np.prod(shape, dtype=float) <= MOST_VOXELS:
-        raise UserError(f"its CT has the shape {shape}, not y, x, z")
-    if headers["dose"][0] != shape or headers["masks"][0] != (len(STRUCTURES), *shape):
-        raise UserError(
-            f"its CT, dose and masks have the shapes {', '.join(str(h[0]) for h in headers.values())}; "
-            f"the masks must be {len(STRUCTURES)} of the CT's and the dose's"
-        )
-    kinds = "".join(headers[name][1].kind for name in ("ct", "dose", "masks"))
-    if kinds not in ("ffu", "ffb"):
-        raise UserError("its CT and dose must be floating-point numbers, its masks uint8 or bool")
-
-
-def read_header(archive, name):
-    """(shape, dtype) of a member."""
+def read_array(
+    archive: zipfile.ZipFile, name: str, types: tuple[type, ...], low: float, high: float
+) -> np.ndarray:
+    """A member's array of one of the types, with every value between `low` and `high`; NaN is not."""
     if f"{name}.npy" not in archive.namelist():
         raise UserError(f"it has no array {name}")
-    with archive.open(f"{name}.npy") as member:
-        read = (
-            np.lib.format.read_array_header_1_0
-            if np.lib.format.read_magic(member) == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(member)
-    return shape, dtype
-
-
-def read_values(archive, name, low, high):
-    """A member's array, with every value between `low` and `high`; NaN is not."""
+    if archive.getinfo(f"{name}.npy").file_size > MAX_BYTES:
+        raise UserError(f"its array {name} is larger than {MAX_BYTES} bytes")
     with archive.open(f"{name}.npy") as member:
         values = np.lib.format.read_array(member, allow_pickle=False)
-        if member.read(1):
+        if member.read(1):  # also has the checksum compared
             raise UserError(f"its array {name} goes on after its end")
-    if not (low <= values.min() and values.max() <= high):
-        raise UserError(
-            f"its {name} runs from {values.min():g} to {values.max():g}, not within {low:g} to {high:g}"
-        )
+    if not any(np.issubdtype(values.dtype, kind) for kind in types):
+        raise UserError("its CT and dose must be floating-point numbers, its masks uint8 or bool")
+    least, most = values.min(), values.max()
+    if not (low <= least and most <= high):
+        raise UserError(f"its {name} runs from {least:g} to {most:g}, not within {low:g} to {high:g}")
     return values
 
 
-def decode(case_id, archive):
+def decode(case_id: str, archive: zipfile.ZipFile) -> Case:
     """The Case of an open file; one large array at a time is held as stored."""
-    ct_hu = np.rint((read_values(archive, "ct", 0.249, 1.251) - np.float32(0.5)) * 4000).astype(np.int16)
+    ct = read_array(archive, "ct", (np.floating,), 0.249, 1.251)
+    ct_hu = np.rint((ct - np.float32(0.5)) * 4000).astype(np.int16)
+    del ct
+    dose_gy = read_array(archive, "dose", (np.floating,), -0.01, 2.0) * DOSE_UNIT_GY
+    dose_gy = np.maximum(dose_gy, 0).astype(np.float32)
+    masks = read_array(archive, "masks", (np.uint8, np.bool_), 0, 1).view(bool)
+    if ct_hu.ndim != 3 or dose_gy.shape != ct_hu.shape or masks.shape != (len(STRUCTURES), *ct_hu.shape):
+        raise UserError(
+            f"its CT, dose and masks have the shapes {ct_hu.shape}, {dose_gy.shape}, {masks.shape}; "
+            f"the masks must be {len(STRUCTURES)} of the CT's and the dose's"
+        )
     body = largest_part(ct_hu > BODY_HU)
-    dose_gy = np.maximum(read_values(archive, "dose", -0.01, 2.0) * DOSE_UNIT_GY, 0).astype(np.float32)
-    masks = read_values(archive, "masks", 0, 1).view(bool)
+    if not body.any():
+        raise UserError(f"its CT is nowhere above {BODY_HU:g} HU")
     box = box_around(body | (dose_gy >= DOSE_KEPT_GY) | masks.any(axis=0))
-    ct_hu, body, dose_gy, *masks = (turned(array[box]) for array in (ct_hu, body, dose_gy, *masks))
+    ct_hu, body, dose_gy, *masks = (
+        np.ascontiguousarray(array[box].transpose(2, 0, 1)) for array in (ct_hu, body, dose_gy, *masks)
+    )
     masks = {name: mask for name, mask in zip(STRUCTURES, masks) if mask.any()}
-    prescription_gy = {name: rx for name, rx in PROSTATE.targets.items() if name in masks}
     return Case(
         case_id=case_id,
         ct_hu=ct_hu,
         dose_gy=dose_gy,
         masks=masks,
-        dose_mask=filled(body),
+        dose_mask=fill_holes(body),
         spacing_mm=SPACING_MM,
-        prescription_gy=prescription_gy,
+        prescription_gy={name: rx for name, rx in PROSTATE.targets.items() if name in masks},
         site="prostate",
     )
 
 
-def largest_part(mask):
-    """The largest connected part of a mask."""
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        raise UserError(f"its CT is nowhere above {BODY_HU:g} HU")
-    sizes = np.bincount(labels.ravel())
-    return labels == 1 + sizes[1:].argmax()
-
-
-def filled(mask):
-    """Without the holes that are closed in an axial slice: gas in the bowel, which dose is judged in too."""
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in mask])
-
-
-def box_around(mask):
+def box_around(mask: np.ndarray) -> tuple[slice, ...]:
     """Slices (y, x, z) of the mask's bounding box with the margin."""
     margins = [round(MARGIN_MM / SPACING_MM[axis]) for axis in (1, 2, 0)]
     box = ndimage.find_objects(mask.view(np.uint8))[0]
     return tuple(slice(max(0, b.start - m), b.stop + m) for b, m in zip(box, margins))
-
-
-def turned(volume):
-    """(y, x, z) as (z, y, x)."""
-    return np.ascontiguousarray(volume.transpose(2, 0, 1))

@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
 
+from lib.cache import TRAINING_VERSION
 from lib.errors import UserError
+from lib.features.channels import Channels
 from lib.features.units import Units
 
 
@@ -16,7 +20,7 @@ class TrainConfig:
     cohort_sha256: str  # of its card
     case_ids: list
     site: str
-    cond_channels: int
+    channels: list  # names of the condition channels
     coarsen: int
     beams_deg: list  # gantry angles whose open fields are a condition channel
     base_channels: int
@@ -28,8 +32,6 @@ class TrainConfig:
     learning_rate: float
     ema_decay: float  # 0: no average
     zero_snr: bool  # whether the schedule ends in pure noise
-    dose_shift: float  # a network's dose is (fraction of prescription - shift - prior) / scale
-    dose_scale: float
     weighting: str  # of the noise levels: "none" | "min-snr"
     region: str  # of the loss: "dose mask" | "whole volume"
     dose_error: str  # of a regression's loss: "squared" | "absolute"
@@ -48,24 +50,44 @@ class TrainConfig:
     precision: str
     compile: bool = False  # the network by torch.compile, here and in sampling
     start_from: str = ""  # folder of the training whose weights it starts from; none: random ones
+    dose_shift: float = 0.0  # a network's dose is (fraction of prescription - shift - prior) / scale
+    dose_scale: float = 1.0
+    version: int = TRAINING_VERSION
 
     @property
     def units(self) -> Units:
         return Units(self.dose_shift, self.dose_scale)
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         return math.ceil(len(self.case_ids) * self.patches_per_case / self.batch_size)
 
     @property
-    def n_steps(self):
+    def n_steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
 
-def config_from(stored, path):
-    """A TrainConfig from its JSON; a file of other keys is refused, but later keys have a default."""
+def config_from(stored: Any, path: Path) -> TrainConfig:
+    """A TrainConfig from its JSON; one of another version or with other keys is refused by a UserError."""
     names = {field.name for field in fields(TrainConfig)}
     needed = {field.name for field in fields(TrainConfig) if field.default is MISSING}
-    if not isinstance(stored, dict) or not needed <= set(stored) <= names:
-        raise UserError(f"{path} is not the configuration of a training of this version; train again")
+    known = isinstance(stored, dict) and needed <= set(stored) <= names
+    if not known or stored.get("version") != TRAINING_VERSION:
+        raise UserError(f"{path} is not of a training by this version of the code; train again")
     return TrainConfig(**stored)
+
+
+def check_fits(config: TrainConfig, channels: Channels, coarsen: int, cohort_sha256: str = "") -> None:
+    """A UserError if a training is used on another cohort (if given), grid, beams or channels."""
+    names, own_names = ([n for n in both if n != "prior"] for both in (channels.names, config.channels))
+    beams_deg = list(channels.beams_deg)
+    problems = {
+        f"on the cohort {config.cohort} as its card was then": cohort_sha256
+        not in ("", config.cohort_sha256),
+        f"with coarsen {config.coarsen}, not {coarsen}": coarsen != config.coarsen,
+        f"with beams_deg {config.beams_deg}, not {beams_deg}": beams_deg != config.beams_deg,
+        f"with the channels {', '.join(own_names)}, not {', '.join(names)}": names != own_names,
+    }
+    for words, wrong in problems.items():
+        if wrong:
+            raise UserError(f"{config.method} was trained {words}; use it so, or train it again")

@@ -2,12 +2,13 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 NEGATIVE_WEIGHT = 0.1
 LOG_VARIANCE_LIMITS = (-14.0, 2.0)  # a deviation of 0.06 Gy to 190 Gy at 70 Gy
 
 
-def mean_inside(values, inside):
+def mean_inside(values: Tensor, inside: Tensor) -> Tensor:
     """Mean of [B,1,D,H,W] over each patient's voxels `inside` (bool, same shape), then over the patients.
 
     So a batch's loss is the mean of its parts' losses, however it is cut into parts.
@@ -15,14 +16,14 @@ def mean_inside(values, inside):
     return ((values * inside).sum((1, 2, 3, 4)) / inside.sum((1, 2, 3, 4)).clamp(min=1)).mean()
 
 
-def dose_loss(dose_hat, dose, inside, error="squared"):
+def dose_loss(dose_hat: Tensor, dose: Tensor, inside: Tensor, error: str = "squared") -> Tensor:
     """Mean squared error + 0.1 x mean(relu(-dose)): the reference's loss of its regression, over its
     `inside`; or the absolute error."""
     difference = (dose_hat - dose) ** 2 if error == "squared" else (dose_hat - dose).abs()
     return mean_inside(difference + NEGATIVE_WEIGHT * F.relu(-dose_hat), inside)
 
 
-def dvh_loss(dose_hat, dose, structures):
+def dvh_loss(dose_hat: Tensor, dose: Tensor, structures: Tensor) -> Tensor:
     """Area between the predicted and the planned DVH of each of the `structures` (bool [B,S,D,H,W]), mean
     over those that a patient has (0 if a patch shows none), then over patients; a fraction of the
     prescription.
@@ -31,16 +32,15 @@ def dvh_loss(dose_hat, dose, structures):
     of the sorted doses, the Wasserstein-1 distance in one dimension (Peyre and Cuturi 2019, Remark 2.30); no
     smoothing is needed for its gradient.
     """
-    areas = [
-        [(ours[0][s].sort().values - planned[0][s].sort().values).abs().mean() for s in masks if s.any()]
-        for ours, planned, masks in zip(dose_hat, dose, structures)
-    ]
-    return torch.stack(
-        [torch.stack(of_patient).mean() if of_patient else 0 * dose_hat.sum() for of_patient in areas]
-    ).mean()
+    means = []
+    for ours, planned, masks in zip(dose_hat, dose, structures):
+        curves = [(ours[0][s].sort().values, planned[0][s].sort().values) for s in masks if s.any()]
+        areas = [(a - b).abs().mean() for a, b in curves]
+        means.append(torch.stack(areas).mean() if areas else 0 * dose_hat.sum())
+    return torch.stack(means).mean()
 
 
-def gaussian_loss(dose_hat, log_variance, dose, inside):
+def gaussian_loss(dose_hat: Tensor, log_variance: Tensor, dose: Tensor, inside: Tensor) -> Tensor:
     """Negative log-likelihood of a Gaussian per voxel, weighted by its deviation (beta-NLL, Seitzer et al.
     2022, arXiv 2203.09168).
 
@@ -51,7 +51,7 @@ def gaussian_loss(dose_hat, log_variance, dose, inside):
     return mean_inside(likelihood * torch.exp(log_variance.detach() / 2), inside)
 
 
-def negative_dose_penalty(dose_hat, inside):
+def negative_dose_penalty(dose_hat: Tensor, inside: Tensor) -> Tensor:
     """0.1 x mean(relu(-dose estimate)): what the reference adds to the noise loss of its DDPM.
 
     The estimate is not clamped, so the penalty's weight grows without bound towards t = T - 1; kept, because
@@ -60,7 +60,7 @@ def negative_dose_penalty(dose_hat, inside):
     return NEGATIVE_WEIGHT * mean_inside(F.relu(-dose_hat), inside)
 
 
-def min_snr_weight(predicts, alpha_bar_t, gamma=5.0):
+def min_snr_weight(predicts: str, alpha_bar_t: Tensor, gamma: float = 5.0) -> Tensor:
     """Min-SNR weights (Hang et al. 2023, arXiv 2303.09556, section 3.4): min(SNR, gamma) on the squared error
     of the dose."""
     snr = alpha_bar_t / (1 - alpha_bar_t)
@@ -68,7 +68,7 @@ def min_snr_weight(predicts, alpha_bar_t, gamma=5.0):
     return snr.clamp(max=gamma) / share
 
 
-def sobel_kernels(device):
+def sobel_kernels(device: torch.device) -> Tensor:
     """Three 3^3 Sobel kernels [3,1,3,3,3] for d/dz, d/dy, d/dx in units per voxel: a ramp of g gives g."""
     smooth = torch.tensor([1.0, 2.0, 1.0], device=device) / 4
     slope = torch.tensor([-1.0, 0.0, 1.0], device=device) / 2
@@ -76,12 +76,12 @@ def sobel_kernels(device):
     return torch.stack([torch.einsum("i,j,k->ijk", *part) for part in parts])[:, None]
 
 
-def sobel_gradient(dose, spacing_mm):
+def sobel_gradient(dose: Tensor, spacing_mm: Tensor) -> Tensor:
     """Gradient [B,3,D-2,H-2,W-2] per mm along (z, y, x), inside the border; spacing_mm [B,3]."""
     per_voxel = F.conv3d(dose, sobel_kernels(dose.device))
     return per_voxel / spacing_mm.to(dose.device)[:, :, None, None, None]
 
 
-def gradient_loss(dose_hat, dose, spacing_mm):
+def gradient_loss(dose_hat: Tensor, dose: Tensor, spacing_mm: Tensor) -> Tensor:
     """Mean absolute difference of the Sobel gradients, per mm; with spacing_mm = 1 the reference's."""
     return F.l1_loss(sobel_gradient(dose_hat, spacing_mm), sobel_gradient(dose, spacing_mm))

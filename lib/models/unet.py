@@ -11,7 +11,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 EMBEDDING_WIDTH = 256
 CONSTRAINTS = 13
@@ -19,34 +19,32 @@ KERNEL = 3
 STRIDE = 16  # four halvings: sizes are padded to a multiple of it and cropped back
 
 
-def sinusoid(t, width):
+def sinusoid(t: Tensor, width: int) -> Tensor:
     """Position embedding of a time t [B] as [B, width] (Vaswani et al. 2017, section 3.5)."""
-    frequencies = torch.exp(
-        torch.arange(width // 2, device=t.device) * (-math.log(10000.0) / (width // 2 - 1))
-    )
+    step = -math.log(10000.0) / (width // 2 - 1)
+    frequencies = torch.exp(torch.arange(width // 2, device=t.device) * step)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def mlp(width_in, width_out):
+def mlp(width_in: int, width_out: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width_in, width_out), nn.SiLU(), nn.Linear(width_out, width_out))
 
 
 class Block(nn.Module):
     """Twice (conv 3^3, GroupNorm, SiLU), FiLM after the first, and a residual path."""
 
-    def __init__(self, channels_in, channels_out):
+    def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
         self.conv1 = nn.Conv3d(channels_in, channels_out, KERNEL, padding=1)
         self.norm1 = nn.GroupNorm(8, channels_out)
         self.film = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING_WIDTH, 2 * channels_out))
         self.conv2 = nn.Conv3d(channels_out, channels_out, KERNEL, padding=1)
         self.norm2 = nn.GroupNorm(8, channels_out)
-        self.residual = (
-            nn.Conv3d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
-        )
+        widens = channels_in != channels_out
+        self.residual = nn.Conv3d(channels_in, channels_out, 1) if widens else nn.Identity()
 
-    def forward(self, x, embedding):
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         if x.device.type == "cpu" and min(x.shape[2:]) < KERNEL:
             # oneDNN's bfloat16 weight gradient of a 3^3 convolution over two voxels
             # reads memory it never wrote (torch 2.13)
@@ -65,7 +63,7 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Dose network; with `timed` also the denoiser, whose first input channel is then x_t."""
 
-    def __init__(self, cond_channels, base_channels, timed, outputs=1):
+    def __init__(self, cond_channels: int, base_channels: int, timed: bool, outputs: int = 1):
         super().__init__()
         b = base_channels
         self.base_channels = b
@@ -76,23 +74,20 @@ class UNet(nn.Module):
         widths = [cond_channels + timed, b, 2 * b, 4 * b, 8 * b]
         self.encoder = nn.ModuleList(Block(i, o) for i, o in itertools.pairwise(widths))
         self.bottleneck = Block(8 * b, 8 * b)
-        self.decoder = nn.ModuleList(
-            [Block(16 * b, 4 * b), Block(8 * b, 2 * b), Block(4 * b, b), Block(2 * b, b)]
-        )
+        widths = [(16 * b, 4 * b), (8 * b, 2 * b), (4 * b, b), (2 * b, b)]
+        self.decoder = nn.ModuleList(Block(i, o) for i, o in widths)
         self.out = nn.Conv3d(b, outputs, 1)
 
-    def embed(self, constraints, t):
-        embedding = self.embed_constraints(constraints)
-        if self.timed:
-            embedding = torch.cat([self.embed_time(sinusoid(t, self.base_channels)), embedding], dim=1)
-        return embedding
-
-    def forward(self, cond, constraints, x_t=None, t=None):
+    def forward(
+        self, cond: Tensor, constraints: Tensor, x_t: Tensor | None = None, t: Tensor | None = None
+    ) -> Tensor:
         """cond [B,C,D,H,W], constraints [B,13], x_t [B,1,D,H,W] and t [B] when timed -> [B,outputs,D,H,W]."""
         h = torch.cat([x_t, cond], dim=1) if self.timed else cond
         size = h.shape[2:]
         h = pad_to_stride(h)
-        embedding = self.embed(constraints, t)
+        embedding = self.embed_constraints(constraints)
+        if self.timed:
+            embedding = torch.cat([self.embed_time(sinusoid(t, self.base_channels)), embedding], dim=1)
         skips = []
         for block in self.encoder:
             h = block(h, embedding)
@@ -108,7 +103,7 @@ class UNet(nn.Module):
             return self.out(h.float())[:, :, : size[0], : size[1], : size[2]]
 
 
-def pad_to_stride(x):
+def pad_to_stride(x: Tensor) -> Tensor:
     """[B,C,D,H,W] padded at the far ends with its edge values, so that every size divides by 16."""
     pad = [(-n) % STRIDE for n in x.shape[2:]]
     if not any(pad):

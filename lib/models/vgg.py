@@ -16,21 +16,14 @@ from torch import nn
 from lib.errors import UserError
 
 WIDTHS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512)
-COMPARED = (
-    2,
-    7,
-    14,
-    21,
-)  # after the last ReLU of each of the first four stages, counted in torchvision's `features`
-IMAGE_MEAN, IMAGE_STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of the images the weights were trained on
+COMPARED = (2, 7, 14, 21)  # layers: the last convolution of each of the first four stages
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images it was trained on
+DAMAGED = (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError)
 SLICES = 4  # a volume and step: a whole volume's would cost more than the network
 WHERE = "torchvision publishes them as vgg16-397923af.pth (https://download.pytorch.org/models/vgg16-397923af.pth)"
 
 
-def vgg16_features():
+def vgg16_features() -> nn.Sequential:
     """The convolutional part, its layers numbered as torchvision's `features`."""
     layers, width_in = [], 3
     for width in WIDTHS:
@@ -42,29 +35,17 @@ def vgg16_features():
     return nn.Sequential(*layers)
 
 
-def load_vgg16(path):
+def load_vgg16(path: str | Path) -> nn.Sequential:
     """Frozen features with the weights of `path`, a .pth or .safetensors state dict; no code in it is run."""
-    path = Path(path)
+    path, network = Path(path), vgg16_features()
     try:
-        stored = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-        own = {
-            name.removeprefix("features."): w for name, w in stored.items() if name.startswith("features.")
-        }
-        network = vgg16_features()
-        network.load_state_dict(own)
-    except (
-        OSError,
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        AttributeError,
-        KeyError,
-    ) as error:
+        if path.suffix == ".safetensors":
+            stored = load_file(path)
+        else:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        weights = {name.removeprefix("features."): w for name, w in stored.items() if "features." in name}
+        network.load_state_dict(weights)
+    except DAMAGED as error:
         reason = (str(error) or "it is empty").splitlines()[0]
         raise UserError(f"{path} does not hold the weights of VGG16 ({reason}); {WHERE}") from None
     return network.eval().requires_grad_(False)
@@ -73,27 +54,24 @@ def load_vgg16(path):
 class PerceptualLoss:
     """Mean absolute difference of the features of axial slices that are evenly spaced through the volumes."""
 
-    def __init__(self, network, device):
+    def __init__(self, network: nn.Sequential, device: torch.device):
         self.network = network.to(device)
-        self.mean, self.std = (
-            torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD)
-        )
+        self.mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
+        self.std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
 
-    def __call__(self, dose_hat, dose):
+    def __call__(self, dose_hat: torch.Tensor, dose: torch.Tensor) -> torch.Tensor:
         """dose_hat, dose [B,1,D,H,W] as fractions of the prescription."""
         depth = dose.shape[2]
         chosen = torch.linspace(0, depth - 1, min(depth, SLICES) + 2)[1:-1].round().long()
-        return sum(
-            F.l1_loss(a, b)
-            for a, b in zip(*(self.features(v[:, 0, chosen].flatten(0, 1)) for v in (dose_hat, dose)))
-        )
+        slices = [volume[:, 0, chosen].flatten(0, 1) for volume in (dose_hat, dose)]
+        return sum(F.l1_loss(a, b) for a, b in zip(*map(self.features, slices)))
 
-    def features(self, slices):
+    def features(self, slices: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps of slices [N,H,W], 1 = prescription as white."""
         h = (slices[:, None].expand(-1, 3, -1, -1).float() - self.mean) / self.std
-        found = []
+        maps = []
         for number, layer in enumerate(self.network[: COMPARED[-1] + 2]):
             h = layer(h)
-            if number - 1 in COMPARED:
-                found.append(h)
-        return found
+            if number - 1 in COMPARED:  # after the ReLU that follows it
+                maps.append(h)
+        return maps

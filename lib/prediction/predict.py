@@ -16,11 +16,12 @@ from lib.diffusion.parameterisation import estimates, noise_from_dose
 from lib.diffusion.samplers import DDIM, REFERENCE, DiffusionSampler, Euler, Sampler, check_known
 from lib.diffusion.schedule import at_level, schedule
 from lib.errors import UserError
-from lib.features.grid import refined_in_mask
-from lib.features.samples import Batch, Sample, make_batch, with_prior
+from lib.features.batches import Batch, make_batch
+from lib.features.grid import refine_in_mask
+from lib.features.samples import Sample, add_prior
 from lib.features.units import Units
 from lib.files import read_json
-from lib.models.config import TrainConfig, config_from
+from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.losses import LOG_VARIANCE_LIMITS
 from lib.models.methods import Method, find_method, flow_level, inside_of
 from lib.models.unet import UNet
@@ -159,17 +160,13 @@ def check(config: TrainConfig, samples: Sequence[Sample], sampler: Sampler | Non
     if method.timed and not isinstance(sampler, fitting):
         raise UserError(f"{config.method} cannot be sampled by {sampler}")
     for sample in samples:
-        if len(sample.cond) != config.cond_channels:
-            raise UserError(
-                f"{sample.case_id} has {len(sample.cond)} condition channels, the network of {config.method} "
-                f"was trained with {config.cond_channels}"
-            )
+        check_fits(config, sample.channels, sample.coarsen)
 
 
 def with_priors(prior: Predictor, samples: Sequence[Sample], label: str | None = None) -> list[Sample]:
     """The samples with the prior's dose as one more condition channel."""
     doses = predict(prior, samples, label=label and f"predicting by {prior.config.method}")
-    return [with_prior(sample, dose[0]) for sample, dose in zip(samples, doses)]
+    return [add_prior(sample, dose[0]) for sample, dose in zip(samples, doses)]
 
 
 def batches(samples: Sequence[Sample], members: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:
@@ -198,26 +195,24 @@ def watch_each(watch: Callable, names: Sequence[tuple], units: Units, prior: Ten
 def sample_batch(
     predictor: Predictor,
     sampler: Sampler | None,
-    generator_names: tuple,
+    stream: tuple,
     batch: Batch,
     noise: Tensor | None,
     window: int = 0,
     watch: Callable | None = None,
 ) -> Tensor:
-    """Doses [B,1,d,h,w] (fraction of the prescription) from start noise; `generator_names` name DDIM's own."""
-    method, config = predictor.method, predictor.config
+    """Doses [B,1,d,h,w] (fraction of the prescription) from start noise; `stream` names DDIM's noise."""
+    method, units, prior = predictor.method, predictor.config.units, batch.prior
     if method.predicts == "velocity":
-        x = sampler.sample(velocity_of(predictor, batch, window), noise, watch)
-    elif method.timed:
-        bounds = tuple(config.units.to_network(bound, batch.prior) for bound in CLAMP)
-        denoise, alpha_bar = denoiser(predictor, batch, window), schedule(config.zero_snr)
-        x = sampler.sample(denoise, noise, alpha_bar, bounds, generator_for(*generator_names), watch)
-    else:
-        x, *log_variance = network_of(predictor, batch, window)().split(1, dim=1)
-    dose = config.units.to_dose(x, batch.prior)
-    if method.timed or not method.sampled:
-        return dose
-    return dose + (log_variance[0].clamp(*LOG_VARIANCE_LIMITS) / 2).exp() * noise
+        return units.to_dose(sampler.sample(velocity_of(predictor, batch, window), noise, watch), prior)
+    if method.timed:
+        denoise, alpha_bar = denoiser(predictor, batch, window), schedule(predictor.config.zero_snr)
+        bounds = tuple(units.to_network(bound, prior) for bound in CLAMP)
+        x = sampler.sample(denoise, noise, alpha_bar, bounds, generator_for(*stream), watch)
+        return units.to_dose(x, prior)
+    output = network_of(predictor, batch, window)()
+    dose, log_variance = units.to_dose(output[:, :1], prior), output[:, 1:].clamp(*LOG_VARIANCE_LIMITS)
+    return dose + (log_variance / 2).exp() * noise if method.sampled else dose
 
 
 def denoiser(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
@@ -269,4 +264,4 @@ def network_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
 def on_case_grid(dose: Tensor, case: Case, coarsen: int) -> np.ndarray:
     """A predicted dose [N,1,d,h,w] (fraction of the prescription) in Gy on the case's own grid, float32
     [N,D,H,W], 0 outside its dose mask."""
-    return refined_in_mask(dose.float(), coarsen, torch.from_numpy(case.dose_mask))[:, 0].numpy() * case.rx_gy
+    return refine_in_mask(dose.float(), coarsen, torch.from_numpy(case.dose_mask))[:, 0].numpy() * case.rx_gy

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
-from lib.features.grid import dose_box, refined_in_mask
+from lib.features.grid import dose_box, refine_in_mask
 from lib.files import DAMAGED_NPZ, written_whole
 
 STEP_GY = 0.01
@@ -76,7 +76,7 @@ def load_prediction(path: Path, dose_mask: np.ndarray) -> Prediction:
     if any(volume.shape != box for volume in volumes):
         raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
     steps = [torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None] for volume in volumes]
-    fine = [refined_in_mask(volume, coarsen, mask)[0, 0].numpy() for volume in steps]
+    fine = [refine_in_mask(volume, coarsen, mask)[0, 0].numpy() for volume in steps]
     return Prediction(fine[0], fine[1] if len(fine) > 1 else None)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib.errors import UserError
-from lib.features.samples import Batch
+from lib.features.batches import Batch
 from lib.seeds import generator_for
 
 

@@ -10,12 +10,11 @@ from lib.cases.case import Case
 from lib.cases.cohort import Cohort
 from lib.metrics.dvh import dvh_curve
 from lib.report.slices import structure_colour
-from lib.report.style import BESIDE, panels, picture_grid
+from lib.report.style import BESIDE, NO_PICTURE, panels, picture_grid
 from lib.report.views import DOSE_STEP_GY, close_view, draw_dvhs, load_dose, render_panels, render_view
 from lib.studies.experiment import Experiment
 
 PATIENTS = 24  # whose DVHs are drawn
-NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
 
 def dose_panels(run: Experiment, case_id: str, methods: Sequence[str], plane: str = "axial") -> Figure:

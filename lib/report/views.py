@@ -23,7 +23,7 @@ from lib.metrics.gamma import gamma_index
 from lib.prediction.predict import on_case_grid
 from lib.prediction.store import load_prediction, prediction_path
 from lib.report import slices
-from lib.report.style import WIDTH_IN, plt, use_style
+from lib.report.style import NO_PICTURE, picture_grid
 
 LAYERS = ("difference", "spread", "gamma")
 GAMMA = {"dose_pct": 3, "distance_mm": 3, "max_gamma": 2.0}
@@ -87,8 +87,9 @@ def load_dose(folder: Path, method: str, case: Case) -> MethodDose:
 
 def at_step(case: Case, dose: MethodDose, step: int, coarsen: int) -> MethodDose:
     """The dose estimate after network call `step` (from 0) in place of the final dose."""
-    dose_gy = on_case_grid(dose.estimates[step][1][None], case, coarsen)[0]
-    return dose_of(case, dose.method, dose_gy, None, dose.estimates)
+    t, estimate = dose.estimates[step]
+    name = f"{dose.method}, call {step + 1} of {len(dose.estimates)} (t = {t:.4g})"
+    return dose_of(case, name, on_case_grid(estimate[None], case, coarsen)[0], None, dose.estimates)
 
 
 def with_gamma(case: Case, dose: MethodDose) -> MethodDose:
@@ -185,10 +186,8 @@ def voxel_at(view: View, x_px: float, y_px: float) -> tuple[int, int, int] | Non
     return tuple(voxel)
 
 
-def point_text(view: View, voxel: tuple[int, int, int] | None) -> str:
+def point_text(view: View, voxel: tuple[int, int, int]) -> str:
     """What lies in a voxel: HU, Gy planned and predicted, and the structures it belongs to."""
-    if voxel is None:
-        return ""
     case, (z, y, x) = view.case, voxel
     parts = [f"voxel z {z}, y {y}, x {x}", f"CT {case.ct_hu[voxel]:.0f} HU"]
     parts.append(f"planned {case.dose_gy[voxel]:.2f} Gy")
@@ -196,8 +195,8 @@ def point_text(view: View, voxel: tuple[int, int, int] | None) -> str:
         parts.append(f"{dose.method} {dose.dose_gy[voxel]:.2f} Gy ({dose.error_gy[voxel]:+.2f})")
         parts += [f"spread {dose.spread_gy[voxel]:.2f} Gy"] if dose.spread_gy is not None else []
         parts += [f"gamma {dose.gamma[voxel]:.2f}"] if dose.gamma is not None else []
-    parts.append(", ".join(name.replace("_", " ") for name in view.structures if case.masks[name][voxel]))
-    return " · ".join(part for part in parts if part)
+    inside = ", ".join(name.replace("_", " ") for name in view.structures if case.masks[name][voxel])
+    return " · ".join([*parts, inside] if inside else parts)
 
 
 def read_out(view: View) -> str:
@@ -240,29 +239,12 @@ def darken(hex_colour: str, share: float = 0.75) -> tuple:
     return tuple(share * int(hex_colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
-def draw_view_dvhs(view: View, ax: Axes) -> None:
-    """DVHs of the structures and methods that are looked at."""
-    draw_dvhs(ax, view.case, [dose.dose_gy for dose in view.doses], view.structures)
-    lines = zip(("dashed", "dotted"), view.doses)
-    ax.set_title("planned" + "".join(f", {line}: {dose.method}" for line, dose in lines))
-    if ax.lines:
-        ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
 def draw_view(view: View) -> Figure:
-    """A view as a figure: panels with colour bars, the read-out, DVHs."""
+    """A view as a figure: panels with colour bars, four in a row, under the read-out."""
     pictures = render_view(view._replace(size_px=400))
-    height, width, _ = pictures["planned dose"].shape
-    columns, rows = max(3, min(len(pictures), 4)), -(-len(pictures) // 4)
-    above_in = 0.35 + rows * (WIDTH_IN / columns * height / width + 0.3)
-    use_style()
-    figure = plt.figure(figsize=(WIDTH_IN, above_in + 2.6))
-    above, below = figure.subfigures(2, 1, height_ratios=(above_in, 2.6))
-    above.suptitle("\n".join(textwrap.wrap(read_out(view), 115)), x=0.01, ha="left", fontsize=9)
-    for number, (title, rgb) in enumerate(pictures.items(), 1):
-        ax = above.add_subplot(rows, columns, number)
-        ax.set_title(title, fontsize=8)
-        ax.imshow(rgb)
-        ax.set_axis_off()
-    draw_view_dvhs(view, below.add_subplot())
+    columns = min(4, len(pictures))
+    places = [*pictures.values()] + [NO_PICTURE] * (-len(pictures) % columns)
+    rows = [places[first : first + columns] for first in range(0, len(places), columns)]
+    figure, _ = picture_grid(rows, list(pictures))
+    figure.suptitle(textwrap.fill(read_out(view), 115), x=0.01, ha="left", fontsize=9)
     return figure

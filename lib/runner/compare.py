@@ -28,47 +28,41 @@ MEASURES = {
 }
 
 
-def judged(folder):
+def read_comparison(folder: str) -> dict:
     """The comparison's results of an experiment, rows in the order of their patients."""
-    found = read_json(Path(folder) / "results" / "04_comparison.json")
-    rows = sorted(found["rows"], key=lambda row: row["case_id"])
-    return found | {"rows": [row | {"dvh_gy": float(np.mean(row["dvh_errors_gy"]))} for row in rows]}
+    results = read_json(Path(folder) / "results" / "04_comparison.json")
+    rows = sorted(results["rows"], key=lambda row: row["case_id"])
+    return results | {"rows": [row | {"dvh_gy": float(np.mean(row["dvh_errors_gy"]))} for row in rows]}
 
 
-def values_of(folder, rows, method, measure):
+def values_of(folder: str, rows: list[dict], method: str, measure: str) -> tuple[np.ndarray, int]:
     """(values of a method, one per patient, averaged over its seeds; number of seeds). Raises a UserError."""
     alone = by_method(rows, measure)
     if method not in alone:
-        raise UserError(f"{folder} judged no {method!r}{closest(method, list(alone))}")
+        raise UserError(f"{folder} judged no {method!r}{closest(method, alone)}")
     return over_seeds(rows, measure).get(method, (alone[method], 1))
 
 
-def pair_lines(*two):
+def pair_lines(*two: tuple[str, str]) -> list[str]:
     """Lines that say how the first of two (folder, method) stands to the second by every measure. Raises a
     UserError where the patients differ."""
-    (first, a), (second, b) = ((folder, judged(folder)) for folder, _ in two)
+    (first, a), (second, b) = ((folder, read_comparison(folder)) for folder, _ in two)
     if {row["case_id"] for row in a["rows"]} != {row["case_id"] for row in b["rows"]}:
         raise UserError(f"{first} and {second} judged other patients; a paired difference needs the same")
-    sides = [(folder, found["rows"], method) for (folder, method), found in zip(two, (a, b))]
-    seeds = [values_of(*side, "mae_gy")[1] for side in sides]
-    lines = [
-        " minus ".join(f"{method} ({folder}, {plural(n, 'seed')})" for (folder, method), n in zip(two, seeds))
-    ]
+    sides = [(folder, results["rows"], method) for (folder, method), results in zip(two, (a, b))]
+    seeds = [plural(values_of(*side, "mae_gy")[1], "seed") for side in sides]
+    lines = [" minus ".join(f"{method} ({folder}, {n})" for (folder, method), n in zip(two, seeds))]
     for measure, title in MEASURES.items():
         x, y = (values_of(*side, measure)[0] for side in sides)
         d = paired_difference(x, y)
-        lines.append(
-            f"  {title:<33} {np.mean(x):.2f} - {np.mean(y):.2f}: {span(d)}, "
-            f"{told_difference(d, a['margin_gy'])}"
-        )
+        words = told_difference(d, a["margin_gy"])
+        lines.append(f"  {title:<33} {np.mean(x):.2f} - {np.mean(y):.2f}: {span(d)}, {words}")
     return lines
 
 
-def main(arguments=None):
-    parser = Parser(
-        prog="python -m lib compare",
-        description="The paired difference of two methods of one or two experiments.",
-    )
+def main(arguments: list[str] | None = None) -> None:
+    text = "The paired difference of two methods of one or two experiments."
+    parser = Parser(prog="python -m lib compare", description=text)
     parser.add_argument("first_folder", help="folder of an experiment, such as outputs/openkbp-small")
     parser.add_argument("first", help='a method of its table, such as baseline or "flow, mean of 3"')
     parser.add_argument("second_folder")

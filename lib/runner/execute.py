@@ -80,8 +80,7 @@ def kernel_manager(sockets: str) -> dict[str, str]:
 
 @contextmanager
 def socket_folder(folder: Path) -> Iterator[str]:
-    """A temporary folder for the kernel's sockets, whose paths must be short; one that a killed runner left is
-    removed."""
+    """A temporary folder for the kernel's sockets, whose paths must be short; an old one is removed."""
     note = folder / "checkpoints" / "sockets.txt"
     left = note.read_text(encoding="utf-8") if note.exists() else ""
     if re.fullmatch(f"{SOCKETS}[a-z0-9_]+", left):

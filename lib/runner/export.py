@@ -6,6 +6,7 @@ The prediction is one that 04_comparison kept; the file holds the patient's name
 outputs.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lib.cases.cohort import open_cohort
@@ -16,7 +17,9 @@ from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.params_file import load_params
 
 
-def export(folder, method, case_id, dicom, target, spread=False):
+def export(
+    folder: str | Path, method: str, case_id: str, dicom: str | Path, target: str | Path, spread: bool = False
+) -> Path:
     """Write the dose, or the spread, of experiment `folder`; returns the path. Raises a UserError."""
     folder = Path(folder)
     params = load_params(folder / "experiment.yaml")
@@ -25,38 +28,35 @@ def export(folder, method, case_id, dicom, target, spread=False):
     prediction = load_prediction(prediction_path(folder, method, case_id), case.dose_mask)
     if spread and prediction.spread_gy is None:
         raise UserError(f"{method} has no spread for {case_id}: it gives one dose, or one sample was drawn")
-    dose_gy = prediction.spread_gy if spread else prediction.dose_gy
-    return write_rtdose(
-        target, dose_gy, case, dicom, description="spread" if spread else "dose", method=method
-    )
+    dose_gy, what = (prediction.spread_gy, "spread") if spread else (prediction.dose_gy, "dose")
+    return write_rtdose(target, dose_gy, case, dicom, description=what, method=method)
 
 
-def check_kept(folder, method, case_id):
+def check_kept(folder: Path, method: str, case_id: str) -> None:
     """A sentence that lists what there is, if the experiment keeps no such prediction."""
-    if method not in predicted_methods(folder):
-        raise UserError(
-            f"{folder} keeps no predictions by {method}; "
-            f"there are {', '.join(predicted_methods(folder)) or 'none'}"
-        )
-    if case_id not in predicted_cases(folder, method):
+    methods = predicted_methods(folder)
+    if method not in methods:
+        there_are = ", ".join(methods) or "none"
+        raise UserError(f"{folder} keeps no predictions by {method}; there are {there_are}")
+    case_ids = predicted_cases(folder, method)
+    if case_id not in case_ids:
         raise UserError(
             f"{folder} keeps no prediction by {method} for {case_id}; there are those for "
-            f"{', '.join(predicted_cases(folder, method))}; comparison.shown says for how many"
+            f"{', '.join(case_ids)}; comparison.shown says for how many"
         )
 
 
-def main(arguments=None):
-    parser = Parser(prog="python -m lib export", description="Write a kept prediction as DICOM RTDOSE.")
-    parser.add_argument("experiment", help="folder of the experiment, such as outputs/clinic")
-    parser.add_argument("method", help="a method of the experiment, or control")
-    parser.add_argument("case_id")
-    parser.add_argument(
-        "--dicom", required=True, help="the patient's DICOM folder: CT, structures and dose, as imported"
-    )
-    parser.add_argument("--to", required=True, help="file to write, not below outputs")
-    parser.add_argument(
-        "--spread", action="store_true", help="the samples' standard deviation instead of the dose"
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `export`; without `arguments` those of the command line."""
+    description = "Write a kept prediction as DICOM RTDOSE."
+    parser = Parser(prog="python -m lib export", description=description)
+    add = parser.add_argument
+    add("experiment", help="folder of the experiment, such as outputs/clinic")
+    add("method", help="a method of the experiment, or control")
+    add("case_id")
+    add("--dicom", required=True, help="the patient's DICOM folder: CT, structures and dose, as imported")
+    add("--to", required=True, help="file to write, not below outputs")
+    add("--spread", action="store_true", help="the samples' standard deviation instead of the dose")
     given = parser.parse_args(arguments)
     with one_sentence_errors():
         print(export(given.experiment, given.method, given.case_id, given.dicom, given.to, given.spread))

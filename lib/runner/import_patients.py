@@ -7,81 +7,82 @@ python -m lib import vmat /data/processed_npz --name clinic-npz
 python -m lib import phantom
 """
 
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
 from lib.cases.cohort import FOLDER
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
-from lib.importers.cohort import (
-    given_prescriptions,
-    make_dicom,
-    make_openkbp,
-    make_phantoms,
-    make_vmat,
-    read_import,
-)
+from lib.importers.cohort import Source, make_cohort
+from lib.importers.dicom_rt import dicom_source
+from lib.importers.openkbp import openkbp_source
+from lib.importers.options import Options, check_import, parse_prescriptions
+from lib.importers.phantom import phantom_source
+from lib.importers.vmat_npz import vmat_source
 from lib.runner.command import Parser, one_sentence_errors
+from lib.runner.params_file import load_params
+
+FLAGS = {
+    "--name": {"help": "name of the cohort; default: the source's"},
+    "--workers": {"type": int, "default": 2, "help": "processes that read in parallel"},
+    "--spacing-mm": {
+        "type": float,
+        "nargs": 3,
+        "metavar": ("DZ", "DY", "DX"),
+        "help": "dicom: grid of the cases; default: the CT's",
+    },
+    "--params": {
+        "help": "dicom: params file whose section import holds spacing_mm, aliases, prescription_gy, site"
+    },
+    "--prescription-gy": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "PTV70=70",
+        "help": "dicom: for targets to which no plan prescribes a dose",
+    },
+    "--pseudonyms": {
+        "metavar": "FILE.csv",
+        "help": "dicom: call the patients P001, P002, ... and write who is who to this file",
+    },
+    "--site": {"choices": list(PROTOCOLS), "help": "dicom: default: the one whose organs are found"},
+}
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `import`; without `arguments` those of the command line."""
     parser = Parser(prog="python -m lib import", description="Make a cohort of case files.")
     parser.add_argument("source", choices=["openkbp", "dicom", "vmat", "phantom"])
     parser.add_argument("folder", nargs="?", help="the source's folder of patients (not for phantoms)")
-    parser.add_argument("--name", help="name of the cohort; default: the source's")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read in parallel")
-    parser.add_argument(
-        "--spacing-mm",
-        type=float,
-        nargs=3,
-        metavar=("DZ", "DY", "DX"),
-        help="dicom: grid of the cases; default: the CT's",
-    )
-    parser.add_argument(
-        "--params",
-        help="dicom: params file whose section import holds spacing_mm, aliases, prescription_gy, site",
-    )
-    parser.add_argument(
-        "--prescription-gy",
-        nargs="+",
-        default=[],
-        metavar="PTV70=70",
-        help="dicom: for targets to which no plan prescribes a dose",
-    )
-    parser.add_argument(
-        "--pseudonyms",
-        metavar="FILE.csv",
-        help="dicom: call the patients P001, P002, ... and write who is who to this file",
-    )
-    parser.add_argument(
-        "--site", choices=list(PROTOCOLS), help="dicom: default: the one whose organs are found"
-    )
+    for flag, settings in FLAGS.items():
+        parser.add_argument(flag, **settings)
     options = parser.parse_args(arguments)
+    target = FOLDER / (options.name or options.source)
     with one_sentence_errors():
-        cohort = make_named(options, FOLDER / (options.name or options.source))
+        cohort = make_cohort(target, choose_source(options, target), options.workers)
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
-    print(
-        f"{cohort.folder}: {len(cohort.card['cases'])} cases ({parts}); "
-        f"{len(cohort.card['left_out'])} left out"
-    )
+    cases, left_out = len(cohort.card["cases"]), len(cohort.card["left_out"])
+    print(f"{cohort.folder}: {cases} cases ({parts}); {left_out} left out")
 
 
-def make_named(options, target):
-    """The cohort that the command line asks for."""
+def choose_source(options: Namespace, target: Path) -> Source:
+    """The patients that the command line asks for, to become the cohort in `target`."""
     if options.source == "phantom":
-        return make_phantoms(target, options.workers)
+        return phantom_source()
     if not options.folder:
         raise UserError(f"{options.source} needs the folder of its patients")
-    if options.source in ("openkbp", "vmat"):
-        make = make_openkbp if options.source == "openkbp" else make_vmat
-        return make(options.folder, target, options.workers)
-    given = {
+    if options.source == "dicom":
+        return dicom_source(options.folder, target, dicom_options(options), options.pseudonyms)
+    return {"openkbp": openkbp_source, "vmat": vmat_source}[options.source](options.folder)
+
+
+def dicom_options(options: Namespace) -> Options:
+    """The section `import` of the params file, with the flags put over it."""
+    flags = {
         "spacing_mm": options.spacing_mm,
         "site": options.site,
-        "pseudonyms": options.pseudonyms,
-        "prescription_gy": given_prescriptions(options.prescription_gy),
+        "prescription_gy": parse_prescriptions(options.prescription_gy),
     }
-    stored = read_import(options.params) if options.params else {}
-    return make_dicom(
-        options.folder,
-        target,
-        options.workers,
-        **stored | {key: value for key, value in given.items() if value},
-    )
+    path = options.params
+    section = check_import(load_params(path).get("import"), path) if path else {}
+    return Options(**section | {key: value for key, value in flags.items() if value})

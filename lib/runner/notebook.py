@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 
 from lib.errors import UserError
 from lib.files import ROOT
@@ -22,6 +23,7 @@ from lib.runner.params_file import RENAMED, load_params
 from lib.runner.settings import (
     COMMON,
     NOTEBOOKS,
+    Values,
     check_name,
     check_params,
     experiment_of,
@@ -33,7 +35,7 @@ from lib.studies.experiment import OUTPUTS, Experiment, git
 TYPED, PASSED = "experiment = ", "# Parameters\n"  # how the first cell begins, and papermill's after it
 
 
-def open_experiment(notebook: str, namespace: dict[str, Any]) -> Experiment:
+def open_experiment(notebook: str, namespace: Values) -> Experiment:
     """The Experiment that the notebook's `globals()` name; the checked parameters are put in there. Raises a
     UserError that says which parameter is wrong."""
     go_to_project()
@@ -41,8 +43,7 @@ def open_experiment(notebook: str, namespace: dict[str, Any]) -> Experiment:
     parameters = notebook_parameters(notebook)
     given = given_values(notebook, parameters, namespace)
     values = notebook_values(params, notebook, path, given)
-    changed = {name: value for name, value in values.items() if is_worth_saying(name, value, parameters)}
-    print(f"{path}: {', '.join(f'{name} {value}' for name, value in changed.items())}")
+    print(f"{path}: {in_yaml({name: values[name] for name in not_in_cell(values, parameters, given)})}")
     namespace.update({name: values[name] for name in parameters})
     return experiment_of(values)
 
@@ -55,16 +56,12 @@ def go_to_project() -> None:
         raise UserError(f"{Path.cwd()} has no folder outputs; start the notebook in the project's, {ROOT}")
 
 
-def find_params(experiment: Any) -> tuple[Path, dict[str, Any]]:
+def find_params(experiment: Any) -> tuple[Path, Values]:
     """The file of an experiment, as the runner wrote it or else of params/, and what it holds."""
     check_name(experiment, "experiment")
-    files = (
-        OUTPUTS / experiment / "experiment.yaml",
-        ROOT / "params" / f"{experiment}.yaml",
-        OUTPUTS / "published" / experiment / "experiment.yaml",
-    )
-    path = next((path for path in files if path.exists()), None)
-    if path is None:
+    path = OUTPUTS / experiment / "experiment.yaml"
+    path = path if path.exists() else ROOT / "params" / f"{experiment}.yaml"
+    if not path.exists():
         raise UserError(f"there is no experiment {experiment!r}{experiment_meant(experiment)}")
     params = load_params(path)
     check_params(params, path)
@@ -81,9 +78,7 @@ def experiment_meant(experiment: str) -> str:
     return closest(experiment, sorted(names))
 
 
-def given_values(
-    notebook: str, parameters: dict[str, Parameter], namespace: dict[str, Any]
-) -> dict[str, Any]:
+def given_values(notebook: str, parameters: dict[str, Parameter], namespace: Values) -> Values:
     """name -> value of what papermill passed or a person typed, common settings as well."""
     typed, passed = (names_in_cell(namespace, start) for start in (TYPED, PASSED))
     for name in typed | passed:
@@ -95,7 +90,7 @@ def given_values(
     return {name: namespace[name] for name in names | passed | typed & set(COMMON)}
 
 
-def names_in_cell(namespace: dict[str, Any], start: str) -> set[str]:
+def names_in_cell(namespace: Values, start: str) -> set[str]:
     """The names set by the last executed cell that begins so."""
     cells = [source for source in namespace.get("In", []) if source.startswith(start)]
     nodes = [node for source in cells[-1:] for node in ast.parse(source).body if isinstance(node, ast.Assign)]
@@ -111,6 +106,11 @@ def committed_parameters(notebook: str) -> dict[str, Parameter]:
         return {}
 
 
-def is_worth_saying(name: str, value: Any, parameters: dict[str, Parameter]) -> bool:
-    """Common settings, which no cell shows, and what is otherwise than in the cell."""
-    return name in COMMON or (name != "experiment" and value != parameters[name].default)
+def not_in_cell(values: Values, parameters: dict[str, Parameter], given: Values) -> list[str]:
+    """The names of what a reader sees in no cell: common settings, and what the file says otherwise."""
+    hidden = [name for name, parameter in parameters.items() if values[name] != parameter.default]
+    return [name for name in (*COMMON, *hidden) if name not in given and name != "experiment"]
+
+
+def in_yaml(values: Values) -> str:
+    return yaml.safe_dump(values, default_flow_style=True, width=10**6, sort_keys=False).strip()[1:-1]

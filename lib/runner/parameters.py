@@ -26,17 +26,8 @@ LIMITS = re.compile(
     rf"(?:(one|some|any|\d+) of )?(?:({NUMBER})\.\.({NUMBER})|(methods)|(\w[^|;]*(?: \| [^|;]+)+))"
 )
 TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
-UNREADABLE = (
-    nbformat.reader.NotJSONError,
-    nbformat.ValidationError,
-    SyntaxError,
-    ValueError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    RecursionError,
-    MemoryError,
-)  # what reading a damaged notebook can end in
+DAMAGED_CODE = (SyntaxError, AttributeError, TypeError, RecursionError, MemoryError)
+DAMAGED_NOTEBOOK = (nbformat.ValidationError, ValueError, LookupError, *DAMAGED_CODE)
 
 
 class Parameter(NamedTuple):
@@ -45,15 +36,11 @@ class Parameter(NamedTuple):
     name: str
     default: Any
     help: str
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...] | None
-    of_methods: bool  # whether it names trainings of the experiment
-    count: str | None  # of a list's elements: "any", a number, or None for at least one
-
-    @property
-    def may_be_empty(self) -> bool:
-        return self.count == "any"
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+    of_methods: bool = False  # whether it names trainings of the experiment
+    count: str | None = None  # of a list's elements: "any", a number, or None for at least one
 
     def element(self) -> "Parameter":
         """The definition of one element of a list."""
@@ -65,7 +52,7 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     """name -> Parameter of a notebook file, in the order of its parameters cell. Raises a UserError."""
     try:
         return parse_lines(parameters_cell(nbformat.read(path, as_version=4)))
-    except UNREADABLE as error:
+    except DAMAGED_NOTEBOOK as error:
         raise UserError(
             f"{path} is not a notebook with lines `name = value  # meaning` as its parameters "
             f"({' '.join(str(error).split())[:80]})"
@@ -93,7 +80,7 @@ def parse_line(name: str, default: Any, comment: str) -> Parameter:
     meaning, _, limits = comment.rpartition("; ")
     match = LIMITS.fullmatch(limits.strip())
     if not match:
-        return Parameter(name, default, comment, None, None, None, False, None)
+        return Parameter(name, default, comment)
     count, low, high, methods, words = match.groups()
     low, high = (float(low), float(high)) if low else (None, None)
     choices = tuple(word.strip() for word in words.split("|")) if words else None
@@ -110,10 +97,8 @@ def check_value(parameter: Parameter, value: Any, where: str) -> Any:
     if typed is None:
         raise UserError(f"{where} must be {TYPE_WORDS[type(default)]} like {default!r}, not {value!r}")
     if parameter.choices and typed not in parameter.choices:
-        raise UserError(
-            f"{where} is {typed!r}; it must be one of {', '.join(parameter.choices)}"
-            f"{closest(typed, parameter.choices, '')}"
-        )
+        choices = ", ".join(parameter.choices) + closest(typed, parameter.choices, "")
+        raise UserError(f"{where} is {typed!r}; it must be one of {choices}")
     if parameter.low is not None and not parameter.low <= typed <= parameter.high:
         span = f"from {parameter.low:g} to {parameter.high:g}"
         raise UserError(f"{where} is {typed}; it must be {span} ({parameter.help})")
@@ -125,7 +110,7 @@ def check_list(parameter: Parameter, value: Any, where: str) -> list:
         of_text = "; papermill takes a list by -y 'name: [1, 2]'" if isinstance(value, str) else ""
         raise UserError(f"{where} must be a list like {parameter.default}, not {value!r}{of_text}")
     values = [check_value(parameter.element(), item, where) for item in value]
-    if not values and not parameter.may_be_empty:
+    if not values and parameter.count != "any":
         raise UserError(f"{where} is an empty list; it must hold at least one ({parameter.help})")
     if parameter.count and parameter.count.isdigit():
         if len(values) != int(parameter.count):

@@ -10,11 +10,8 @@ import yaml
 from lib.errors import UserError
 from lib.runner.parameters import closest
 
-RENAMED = {
-    "openkbp-cpu": "openkbp",
-    "openkbp-medium": "openkbp",
-    "openkbp-best-cpu": "openkbp-best",
-}  # experiments and their files
+# experiments, and their files, by the names that they had
+RENAMED = {"openkbp-cpu": "openkbp", "openkbp-medium": "openkbp", "openkbp-best-cpu": "openkbp-best"}
 DAMAGED_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError)
 
 
@@ -25,11 +22,12 @@ class Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
+        known = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in known:
                 problem = f"the key {key.value!r} stands twice"
                 raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            known.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -62,8 +60,8 @@ def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
 def file_meant(path: Path) -> str:
     if path.stem in RENAMED:
         return f"; it is {path.with_stem(RENAMED[path.stem])} now"
-    names = [str(other) for other in sorted(path.parent.glob("*.yaml"))]
-    return closest(path, names, "; params/ holds the experiments")
+    names = [other.stem for other in sorted(path.parent.glob("*.yaml"))]
+    return closest(path.stem, names, "; params/ holds the experiments")
 
 
 def parse_yaml(text: str) -> Any:

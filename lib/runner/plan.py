@@ -1,11 +1,11 @@
 """What is to be executed: the stages of a params file, in order."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lib.importers.cohort import check_import
 from lib.models.methods import find_method
-from lib.runner.settings import NOTEBOOKS, SECTIONS, TRAIN, check_params, notebook_values, sections_of
+from lib.runner.settings import NOTEBOOKS, SECTIONS, TRAIN, Values, check_params, notebook_values, sections_of
 from lib.studies.experiment import OUTPUTS
 from lib.studies.experiment import has_study
 
@@ -15,13 +15,13 @@ class Stage(NamedTuple):
 
     name: str
     notebook: Path
-    parameters: dict[str, Any]  # of the notebook and of the experiment, all of them
+    parameters: Values  # of the notebook and of the experiment, all of them
     products: list[Path]
     needs: list[str]
     failure: Path | None = None  # stands for the products if the stage says in it why it has none
 
 
-def plan(params: dict[str, Any], path: str | Path) -> list[Stage]:
+def plan(params: Values, path: str | Path) -> list[Stage]:
     """The stages of a params file, in order. Raises a UserError that names what is wrong in the file."""
     check_params(params, path)
     if "import" in params:
@@ -38,7 +38,7 @@ def plan(params: dict[str, Any], path: str | Path) -> list[Stage]:
     return stages
 
 
-def training_stage(name: str, folder: Path, params: dict[str, Any], path: str | Path) -> Stage:
+def training_stage(name: str, folder: Path, params: Values, path: str | Path) -> Stage:
     """The training `name`, a method or <method>-<variant>; one with a prior needs the prior's training."""
     method, _, variant = name.partition("-")
     prior = find_method(method).prior
@@ -50,9 +50,7 @@ def training_stage(name: str, folder: Path, params: dict[str, Any], path: str | 
     return Stage(f"{TRAIN}_{name}", notebook, values, products, needs, checkpoint / "failed.json")
 
 
-def study_stage(
-    notebook: str, folder: Path, params: dict[str, Any], path: str | Path, before: list[Stage]
-) -> Stage:
+def study_stage(notebook: str, folder: Path, params: Values, path: str | Path, before: list[Stage]) -> Stage:
     """A study, which reads the trainings; the comparison reads the studies before it as well."""
     values = notebook_values(params, notebook, path, {})
     needs = [stage.name for stage in before if stage.name.startswith(TRAIN)]

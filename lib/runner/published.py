@@ -17,15 +17,10 @@ from lib.studies.experiment import commit
 from lib.studies.results import by_patient, read_frame, select
 from lib.tensors import load_tensors, save_tensors
 
-PARTS = (
-    "experiment.yaml",
-    "report.html",
-    "[0-9]*.ipynb",
-    "pages/*.html",
-    "figures/*.png",
-    "results/*",
-    "predictions/*/*.npz",
-)
+PARTS = [
+    *("experiment.yaml", "report.html", "[0-9]*.ipynb", "pages/*.html", "figures/*.png"),
+    *("results/*", "predictions/*/*.npz"),
+]
 EQUAL_GY = 0.005  # numbers are compared as they are printed
 # What another processor changes, since its kernels add in another order: the README says what was measured.
 OTHER_PROCESSOR_GY = 0.1
@@ -98,28 +93,26 @@ def compare_with_published(folder: Path) -> tuple[list[str], list[str]]:
         return [], []
     device = comparison(folder)["made"]["device"]
     same = device == stored.get("device")
-    lines = [
-        f"MAE in Gy here ({device}) and as published ({stored.get('device')}, commit {stored['commit']}):"
-    ]
-    differing = []
+    origin = f"{stored.get('device')}, commit {stored['commit']}"
+    lines, differing = [f"MAE in Gy here ({device}) and as published ({origin}):"], []
     for method, value in fresh.items():
         known = stored["mae_gy"].get(method)
-        if known is None:
-            lines.append(f"  {method:<20} {value:.2f}")
-            continue
-        off_gy = value - known
-        if abs(off_gy) <= EQUAL_GY:
-            note = "equal"
-        elif abs(off_gy) <= allowed_gy(method, same):
-            note = f"{off_gy:+.2f}, as another processor may"
-        else:
-            note = f"{off_gy:+.2f}, more than it may"
+        note = "" if known is None else f"  {known:.2f}  {judge(method, value - known, same)}"
+        lines.append(f"  {method:<20} {value:.2f}{note}")
+        if known is not None and abs(value - known) > allowed_gy(method, same):
             differing.append(method)
-        lines.append(f"  {method:<20} {value:.2f}  {known:.2f}  {note}")
     return lines, differing
 
 
+def judge(method: str, off_gy: float, same_device: bool) -> str:
+    """Whether a method's MAE is the published one, in words."""
+    if abs(off_gy) <= EQUAL_GY:
+        return "equal"
+    as_it_may = abs(off_gy) <= allowed_gy(method, same_device)
+    return f"{off_gy:+.2f}, {'as another processor may' if as_it_may else 'more than it may'}"
+
+
 if __name__ == "__main__":
-    told, too_far = compare_with_published(Path(sys.argv[1]))
-    print("\n".join(told or ["there is nothing to compare"]))
-    sys.exit(1 if too_far or not told else 0)
+    comparison_lines, too_far = compare_with_published(Path(sys.argv[1]))
+    print("\n".join(comparison_lines or ["there is nothing to compare"]))
+    sys.exit(1 if too_far or not comparison_lines else 0)

@@ -8,7 +8,6 @@ code 2 before anything runs, a failed notebook with 1.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -20,7 +19,7 @@ from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.execute import execute
 from lib.runner.params_file import load_params
 from lib.runner.plan import Stage, plan
-from lib.runner.settings import TRAIN
+from lib.runner.settings import TRAIN, Values
 from lib.studies.experiment import OUTPUTS, training_in
 
 
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         run_experiment(load_params(options.params, options.p), options)
 
 
-def run_experiment(params: dict[str, Any], options: argparse.Namespace) -> None:
+def run_experiment(params: Values, options: argparse.Namespace) -> None:
     """Execute the stages that are not up to date, then build the report. Raises UserError and Failure."""
     stages = plan(params, options.params)
     chosen = choose(stages, options.only)

@@ -5,6 +5,7 @@ The runner and a notebook opened by hand ask the same function, so that both run
 
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lib.models.methods import METHODS, Method, find_method, kind
 from lib.runner.parameters import Parameter, check_value, closest, parse_lines, read_parameters
 from lib.studies.experiment import Experiment
 
+Values = dict[str, Any]  # name -> value
 NOTEBOOKS = ROOT / "notebooks"
 TRAIN = "01_train"
 SECTIONS = {
@@ -34,59 +36,49 @@ device = "auto"  # where networks run; auto | cpu | cuda
 precision = "auto"  # of the arithmetic, auto takes bf16 where the hardware has it; auto | 32 | bf16 | 16
 methods = ["baseline"]  # what is trained and compared: <method>, or <method>-<variant>
 """)  # what all notebooks of an experiment share, defined as a notebook's own parameters are
-OF_ALL_TRAININGS = ("cohort", "first_cases", "coarsen", "methods")  # what no variant may change
-OF_ONE_TRAINING = ("method", "variant")  # parameters of 01_train that the list of methods sets
 SUITS: dict[str, Callable[[Method], bool]] = {
     "method": lambda method: method.timed,
     "regression": lambda method: not method.timed,
     "sampled": lambda method: method.sampled,
 }  # which methods can stand for a parameter that names trainings; any, if it is not here
 REPLACED = {
-    "explore": "notebooks/explore.ipynb is opened by hand, its parameters stand in its first cell",
-}  # keys of older params files
+    "explore": "its notebook is opened by hand, and its parameters stand in its first cell"
+}  # old keys
 
 
-def check_params(params: dict[str, Any], path: str | Path) -> None:
+def check_params(params: Values, path: str | Path) -> None:
     """Refuse a params file with keys that no notebook knows, without the needed ones, or with trainings that
     cannot be. Raises a UserError."""
     sections = sections_of(params)
-    check_keys(params, sections, path)
-    check_name(params["experiment"], f"{path}: experiment")
-    if sections is SECTIONS:
-        methods = check_value(COMMON["methods"], params["methods"], f"{path}: methods")
-        check_methods(methods, params.get("variants"), path)
-
-
-def sections_of(params: dict[str, Any]) -> dict[str, str]:
-    return ALONE if set(ALONE.values()) & set(params) else SECTIONS
-
-
-def check_keys(params: dict[str, Any], sections: dict[str, str], path: str | Path) -> None:
-    top = ["experiment", *COMMON, "variants", "import", *sections.values()]
-    for key in params:
-        if key in REPLACED:
-            raise UserError(f"{path}: the key {key!r} is no more: {REPLACED[key]}")
-        check_key(key, "", top, path)
+    check_keys(params, ["experiment", *COMMON, "variants", "import", *sections.values()], path, "")
     for key in ("experiment", "cohort", *(["methods"] if sections is SECTIONS else [])):
         if key not in params:
             raise UserError(f"{path}: the key {key!r} is missing")
+    check_name(params["experiment"], f"{path}: experiment")
     for notebook, section in sections.items():
-        known = [key for key in notebook_parameters(notebook) if key not in ("experiment", *COMMON)]
-        if notebook == TRAIN:
-            known = [key for key in known if key not in OF_ONE_TRAINING]
-        for key in section_of(params.get(section), path, section):
-            check_key(key, f"{section}.", known, path)
+        check_keys(params.get(section), section_keys(notebook), path, section)
+        for key, value in (params.get(section) or {}).items():
+            check_value(notebook_parameters(notebook)[key], value, f"{path}: {section}.{key}")
+    if sections is SECTIONS:
+        methods = check_value(COMMON["methods"], params["methods"], f"{path}: methods")
+        check_variants(params.get("variants"), methods, path)
+        check_methods(methods, params.get("variants") or {}, path)
 
 
-def check_key(key: object, prefix: str, known: list[str], path: str | Path) -> None:
-    if key not in known:
-        raise UserError(f"{path}: there is no key {f'{prefix}{key}'!r}{closest(key, known)}")
+def sections_of(params: Values) -> dict[str, str]:
+    return ALONE if set(ALONE.values()) & set(params) else SECTIONS
 
 
-def section_of(value: Any, path: str | Path, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict | None):
-        raise UserError(f"{path}: {name} must be a section of keys, not {value!r}")
-    return value or {}
+def check_keys(section: Any, known: list[str], path: str | Path, name: str) -> None:
+    """Refuse a section that is none, and keys that it cannot hold."""
+    if not isinstance(section, dict | None):
+        raise UserError(f"{path}: {name} must be a section of keys, not {section!r}")
+    for key in section or {}:
+        if key in REPLACED and not name:
+            raise UserError(f"{path}: the key {key!r} is no more: {REPLACED[key]}")
+        if key not in known:
+            where = f"{name}.{key}" if name else key
+            raise UserError(f"{path}: there is no key {where!r}{closest(key, known)}")
 
 
 def check_name(name: Any, where: str) -> None:
@@ -96,7 +88,6 @@ def check_name(name: Any, where: str) -> None:
 
 def check_methods(methods: list[str], variants: Any, path: str | Path) -> None:
     """Every training that is listed can be trained: its method, its prior and its variant are known."""
-    variants = section_of(variants, path, "variants")
     for name in methods:
         check_name(name, f"{path}: methods")
         if kind(name) not in METHODS:
@@ -106,32 +97,39 @@ def check_methods(methods: list[str], variants: Any, path: str | Path) -> None:
             raise UserError(f"{path}: {name} starts from {prior}, which methods does not list; add it")
         if "-" in name and name not in variants:
             raise UserError(f"{path}: methods lists {name}, but variants does not say what it has otherwise")
-    for name, section in variants.items():
-        if name not in methods or "-" not in str(name) or not isinstance(section, dict | None):
-            raise UserError(
-                f"{path}: variants.{name} must be the keys of a training that methods lists as "
-                "<method>-<variant>"
-            )
-        known = [key for key in COMMON | notebook_parameters(TRAIN) if key not in OF_ALL_TRAININGS]
-        known = [key for key in known if key not in ("experiment", *OF_ONE_TRAINING)]
-        for key in section or {}:
-            check_key(key, f"variants.{name}.", known, path)
 
 
+def check_variants(variants: Any, methods: list[str], path: str | Path) -> None:
+    """Every variant is that of a listed training, and changes what a training may change."""
+    if not isinstance(variants, dict | None):
+        raise UserError(f"{path}: variants must be a section of trainings, not {variants!r}")
+    for name, section in (variants or {}).items():
+        if name not in methods or "-" not in str(name):
+            raise UserError(f"{path}: variants.{name} is no training that methods lists, <method>-<variant>")
+        known = ["beams_deg", "seed", "device", "precision", *section_keys(TRAIN)]
+        check_keys(section, known, path, f"variants.{name}")
+
+
+def section_keys(notebook: str) -> list[str]:
+    """What the notebook's section of a params file may hold; `methods` says which trainings there are."""
+    not_there = ("experiment", "method", "variant") if notebook == TRAIN else ("experiment",)
+    return [name for name in notebook_parameters(notebook) if name not in not_there]
+
+
+@cache
 def notebook_parameters(notebook: str) -> dict[str, Parameter]:
     """name -> Parameter of the notebook's own cell."""
     return read_parameters(NOTEBOOKS / f"{notebook}.ipynb")
 
 
-def notebook_values(
-    params: dict[str, Any], notebook: str, path: str | Path, given: dict[str, Any]
-) -> dict[str, Any]:
+def notebook_values(params: Values, notebook: str, path: str | Path, given: Values) -> Values:
     """The value of every common setting and of every parameter of the notebook, checked: what is `given` by
     hand, else what a checked params file says, else the cell's. Raises a UserError."""
     parameters = COMMON | notebook_parameters(notebook)
     values = {name: parameter.default for name, parameter in parameters.items()}
     where = {}
-    for prefix, section in sources(params, notebook, path, given):
+    training = training_name(values | given) if notebook == TRAIN else ""
+    for prefix, section in sources(params, notebook, training, path, given):
         for name in [name for name in parameters if name in section]:
             where[name] = f"{prefix}{name}"
             values[name] = check_value(parameters[name], section[name], where[name])
@@ -145,23 +143,21 @@ def notebook_values(
 
 
 def sources(
-    params: dict[str, Any], notebook: str, path: str | Path, given: dict[str, Any]
-) -> Iterable[tuple[str, dict[str, Any]]]:
+    params: Values, notebook: str, training: str, path: str | Path, given: Values
+) -> Iterable[tuple[str, Values]]:
     """(where it stands, values), the weakest first."""
     section = (SECTIONS | ALONE).get(notebook)
     yield f"{path}: ", {name: params[name] for name in ("experiment", *COMMON) if name in params}
     yield f"{path}: {section}.", params.get(section) or {}
-    if notebook == TRAIN:
-        name = training_name(given.get("method"), given.get("variant"))
-        yield f"{path}: variants.{name}.", (params.get("variants") or {}).get(name) or {}
+    yield f"{path}: variants.{training}.", (params.get("variants") or {}).get(training) or {}
     yield "", given
 
 
-def training_name(method: str, variant: str) -> str:
-    return f"{method}-{variant}" if variant else method
+def training_name(values: Values) -> str:
+    return f"{values['method']}-{values['variant']}" if values["variant"] else values["method"]
 
 
-def fitting_default(parameter: Parameter, values: dict[str, Any]) -> Any:
+def fitting_default(parameter: Parameter, values: Values) -> Any:
     """The cell's value; of what names trainings those that the experiment has, or else such as can stand
     there; of ensemble sizes those that the members allow."""
     default = parameter.default
@@ -173,7 +169,7 @@ def fitting_default(parameter: Parameter, values: dict[str, Any]) -> Any:
     suits = SUITS.get(parameter.name, lambda method: True)
     suiting = [name for name in methods if suits(find_method(name))]
     if isinstance(default, list):
-        return [name for name in default if name in methods] or ([] if parameter.may_be_empty else suiting)
+        return [name for name in default if name in methods] or ([] if parameter.count == "any" else suiting)
     return default if default in methods else (suiting or methods)[0]
 
 
@@ -184,7 +180,7 @@ def check_trainings(names: str | list[str], methods: list[str], where: str) -> N
             raise UserError(f"{where} names {name}, which methods does not list{closest(name, methods)}")
 
 
-def check_sizes(values: dict[str, Any], where: dict[str, str]) -> None:
+def check_sizes(values: Values, where: dict[str, str]) -> None:
     """Refuse an ensemble size above the number of members."""
     if "sizes" in where and max(values["sizes"]) > values["members"]:
         raise UserError(
@@ -192,6 +188,7 @@ def check_sizes(values: dict[str, Any], where: dict[str, str]) -> None:
         )
 
 
-def experiment_of(values: dict[str, Any]) -> Experiment:
-    """The Experiment of checked values."""
-    return Experiment(**{name: values[name] for name in ("experiment", *COMMON)})
+def experiment_of(values: Values) -> Experiment:
+    """The Experiment of checked values; its lists are tuples, as it is a key of what is kept."""
+    common = {name: values[name] for name in ("experiment", *COMMON)}
+    return Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in common.items()})

@@ -7,7 +7,6 @@ The notebooks then find the trainings finished and show their course.
 """
 
 from pathlib import Path
-from typing import Any
 
 from lib.device import choose_device
 from lib.errors import UserError
@@ -15,10 +14,11 @@ from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.parameters import closest
 from lib.runner.params_file import load_params
 from lib.runner.plan import plan
-from lib.runner.settings import TRAIN, experiment_of, notebook_parameters
+from lib.runner.settings import TRAIN, Values, experiment_of, notebook_parameters
 from lib.studies.experiment import training_in
-from lib.training.loop import make_config, start_from_prior, train_or_say
-from lib.training.processes import joined
+from lib.training.loop import fit
+from lib.training.processes import join_processes
+from lib.training.setup import make_config, start_from_prior
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,12 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
     with one_sentence_errors():
         params = load_params(options.params, options.p)
         chosen = trainings(params, options.params, options.methods)
-        with joined(choose_device(params.get("device", "auto"))):
+        with join_processes(choose_device(params.get("device", "auto"))):
             for name, values in chosen.items():
                 train_one(name, values)
 
 
-def trainings(params: dict[str, Any], path: str | Path, names: list[str]) -> dict[str, dict[str, Any]]:
+def trainings(params: Values, path: str | Path, names: list[str]) -> dict[str, Values]:
     """name -> values of 01_train, for the names, or for all methods in order. Raises a UserError."""
     prefix = f"{TRAIN}_"
     stages = [stage for stage in plan(params, path) if stage.name.startswith(prefix)]
@@ -45,19 +45,13 @@ def trainings(params: dict[str, Any], path: str | Path, names: list[str]) -> dic
     return {name: listed[name] for name in names or listed}
 
 
-def train_one(name: str, values: dict[str, Any]) -> None:
+def train_one(name: str, values: Values) -> None:
     """What 01_train does."""
     run, method = experiment_of(values), values["method"]
     samples = run.load_samples("train"), run.load_samples("validation", optional=True)
     training, validation = start_from_prior(run, method, *samples)
     own = {key: values[key] for key in notebook_parameters(TRAIN) if key not in ("experiment", "variant")}
     own["start_from"] = training_in(own["start_from"], name)
-    train_or_say(
-        make_config(run, training, **own),
-        training,
-        validation,
-        run.checkpoint(name),
-        run.device,
-        run.prior_checkpoint(method),
-        report=lambda text: print(f"{name}: {text}", flush=True),
-    )
+    print(f"{name}:", flush=True)
+    config, prior = make_config(run, training, **own), run.prior_checkpoint(method)
+    fit(config, training, validation, run.checkpoint(name), run.device, prior)

@@ -26,14 +26,21 @@ from lib.prediction.predict import on_case_grid, usual_sampler, usual_temperatur
 from lib.prediction.store import prediction_path, save_prediction
 from lib.progress import progress
 from lib.studies.ensembles import both_sides
-from lib.studies.experiment import Experiment
-from lib.studies.results import SAMPLING, make_frame, measured
+from lib.studies.experiment import Experiment, has_study
+from lib.studies.results import SAMPLING, Results, make_frame, measured
 from lib.studies.sampled import Prediction, predict_members
 from lib.training.history import read_history
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
 CRITERIA = (3, 2)  # of gamma, % of the prescription and mm
 Row = dict[str, Any]
+
+
+def studies_before(run: Experiment, methods: Iterable[str]) -> list[Results | None]:
+    """The results of the ablation and of the ensembles; None for one that an experiment of these methods does
+    not have."""
+    names = ("02_sampling_ablation", "03_ensemble")
+    return [run.load_results(name) if has_study(name, methods) else None for name in names]
 
 
 def best_sampler(steps: pd.DataFrame, training: str) -> Sampler | None:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from lib.cases.case import Case
-from lib.features.augmentation import mirrored
+from lib.features.augmentation import mirror
 from lib.features.samples import Sample
 from lib.metrics.dose import errors_gy
 from lib.metrics.dvh import dvh_curve
@@ -79,7 +79,7 @@ def both_sides(run: Experiment, name: str, samples: list[Sample]) -> Prediction:
     refuse_seen(predictor, samples)
     started = time.monotonic()
     straight = predict(predictor, samples)
-    turned = predict(predictor, [mirrored(sample) for sample in samples])
+    turned = predict(predictor, [mirror(sample) for sample in samples])
     doses = [torch.cat([a, b.flip(-1)]) for a, b in zip(straight, turned)]
     seconds = (time.monotonic() - started) / len(samples)
     return Prediction(run.columns(name), doses, seconds, 2)

@@ -17,9 +17,10 @@ from lib.cases.case import Case
 from lib.cases.cohort import Cohort, open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
+from lib.features.channels import channels_of
 from lib.features.samples import Sample, load_samples
-from lib.files import ROOT, read_json
-from lib.models.config import TrainConfig, config_from
+from lib.files import ROOT, read_json, sha256
+from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.methods import Method, find_method, kind
 from lib.prediction.predict import Predictor, load_predictor
 from lib.studies.results import Results, load_results, save_results
@@ -29,7 +30,7 @@ OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the
 
 @dataclass(frozen=True)
 class Experiment:
-    """The common parameters of an experiment, as the parameters cells explain them."""
+    """The common settings of an experiment, as lib.runner.settings explains them."""
 
     experiment: str
     cohort: str
@@ -39,6 +40,7 @@ class Experiment:
     seed: int
     device: str
     precision: str
+    methods: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "beams_deg", tuple(self.beams_deg))  # a notebook gives a list
@@ -83,12 +85,16 @@ class Experiment:
         return self.checkpoint(prior) if prior else None
 
     def load_predictor(self, name: str, weights: str = "weights") -> Predictor:
+        """The network of a training, which a UserError refuses if it is of another method, cohort or grid."""
         predictor = load_predictor(self.checkpoint(name), self.device, self.precision, weights)
         if predictor.config.method != kind(name):
             raise UserError(
                 f"{self.checkpoint(name)} holds a training of {predictor.config.method}, "
                 f"not of {kind(name)}; train {name} again"
             )
+        cohort = self.open_cohort()
+        channels = channels_of(cohort.card["site"], self.beams_deg)
+        check_fits(predictor.config, channels, self.coarsen, sha256(cohort.folder / "card.json"))
         return predictor
 
     def config(self, name: str) -> TrainConfig:
@@ -150,6 +156,18 @@ class Experiment:
         }
 
 
+def open_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
+    """An experiment by its name: a person's own run, else what is published of it, else its params file."""
+    outputs, params = ROOT / "outputs", ROOT / "params" / f"{name}.yaml"
+    files = [outputs / name / "experiment.yaml", outputs / "published" / name / "experiment.yaml", params]
+    path = next((path for path in files if path.exists()), None)
+    if path is None:
+        raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "beams_deg": [], "seed": 42}
+    return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
+
+
 def project_folder() -> Path:
     """What relative paths are of: the project's folder from anywhere inside it, such as notebooks/; outside
     of it the folder that the process runs in."""
@@ -172,18 +190,6 @@ def has_study(notebook: str, methods: Iterable[str]) -> bool:
     needs = {"02_sampling_ablation": any(m.timed for m in methods)}
     needs["03_ensemble"] = any(m.sampled for m in methods)
     return needs.get(notebook, True)
-
-
-def open_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
-    """An experiment by its name: a person's own run, else what is published of it, else its params file."""
-    outputs, params = ROOT / "outputs", ROOT / "params" / f"{name}.yaml"
-    files = [outputs / name / "experiment.yaml", outputs / "published" / name / "experiment.yaml", params]
-    path = next((path for path in files if path.exists()), None)
-    if path is None:
-        raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
-    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "beams_deg": [], "seed": 42}
-    return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
 
 
 def training_in(experiment: str, name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lib.cache import digest, modules_digest
+from lib.cache import FEATURES_VERSION, PREDICTION_VERSION, digest
 from lib.device import choose_device, choose_precision
 from lib.diffusion.samplers import Sampler, as_dict
 from lib.errors import UserError
@@ -96,13 +96,13 @@ def refuse_seen(predictor: Predictor, samples: list[Sample]) -> None:
 
 
 def key_of(run: Experiment, name: str, samples: list[Sample], weights: str, asked: list) -> str:
-    """Name of doses: by network, patients, grid, what was asked, machine and code."""
+    """Name of doses: by network, patients, grid, what was asked, machine and versions."""
     folder, device = run.checkpoint(name), choose_device(run.device)
     files = [folder / f"{weights}.safetensors", folder / "config.json", folder / "prior/weights.safetensors"]
     decided = [sha256(path) if path.exists() else None for path in files]
     decided += [sha256(run.open_cohort().folder / "card.json"), [sample.case_id for sample in samples]]
     decided += [run.coarsen, run.beams_deg, run.seed, device.type, choose_precision(run.precision, device)]
-    return digest([*decided, asked, modules_digest("import lib.prediction.predict")])[:32]
+    return digest([*decided, asked, FEATURES_VERSION, PREDICTION_VERSION])[:32]
 
 
 def decisive(method: Method, sampler: Sampler | None) -> dict[str, Any]:

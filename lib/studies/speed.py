@@ -110,9 +110,9 @@ def training_rows(bench: Bench) -> list[Row]:
     plain, rows = TrainingState(config, bench.device), []
     plain.optimizer = torch.optim.AdamW(plain.network.parameters(), config.learning_rate, foreach=False)
     for our_config in bench.configs:
-        ours = partial(train_step, TrainingState(our_config, bench.device), our_config, samples)
+        ours = partial(train_step, TrainingState(our_config, bench.device), samples)
         part = f"training step, {our_config.precision}"
-        step = partial(train_step, plain, config, samples)
+        step = partial(train_step, plain, samples)
         rows.append(bench.row(part, "float32, contiguous, AdamW tensor by tensor", step, ours))
     return rows
 
@@ -151,7 +151,7 @@ def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> flo
     config, samples = bench.config, bench.samples
     state, errors_gy = TrainingState(config, bench.device), []
     for _ in range(train_steps):
-        train_step(state, config, samples)
+        train_step(state, samples)
     for precision in ("32", config.precision):
         predictor = ready(state.network, config, bench.device, precision)
         doses = predict(predictor, samples, usual_sampler(config, n_steps))
@@ -218,7 +218,7 @@ def ceiling_rows(bench: Bench) -> list[Row]:
     for config in bench.configs:
         state, rates = TrainingState(config, bench.device), peaks(bench.device, config.precision)
         predictor = ready(state.averaged, config, bench.device, config.precision)
-        works = {"training step": partial(train_step, state, config, bench.samples)}
+        works = {"training step": partial(train_step, state, bench.samples)}
         works |= {"network call": partial(call_network, predictor, batch)}
         for name, work in works.items():
             rows.append(ceiling_row(f"{name}, {config.precision}", work, *rates, bench.repeats))

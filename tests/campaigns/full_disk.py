@@ -18,13 +18,15 @@ import time
 from pathlib import Path
 
 import yaml
-from kills import ROOT, contents, start
-
-from lib.disk import size_mb
+from kills import ROOT, contents, different, start
 
 
-def run_there(folder, params, begun=None, free_mb=None):
-    """(exit code, what it said last) of a run in a folder; with `free_mb` the disk is filled up to it once
+def size_mb(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+
+
+def run_in(folder: Path, params: str, begun: Path | None = None, free_mb: float = 0) -> tuple[int, str]:
+    """(exit code, its last line) of a run in a folder; with `free_mb` the disk is filled up to it once
     the file `begun` is written."""
     before = begun.stat().st_mtime_ns if begun and begun.exists() else 0
     process, ballast = start(folder, params), folder / "ballast"
@@ -34,19 +36,19 @@ def run_there(folder, params, begun=None, free_mb=None):
         left = shutil.disk_usage(folder).free - int(free_mb * 2**20)
         with open(ballast, "wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, left))
-    _, said = process.communicate(timeout=1800)
+    _, output = process.communicate(timeout=1800)
     ballast.unlink(missing_ok=True)
-    return process.returncode, (said.strip().splitlines() or [""])[-1]
+    return process.returncode, (output.strip().splitlines() or [""])[-1]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--params", default="params/smoke.yaml")
     parser.add_argument("--disks", type=int, default=12)
     options = parser.parse_args()
     experiment = yaml.safe_load((ROOT / options.params).read_text())["experiment"]
     work, started = Path(tempfile.mkdtemp(prefix="full-disk-")), time.monotonic()
-    assert run_there(work / "undisturbed", options.params)[0] == 0
+    assert run_in(work / "undisturbed", options.params)[0] == 0
     wanted, needed_mb = contents(work / "undisturbed", experiment), size_mb(work / "undisturbed")
     print(
         f"undisturbed: {len(wanted)} files, {needed_mb:.1f} MB, in {time.monotonic() - started:.0f} s",
@@ -61,21 +63,18 @@ def main():
         )
         begun, mb = disk / "outputs" / experiment / "experiment.yaml", needed_mb / options.disks
         for _ in range(options.disks):
-            code, said = run_there(disk, options.params, begun, mb)
+            code, output = run_in(disk, options.params, begun, mb)
             torn = [path for path in disk.rglob(".*.part") if path.is_file()]
-            wrong += code not in (0, 1) or not said or bool(torn)
+            wrong += code not in (0, 1) or not output or bool(torn)
             print(
-                f"{mb:.1f} MB left: exit {code}, {said[:150]}{f', left behind: {torn}' if torn else ''}",
+                f"{mb:.1f} MB left: exit {code}, {output[:150]}{f', left behind: {torn}' if torn else ''}",
                 flush=True,
             )
-        code, said = run_there(disk, options.params)
-        found = contents(disk, experiment)
-        differing = sorted(
-            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
-        )
+        code, output = run_in(disk, options.params)
+        differing = different(wanted, contents(disk, experiment))
         wrong += code != 0 or bool(differing)
         print(
-            f"with room: exit {code} {said[:150]}; "
+            f"with room: exit {code} {output[:150]}; "
             f"{f'differing: {differing[:5]}' if differing else 'equal to the undisturbed one'}"
         )
     finally:

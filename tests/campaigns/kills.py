@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TIMES = {"made", "seconds", "seconds_per_member", "date"}  # what may differ between equal runs
 
 
-def start(folder, params):
+def start(folder: Path, params: str) -> subprocess.Popen:
+    """An experiment in a folder, in a process group of its own."""
     (folder / "outputs").mkdir(parents=True, exist_ok=True)
     if not (folder / "outputs" / "cohorts").exists():
         (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
@@ -47,7 +48,7 @@ def start(folder, params):
     )
 
 
-def kill(process, kernel_only):
+def kill(process: subprocess.Popen, kernel_only: bool) -> bool:
     """The runner and its children, wherever they stand, or they alone. Returns whether any was there."""
     pids = children(process.pid) + ([] if kernel_only else [process.pid])
     for pid in pids:
@@ -56,49 +57,63 @@ def kill(process, kernel_only):
         except ProcessLookupError:
             pass
     if pids:
-        _, said = process.communicate(timeout=120)
-        told = (
-            process.returncode == 0 or process.returncode == 1 and "its kernel died" in said
-        )  # 0: it was done with its kernel
-        if kernel_only and ("Traceback" in said or not told):
-            sys.exit(f"a killed kernel was not told in a sentence: exit {process.returncode}, {said[-2000:]}")
+        _, output = process.communicate(timeout=120)
+        code = process.returncode  # 0: it was done with its kernel
+        in_a_sentence = code == 0 or code == 1 and "its kernel died" in output
+        if kernel_only and ("Traceback" in output or not in_a_sentence):
+            sys.exit(f"a killed kernel did not end in a sentence: exit {code}, {output[-2000:]}")
     return bool(pids)
 
 
-def children(pid):
-    found = []
+def children(pid: int) -> list[int]:
+    """The processes that a process started, and those that they started."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             if int(path.read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                found += [int(path.parent.name), *children(int(path.parent.name))]
+                pids += [int(path.parent.name), *children(int(path.parent.name))]
         except (OSError, ValueError):
             pass
-    return found
+    return pids
 
 
-def contents(folder, experiment):
+def contents(folder: Path, experiment: str) -> dict[str, object]:
     """Everything that must be equal: results and histories without times, weights exactly, predictions."""
     root = folder / "outputs" / experiment
-    found = {
-        path.name: without_times(json.loads(path.read_text()))
-        for path in sorted((root / "results").glob("*.json"))
+    read = {
+        "results/*.json": lambda path: without_times(json.loads(path.read_text())),
+        "results/*.csv": table_without_times,
+        "checkpoints/*/history.csv": table_without_times,
+        "checkpoints/*/weights*.safetensors": lambda path: {
+            name: weight.tobytes() for name, weight in load_file(path).items()
+        },
+        "predictions/*/*.npz": Path.read_bytes,
     }
-    for path in sorted((root / "checkpoints").glob("*/history.csv")):
-        found[str(path.relative_to(root))] = pd.read_csv(path).drop(columns="seconds").to_csv()
-    for path in sorted((root / "checkpoints").glob("*/weights*.safetensors")):
-        found[str(path.relative_to(root))] = {name: w.tobytes() for name, w in load_file(path).items()}
-    for path in sorted((root / "predictions").glob("*/*.npz")):
-        found[str(path.relative_to(root))] = path.read_bytes()
-    return found
+    paths = [(path, reader) for pattern, reader in read.items() for path in sorted(root.glob(pattern))]
+    return {path.relative_to(root).as_posix(): reader(path) for path, reader in paths}
 
 
-def without_times(value):
+def different(first: dict, second: dict) -> list[str]:
+    """The names of what differs between the contents of two runs."""
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+def table_without_times(path: Path) -> str:
+    table = pd.read_csv(path)
+    if "measure" in table:  # one row per measured thing
+        table = table[~table["measure"].isin(TIMES)]
+    return table.drop(columns=[name for name in table if name in TIMES]).to_csv()
+
+
+def without_times(value: object) -> object:
     if isinstance(value, dict):
         return {key: without_times(item) for key, item in value.items() if key not in TIMES}
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
-def disturbed_round(folder, params, left, draw, longest_s, kernel_only=False):
+def disturbed_round(
+    folder: Path, params: str, left: int, draw: random.Random, longest_s: float, kernel_only: bool = False
+) -> int:
     """Run to the end with kills on the way; returns how many."""
     kills = 0
     while True:
@@ -115,7 +130,7 @@ def disturbed_round(folder, params, left, draw, longest_s, kernel_only=False):
             sys.exit(f"a run that was not killed failed after {kills} kills: {process.stderr.read()[-2000:]}")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -123,10 +138,8 @@ def main():
     parser.add_argument("--params", default="params/smoke.yaml")
     parser.add_argument("--kernel", action="store_true", help="kill the kernel alone")
     options = parser.parse_args()
-    experiment, draw = (
-        yaml.safe_load((ROOT / options.params).read_text())["experiment"],
-        random.Random(options.seed),
-    )
+    experiment = yaml.safe_load((ROOT / options.params).read_text())["experiment"]
+    draw = random.Random(options.seed)
     work = Path(tempfile.mkdtemp(prefix="kills-"))
     started = time.monotonic()
     disturbed_round(work / "undisturbed", options.params, 0, draw, 0)
@@ -138,10 +151,7 @@ def main():
         kills += disturbed_round(
             folder, options.params, options.kills - kills, draw, options.longest_s, options.kernel
         )
-        found = contents(folder, experiment)
-        differing = sorted(
-            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
-        )
+        differing = different(wanted, contents(folder, experiment))
         wrong += bool(differing)
         rounds += 1
         print(

@@ -1,6 +1,6 @@
 """Run an experiment twice, in two folders, one after the other, then with another number of threads.
 
-The first two ends must be equal; by how much the third differs is told.
+The first two ends must be equal; then it says by how much the third differs.
 
     python tests/campaigns/twice.py [--params params/phantom-quick.yaml] [--threads 2] [--other-threads 1]
                                     [--keep FOLDER]
@@ -20,30 +20,26 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from kills import ROOT, contents, start
-
-from lib.metrics.statistics import paired_difference
+from kills import ROOT, contents, different, start
 from lib.studies.rows import by_method
 
+from lib.metrics.statistics import paired_difference
 
-def run_there(folder, params, threads):
+
+def run_in(folder: Path, params: str, threads: int) -> float:
     """Run to the end with a number of compute threads; returns the minutes."""
     started = time.monotonic()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     process = start(folder, params)
-    _, said = process.communicate()
+    _, output = process.communicate()
     if process.returncode:
-        sys.exit(f"the run in {folder} failed: {said[-2000:]}")
+        sys.exit(f"the run in {folder} failed: {output[-2000:]}")
     return (time.monotonic() - started) / 60
 
 
-def differing(first, second):
-    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-
-
-def told_differences(first, second):
+def difference_lines(first: dict, second: dict) -> list[str]:
     """A line for each method: its mean error in both runs and the paired difference."""
-    a, b = (by_method(found["04_comparison.json"]["rows"]) for found in (first, second))
+    a, b = (by_method(end["results/04_comparison.json"]["rows"]) for end in (first, second))
     lines = []
     for method in a:
         d = paired_difference(b[method], a[method])
@@ -55,7 +51,7 @@ def told_differences(first, second):
     return lines
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--params", default="params/phantom-quick.yaml")
     parser.add_argument("--threads", type=int, default=2)
@@ -63,22 +59,22 @@ def main():
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     experiment = yaml.safe_load((ROOT / options.params).read_text())["experiment"]
-    work, found = options.keep or Path(tempfile.mkdtemp(prefix="twice-")), {}
+    work, ends = options.keep or Path(tempfile.mkdtemp(prefix="twice-")), {}
     for name, threads in (
         ("first", options.threads),
         ("second", options.threads),
         ("other", options.other_threads),
     ):
-        minutes = run_there(work / name, options.params, threads)
-        found[name] = contents(work / name, experiment)
-        print(f"{name}: {threads} threads, {minutes:.1f} min, {len(found[name])} files", flush=True)
-    unlike = differing(found["first"], found["second"])
+        minutes = run_in(work / name, options.params, threads)
+        ends[name] = contents(work / name, experiment)
+        print(f"{name}: {threads} threads, {minutes:.1f} min, {len(ends[name])} files", flush=True)
+    unlike = different(ends["first"], ends["second"])
     print(f"{options.threads} threads twice: {'equal' if not unlike else f'differing: {unlike}'}")
     print(
         f"{options.other_threads} threads against {options.threads}: "
-        f"{len(differing(found['first'], found['other']))} of {len(found['first'])} files differ"
+        f"{len(different(ends['first'], ends['other']))} of {len(ends['first'])} files differ"
     )
-    print("\n".join(told_differences(found["first"], found["other"])))
+    print("\n".join(difference_lines(ends["first"], ends["other"])))
     sys.exit(bool(unlike))
 
 

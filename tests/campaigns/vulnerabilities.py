@@ -17,7 +17,7 @@ from pathlib import Path
 INDEX = "https://pypi.org/pypi"
 
 
-def record(*parts):
+def record(*parts: str) -> dict | None:
     """The index's JSON of a package, or of one version of it; None if it has none."""
     try:
         with urllib.request.urlopen("/".join([INDEX, *parts, "json"]), timeout=30) as answer:
@@ -26,27 +26,27 @@ def record(*parts):
         return None
 
 
-def judge(name, version):
+def judge(name: str, version: str) -> tuple[str, str]:
     """("listed" | "none listed" | "unknown", what is known) of a pinned version."""
-    found = record(name, version)
-    if not found:
+    known_version = record(name, version)
+    if not known_version:
         newest = record(name)
         if not newest or newest["info"]["version"] != version:
             return "unknown", f"newest is {newest['info']['version'] if newest else 'unknown'}"
-        found = newest
-    known = [v["id"] for v in found.get("vulnerabilities", []) if not v.get("withdrawn")]
+        known_version = newest
+    known = [v["id"] for v in known_version.get("vulnerabilities", []) if not v.get("withdrawn")]
     return ("listed", ", ".join(known)) if known else ("none listed", "")
 
 
-def main():
+def main() -> None:
     lock = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[2] / "requirements.lock")
     counts = {"listed": 0, "none listed": 0, "unknown": 0}
     for name, version in re.findall(r"^([\w.\-]+)==([^\s;+]+)", lock.read_text(), re.MULTILINE):
-        told, why = judge(name, version)
-        counts[told] += 1
-        if told != "none listed":
-            print(f"{name} {version}: {told} ({why})", flush=True)
-    print(f"{sum(counts.values())} packages: " + ", ".join(f"{n} {told}" for told, n in counts.items()))
+        verdict, why = judge(name, version)
+        counts[verdict] += 1
+        if verdict != "none listed":
+            print(f"{name} {version}: {verdict} ({why})", flush=True)
+    print(f"{sum(counts.values())} packages: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     sys.exit(bool(counts["listed"]))
 
 

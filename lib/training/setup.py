@@ -1,0 +1,63 @@
+"""From parameters to the configuration of a training, and what its method is shown of the patients."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lib.device import choose_device, choose_precision
+from lib.errors import UserError
+from lib.features.samples import Sample
+from lib.files import sha256
+from lib.models.config import TrainConfig
+from lib.models.methods import find_method
+from lib.prediction.predict import with_priors
+
+
+def start_from_prior(run: Any, method: str, *parts: list[Sample]) -> tuple[list[Sample], ...]:
+    """The samples as the method needs them: with the dose of its prior, trained in `run` (an Experiment)."""
+    prior = find_method(method).prior
+    if not prior:
+        return parts
+    predictor = run.load_predictor(prior)
+    return tuple(with_priors(predictor, part) if part else part for part in parts)
+
+
+def make_config(
+    run: Any, training: list[Sample], *, method: str, standardise: str, terminal_snr: str, **parameters: Any
+) -> TrainConfig:
+    """The configuration of a training of `run` (an Experiment) on the samples `training`.
+
+    `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
+    method has it. A UserError if noise is to be predicted where there is nothing else.
+    """
+    row, cohort, first = find_method(method), run.open_cohort(), training[0]
+    zero_snr = row.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
+    if zero_snr and row.predicts == "noise":
+        raise UserError(
+            "with zero terminal signal-to-noise ratio a predicted noise says nothing of the dose; "
+            "take terminal_snr: reference, or a method that predicts v or the dose"
+        )
+    config = TrainConfig(
+        method=method,
+        cohort=cohort.name,
+        cohort_sha256=sha256(cohort.folder / "card.json"),
+        case_ids=[sample.case_id for sample in training],
+        site=first.channels.site,
+        channels=list(first.channels.names),
+        beams_deg=list(first.channels.beams_deg),
+        coarsen=first.coarsen,
+        seed=run.seed,
+        precision=choose_precision(run.precision, choose_device(run.device)),
+        zero_snr=zero_snr,
+        **parameters,
+    )
+    standardised = row.standardised if standardise == "auto" else standardise == "yes"
+    return with_units(config, training) if standardised else config
+
+
+def with_units(config: TrainConfig, training: list[Sample]) -> TrainConfig:
+    """The configuration in whose units the training doses less their priors' have mean 0, deviation 1."""
+    residuals = [(s.dose - s.channels.prior(s.cond))[s.mask > 0.5] for s in training]
+    doses = torch.cat(residuals).double()
+    return replace(config, dose_shift=float(doses.mean()), dose_scale=float(doses.std()))
