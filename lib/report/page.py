@@ -78,7 +78,9 @@ def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
 def answer_list(told: pd.DataFrame) -> str:
     """The first statement of every question as Markdown."""
     first = told.drop_duplicates("question")
-    return "\n\n".join(f"**{question}** {said}" for question, said in zip(first["question"], first["sentence"]))
+    return "\n\n".join(
+        f"**{question}** {said}" for question, said in zip(first["question"], first["sentence"])
+    )
 
 
 def answer(told: pd.DataFrame, question: str) -> str:
@@ -116,6 +118,14 @@ def executed_notebooks(folder: Path) -> str:
     """Links to the pages of the executed notebooks, as Markdown."""
     names = [path.stem for path in sorted(folder.glob("[0-9]*.ipynb")) if path.stem != REPORT]
     return ", ".join(f"[{name}](pages/{name}.html)" for name in names)
+
+
+def subtitle(results: Results, coarsen: int) -> str:
+    """Whose patients, what the networks see of them, where and when it was made."""
+    made, cohort = frames.setting(results, "made", {}), results.settings.get("00_cohort", {})
+    seen = "every voxel" if coarsen == 1 else f"blocks of {coarsen} x {coarsen} x {coarsen} voxels"
+    patients = f"{sum(cohort.get('split', {}).values())} patients ({cohort.get('source', 'of no study')})"
+    return f"{patients}; networks see {seen}; {made.get('device', '')}, {made.get('date', '')}."
 
 
 def provenance(results: Results) -> pd.DataFrame:
