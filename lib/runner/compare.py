@@ -1,72 +1,70 @@
-"""The paired difference of two methods, also of two experiments that judged the same patients.
+"""The paired difference of two answers, also of two experiments that judged the same patients.
 
-    python -m lib compare outputs/openkbp-best-small baseline outputs/openkbp-small "ddpm_dose, mean of 3"
+    python -m lib compare outputs/openkbp baseline outputs/published/openkbp-small "ddpm_dose, mean of 3"
 
-A method is called as in the report's table of methods; one that was trained with several seeds is averaged
-over them.
+An answer is called as in the report's tables; one that was trained with several seeds is averaged over them.
 """
 
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
 from lib.errors import UserError
-from lib.files import read_json
-from lib.metrics.statistics import paired_difference
-from lib.report.sentences import plural, span, told_difference
-from lib.report.verdicts import over_seeds
+from lib.metrics.statistics import paired_difference, verdict
 from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.parameters import closest
-from lib.studies.rows import by_method
+from lib.studies.results import add_labels, read_frame, select
 
-MEASURES = {
-    "mae_gy": "MAE in the dose mask",
-    "rmse_gy": "RMSE in the dose mask",
-    "dose_score_gy": "dose score",
-    "own_grid_dose_score_gy": "dose score on the network's grid",
-    "dvh_gy": "DVH points, mean of a patient's",
+MEASURES = {  # title -> which rows
+    "MAE in the dose mask": {"measure": "mae_gy", "region": "dose mask"},
+    "RMSE in the dose mask": {"measure": "rmse_gy", "region": "dose mask"},
+    "dose score": {"measure": "dose_score_gy"},
+    "dose score on the network's grid": {"measure": "grid_dose_score_gy"},
 }
+ANSWER = ["group", "averaged_over", "members"]
 
 
-def read_comparison(folder: str) -> dict:
-    """The comparison's results of an experiment, rows in the order of their patients."""
-    results = read_json(Path(folder) / "results" / "04_comparison.json")
-    rows = sorted(results["rows"], key=lambda row: row["case_id"])
-    return results | {"rows": [row | {"dvh_gy": float(np.mean(row["dvh_errors_gy"]))} for row in rows]}
+def read_answer(folder: str, name: str) -> pd.DataFrame:
+    """The rows of an answer by its label, of all its seeds. Raises a UserError."""
+    frame = add_labels(read_frame(Path(folder) / "results" / "04_comparison.csv"))
+    named = select(frame, label=name)
+    if named.empty:
+        labels = list(frame["label"].unique())
+        raise UserError(f"{folder} judged no {name!r}{closest(name, labels)}")
+    return frame.merge(named[ANSWER].drop_duplicates(), on=ANSWER)
 
 
-def values_of(folder: str, rows: list[dict], method: str, measure: str) -> tuple[np.ndarray, int]:
-    """(values of a method, one per patient, averaged over its seeds; number of seeds). Raises a UserError."""
-    alone = by_method(rows, measure)
-    if method not in alone:
-        raise UserError(f"{folder} judged no {method!r}{closest(method, alone)}")
-    return over_seeds(rows, measure).get(method, (alone[method], 1))
-
-
-def pair_lines(*two: tuple[str, str]) -> list[str]:
-    """Lines that say how the first of two (folder, method) stands to the second by every measure. Raises a
-    UserError where the patients differ."""
-    (first, a), (second, b) = ((folder, read_comparison(folder)) for folder, _ in two)
-    if {row["case_id"] for row in a["rows"]} != {row["case_id"] for row in b["rows"]}:
-        raise UserError(f"{first} and {second} judged other patients; a paired difference needs the same")
-    sides = [(folder, results["rows"], method) for (folder, method), results in zip(two, (a, b))]
-    seeds = [plural(values_of(*side, "mae_gy")[1], "seed") for side in sides]
-    lines = [" minus ".join(f"{method} ({folder}, {n})" for (folder, method), n in zip(two, seeds))]
-    for measure, title in MEASURES.items():
-        x, y = (values_of(*side, measure)[0] for side in sides)
-        d = paired_difference(x, y)
-        words = told_difference(d, a["margin_gy"])
-        lines.append(f"  {title:<33} {np.mean(x):.2f} - {np.mean(y):.2f}: {span(d)}, {words}")
+def compare(first: tuple[str, str], second: tuple[str, str], margin_gy: float = 0.1) -> list[str]:
+    """Lines that say how the first (folder, answer) stands to the second by every measure they share. Raises
+    a UserError where the patients differ."""
+    a, b = read_answer(*first), read_answer(*second)
+    if set(a["case_id"]) != set(b["case_id"]):
+        other = f"{first[0]} and {second[0]} judged other patients"
+        raise UserError(f"{other}; a paired difference needs the same")
+    seeds = [
+        f"{name} ({folder}, seeds: {rows['training'].nunique()})"
+        for (folder, name), rows in ((first, a), (second, b))
+    ]
+    lines = [" minus ".join(seeds)]
+    for title, which in MEASURES.items():
+        x, y = (select(rows, **which).groupby("case_id")["value"].mean() for rows in (a, b))
+        if len(x) and len(y):
+            d = paired_difference(x, y.loc[x.index])
+            interval = "" if d.low is None else f", 95 % interval {d.low:+.2f} to {d.high:+.2f}"
+            words = verdict(d, margin_gy)
+            lines.append(
+                f"  {title:<33} {x.mean():.2f} - {y.mean():.2f}: {d.mean:+.2f} Gy{interval}, {d.n} patients: {words}"
+            )
     return lines
 
 
 def main(arguments: list[str] | None = None) -> None:
-    text = "The paired difference of two methods of one or two experiments."
+    text = "The paired difference of two answers of one or two experiments."
     parser = Parser(prog="python -m lib compare", description=text)
     parser.add_argument("first_folder", help="folder of an experiment, such as outputs/openkbp-small")
-    parser.add_argument("first", help='a method of its table, such as baseline or "flow, mean of 3"')
+    parser.add_argument("first", help='an answer of its tables, such as baseline or "flow, mean of 3"')
     parser.add_argument("second_folder")
     parser.add_argument("second")
     given = parser.parse_args(arguments)
     with one_sentence_errors():
-        print("\n".join(pair_lines((given.first_folder, given.first), (given.second_folder, given.second))))
+        print("\n".join(compare((given.first_folder, given.first), (given.second_folder, given.second))))

@@ -6,8 +6,7 @@ from typing import NamedTuple
 from lib.importers.options import check_import
 from lib.models.methods import find_method
 from lib.runner.settings import NOTEBOOKS, SECTIONS, TRAIN, Values, check_params, notebook_values, sections_of
-from lib.studies.experiment import OUTPUTS
-from lib.studies.experiment import has_study
+from lib.studies.experiment import OUTPUTS, has_study
 
 
 class Stage(NamedTuple):
