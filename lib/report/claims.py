@@ -37,10 +37,7 @@ def claims(results: Results, told: pd.DataFrame) -> pd.DataFrame:
     rows = [
         ("DDPM is as accurate as the U-Net", f"{r['ddpm_mae_gy']} against {r['baseline_mae_gy']} Gy"),
         judge_claim(select(accuracy, first="ddpm"), "equal"),
-        (
-            "More sampling steps make it worse",
-            f"50: {r['mae_50_steps_gy']} Gy, 1000: {r['mae_1000_steps_gy']} Gy",
-        ),
+        ("More sampling steps hurt", f"50: {r['mae_50_steps_gy']} Gy, 1000: {r['mae_1000_steps_gy']} Gy"),
         judge_claim(select(steps, first=REFERENCE_GRID), "worse"),
         ("It is the number of steps that does it", "not tested; here the first noise level is held"),
         judge_claim(held, "worse"),

@@ -4,63 +4,68 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from lib.report.figures import draw_regression, legend_above, look
-from lib.report.style import panels
-from lib.studies.results import add_labels, select
+from lib.report import frames
+from lib.report.figures import draw_regression
+from lib.report.style import legend_above, look, panels, plain_ticks, tick_steps
+from lib.studies.results import Results, select
 
 LEAST_PCT = 0.2  # of the voxels, that a bin of the spread must hold to be drawn
 
 
-def label_sources(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of sources of members, labelled by the source with all of its members."""
-    rows = rows[rows["source"] != "none"]
-    most = rows.groupby(["training", "source"])["members"].transform("max")
-    return add_labels(rows.assign(members=most)).assign(members=rows["members"])
+def label_sources(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of answers that are averaged, labelled by their source."""
+    keys, sources = ["training", "source"], frames.sources(results)
+    labels = [own[keys].iloc[:1].assign(label=name) for name, own in sources.items()]
+    return rows.merge(pd.concat(labels), on=keys)
 
 
-def ensemble(rows: pd.DataFrame) -> Figure:
+def ensemble(results: Results) -> Figure:
     """fig3: A error of a mean of n members; B squared error against 1 / n, the law of averages."""
     figure, (left, right) = panels(2, height_in=3.4)
-    rows = select(rows, region="dose mask")
-    regressed, sources = select(rows, source="none"), label_sources(rows)
-    options = look(sources, "label") | {"y": "value", "errorbar": None}
-    sns.lineplot(select(sources, measure="mae_gy"), x="members", ax=left, **options)
+    rows = select(results.frames["03_ensemble"], region="dose mask")
+    regressed, sources = select(rows, source="none"), label_sources(results, rows)
+    errors, options = (
+        select(sources, measure="mae_gy"),
+        look(sources, "label") | {"y": "value", "errorbar": None},
+    )
+    sns.lineplot(errors, x="members", ax=left, **options)
     laws = sources.pivot_table("value", ["label", "case_id"], "measure", sort=False).reset_index()
-    ends = [laws.assign(share=share, value=laws["floor_gy2"] + share * laws["b_gy2"]) for share in (0, 1)]
-    sns.lineplot(pd.concat(ends), x="share", legend=False, ax=right, **options)
+    points = [laws.assign(share=s, value=laws["floor_gy2"] + s * laws["b_gy2"]) for s in np.linspace(0, 1, 9)]
+    sns.lineplot(pd.concat(points), x="share", legend=False, ax=right, **options | {"markers": False})
     draw_regression([left], select(regressed, measure="mae_gy"))
-    draw_regression([right], select(regressed, measure="rmse_gy"), power=2)
-    left.set(xlabel="members averaged, n", ylabel="MAE in the dose mask / Gy")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set(xlabel="1 / n", ylabel="mean squared error / Gy$^2$")
-    legend_above(figure, [left])
-    return figure
+    draw_regression([right], select(regressed, measure="rmse_gy"), 2)
+    left.set(xlabel="members averaged, n", ylabel="MAE in the dose mask / Gy", yscale="log")
+    right.set(xlabel="1 / n", ylabel="mean squared error / Gy$^2$", yscale="log")
+    tick_steps(left, sorted(errors["members"].astype(int).unique()))
+    plain_ticks(left.yaxis), plain_ticks(right.yaxis)
+    return legend_above(figure, [left])
 
 
-def calibration(rows: pd.DataFrame, spread_skill: pd.DataFrame) -> Figure:
+def calibration(results: Results) -> Figure:
     """fig12: A error against spread, bins of voxels over patients; B share of voxels inside intervals."""
     figure, (left, right) = panels(2, height_in=3.4)
-    covered, binned = label_sources(select(rows, measure="coverage_pct")), bins(spread_skill)
+    covered = label_sources(results, select(results.frames["03_ensemble"], measure="coverage_pct"))
     covered["spread"] = np.where(covered["factor"] == 1, "as sampled", "with one factor")
+    binned = bins(label_sources(results, select(results.frames["03_spread_skill"], factor=1)))
     options = look(covered, "label")
     sns.lineplot(binned, x="spread_gy", y="error_gy", estimator=None, sort=False, ax=left, **options)
     options |= {"style": "spread", "markers": ["o", "X"], "dashes": ["", (4, 1.5)]}
     sns.lineplot(covered, x="level_pct", y="value", errorbar=None, ax=right, **options)
-    for ax, end in ((left, binned["spread_gy"].max()), (right, 100)):
-        ax.plot([0, end], [0, end], color="#888888", linewidth=1, zorder=0)
-    left.set(xlabel="spread of the members / Gy", ylabel="root mean squared error / Gy")
+    left.axline((1, 1), (2, 2), color="#888888", linewidth=1)
+    right.axline((50, 50), (95, 95), color="#888888", linewidth=1)
+    left.set(
+        xlabel="spread of the members / Gy", ylabel="root mean squared error / Gy", xscale="log", yscale="log"
+    )
+    plain_ticks(left.xaxis), plain_ticks(left.yaxis)
     right.set(xlabel="central interval / %", ylabel="voxels whose planned dose it holds / %")
     right.set(xlim=(45, 100), ylim=(0, 100), xticks=covered["level_pct"].unique())
     right.legend(*[part[-2:] for part in right.get_legend_handles_labels()], loc="lower right")
-    legend_above(figure, [left])
-    return figure
+    return legend_above(figure, [left])
 
 
-def bins(spread_skill: pd.DataFrame) -> pd.DataFrame:
+def bins(rows: pd.DataFrame) -> pd.DataFrame:
     """Spread and error in Gy of each source in bins of the spread over all patients, as sampled."""
-    rows = label_sources(select(spread_skill, factor=1))
     sums = rows.pivot_table("value", ["label", "bin_gy"], "measure", "sum", sort=False).reset_index()
     sums = sums[sums["voxels"] >= LEAST_PCT / 100 * sums.groupby("label")["voxels"].transform("sum")]
     spread, error = (np.sqrt(sums[name] / sums["voxels"]) for name in ("spread_gy2", "error_gy2"))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.metrics.statistics import Difference, mean_interval, paired_difference
+from lib.models.methods import METHODS
 from lib.studies.results import (
     FRAMES,
     Results,
@@ -56,6 +57,10 @@ def goal_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of goals that can be judged, their value 100 where met or missed as planned, else 0."""
     goals = frame.dropna(subset=["met", "planned_met"])
     return goals.assign(value=100.0 * (goals["met"] == goals["planned_met"]))
+
+
+def is_diffusion(method: str) -> bool:
+    return method in METHODS and METHODS[method].timed
 
 
 def average(frame: pd.DataFrame, over: Sequence[str] = ()) -> pd.DataFrame:
@@ -117,8 +122,8 @@ def against_control(results: Results) -> list[tuple[str, pd.DataFrame, str]]:
 
 
 def widest_goal(goals: pd.DataFrame, about: pd.Series) -> tuple[str, float, float]:
-    """The goal on which an answer's doses and the plans are farthest apart, and the share / % that meets it of
-    the plans and of the doses."""
+    """The goal on which an answer's doses and the plans are farthest apart; the share / % of either that
+    meets it."""
     own = select(goals, **about[["group", "averaged_over", "members"]])
     met = 100 * own.groupby("measure", sort=False)[["planned_met", "met"]].mean()
     text = (met["planned_met"] - met["met"]).abs().idxmax()

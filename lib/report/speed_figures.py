@@ -3,13 +3,11 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from lib.report.style import colour, panels, plain_ticks
-from lib.studies.results import select
+from lib.report.style import colour, panels, plain_ticks, tick_steps
 
 OURS, LIMIT = colour("baseline"), "#bbbbbb"
-BESIDE = {"textcoords": "offset points", "va": "center", "fontsize": 8}  # of a number beside its point
+ASIDE = {"textcoords": "offset points", "va": "center", "fontsize": 8}  # of a number right of its point
 
 
 def ratios(rows: pd.DataFrame) -> Figure:
@@ -18,7 +16,7 @@ def ratios(rows: pd.DataFrame) -> Figure:
     reach = rows[["ratio_low", "ratio_high"]].sub(rows["ratio"], axis=0).abs().T
     ax.errorbar(rows["ratio"], rows["part"], xerr=reach, fmt="o", color=OURS, elinewidth=2.2)
     for row in rows.itertuples():
-        ax.annotate(f"{row.ratio:.1f}", (row.ratio_high, row.part), (5, 0), **BESIDE)
+        ax.annotate(f"{row.ratio:.1f}", (row.ratio_high, row.part), (5, 0), **ASIDE)
     ax.axvline(1, color="#888888", linewidth=1)
     ax.set(xscale="log", xlabel="times as fast as the straightforward way", ylim=(len(rows) - 0.4, -0.6))
     plain_ticks(ax.xaxis)
@@ -28,18 +26,14 @@ def ratios(rows: pd.DataFrame) -> Figure:
 def ceilings(rows: pd.DataFrame) -> Figure:
     """fig15: Achieved arithmetic against its intensity, under the measured roof (Williams et al. 2009)."""
     figure, (ax,) = panels(1, height_in=3.4)
-    intensity = rows["gflop"] / rows["gbyte"]
+    intensity, achieved = rows["gflop"] / rows["gbyte"], rows["gflop"] / rows["seconds"]
     x = np.geomspace(intensity.min() / 4, intensity.max() * 8, 200)
     for roof, line in zip(rows.drop_duplicates("peak_gflop_s").itertuples(), ("-", "--")):
         name = f"measured roof, {roof.part.split(', ')[-1]}"
         ax.plot(x, np.minimum(roof.peak_gflop_s, x * roof.peak_gbyte_s), line, color=LIMIT, label=name)
-    ax.plot(intensity, rows["gflop"] / rows["seconds"], "o", color=OURS)
-    for row in rows.itertuples():
-        text, place = (
-            f"{row.part}: {row.of_peak_flop_pct:.0f} %",
-            (row.gflop / row.gbyte, row.gflop / row.seconds),
-        )
-        ax.annotate(text, place, (6, 0), **BESIDE)
+    ax.plot(intensity, achieved, "o", color=OURS)
+    for part, share, *place in zip(rows["part"], rows["of_peak_flop_pct"], intensity, achieved):
+        ax.annotate(f"{part}: {share:.0f} %", place, (6, 0), **ASIDE)
     ax.set(xscale="log", yscale="log", xlabel="counted FLOP a byte moved", ylabel="GFLOP/s")
     ax.legend()
     plain_ticks(ax.xaxis), plain_ticks(ax.yaxis)
@@ -49,14 +43,14 @@ def ceilings(rows: pd.DataFrame) -> Figure:
 def costs(scaling: pd.DataFrame, exponents: dict[str, float]) -> Figure:
     """fig16: Seconds against the size of what is predicted, with the exponent (by axis) that fits."""
     figure, axes = panels(len(exponents), height_in=2.6)
-    for ax, (axis, power) in zip(axes, exponents.items()):
-        rows = select(scaling, axis=axis).astype({"size": int})
-        sizes, seconds = rows["size"], rows["seconds"]
+    for ax, (axis, rows) in zip(axes, scaling.astype({"size": int}).groupby("axis", sort=False)):
+        sizes, seconds, power = rows["size"], rows["seconds"], exponents[axis]
         ax.plot(sizes, np.exp(np.log(seconds / sizes**power).mean()) * sizes**power, color=LIMIT)
         ax.plot(sizes, seconds, "o", color=OURS)
         ax.set(xscale="log", yscale="log", xlabel=axis, title=f"time ~ size$^{{{power:.2f}}}$")
-        ax.set_xticks(sizes, [f"{round(s ** (1 / 3))}³" if axis == "voxels" else str(s) for s in sizes])
-        ax.xaxis.set_minor_locator(NullLocator())
+        tick_steps(ax, list(sizes))
+        if axis == "voxels":
+            ax.xaxis.set_major_formatter(lambda voxels, _: f"{voxels ** (1 / 3):.0f}³")
         plain_ticks(ax.yaxis)
     axes[0].set_ylabel("seconds")
     return figure

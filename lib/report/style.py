@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -50,9 +53,26 @@ def dashes(training: str) -> str:
     return "--" if kind(training) in COLOURS and training.split(",")[0] != kind(training) else "-"
 
 
-def marker(ax: Axes, line: str) -> str:
-    """The marker of the next line of a colour: a method's variants share its colour."""
-    return MARKERS[sum(drawn.get_color() == line for drawn in ax.get_lines()) % len(MARKERS)]
+def look(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+    """seaborn's hue and style by a column: a method's variants have its colour, pale, dashed, other marks."""
+    palette, markers, dashed = {}, {}, {}
+    for method, labels in frame.groupby("method", sort=False)[column].unique().items():
+        shades = sns.light_palette(colour(method), 5, reverse=True)
+        for number, label in enumerate(labels):
+            palette[label], markers[label] = shades[min(number, 3)], MARKERS[number % len(MARKERS)]
+            dashed[label] = (4, 1.5) if number else ""
+    return {"hue": column, "style": column, "palette": palette, "markers": markers, "dashes": dashed}
+
+
+def legend_above(figure: Figure, axes: Sequence[Axes], columns: int = 5) -> Figure:
+    """The figure with one legend of all that the axes show, above them, where it covers nothing."""
+    handles = {}
+    for ax in axes:
+        handles |= dict(zip(*ax.get_legend_handles_labels()[::-1]))
+        if ax.get_legend():
+            ax.get_legend().remove()
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=columns, fontsize=7.5)
+    return figure
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:

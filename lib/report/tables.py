@@ -15,7 +15,7 @@ from pandas.io.formats.style import Styler
 from lib.cases.cohort import Cohort
 from lib.diffusion.samplers import leading_grid
 from lib.diffusion.schedule import cosine_alpha_bar, noise_gain
-from lib.metrics.statistics import holm, paired_difference
+from lib.metrics.statistics import Difference, holm, paired_difference
 from lib.report import frames
 from lib.report.statements import ACCURACY, judge
 from lib.studies.results import Results, add_labels, select
@@ -36,8 +36,7 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     """A table as it is shown: rounded, intervals in one cell, all text escaped; of no rows, it says so."""
     shown = pd.DataFrame(index=table.index.astype(str)).rename_axis(index=None, columns=table.index.name)
     for quantity in dict.fromkeys(table.columns.get_level_values(0)):
-        form = FORMATS.get(quantity, "{:.2f}")
-        texts = pd.DataFrame(table[quantity]).map(lambda value: cell(value, form)).to_numpy()
+        texts = pd.DataFrame(table[quantity]).map(cell, form=FORMATS.get(quantity, "{:.2f}")).to_numpy()
         shown[quantity] = [f"{row[0]} [{', '.join(row[1:])}]" if any(row[1:]) else row[0] for row in texts]
     style = (shown if len(shown) else pd.DataFrame(index=["not in this run"])).style
     style = style.format(escape="html").format_index(escape="html").format_index(escape="html", axis=1)
@@ -129,7 +128,7 @@ def differences(results: Results) -> pd.DataFrame:
     found = {
         name: paired_difference(values[name], values["baseline"]) for name in values if name != "baseline"
     }
-    table = pd.DataFrame.from_dict(found, orient="index")
+    table = pd.DataFrame.from_dict(found, orient="index", columns=Difference._fields)
     table["after"] = holm([d.p for d in found.values()])
     table["verdict"] = [judge(d, frames.setting(results, "margin_gy", 0.1)) for d in found.values()]
     names = {"n": "patients", "effect": "effect size d_z", "p": "Wilcoxon p", "after": "p after Holm"}

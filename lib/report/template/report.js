@@ -34,8 +34,8 @@ function sortBy(table, column, down) {
   body.append(...(down ? rows.reverse() : rows));
 }
 
-for (const table of document.querySelectorAll(".scroll table")) {
-  if (table.tBodies[0].rows.length < 3) continue;
+for (const table of document.querySelectorAll(".output table")) {
+  if (!table.tHead || table.tBodies[0].rows.length < 3) continue;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const button = document.createElement("button");

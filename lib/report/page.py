@@ -1,0 +1,136 @@
+"""Pages: every executed notebook of an experiment as one file that needs no network; 05_report is its report.
+
+The notebook is the document. nbconvert renders it by the template of this folder, `figure` and
+`lib.report.tables.styled` make what it shows.
+"""
+
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import yaml
+from IPython.display import HTML
+from markupsafe import Markup
+from nbconvert import HTMLExporter
+from PIL import Image
+
+from lib.errors import UserError
+from lib.files import ROOT, write_text
+from lib.models.methods import METHODS
+from lib.report import frames
+from lib.report.pictures import pictures_to_webp, webp_uri
+from lib.studies.experiment import OUTPUTS
+from lib.studies.results import Results
+
+REPORT = "05_report"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def build_report(folder: Path) -> None:
+    """Render all executed notebooks of an experiment: 05_report, or else the last one, as report.html."""
+    folder = Path(folder)
+    notebooks = {path.stem: path for path in sorted(folder.glob("[0-9]*.ipynb"))}
+    if not notebooks:
+        raise UserError(f"{folder} has no executed notebook; run the experiment")
+    report = notebooks.pop(REPORT, None)
+    for name, path in notebooks.items():
+        render(path, folder / "pages" / f"{name}.html")
+    render(report or notebooks.popitem()[1], folder / "report.html")
+
+
+def render(notebook_path: Path, html_path: Path) -> None:
+    """Write an executed notebook as a page: its code is folded, of a report left out."""
+    notebook = without_widgets(nbformat.read(notebook_path, as_version=4))
+    headings = (line for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("# "))
+    title = f"{notebook_path.parent.name}: {next(headings, notebook_path.stem).removeprefix('# ')}"
+    exporter = HTMLExporter(
+        template_name="template",
+        extra_template_basedirs=[str(Path(__file__).parent)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    resources = {"title": title, "is_report": html_path.name == "report.html"}
+    body, _ = exporter.from_notebook_node(notebook, resources)
+    write_text(html_path, pictures_to_webp(body))
+
+
+def without_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Widgets need a kernel: only their static companions stay in a page."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    notebook.metadata.pop("widgets", None)
+    return notebook
+
+
+def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
+    """A figure of the experiment with its caption; `seen` is what it shows, for those who do not see it."""
+    path = folder / "figures" / f"{name}.png"
+    if not path.exists():
+        return HTML(Markup("<p class=missing>{} was not made in this run.</p>").format(name))
+    pdf = f"figures/{name}.pdf" if path.with_suffix(".pdf").exists() else ""
+    link = Markup(' <a href="{}">PDF</a>').format(pdf) if pdf else ""
+    text = '<figure id="{}"><img alt="{}" src="{}"><figcaption>{}{}</figcaption></figure>'
+    alt = f"{caption} {seen}".strip().replace("`", "")
+    return HTML(Markup(text).format(name, alt, webp_uri(Image.open(path)), caption, link))
+
+
+def answer_list(told: pd.DataFrame) -> str:
+    """The first statement of every question as Markdown."""
+    first = told.drop_duplicates("question")
+    return "\n\n".join(
+        f"**{question}** {said}" for question, said in zip(first["question"], first["sentence"])
+    )
+
+
+def answer(told: pd.DataFrame, question: str) -> str:
+    """The first statement of a question."""
+    return next(iter(told.loc[told["question"] == question, "sentence"]), "*Not in this run.*")
+
+
+def glossary(frame: pd.DataFrame) -> str:
+    """What the names of trainings mean, as Markdown."""
+    names = frame.drop_duplicates("training")[["training", "method", "variant"]].to_numpy()
+    titles = {name: METHODS[method].title for name, method, _ in names if method in METHODS}
+    variants = {name: f", trained once more: {variant}" for name, _, variant in names if variant}
+    return "\n".join(f"- `{name}`: {title}{variants.get(name, '')}" for name, title in titles.items())
+
+
+def commands(folder: Path) -> list[str]:
+    """The commands that run an experiment again: as it was, and sampled in at most 100 steps."""
+    run = f"python -m lib run {params_of(folder)}"
+    steps = [f'-p ablation.{name}="[5, 25, 100]"' for name in ("n_steps", "others_steps", "few_steps")]
+    return [run, " ".join([run, f"-p experiment={folder.name}-100", *steps, "-p ensemble.n_steps=100"])]
+
+
+def params_of(folder: Path) -> str:
+    """The params file that made an experiment; the copy in its folder, if something was changed for it."""
+    made = read_yaml(folder / "experiment.yaml")
+    same = [path.name for path in sorted((ROOT / "params").glob("*.yaml")) if read_yaml(path) == made]
+    return f"params/{same[0]}" if same else f"{OUTPUTS}/{folder.name}/experiment.yaml"
+
+
+def read_yaml(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def executed_notebooks(folder: Path) -> str:
+    """Links to the pages of the executed notebooks, as Markdown."""
+    names = [path.stem for path in sorted(folder.glob("[0-9]*.ipynb")) if path.stem != REPORT]
+    return ", ".join(f"[{name}](pages/{name}.html)" for name in names)
+
+
+def subtitle(results: Results, coarsen: int) -> str:
+    """Whose patients, what the networks see of them, where and when it was made."""
+    made, cohort = frames.setting(results, "made", {}), results.settings.get("00_cohort", {})
+    seen = "every voxel" if coarsen == 1 else f"blocks of {coarsen} x {coarsen} x {coarsen} voxels"
+    patients = f"{sum(cohort.get('split', {}).values())} patients ({cohort.get('source', 'of no study')})"
+    return f"{patients}; networks see {seen}; {made.get('device', '')}, {made.get('date', '')}."
+
+
+def provenance(results: Results) -> pd.DataFrame:
+    """Commit, date, device, seed and versions of the last study that says them."""
+    made = dict(frames.setting(results, "made", {}))
+    versions = {"python": made.pop("python", ""), **made.pop("versions", {})}
+    made["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return pd.Series(made).astype(str).to_frame("").rename_axis("made by")

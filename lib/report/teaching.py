@@ -1,0 +1,103 @@
+"""Pictures of the ideas that the notebooks show by hand; slices are axial, through most of the dose."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from lib.cases.case import Case
+from lib.features.samples import Sample
+from lib.metrics.uncertainty import EnsembleLaw
+from lib.report.slices import ERROR_MAP
+from lib.report.style import colour, panels
+
+SHARES = (-0.3, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
+
+
+def slice_of_most_dose(sample: Sample) -> int:
+    """The axial slice whose dose sums highest."""
+    return int(sample.dose[0].sum(dim=(1, 2)).argmax())
+
+
+def show(ax: Axes, title: str, plane: torch.Tensor, limits=SHARES, colours="turbo") -> AxesImage:
+    """A slice [h,w] as a picture of sharp voxels."""
+    ax.set_title(title, fontsize=7.5, fontweight="normal")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return ax.imshow(plane, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+
+
+def input_channels(sample: Sample) -> Figure:
+    """All that a network sees of a patient: distances blue inside and red outside, the CT grey."""
+    index, names = slice_of_most_dose(sample), sample.channels.names
+    figure, axes = panels(6, -(-len(names) // 6), height_in=1.6)
+    looks = {name: ((-1, 1), ERROR_MAP) for name in sample.channels.structures} | {"ct": ((-1, 1), "gray")}
+    for ax, name, volume in zip(axes, names, sample.cond):
+        show(ax, name.replace("_", " "), volume[index], *looks.get(name, ((0, 1),)))
+    for ax in axes[len(names) :]:
+        ax.remove()
+    return figure
+
+
+def noised_doses(sample: Sample, shown: dict[str, torch.Tensor]) -> Figure:
+    """The same slice of several volumes [1,d,h,w] of a patient, by their titles."""
+    index, (figure, axes) = slice_of_most_dose(sample), panels(len(shown), height_in=1.8)
+    for ax, (title, volume) in zip(axes, shown.items()):
+        image = show(ax, title, volume[0, index], (-2, 2))
+    figure.colorbar(image, ax=axes, shrink=0.8, pad=0.01)
+    return figure
+
+
+def prediction(sample: Sample, dose: torch.Tensor) -> Figure:
+    """Planned, predicted and their difference in Gy of a dose [1,d,h,w] (fraction of the prescription)."""
+    index, (figure, axes) = slice_of_most_dose(sample), panels(3, height_in=2.4)
+    planned, predicted = (volume[0, index] * sample.rx_gy for volume in (sample.dose, dose))
+    most_gy, apart_gy = SHARES[1] * sample.rx_gy, float((predicted - planned).abs().max())
+    looks = {
+        "planned": (planned, (0, most_gy)),
+        "predicted": (predicted, (0, most_gy)),
+        "predicted - planned": (predicted - planned, (-apart_gy, apart_gy), ERROR_MAP),
+    }
+    for ax, (title, look) in zip(axes, looks.items()):
+        figure.colorbar(show(ax, f"{title} / Gy", *look), ax=ax, shrink=0.8, pad=0.02)
+    return figure
+
+
+def gain_curve(gain: torch.Tensor, first_times: dict[int, int]) -> Figure:
+    """The gain [T] of an error of the noise, and where the reference's grid starts: steps -> first time."""
+    figure, (ax,) = panels(1, height_in=3.0)
+    ax.plot(gain, color=colour("ddpm"))
+    for n_steps, t in first_times.items():
+        ax.plot(t, gain[t], "o", color=colour("baseline"))
+        ax.annotate(f"{n_steps} ", (t, gain[t]), ha="right", fontsize=8)
+    ax.set(xlabel="time t of the first step of so many", ylabel="gain of a noise error", yscale="log")
+    return figure
+
+
+def averages(
+    sizes: Sequence[int], errors: dict[str, Sequence[float]], laws: dict[str, EnsembleLaw]
+) -> Figure:
+    """Mean squared errors of means of n members against 1 / n, measured (dots) and by the law (lines)."""
+    figure, (ax,) = panels(1, height_in=3.0)
+    for (name, law), line in zip(laws.items(), (colour("baseline"), colour("ddpm"))):
+        ax.plot([0, 1], [law.floor_gy2, law.mse_gy2(1)], color=line, label=name)
+        ax.plot(1 / np.array(sizes), errors[name], "o", color=line)
+    ax.set(xlabel="1 / n", ylabel="mean squared error", ylim=(0, None))
+    ax.legend()
+    return figure
+
+
+def plain_slice(case: Case, index: int) -> None:
+    """An axial slice as one would draw it by matplotlib: what lib.report.slices is timed against."""
+    figure = Figure(figsize=(5, 5), dpi=100)
+    ax = figure.add_subplot()
+    ax.imshow(case.ct_hu[index], cmap="gray")
+    ax.imshow(case.dose_gy[index], alpha=0.5, cmap="turbo")
+    ax.contour(case.dose_gy[index], levels=[0.5 * case.rx_gy, 0.95 * case.rx_gy])
+    for mask in (mask[index] for mask in case.masks.values() if mask[index].any()):
+        ax.contour(mask, levels=[0.5])
+    FigureCanvasAgg(figure).draw()
