@@ -42,9 +42,8 @@ SUITS: dict[str, Callable[[Method], bool]] = {
     "regression": lambda method: not method.timed,
     "sampled": lambda method: method.sampled,
 }  # which methods can stand for a parameter that names trainings; any, if it is not here
-REPLACED = {
-    "explore": "its notebook is opened by hand, and its parameters stand in its first cell"
-}  # old keys
+# keys of older params files
+REPLACED = {"explore": "its notebook is opened by hand, and its parameters stand in its first cell"}
 
 
 def check_params(params: Values, path: str | Path) -> None:
