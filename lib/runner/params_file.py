@@ -48,6 +48,8 @@ def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         params = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist{file_meant(path)}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a params file ({error.strerror})") from None
     except DAMAGED_YAML as error:
         raise UserError(f"{path} is not readable as YAML: {yaml_problem(error)}") from None
     if not isinstance(params, dict):
