@@ -10,8 +10,6 @@ from lib.report.figures import draw_regression
 from lib.report.style import legend_above, look, panels, plain_ticks, tick_steps
 from lib.studies.results import Results, select
 
-LEAST_PCT = 0.2  # of the voxels, that a bin of the spread must hold to be drawn
-
 
 def label_sources(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of answers that are averaged, labelled by their source."""
@@ -25,10 +23,8 @@ def ensemble(results: Results) -> Figure:
     figure, (left, right) = panels(2, height_in=3.4)
     rows = select(results.frames["03_ensemble"], region="dose mask")
     regressed, sources = select(rows, source="none"), label_sources(results, rows)
-    errors, options = (
-        select(sources, measure="mae_gy"),
-        look(sources, "label") | {"y": "value", "errorbar": None},
-    )
+    errors = select(sources, measure="mae_gy")
+    options = look(sources, "label") | {"y": "value", "errorbar": None}
     sns.lineplot(errors, x="members", ax=left, **options)
     laws = sources.pivot_table("value", ["label", "case_id"], "measure", sort=False).reset_index()
     points = [laws.assign(share=s, value=laws["floor_gy2"] + s * laws["b_gy2"]) for s in np.linspace(0, 1, 9)]
@@ -54,9 +50,8 @@ def calibration(results: Results) -> Figure:
     sns.lineplot(covered, x="level_pct", y="value", errorbar=None, ax=right, **options)
     left.axline((1, 1), (2, 2), color="#888888", linewidth=1)
     right.axline((50, 50), (95, 95), color="#888888", linewidth=1)
-    left.set(
-        xlabel="spread of the members / Gy", ylabel="root mean squared error / Gy", xscale="log", yscale="log"
-    )
+    left.set(xlabel="spread of the members / Gy", ylabel="root mean squared error / Gy")
+    left.set(xscale="log", yscale="log")
     plain_ticks(left.xaxis), plain_ticks(left.yaxis)
     right.set(xlabel="central interval / %", ylabel="voxels whose planned dose it holds / %")
     right.set(xlim=(45, 100), ylim=(0, 100), xticks=covered["level_pct"].unique())
@@ -65,8 +60,8 @@ def calibration(results: Results) -> Figure:
 
 
 def bins(rows: pd.DataFrame) -> pd.DataFrame:
-    """Spread and error in Gy of each source in bins of the spread over all patients, as sampled."""
+    """Spread and error / Gy of each source by bins of the spread, those that hold a share of the voxels."""
     sums = rows.pivot_table("value", ["label", "bin_gy"], "measure", "sum", sort=False).reset_index()
-    sums = sums[sums["voxels"] >= LEAST_PCT / 100 * sums.groupby("label")["voxels"].transform("sum")]
+    sums = sums[sums["voxels"] >= 0.002 * sums.groupby("label")["voxels"].transform("sum")]
     spread, error = (np.sqrt(sums[name] / sums["voxels"]) for name in ("spread_gy2", "error_gy2"))
     return sums.assign(spread_gy=spread, error_gy=error)

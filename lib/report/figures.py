@@ -26,9 +26,9 @@ MEAN = {"errorbar": interval, "linestyle": "none", "marker": "D", "markersize": 
 BAND = {"errorbar": interval, "err_kws": {"alpha": 0.12, "linewidth": 0}}  # of a lineplot
 
 
-def by_colour(rows: pd.DataFrame, column: str = "label") -> dict:
-    """seaborn's hue by a column, each label in its method's colour."""
-    return {"hue": column, "palette": dict(zip(rows[column], rows["method"].map(colour)))}
+def by_colour(rows: pd.DataFrame) -> dict:
+    """seaborn's hue by label, each in its method's colour."""
+    return {"hue": "label", "palette": dict(zip(rows["label"], rows["method"].map(colour)))}
 
 
 def draw_regression(axes: Sequence[Axes], rows: pd.DataFrame, power: int = 1) -> None:
@@ -62,6 +62,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
     left.set(ylabel="training loss")
     right.set(ylabel="validation MAE / Gy", yscale="log")
     plain_ticks(right.yaxis)
+    for ax in (left, right):
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return legend_above(figure, [left, right])
 
 
@@ -93,13 +95,11 @@ def key_finding(results: Results) -> Figure:
 def accuracy_and_cost(comparison: pd.DataFrame) -> Figure:
     """fig13: Error against network calls, from one answer to the mean of several; B near the best."""
     rows = frames.rows_of(comparison).query("method != 'control'")
-    keys = ["label", "training", "method", "members"]
-    points = add_labels(frames.average(rows)).groupby(keys, sort=False)["value"].mean().reset_index()
+    points = frames.average(rows, ["case_id"]).pipe(add_labels)
     points["nfe"] = points["label"].map(add_labels(rows).groupby("label")["nfe"].max())
     figure, axes = panels(2, height_in=3.6)
-    options = {"x": "nfe", "y": "value", **by_colour(points, "training")}
-    near = points["value"] <= 1.12 * points["value"].min()
-    for ax, shown in zip(axes, (points, points[near])):
+    options = {"x": "nfe", "y": "value", "hue": "training", "palette": look(points, "training")["palette"]}
+    for ax, shown in zip(axes, (points, points[points["value"] <= 1.12 * points["value"].min()])):
         sns.lineplot(shown, estimator=None, marker="o", linewidth=1, ax=ax, **options)
         several = {"data": shown[shown["members"] > 1], "marker": "D", "s": 45, "zorder": 3, "legend": False}
         sns.scatterplot(ax=ax, **several, **options)

@@ -29,13 +29,12 @@ def ceilings(rows: pd.DataFrame) -> Figure:
     intensity, achieved = rows["gflop"] / rows["gbyte"], rows["gflop"] / rows["seconds"]
     x = np.geomspace(intensity.min() / 4, intensity.max() * 8, 200)
     for roof, line in zip(rows.drop_duplicates("peak_gflop_s").itertuples(), ("-", "--")):
-        name = f"measured roof, {roof.part.split(', ')[-1]}"
-        ax.plot(x, np.minimum(roof.peak_gflop_s, x * roof.peak_gbyte_s), line, color=LIMIT, label=name)
+        ax.plot(x, np.minimum(roof.peak_gflop_s, x * roof.peak_gbyte_s), line, color=LIMIT, label=roof.part)
     ax.plot(intensity, achieved, "o", color=OURS)
     for part, share, *place in zip(rows["part"], rows["of_peak_flop_pct"], intensity, achieved):
         ax.annotate(f"{part}: {share:.0f} %", place, (6, 0), **ASIDE)
     ax.set(xscale="log", yscale="log", xlabel="counted FLOP a byte moved", ylabel="GFLOP/s")
-    ax.legend()
+    ax.legend(title="measured roof of", title_fontsize=8.5)
     plain_ticks(ax.xaxis), plain_ticks(ax.yaxis)
     return figure
 

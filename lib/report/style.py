@@ -58,7 +58,7 @@ def look(frame: pd.DataFrame, column: str) -> dict[str, Any]:
 
     palette, markers, dashed = {}, {}, {}
     for method, labels in frame.groupby("method", sort=False)[column].unique().items():
-        shades = sns.light_palette(colour(method), 5, reverse=True)
+        shades = sns.light_palette(colour(method), 7, reverse=True)
         for number, label in enumerate(labels):
             palette[label], markers[label] = shades[min(number, 3)], MARKERS[number % len(MARKERS)]
             dashed[label] = (4, 1.5) if number else ""

@@ -35,7 +35,9 @@ def input_channels(sample: Sample) -> Figure:
     """All that a network sees of a patient: distances blue inside and red outside, the CT grey."""
     index, names = slice_of_most_dose(sample), sample.channels.names
     figure, axes = panels(6, -(-len(names) // 6), height_in=1.6)
-    looks = {name: ((-1, 1), ERROR_MAP) for name in sample.channels.structures} | {"ct": ((-1, 1), "gray")}
+    looks = {name: ((-0.5, 0.5), ERROR_MAP) for name in sample.channels.structures} | {
+        "ct": ((-1, 1), "gray")
+    }
     for ax, name, volume in zip(axes, names, sample.cond):
         show(ax, name.replace("_", " "), volume[index], *looks.get(name, ((0, 1),)))
     for ax in axes[len(names) :]:
@@ -56,14 +58,11 @@ def prediction(sample: Sample, dose: torch.Tensor) -> Figure:
     """Planned, predicted and their difference in Gy of a dose [1,d,h,w] (fraction of the prescription)."""
     index, (figure, axes) = slice_of_most_dose(sample), panels(3, height_in=2.4)
     planned, predicted = (volume[0, index] * sample.rx_gy for volume in (sample.dose, dose))
-    most_gy, apart_gy = SHARES[1] * sample.rx_gy, float((predicted - planned).abs().max())
-    looks = {
-        "planned": (planned, (0, most_gy)),
-        "predicted": (predicted, (0, most_gy)),
-        "predicted - planned": (predicted - planned, (-apart_gy, apart_gy), ERROR_MAP),
-    }
-    for ax, (title, look) in zip(axes, looks.items()):
-        figure.colorbar(show(ax, f"{title} / Gy", *look), ax=ax, shrink=0.8, pad=0.02)
+    doses_gy, most_gy = (0, SHARES[1] * sample.rx_gy), float((predicted - planned).abs().max())
+    looks = [("planned / Gy", planned, doses_gy), ("predicted / Gy", predicted, doses_gy)]
+    looks += [("predicted - planned / Gy", predicted - planned, (-most_gy, most_gy), ERROR_MAP)]
+    for ax, look in zip(axes, looks):
+        figure.colorbar(show(ax, *look), ax=ax, shrink=0.8, pad=0.02)
     return figure
 
 
@@ -78,9 +77,7 @@ def gain_curve(gain: torch.Tensor, first_times: dict[int, int]) -> Figure:
     return figure
 
 
-def averages(
-    sizes: Sequence[int], errors: dict[str, Sequence[float]], laws: dict[str, EnsembleLaw]
-) -> Figure:
+def averages(sizes: Sequence[int], errors: dict[str, list], laws: dict[str, EnsembleLaw]) -> Figure:
     """Mean squared errors of means of n members against 1 / n, measured (dots) and by the law (lines)."""
     figure, (ax,) = panels(1, height_in=3.0)
     for (name, law), line in zip(laws.items(), (colour("baseline"), colour("ddpm"))):
