@@ -45,7 +45,9 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler:
 
 def cell(value: Any, form: str) -> str:
     """A value as text, nothing where it is missing."""
-    return value if isinstance(value, str) else "" if value is None or pd.isna(value) else form.format(value)
+    if isinstance(value, (str, int, np.integer)):
+        return str(value)
+    return "" if pd.isna(value) else form.format(value)
 
 
 def means(rows: pd.DataFrame, index: str, quantity: str) -> pd.DataFrame:

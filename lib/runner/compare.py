@@ -8,55 +8,57 @@ over them.
 
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
 from lib.errors import UserError
-from lib.files import read_json
 from lib.metrics.statistics import paired_difference
-from lib.report.sentences import plural, span, told_difference
-from lib.report.verdicts import over_seeds
+from lib.report import frames
+from lib.report.statements import interval_text, judge
 from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.parameters import closest
-from lib.studies.rows import by_method
-
-MEASURES = {
-    "mae_gy": "MAE in the dose mask",
-    "rmse_gy": "RMSE in the dose mask",
-    "dose_score_gy": "dose score",
-    "own_grid_dose_score_gy": "dose score on the network's grid",
-    "dvh_gy": "DVH points, mean of a patient's",
-}
+from lib.studies.results import add_labels, load_results, select
 
 
-def read_comparison(folder: str) -> dict:
-    """The comparison's results of an experiment, rows in the order of their patients."""
-    results = read_json(Path(folder) / "results" / "04_comparison.json")
-    rows = sorted(results["rows"], key=lambda row: row["case_id"])
-    return results | {"rows": [row | {"dvh_gy": float(np.mean(row["dvh_errors_gy"]))} for row in rows]}
+def measures(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What is compared -> its rows."""
+    return {
+        "MAE in the dose mask": frames.rows_of(frame),
+        "RMSE in the dose mask": frames.rows_of(frame, "rmse_gy"),
+        "dose score": select(frame, measure="dose_score_gy"),
+        "dose score on the network's grid": select(frame, measure="grid_dose_score_gy"),
+        "DVH points, mean of a patient's": frames.dvh_errors(frame),
+    }
 
 
-def values_of(folder: str, rows: list[dict], method: str, measure: str) -> tuple[np.ndarray, int]:
-    """(values of a method, one per patient, averaged over its seeds; number of seeds). Raises a UserError."""
-    alone = by_method(rows, measure)
-    if method not in alone:
-        raise UserError(f"{folder} judged no {method!r}{closest(method, alone)}")
-    return over_seeds(rows, measure).get(method, (alone[method], 1))
+def find_answer(folder: str, frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, int]:
+    """(rows of the answer called so, of all its seeds; how many). Raises a UserError."""
+    groups, trainings = add_labels(frame.assign(training=frame["group"])), add_labels(frame)
+    for labelled in (groups, trainings):
+        if name in set(labelled["label"]):
+            rows = frame[labelled["label"] == name]
+            return rows, rows["training"].nunique()
+    names = [*dict.fromkeys(groups["label"]), *dict.fromkeys(trainings["label"])]
+    raise UserError(f"{folder} judged no {name!r}{closest(name, names)}")
 
 
 def pair_lines(*two: tuple[str, str]) -> list[str]:
-    """Lines that say how the first of two (folder, method) stands to the second by every measure. Raises a
+    """Lines that say how the first of two (folder, answer) stands to the second by every measure. Raises a
     UserError where the patients differ."""
-    (first, a), (second, b) = ((folder, read_comparison(folder)) for folder, _ in two)
-    if {row["case_id"] for row in a["rows"]} != {row["case_id"] for row in b["rows"]}:
-        raise UserError(f"{first} and {second} judged other patients; a paired difference needs the same")
-    sides = [(folder, results["rows"], method) for (folder, method), results in zip(two, (a, b))]
-    seeds = [plural(values_of(*side, "mae_gy")[1], "seed") for side in sides]
-    lines = [" minus ".join(f"{method} ({folder}, {n})" for (folder, method), n in zip(two, seeds))]
-    for measure, title in MEASURES.items():
-        x, y = (values_of(*side, measure)[0] for side in sides)
-        d = paired_difference(x, y)
-        words = told_difference(d, a["margin_gy"])
-        lines.append(f"  {title:<33} {np.mean(x):.2f} - {np.mean(y):.2f}: {span(d)}, {words}")
+    results = [load_results(Path(folder) / "results", "04_comparison") for folder, _ in two]
+    first, second = (set(result.frames["04_comparison"]["case_id"]) for result in results)
+    if first != second:
+        folders = " and ".join(folder for folder, _ in two)
+        raise UserError(f"{folders} judged other patients; a paired difference needs the same")
+    found = [find_answer(folder, r.frames["04_comparison"], name) for (folder, name), r in zip(two, results)]
+    seeds = [f"{n} seed{'' if n == 1 else 's'}" for _, n in found]
+    lines = [" minus ".join(f"{name} ({folder}, {n})" for (folder, name), n in zip(two, seeds))]
+    for title, *rows in zip(measures(found[0][0]), *(measures(rows).values() for rows, _ in found)):
+        a, b = (
+            own.groupby(["case_id", "training"])["value"].mean().groupby("case_id").mean() for own in rows
+        )
+        d = paired_difference(a, b)
+        words = judge(d, results[0].settings["margin_gy"])
+        lines.append(f"  {title:<33} {a.mean():.2f} - {b.mean():.2f}: {interval_text(d)}, {words}")
     return lines
 
 

@@ -98,7 +98,7 @@ def tidy(path: Path) -> None:
     out of its outputs, and colours that nobody sees out of its figures."""
     import nbformat
 
-    from lib.report.html import without_widgets
+    from lib.report.page import without_widgets
     from lib.report.pictures import smaller_output
 
     notebook = without_widgets(nbformat.read(path, as_version=4))

@@ -123,12 +123,12 @@ def remove_others(stages: list[Stage], folder: Path) -> None:
 def finish(folder: Path, executed: bool, publishes: bool, every_patient: bool) -> None:
     """Build the report if anything is new, publish or compare with what is published, say where the report
     lies."""
-    from lib.report.html import build_report
-    from lib.runner.published import compare_with_published, publish, read_published, write_weights
+    from lib.report.page import build_report
+    from lib.runner.published import compare_with_published, publish, write_weights
 
     report = folder / "report.html"
     if executed or publishes or every_patient or not report.exists():
-        build_report(folder, every_patient, read_published(folder))
+        build_report(folder)
     if publishes:
         write_weights(folder)
         publish(folder)
