@@ -679,18 +679,18 @@ def test_answers_of_two_experiments_are_paired_by_patient_whatever_the_order_of_
     write_comparison(tmp_path / "a", a)
     write_comparison(tmp_path / "b", b[::-1])
     first, second = str(tmp_path / "a"), str(tmp_path / "b")
-    lines = pair.pair_lines((first, "baseline"), (second, "flow"))
-    assert "2 seeds" in lines[0] and "1 seed)" in lines[0]
+    lines = pair.compare((first, "baseline"), (second, "flow"))
+    assert "seeds: 2)" in lines[0] and "seeds: 1)" in lines[0]
     assert re.search(
         r"4\.50 - 3\.50: \+1\.00 Gy \[\+(0\.99|1\.00), \+1\.0\d\] \(10 patients\), worse", lines[1]
     )
-    assert "+0.00" in pair.pair_lines((second, "flow"), (second, "flow"))[1]
-    assert "5.00 - 4.50" in pair.pair_lines((first, "baseline-seed43"), (first, "baseline"))[1]
+    assert "+0.00" in pair.compare((second, "flow"), (second, "flow"))[1]
+    assert "5.00 - 4.50" in pair.compare((first, "baseline-seed43"), (first, "baseline"))[1]
     with pytest.raises(UserError, match="judged no 'flaw'; did you mean flow"):
-        pair.pair_lines((first, "baseline"), (second, "flaw"))
+        pair.compare((first, "baseline"), (second, "flaw"))
     write_comparison(tmp_path / "b", [row for row in b if row["case_id"] != "p9"])
     with pytest.raises(UserError, match="a paired difference needs"):
-        pair.pair_lines((first, "baseline"), (second, "flow"))
+        pair.compare((first, "baseline"), (second, "flow"))
 
 
 def test_fresh_numbers_are_compared_with_the_published_ones(tmp_path):

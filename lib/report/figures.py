@@ -91,7 +91,7 @@ def key_finding(results: Results) -> Figure:
 
 
 def accuracy_and_cost(comparison: pd.DataFrame) -> Figure:
-    """fig13: Error against calls per patient, from one answer to the mean of several; B of those near the best."""
+    """fig13: Error against network calls, from one answer to the mean of several; B near the best."""
     rows = frames.rows_of(comparison).query("method != 'control'")
     keys = ["label", "training", "method", "members"]
     points = add_labels(frames.average(rows)).groupby(keys, sort=False)["value"].mean().reset_index()

@@ -93,6 +93,6 @@ def trajectories(paths: dict[str, dict[int, tuple[float, torch.Tensor]]], sample
         line[0].set_ylabel(name, fontsize=8)
         for ax, call in zip(line, calls):
             t, dose = paths[name][call]
-            show(ax, dose[0, index] * (sample.mask[0, index] > 0), f"call {call}\nt = {t:.4g}")
-        show(line[-1], sample.dose[0, index], "planned")
+            show(ax, f"call {call}\nt = {t:.4g}", dose[0, index] * (sample.mask[0, index] > 0))
+        show(line[-1], "planned", sample.dose[0, index])
     return figure

@@ -54,7 +54,7 @@ def dashes(training: str) -> str:
 
 
 def look(frame: pd.DataFrame, column: str) -> dict[str, Any]:
-    """seaborn's hue and style by a column: a method's variants have its colour, but pale, dashed, other marks."""
+    """seaborn's hue and style by a column: a method's variants have its colour, pale, dashed, other marks."""
     palette, markers, dashed = {}, {}, {}
     for method, labels in frame.groupby("method", sort=False)[column].unique().items():
         shades = sns.light_palette(colour(method), 5, reverse=True)

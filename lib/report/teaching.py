@@ -15,8 +15,7 @@ from lib.metrics.uncertainty import EnsembleLaw
 from lib.report.slices import ERROR_MAP
 from lib.report.style import colour, panels
 
-DOSE_SHARES = (-0.3, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
-NOISE = (-2.0, 2.0)  # of a dose with noise
+SHARES = (-0.3, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
 
 
 def slice_of_most_dose(sample: Sample) -> int:
@@ -24,9 +23,7 @@ def slice_of_most_dose(sample: Sample) -> int:
     return int(sample.dose[0].sum(dim=(1, 2)).argmax())
 
 
-def show(
-    ax: Axes, plane: torch.Tensor, title: str, limits: tuple = DOSE_SHARES, colours: str = "turbo"
-) -> AxesImage:
+def show(ax: Axes, title: str, plane: torch.Tensor, limits=SHARES, colours="turbo") -> AxesImage:
     """A slice [h,w] as a picture of sharp voxels."""
     ax.set_title(title, fontsize=7.5, fontweight="normal")
     ax.set(xticks=[], yticks=[])
@@ -35,25 +32,22 @@ def show(
 
 
 def input_channels(sample: Sample) -> Figure:
-    """All that a network sees of a patient: the CT grey, distances blue inside and red outside, the rest as doses."""
+    """All that a network sees of a patient: distances blue inside and red outside, the CT grey."""
     index, names = slice_of_most_dose(sample), sample.channels.names
-    rows = -(-len(names) // 6)
-    figure, axes = panels(6, rows, height_in=1.6)
+    figure, axes = panels(6, -(-len(names) // 6), height_in=1.6)
     looks = {name: ((-1, 1), ERROR_MAP) for name in sample.channels.structures} | {"ct": ((-1, 1), "gray")}
     for ax, name, volume in zip(axes, names, sample.cond):
-        limits, colours = looks.get(name, ((0, 1), "turbo"))
-        show(ax, volume[index], name.replace("_", " "), limits, colours)
+        show(ax, name.replace("_", " "), volume[index], *looks.get(name, ((0, 1),)))
     for ax in axes[len(names) :]:
         ax.remove()
     return figure
 
 
-def volumes(sample: Sample, shown: dict[str, torch.Tensor], limits: tuple = NOISE) -> Figure:
+def noised_doses(sample: Sample, shown: dict[str, torch.Tensor]) -> Figure:
     """The same slice of several volumes [1,d,h,w] of a patient, by their titles."""
-    index = slice_of_most_dose(sample)
-    figure, axes = panels(len(shown), height_in=1.8)
+    index, (figure, axes) = slice_of_most_dose(sample), panels(len(shown), height_in=1.8)
     for ax, (title, volume) in zip(axes, shown.items()):
-        image = show(ax, volume[0, index], title, limits)
+        image = show(ax, title, volume[0, index], (-2, 2))
     figure.colorbar(image, ax=axes, shrink=0.8, pad=0.01)
     return figure
 
@@ -62,15 +56,14 @@ def prediction(sample: Sample, dose: torch.Tensor) -> Figure:
     """Planned, predicted and their difference in Gy of a dose [1,d,h,w] (fraction of the prescription)."""
     index, (figure, axes) = slice_of_most_dose(sample), panels(3, height_in=2.4)
     planned, predicted = (volume[0, index] * sample.rx_gy for volume in (sample.dose, dose))
-    largest = float((predicted - planned).abs().max())
-    for ax, title, plane, limits, colours in zip(
-        axes,
-        ("planned", "predicted", "predicted - planned"),
-        (planned, predicted, predicted - planned),
-        (2 * [(0, sample.rx_gy * DOSE_SHARES[1])] + [(-largest, largest)]),
-        ("turbo", "turbo", ERROR_MAP),
-    ):
-        figure.colorbar(show(ax, plane, f"{title} / Gy", limits, colours), ax=ax, shrink=0.8, pad=0.02)
+    most_gy, apart_gy = SHARES[1] * sample.rx_gy, float((predicted - planned).abs().max())
+    looks = {
+        "planned": (planned, (0, most_gy)),
+        "predicted": (predicted, (0, most_gy)),
+        "predicted - planned": (predicted - planned, (-apart_gy, apart_gy), ERROR_MAP),
+    }
+    for ax, (title, look) in zip(axes, looks.items()):
+        figure.colorbar(show(ax, f"{title} / Gy", *look), ax=ax, shrink=0.8, pad=0.02)
     return figure
 
 
@@ -80,9 +73,8 @@ def gain_curve(gain: torch.Tensor, first_times: dict[int, int]) -> Figure:
     ax.plot(gain, color=colour("ddpm"))
     for n_steps, t in first_times.items():
         ax.plot(t, gain[t], "o", color=colour("baseline"))
-        place = {"xytext": (-6, 3), "textcoords": "offset points", "ha": "right", "fontsize": 8}
-        ax.annotate(f"{n_steps} step{'s' if n_steps > 1 else ''}", (t, gain[t]), **place)
-    ax.set(xlabel="time t of the first step", ylabel="gain of an error of the noise", yscale="log")
+        ax.annotate(f"{n_steps} ", (t, gain[t]), ha="right", fontsize=8)
+    ax.set(xlabel="time t of the first step of so many", ylabel="gain of a noise error", yscale="log")
     return figure
 
 
@@ -91,9 +83,8 @@ def averages(
 ) -> Figure:
     """Mean squared errors of means of n members against 1 / n, measured (dots) and by the law (lines)."""
     figure, (ax,) = panels(1, height_in=3.0)
-    shares = np.array([0.0, 1.0])
     for (name, law), line in zip(laws.items(), (colour("baseline"), colour("ddpm"))):
-        ax.plot(shares, law.floor_gy2 + law.b_gy2 * shares, color=line, label=name)
+        ax.plot([0, 1], [law.floor_gy2, law.mse_gy2(1)], color=line, label=name)
         ax.plot(1 / np.array(sizes), errors[name], "o", color=line)
     ax.set(xlabel="1 / n", ylabel="mean squared error", ylim=(0, None))
     ax.legend()

@@ -24,6 +24,7 @@ SECTIONS = {
     "02_sampling_ablation": "ablation",
     "03_ensemble": "ensemble",
     "04_comparison": "comparison",
+    "05_report": "report",
 }  # notebook -> its section of a params file
 ALONE = {"06_speed": "speed"}  # an experiment with this section runs this notebook and no other
 COMMON = parse_lines("""

@@ -1,0 +1,69 @@
+"""Every number of README.md is a published one."""
+
+import re
+
+import pytest
+
+from lib.files import ROOT
+from lib.runner import summary
+from lib.studies.results import read_frame, select
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ANSWER = README.partition("So far")[2].partition("![")[0]
+REFERENCE = {"3.78", "3.73"}  # the study's own
+
+
+def table(experiment: str, name: str):
+    return read_frame(summary.PUBLISHED / experiment / "results" / f"{name}.csv")
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """What the answer says, as it is to be written."""
+    mae = summary.mean_mae_gy("openkbp")
+    steps = select(table("openkbp", "02_steps"), measure="mae_gy", switch="start", n_steps=500)
+    at_500 = steps.groupby("setting")["value"].mean()
+    ensemble = table("openkbp", "03_ensemble")
+    samples = select(ensemble, source="samples", region="dose mask")
+    spread = select(samples, measure="spread_gy").groupby("training")["value"].mean()
+    cover = select(samples, measure="coverage_pct", level_pct=95)
+    cover = cover[cover["factor"] != 1].groupby("training")["value"].mean()
+    crps = select(ensemble, measure="crps_gy")
+    crps = crps[crps["factor"] != 1].groupby(["training", "source"])["value"].mean()
+    return {
+        **{name: f"{mae[name]:.2f} Gy" for name in ("refine", "baseline", "ddpm")},
+        "seeds": f"{mae['baseline']:.2f} Gy (trained with another seed: {mae['baseline-seed43']:.2f} Gy)",
+        "best": f"{mae['baseline, 2 seeds and both sides']:.2f} Gy",
+        "500": f"{at_500[summary.REFERENCE_SETTING]:.2f} Gy",
+        "980": f"{at_500['start held at t = 980']:.2f} Gy",
+        "spread": f"{spread.min():.1f} to {spread.max():.1f} Gy",
+        "cover": f"{cover.min():.0f} to {cover.max():.0f} %",
+        "crps": f"{crps['baseline', 'seeds']:.2f} Gy against {crps['refine', 'samples']:.2f} Gy",
+    }
+
+
+def test_the_answer_is_what_the_published_tables_say(numbers):
+    for name, text in numbers.items():
+        assert text in " ".join(ANSWER.split()), (name, text)
+    written = set(re.findall(r"\d+\.\d+", " ".join(numbers.values()))) | {"2.8"}  # million parameters
+    assert set(re.findall(r"\d+\.\d+", ANSWER)) <= written
+
+
+def test_the_best_is_the_best_and_the_best_sampled_is_the_best_sampled():
+    mae = summary.mean_mae_gy("openkbp")
+    assert mae.idxmin() == "baseline, 2 seeds and both sides"
+    single = mae[[name for name in ("ddpm", "ddpm_v", "ddpm_dose", "flow", "refine")]]
+    assert single.idxmin() == "refine"
+
+
+def test_the_tables_are_those_that_the_published_files_give():
+    assert README == summary.with_results(README)
+    page = (summary.PUBLISHED / "README.md").read_text(encoding="utf-8")
+    assert page == summary.published_page()
+
+
+def test_readme_is_short_and_its_links_lead_somewhere():
+    words = [word for word in README.split() if not word.startswith(("|", "`"))]
+    assert len(words) < 1000
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
