@@ -34,7 +34,8 @@ FORMATS = {
 
 def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     """A table as it is shown: rounded, intervals in one cell, all text escaped; of no rows, it says so."""
-    shown = pd.DataFrame(index=table.index.astype(str)).rename_axis(index=None, columns=table.index.name)
+    corner = str(escape(table.index.name or ""))
+    shown = pd.DataFrame(index=table.index.astype(str)).rename_axis(index=None, columns=corner)
     for quantity in dict.fromkeys(table.columns.get_level_values(0)):
         texts = pd.DataFrame(table[quantity]).map(cell, form=FORMATS.get(quantity, "{:.2f}")).to_numpy()
         shown[quantity] = [f"{row[0]} [{', '.join(row[1:])}]" if any(row[1:]) else row[0] for row in texts]
