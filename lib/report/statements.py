@@ -152,7 +152,8 @@ def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]
         if names and "control" in values:
             about_row = (CONTROL, quantity, names[::sense][0], "control")
             found.append(compare(about_row, answers, margin, set(), unit))
-            lost += [bare(found[-1]).partition(": ")[2]] if sense * found[-1]["difference"] > 0 else []
+            means = bare(found[-1]).partition(": ")[2].partition(", ")[0]
+            lost += [means] if sense * found[-1]["difference"] > 0 else []
     for row in found[:1]:
         row["sentence"] = f"{opening(row['verdict'], 'better')}: the best network, {bare(row)}."
         if lost:
