@@ -14,10 +14,8 @@ import nbformat
 import pytest
 
 from lib.__main__ import COMMANDS, main
-from lib.cache import code_digest, modules_used
 from lib.errors import UserError
 from lib.files import ROOT, lock, read_json, write_json, write_text
-from lib.report.captions import CAPTIONS
 from lib.runner.command import Failure, one_sentence_errors
 from lib.runner.execute import execute, socket_folder
 from lib.runner.params_file import load_params
@@ -27,7 +25,7 @@ from lib.studies.comparison import studies_before
 from lib.studies.experiment import Experiment
 
 SMOKE = ROOT / "params" / "smoke.yaml"
-STAGES = 10
+STAGES = 11
 
 
 def run(folder, *arguments):
@@ -57,19 +55,16 @@ def outputs(folder):
 
 def test_every_notebook_is_executed_and_the_report_lies_where_it_says(smoke):
     folder, printed = smoke
-    assert printed.count("done in") == STAGES
+    assert printed.count("done in") == STAGES == len(list(outputs(folder).glob("*.ipynb")))
     assert printed.strip().endswith("report: outputs/smoke/report.html")
-    assert (
-        len(list(outputs(folder).glob("*.ipynb")))
-        == STAGES
-        == len(list((outputs(folder) / "pages").glob("*.html")))
-    )
+    assert len(list((outputs(folder) / "pages").glob("*.html"))) == STAGES - 1  # the last one is the report
 
 
-def test_the_figures_are_there_as_png_and_pdf(smoke):
+def test_the_figures_of_the_report_are_there_as_png_and_pdf(smoke):
     names = {path.name for path in (outputs(smoke[0]) / "figures").iterdir()}
-    for figure in (name for name in CAPTIONS):
-        assert {f"{figure}.png", f"{figure}.pdf"} <= names
+    figures = set(re.findall(r"fig\d+_\w+", (ROOT / "notebooks" / "05_report.ipynb").read_text()))
+    assert len(figures) > 15
+    assert {f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")} <= names
 
 
 def test_a_method_that_cannot_be_trained_is_listed_with_the_reason_and_stops_nothing(smoke):
@@ -154,29 +149,12 @@ def test_a_notebook_without_its_network_fails_in_one_sentence_with_the_place_to_
     assert (outputs(tmp_path) / "02_sampling_ablation.ipynb").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments, sentence",
-    [
-        (["-p", "cohort=nowhere"], "nowhere/card.json does not exist"),
-        (["-p", "train.epoch=3"], "did you mean epochs?"),
-        (["--only", "07"], "no notebook begins so"),
-    ],
-)
-def test_mistakes_end_before_anything_runs(tmp_path, arguments, sentence):
-    refused = run(tmp_path, *arguments)
-    assert refused.returncode == 2 and sentence in refused.stderr and "Traceback" not in refused.stderr
-    assert not list(tmp_path.glob("outputs/smoke/*.ipynb"))
-
-
-def test_a_disk_that_refuses_ends_in_one_sentence(tmp_path):
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "smoke").write_text("a file where the folder should be")
-    refused = run(tmp_path)
-    assert (
-        refused.returncode == 1
-        and "error: outputs/smoke" in refused.stderr
-        and "Traceback" not in refused.stderr
-    )
+def test_a_disk_that_refuses_ends_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "outputs" / "smoke", "a file where the folder should be")
+    (tmp_path / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
+    code, _, error = said(["run", str(SMOKE)], capsys)
+    assert code == 1 and "error: outputs/smoke" in error and len(error.splitlines()) == 1
 
 
 def test_an_error_of_the_system_that_is_no_refusing_disk_keeps_its_traceback():
@@ -244,14 +222,14 @@ def stages_of(methods, **sections):
 
 def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_report(tmp_path):
     stages = stages_of(["baseline"])
-    assert list(stages) == ["00_cohort", "01_train_baseline", "04_comparison"]
+    assert list(stages) == ["00_cohort", "01_train_baseline", "04_comparison", "05_report"]
     assert stages["04_comparison"].needs == ["01_train_baseline"]
     for name in ("00_cohort.json", "02_sampling_ablation.json", "02_steps.csv", "04_comparison.json"):
         write_text(tmp_path / "results" / name, "{}")
     remove_others(list(stages.values()), tmp_path)
     assert sorted(path.stem for path in tmp_path.rglob("*.*")) == ["00_cohort", "04_comparison"]
     # a gaussian's spread can be judged, its steps cannot
-    assert list(stages_of(["baseline", "gaussian"]))[3:] == ["03_ensemble", "04_comparison"]
+    assert list(stages_of(["baseline", "gaussian"]))[3:5] == ["03_ensemble", "04_comparison"]
 
 
 def test_trainings_that_the_file_leaves_to_the_notebook_are_the_experiments():
@@ -278,22 +256,12 @@ def test_a_comparison_before_its_studies_is_refused_and_one_that_has_none_is_not
     assert steps is None and ensemble.settings["margin_gy"] == 0.1
 
 
-def test_two_runs_on_one_folder_are_refused(tmp_path):
+def test_two_runs_on_one_folder_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     with lock(outputs(tmp_path) / "checkpoints" / "run.lock", ""):
-        second = run(tmp_path)
-    assert second.returncode == 2 and "another run is working" in second.stderr
-
-
-def test_comments_and_docstrings_make_nothing_stale_and_code_does():
-    code = 'def f(x):\n    """Old."""\n    return x\n'
-    assert code_digest(code) == code_digest('def f(x):\n    """New."""\n    # why\n    return x\n')
-    assert code_digest(code) != code_digest(code.replace("return x", "return -x"))
-
-
-def test_what_a_notebook_uses_is_found_through_its_imports():
-    used = {path.name for path in modules_used("from lib.training.loop import train")}
-    assert {"loop.py", "unet.py", "samples.py", "protocols.py"} <= used
-    assert "figures.py" not in used and "html.py" not in used
+        (tmp_path / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
+        code, _, error = said(["run", str(SMOKE)], capsys)
+    assert code == 2 and "another run is working" in error
 
 
 # --- the command line ---
@@ -328,6 +296,9 @@ def test_every_command_explains_itself(capsys):
         (["xyz"], "error: there is no command 'xyz'; there are run, train, import, export, compare"),
         (["run"], "the following arguments are required: params; python -m lib run --help explains it"),
         (["run", "params/smoke.yaml", "--frce"], "unrecognized arguments: --frce; python -m lib run --help"),
+        (["run", "params/smoke.yaml", "-p", "cohort=nowhere"], "error: nowhere/card.json does not exist"),
+        (["run", "params/smoke.yaml", "-p", "train.epoch=3"], "did you mean epochs?"),
+        (["run", "params/smoke.yaml", "--only", "07"], "--only 07: no notebook begins so; there are 00_co"),
         (["run", "params/smok.yaml"], "error: params/smok.yaml does not exist; did you mean smoke?"),
         (
             ["train", "params/smoke.yaml", "basline"],

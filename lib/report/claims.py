@@ -28,8 +28,7 @@ HARDLY = 0.1  # spread over error below which samples hardly vary
 def claims(results: Results, told: pd.DataFrame) -> pd.DataFrame:
     """Every claim with the reference's number, the statements that judge it, and whether it holds here."""
     r, starts = REFERENCE, select(results.frames["02_steps"], switch="start")["setting"]
-    steps = select(told, question=STEPS, unit="Gy")
-    steps = steps if frames.setting(results, "method") == "ddpm" else steps[:0]
+    steps = select(told, question=STEPS if frames.setting(results, "method") == "ddpm" else "", unit="Gy")
     held = steps[steps["first"].isin(starts) & (steps["first"] != REFERENCE_GRID)]
     spread = select(told, question=SPREAD, first="ddpm", quantity="spread")
     small = (spread["difference"] < HARDLY) & ~spread["verdict"].isin([CANNOT, FAILED])

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
-import yaml
 from IPython.display import HTML
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from PIL import Image
 
 from lib.errors import UserError
-from lib.files import ROOT, write_text
+from lib.files import write_text
 from lib.models.methods import METHODS
 from lib.report import frames
 from lib.report.pictures import pictures_to_webp, webp_uri
-from lib.studies.experiment import OUTPUTS
 from lib.studies.results import Results
 
 REPORT = "05_report"
@@ -94,24 +92,6 @@ def glossary(frame: pd.DataFrame) -> str:
     titles = {name: METHODS[method].title for name, method, _ in names if method in METHODS}
     variants = {name: f", trained once more: {variant}" for name, _, variant in names if variant}
     return "\n".join(f"- `{name}`: {title}{variants.get(name, '')}" for name, title in titles.items())
-
-
-def commands(folder: Path) -> list[str]:
-    """The commands that run an experiment again: as it was, and sampled in at most 100 steps."""
-    run = f"python -m lib run {params_of(folder)}"
-    steps = [f'-p ablation.{name}="[5, 25, 100]"' for name in ("n_steps", "others_steps", "few_steps")]
-    return [run, " ".join([run, f"-p experiment={folder.name}-100", *steps, "-p ensemble.n_steps=100"])]
-
-
-def params_of(folder: Path) -> str:
-    """The params file that made an experiment; the copy in its folder, if something was changed for it."""
-    made = read_yaml(folder / "experiment.yaml")
-    same = [path.name for path in sorted((ROOT / "params").glob("*.yaml")) if read_yaml(path) == made]
-    return f"params/{same[0]}" if same else f"{OUTPUTS}/{folder.name}/experiment.yaml"
-
-
-def read_yaml(path: Path) -> dict:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def executed_notebooks(folder: Path) -> str:

@@ -22,7 +22,8 @@ CLINIC = "Are clinical goals met or missed as planned?"
 STEPS = "Do more sampling steps make it worse?"
 AVERAGING = "Does averaging several answers help?"
 SPREAD = "Does the spread of the answers tell the error?"
-COLUMNS = "question quantity first second difference low high n unit verdict sentence".split()
+COLUMNS = ["question", "quantity", "first", "second", "difference", "low", "high"]
+COLUMNS += ["n", "unit", "verdict", "sentence"]
 CANNOT, FAILED, DOUBTED = "cannot be said", "not judged: this training failed", "not shown"
 DISGUISE, BIASED = "a regression in disguise", "a biased sampler"
 SMALL_SPREAD = 0.5  # spread over error below which the answers say little of their error
@@ -70,13 +71,15 @@ def in_words(name: str) -> str:
     return f"`{name}`".replace("baseline", "U-Net")
 
 
-def make_row(about: About, d: Difference, said: str, is_failed: bool, unit: str = "Gy") -> Row:
+def make_row(
+    about: About, d: Difference, said: str, is_failed: bool, unit: str = "Gy", means: str = ""
+) -> Row:
     """A statement; of a training that failed, or of too few patients, without a verdict."""
     _, quantity, first, second = about
     said = FAILED if is_failed else CANNOT if said and d.n < LEAST_FOR_VERDICT else said
     numbers = (d.mean, *(math.nan if edge is None else edge for edge in (d.low, d.high)), d.n)
     whom = in_words(first) + (f" against {in_words(second)}" if second else "")
-    text = f"{whom}: {quantity} {interval_text(d, unit, '+' if second or unit == 'Gy' else '')}"
+    text = f"{whom}: {quantity} {means}{interval_text(d, unit, '+' if second or unit == 'Gy' else '')}"
     return dict(zip(COLUMNS, (*about, *numbers, unit, said, f"{text}, {said}." if said else f"{text}.")))
 
 
@@ -90,7 +93,8 @@ def compare(about: About, answers: Answers, margin: float, bad: set[str], unit: 
     (values, kinds), (first, second) = answers, about[2:]
     d = paired_difference(values[first], values[second])
     said = judge(d if unit == "Gy" else paired_difference(values[second], values[first]), margin)
-    return make_row(about, d, said, not bad.isdisjoint(kinds["group"][[first, second]]), unit)
+    means = f"{values[first].mean():.2f} against {values[second].mean():.2f} {unit}, "
+    return make_row(about, d, said, not bad.isdisjoint(kinds["group"][[first, second]]), unit, means)
 
 
 def accuracy(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
@@ -146,14 +150,14 @@ def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]
         values, about = answers = frames.answers(frames.average(rows, ["structure", "measure"]))
         names, sense, margin = frames.one_form(about), *((1, margin_gy) if unit == "Gy" else (-1, 1.0))
         if names and "control" in values:
-            best = names[::sense][0]
-            found.append(compare((CONTROL, quantity, best, "control"), answers, margin, set(), unit))
-            means = f"{quantity} {values['control'].mean():.2f} against {values[best].mean():.2f} {unit}"
+            about_row = (CONTROL, quantity, names[::sense][0], "control")
+            found.append(compare(about_row, answers, margin, set(), unit))
+            means = bare(found[-1]).partition(": ")[2].partition(", ")[0]
             lost += [means] if sense * found[-1]["difference"] > 0 else []
-    if found:
-        text = f"{opening(found[0]['verdict'], 'better')}: {bare(found[0])}; the control has no network."
-        text += f" But here it is better than every network: {'; '.join(lost)}." if lost else ""
-        found[0]["sentence"] = text
+    for row in found[:1]:
+        row["sentence"] = f"{opening(row['verdict'], 'better')}: the best network, {bare(row)}."
+        if lost:
+            row["sentence"] += f" But here no network is as good as the control: {'; '.join(lost)}."
     yield from found
 
 
@@ -189,7 +193,10 @@ def steps(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
         is_failed = about["training"][name] in failed["02_steps"]
         best = (curve if is_other else curves.get(REFERENCE_GRID, curve)).mean().idxmin()
         low, high = frames.steps_between(curve, best)
-        d, quantity = paired_difference(curve[high], curve[low]), f"MAE from {low:.0f} to {high:.0f} steps"
+        d, quantity = (
+            paired_difference(curve[high], curve[low]),
+            f"change of the MAE from {low:.0f} to {high:.0f} steps",
+        )
         said = judge(d, margin_gy, equal="flat") if low < high >= best else CANNOT
         rows[name] = make_row((STEPS, quantity, name, ""), d, said, is_failed)
         if is_other:
@@ -213,7 +220,7 @@ def averaging(results: Results, margin_gy: float, failed: Failed) -> Iterator[Ro
     for name, rows in frames.sources(results).items():
         curve = frames.rows_of(rows).pivot(index="case_id", columns="members", values="value")
         most, is_failed = curve.columns.max(), rows["training"].iloc[0] in failed["03_ensemble"]
-        d, quantity = paired_difference(curve[most], curve[1]), f"MAE from one to the mean of {most:.0f}"
+        d, quantity = paired_difference(curve[most], curve[1]), f"MAE of the mean of {most:.0f} less of one"
         gains.append(make_row((AVERAGING, quantity, name, ""), d, judge(d, margin_gy), is_failed))
         d, quantity = frames.limit_ratio(results, rows), "RMSE of a mean of infinitely many"
         said = "near the U-Net" if abs(d.mean - 1) <= NEAR else "worse" if d.mean > 1 else "better"

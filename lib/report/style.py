@@ -8,7 +8,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -55,6 +54,8 @@ def dashes(training: str) -> str:
 
 def look(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     """seaborn's hue and style by a column: a method's variants have its colour, pale, dashed, other marks."""
+    import seaborn as sns  # here: it takes a second, for which the explorer need not wait
+
     palette, markers, dashed = {}, {}, {}
     for method, labels in frame.groupby("method", sort=False)[column].unique().items():
         shades = sns.light_palette(colour(method), 7, reverse=True)

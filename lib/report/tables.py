@@ -34,7 +34,8 @@ FORMATS = {
 
 def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     """A table as it is shown: rounded, intervals in one cell, all text escaped; of no rows, it says so."""
-    shown = pd.DataFrame(index=table.index.astype(str)).rename_axis(index=None, columns=table.index.name)
+    corner = str(escape(table.index.name or ""))
+    shown = pd.DataFrame(index=table.index.astype(str)).rename_axis(index=None, columns=corner)
     for quantity in dict.fromkeys(table.columns.get_level_values(0)):
         texts = pd.DataFrame(table[quantity]).map(cell, form=FORMATS.get(quantity, "{:.2f}")).to_numpy()
         shown[quantity] = [f"{row[0]} [{', '.join(row[1:])}]" if any(row[1:]) else row[0] for row in texts]
@@ -45,7 +46,9 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler:
 
 def cell(value: Any, form: str) -> str:
     """A value as text, nothing where it is missing."""
-    return value if isinstance(value, str) else "" if value is None or pd.isna(value) else form.format(value)
+    if isinstance(value, (str, int, np.integer)):
+        return str(value)
+    return "" if pd.isna(value) else form.format(value)
 
 
 def means(rows: pd.DataFrame, index: str, quantity: str) -> pd.DataFrame:

@@ -51,10 +51,8 @@ def compare(first: tuple[str, str], second: tuple[str, str], margin_gy: float = 
         if len(x) and len(y):
             d = paired_difference(x, y.loc[x.index])
             interval = "" if d.low is None else f", 95 % interval {d.low:+.2f} to {d.high:+.2f}"
-            words = verdict(d, margin_gy)
-            lines.append(
-                f"  {title:<33} {x.mean():.2f} - {y.mean():.2f}: {d.mean:+.2f} Gy{interval}, {d.n} patients: {words}"
-            )
+            means = f"{x.mean():.2f} - {y.mean():.2f}: {d.mean:+.2f} Gy"
+            lines.append(f"  {title:<33} {means}{interval}, {d.n} patients: {verdict(d, margin_gy)}")
     return lines
 
 

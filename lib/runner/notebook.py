@@ -22,7 +22,6 @@ from lib.runner.parameters import Parameter, closest, parameters_cell, parse_lin
 from lib.runner.params_file import RENAMED, load_params
 from lib.runner.settings import (
     COMMON,
-    NOTEBOOKS,
     Values,
     check_name,
     check_params,
@@ -30,7 +29,7 @@ from lib.runner.settings import (
     notebook_parameters,
     notebook_values,
 )
-from lib.studies.experiment import OUTPUTS, Experiment, git
+from lib.studies.experiment import OUTPUTS, Experiment, git, project_folder
 
 TYPED, PASSED = "experiment = ", "# Parameters\n"  # how the first cell begins, and papermill's after it
 
@@ -49,9 +48,9 @@ def open_experiment(notebook: str, namespace: Values) -> Experiment:
 
 
 def go_to_project() -> None:
-    """A notebook opened by hand starts in its own folder, and all paths are from the project's."""
-    if Path.cwd() == NOTEBOOKS:
-        os.chdir(ROOT)
+    """A notebook opened by hand starts in its own folder; paths, also those that a training's configuration
+    holds, are from the project's."""
+    os.chdir(project_folder())
     if not OUTPUTS.is_dir():
         raise UserError(f"{Path.cwd()} has no folder outputs; start the notebook in the project's, {ROOT}")
 

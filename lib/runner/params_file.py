@@ -35,7 +35,7 @@ for tag, pattern, first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(?:0|[1-9]\d*)", list("-+0123456789")),
-    ("float", r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", list("-+.0123456789")),
+    ("float", r"[-+]?(?:(?:0|[1-9]\d*)\.\d*|\.\d+)(?:[eE][-+]\d+)?", list("-+.0123456789")),
     ("merge", r"<<", ["<"]),
 ):
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
@@ -48,6 +48,8 @@ def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         params = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist{file_meant(path)}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a params file ({error.strerror})") from None
     except DAMAGED_YAML as error:
         raise UserError(f"{path} is not readable as YAML: {yaml_problem(error)}") from None
     if not isinstance(params, dict):

@@ -50,10 +50,11 @@ def training_stage(name: str, folder: Path, params: Values, path: str | Path) ->
 
 
 def study_stage(notebook: str, folder: Path, params: Values, path: str | Path, before: list[Stage]) -> Stage:
-    """A study, which reads the trainings; the comparison reads the studies before it as well."""
+    """A study, which reads the trainings; the comparison reads the studies too, and the report everything."""
     values = notebook_values(params, notebook, path, {})
-    needs = [stage.name for stage in before if stage.name.startswith(TRAIN)]
-    if notebook == "04_comparison":
-        needs += [stage.name for stage in before if stage.name[:2] in ("02", "03")]
-    product = folder / "results" / f"{notebook}.json"
-    return Stage(notebook, NOTEBOOKS / f"{notebook}.ipynb", values, [product], needs)
+    read = {"04_comparison": ("01", "02", "03"), "05_report": ("00", "01", "02", "03", "04")}.get(
+        notebook, "01"
+    )
+    needs = [stage.name for stage in before if stage.name.startswith(read)]
+    products = [] if notebook == "05_report" else [folder / "results" / f"{notebook}.json"]
+    return Stage(notebook, NOTEBOOKS / f"{notebook}.ipynb", values, products, needs)

@@ -30,8 +30,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", action="append", default=[], metavar="02", help=text)
     parser.add_argument("--force", action="store_true", help="execute also what is up to date")
     parser.add_argument("--publish", action="store_true", help="put the results below outputs/published")
-    text = "write a second, larger report to scrub through every patient of comparison.shown"
-    parser.add_argument("--every-patient", action="store_true", help=text)
     options = parser.parse_args(arguments)
     with one_sentence_errors():
         run_experiment(load_params(options.params, options.p), options)
@@ -50,7 +48,7 @@ def run_experiment(params: Values, options: argparse.Namespace) -> None:
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         remove_others(stages, folder)
         executed = execute_stages(chosen, stages, folder, options.force)
-        finish(folder, executed, options.publish, options.every_patient)
+        finish(folder, executed, options.publish)
 
 
 def choose(stages: list[Stage], only: list[str]) -> list[Stage]:
@@ -120,15 +118,15 @@ def remove_others(stages: list[Stage], folder: Path) -> None:
         path.unlink()
 
 
-def finish(folder: Path, executed: bool, publishes: bool, every_patient: bool) -> None:
+def finish(folder: Path, executed: bool, publishes: bool) -> None:
     """Build the report if anything is new, publish or compare with what is published, say where the report
     lies."""
     from lib.report.page import build_report
-    from lib.runner.published import compare_with_published, publish, read_published, write_weights
+    from lib.runner.published import compare_with_published, publish, write_weights
 
     report = folder / "report.html"
-    if executed or publishes or every_patient or not report.exists():
-        build_report(folder, every_patient, read_published(folder))
+    if executed or publishes or not report.exists():
+        build_report(folder)
     if publishes:
         write_weights(folder)
         publish(folder)

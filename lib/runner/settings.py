@@ -24,6 +24,7 @@ SECTIONS = {
     "02_sampling_ablation": "ablation",
     "03_ensemble": "ensemble",
     "04_comparison": "comparison",
+    "05_report": "report",
 }  # notebook -> its section of a params file
 ALONE = {"06_speed": "speed"}  # an experiment with this section runs this notebook and no other
 COMMON = parse_lines("""
@@ -41,9 +42,8 @@ SUITS: dict[str, Callable[[Method], bool]] = {
     "regression": lambda method: not method.timed,
     "sampled": lambda method: method.sampled,
 }  # which methods can stand for a parameter that names trainings; any, if it is not here
-REPLACED = {
-    "explore": "its notebook is opened by hand, and its parameters stand in its first cell"
-}  # old keys
+# keys of older params files
+REPLACED = {"explore": "its notebook is opened by hand, and its parameters stand in its first cell"}
 
 
 def check_params(params: Values, path: str | Path) -> None:

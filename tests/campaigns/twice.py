@@ -16,14 +16,14 @@ import os
 import sys
 import tempfile
 import time
+from io import StringIO
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import yaml
 from kills import ROOT, contents, different, start
-from lib.studies.rows import by_method
 
-from lib.metrics.statistics import paired_difference
+from lib.studies.results import by_patient, select
 
 
 def run_in(folder: Path, params: str, threads: int) -> float:
@@ -39,14 +39,14 @@ def run_in(folder: Path, params: str, threads: int) -> float:
 
 def difference_lines(first: dict, second: dict) -> list[str]:
     """A line for each method: its mean error in both runs and the paired difference."""
-    a, b = (by_method(end["results/04_comparison.json"]["rows"]) for end in (first, second))
+    frames = (pd.read_csv(StringIO(end["results/04_comparison.csv"])) for end in (first, second))
+    a, b = (by_patient(select(frame, measure="mae_gy", region="dose mask")) for frame in frames)
     lines = []
     for method in a:
-        d = paired_difference(b[method], a[method])
-        largest = np.max(np.abs(np.subtract(b[method], a[method])))
+        difference_gy = b[method] - a[method]
         lines.append(
-            f"  {method}: MAE {np.mean(a[method]):.3f} and {np.mean(b[method]):.3f} Gy, {d.mean:+.3f} Gy on "
-            f"average, {largest:.3f} at most in a patient"
+            f"  {method}: MAE {a[method].mean():.3f} and {b[method].mean():.3f} Gy, "
+            f"{difference_gy.mean():+.3f} Gy on average, {difference_gy.abs().max():.3f} at most in a patient"
         )
     return lines
 
