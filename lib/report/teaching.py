@@ -28,7 +28,7 @@ def show(ax: Axes, title: str, plane: torch.Tensor, limits=SHARES, colours="turb
     ax.set_title(title, fontsize=7.5, fontweight="normal")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
-    return ax.imshow(plane, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    return ax.imshow(plane.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
 
 
 def input_channels(sample: Sample) -> Figure:
@@ -69,7 +69,7 @@ def prediction(sample: Sample, dose: torch.Tensor) -> Figure:
 def gain_curve(gain: torch.Tensor, first_times: dict[int, int]) -> Figure:
     """The gain [T] of an error of the noise, and where the reference's grid starts: steps -> first time."""
     figure, (ax,) = panels(1, height_in=3.0)
-    ax.plot(gain, color=colour("ddpm"))
+    ax.plot(gain.numpy(), color=colour("ddpm"))
     for n_steps, t in first_times.items():
         ax.plot(t, gain[t], "o", color=colour("baseline"))
         ax.annotate(f"{n_steps} ", (t, gain[t]), ha="right", fontsize=8)

@@ -6,21 +6,20 @@ The weights are put beside a person's own results in bf16 as weights/<method>/, 
 elsewhere: copied to checkpoints/<method>/ of an experiment they are sampled from without training.
 """
 
+import re
 import sys
 from pathlib import Path
 from shutil import copyfile, rmtree
 
 import torch
 
-from lib.files import read_json, write_json
+from lib.files import read_json, write_json, write_text
 from lib.studies.experiment import commit
 from lib.studies.results import by_patient, read_frame, select
 from lib.tensors import load_tensors, save_tensors
 
-PARTS = [
-    *("experiment.yaml", "report.html", "[0-9]*.ipynb", "pages/*.html", "figures/*.png"),
-    *("results/*", "predictions/*/*.npz"),
-]
+# A code host shows notebooks by itself, so their pages stay away; the report's notebook is its page
+PARTS = ("experiment.yaml", "0[0-46]*.ipynb", "figures/*.png", "results/*", "predictions/*/*.npz")
 EQUAL_GY = 0.005  # numbers are compared as they are printed
 # What another processor changes, since its kernels add in another order: the README says what was measured.
 OTHER_PROCESSOR_GY = 0.1
@@ -56,13 +55,16 @@ def key_numbers(folder: Path) -> dict[str, float]:
 
 def publish(folder: Path) -> None:
     """Put what the repository publishes of `folder`, with its page, in place of what it published before."""
-    target = published_folder(folder)
+    folder, target = Path(folder), published_folder(folder)
     if target.exists():
         rmtree(target)
-    for path in (path for part in PARTS for path in sorted(Path(folder).glob(part))):
+    for path in (path for part in PARTS for path in sorted(folder.glob(part))):
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copyfile(path, copy)
+    for page in folder.glob("report.html"):
+        text = page.read_text(encoding="utf-8")
+        write_text(target / page.name, re.sub(r'href="pages/(\w[\w-]*)\.html"', r'href="\1.ipynb"', text))
     device = comparison(folder).get("made", {}).get("device", "")
     stored = {"commit": commit(), "device": device, "mae_gy": key_numbers(folder)}
     write_json(target / "results" / "published.json", stored)
