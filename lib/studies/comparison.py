@@ -3,7 +3,6 @@
 An answer is one dose for each patient: a network's, or a mean over samples, seeds or both sides of a patient.
 """
 
-import time
 from collections.abc import Iterable
 from typing import Any
 

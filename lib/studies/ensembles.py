@@ -2,8 +2,8 @@
 cheap rivals.
 
 A source of members is a sampled method ("samples"), several trainings of a regression ("seeds"), or one
-regression on the patient and the mirror image ("sides"); "none" is that regression alone, "control" no network. All are judged
-alike.
+regression on the patient and the mirror image ("sides"); "none" is that regression alone, "control" no network.
+All are judged alike.
 """
 
 import time
@@ -51,7 +51,7 @@ def collect(
     members: int,
     n_steps: int,
 ) -> list[Prediction]:
-    """The members of every source, each method as it is usually sampled; the regression alone, the control."""
+    """The members of every source, each method as it is usually sampled, the regression and the control."""
     predictions = [with_source("none", predict_members(run, regression, samples, None, 1))]
     predictions.append(with_source("control", predict_naive(run, samples)))
     for name in methods:
