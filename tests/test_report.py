@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from lib.errors import UserError
 from lib.files import ROOT, read_json, write_json, write_text
 from lib.metrics.statistics import Difference
-from lib.report import page, pictures, style, tables
+from lib.report import frames, page, pictures, style, tables
 from lib.report.claims import claims
 from lib.report.statements import (
     ACCURACY,
@@ -262,7 +262,8 @@ def test_what_a_failed_training_shows_is_not_judged_anywhere(ddpm):
 
 
 def test_a_training_may_fail_by_the_control_of_the_very_table():
-    control_rows = [row | training("control") for row in curve("control", {1: 2.0}, switch="regression")]
+    alone = {"switch": "control", "n_steps": None, "nfe": 0}
+    control_rows = [row | training("control") | alone for row in curve("control", {1: 2.0})]
     steps_rows = curve(REFERENCE_GRID, {10: 3.0, 100: 6.0}) + regression()
     assert said(found(_02_steps=steps_rows + control_rows), STEPS)["verdict"] == FAILED
     assert said(found(_02_steps=steps_rows), STEPS)["verdict"] == "worse"
@@ -638,6 +639,26 @@ def test_the_report_shows_every_figure_that_a_notebook_makes():
     sources = {name: "\n".join(cell.source for cell in nb.cells) for name, nb in notebooks.items()}
     shown = set(re.findall(r'figure\(\s*"(\w+)', sources.pop("05_report")))
     assert shown == {name for text in sources.values() for name in re.findall(r'"(fig\w+)"', text)}
+
+
+PUBLISHED = [path.parent for path in (ROOT / "outputs" / "published").glob("*/05_report.ipynb")]
+QUESTIONS = {
+    "02_sampling_ablation": [STEPS],
+    "03_ensemble": [AVERAGING, SPREAD],
+    "04_comparison": [ACCURACY, CONTROL, CLINIC],
+    "05_report": [STEPS, AVERAGING, SPREAD, ACCURACY, CONTROL, CLINIC],
+}
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_published_notebooks_and_their_page_say_the_same(folder):
+    told = statements(frames.load_experiment(folder))
+    for path in (folder / f"{name}.ipynb" for name in QUESTIONS):
+        cells = nbformat.read(path, 4).cells if path.exists() else []
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        text = "\n".join(output.get("data", {}).get("text/markdown", "") for output in outputs)
+        for question in QUESTIONS[path.stem] if cells else []:
+            assert page.answer(told, question) in text, f"{path}: {question}"
 
 
 @pytest.mark.parametrize(
