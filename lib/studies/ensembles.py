@@ -2,8 +2,8 @@
 cheap rivals.
 
 A source of members is a sampled method ("samples"), several trainings of a regression ("seeds"), or one
-regression on the patient and the mirror image ("sides"); "none" is that regression alone, "control" no network.
-All are judged alike.
+regression on the patient and the mirror image ("sides"); "none" is that regression alone, "control" no
+network. All are judged alike.
 """
 
 import time
