@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import shlex
+from html import unescape
 
 import nbformat
 import numpy as np
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from lib.errors import UserError
 from lib.files import ROOT, read_json, write_json, write_text
 from lib.metrics.statistics import Difference
-from lib.report import page, pictures, style, tables
+from lib.report import frames, page, pictures, style, tables
 from lib.report.claims import claims
 from lib.report.statements import (
     ACCURACY,
@@ -262,7 +263,8 @@ def test_what_a_failed_training_shows_is_not_judged_anywhere(ddpm):
 
 
 def test_a_training_may_fail_by_the_control_of_the_very_table():
-    control_rows = [row | training("control") for row in curve("control", {1: 2.0}, switch="regression")]
+    alone = {"switch": "control", "n_steps": None, "nfe": 0}
+    control_rows = [row | training("control") | alone for row in curve("control", {1: 2.0})]
     steps_rows = curve(REFERENCE_GRID, {10: 3.0, 100: 6.0}) + regression()
     assert said(found(_02_steps=steps_rows + control_rows), STEPS)["verdict"] == FAILED
     assert said(found(_02_steps=steps_rows), STEPS)["verdict"] == "worse"
@@ -638,6 +640,33 @@ def test_the_report_shows_every_figure_that_a_notebook_makes():
     sources = {name: "\n".join(cell.source for cell in nb.cells) for name, nb in notebooks.items()}
     shown = set(re.findall(r'figure\(\s*"(\w+)', sources.pop("05_report")))
     assert shown == {name for text in sources.values() for name in re.findall(r'"(fig\w+)"', text)}
+
+
+PUBLISHED = [path.parent for path in (ROOT / "outputs" / "published").glob("*/04_comparison.ipynb")]
+QUESTIONS = {
+    "02_sampling_ablation": [STEPS],
+    "03_ensemble": [AVERAGING, SPREAD],
+    "04_comparison": [ACCURACY, CONTROL, CLINIC],
+}
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_published_notebooks_and_their_page_say_the_same(folder):
+    told = statements(frames.load_experiment(folder))
+    report = plain_text((folder / "report.html").read_text())
+    for path in (folder / f"{name}.ipynb" for name in QUESTIONS):
+        cells = nbformat.read(path, 4).cells if path.exists() else []
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        text = "\n".join(output.get("data", {}).get("text/markdown", "") for output in outputs)
+        for question in QUESTIONS[path.stem] if cells else []:
+            answer = page.answer(told, question)
+            assert answer in text, f"{path}: {question}"
+            assert plain_text(answer) in report, f"report.html: {question}"
+
+
+def plain_text(text):
+    """Words without tags, entities and Markdown's marks."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", "", text)).replace("`", "").replace("*", "").split())
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def averaging(results: Results, margin_gy: float, failed: Failed) -> Iterator[Ro
     for name, rows in frames.sources(results).items():
         curve = frames.rows_of(rows).pivot(index="case_id", columns="members", values="value")
         most, is_failed = curve.columns.max(), rows["training"].iloc[0] in failed["03_ensemble"]
-        d, quantity = paired_difference(curve[most], curve[1]), f"MAE of the mean of {most:.0f} less of one"
+        d, quantity = paired_difference(curve[most], curve[1]), f"MAE, mean of {most:.0f} less one,"
         gains.append(make_row((AVERAGING, quantity, name, ""), d, judge(d, margin_gy), is_failed))
         d, quantity = frames.limit_ratio(results, rows), "RMSE of a mean of infinitely many"
         said = "near the U-Net" if abs(d.mean - 1) <= NEAR else "worse" if d.mean > 1 else "better"

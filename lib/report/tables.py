@@ -69,16 +69,8 @@ def edges(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 def join(parts: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
     """Tables of one index side by side, columns of one level given a second."""
-    parts = [
-        part
-        if part.columns.nlevels == 2
-        else part.set_axis(pd.MultiIndex.from_product([part.columns, [""]]), axis=1)
-        for part in parts
-    ]
+    parts = [p if p.columns.nlevels == 2 else pd.concat({"": p}, axis=1).swaplevel(axis=1) for p in parts]
     return pd.concat(parts, axis=1).rename_axis(index=name) if parts else pd.DataFrame()
-
-
-# --- the comparison ---
 
 
 def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -93,9 +85,8 @@ def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def key(results: Results, told: pd.DataFrame) -> pd.DataFrame:
     """The first table: one form of each method, seeds averaged, against the U-Net as the statements say."""
-    rows_of = {
-        name: frames.average(rows) for name, rows in scores_of(results.frames["04_comparison"]).items()
-    }
+    scores = scores_of(results.frames["04_comparison"])
+    rows_of = {name: frames.average(rows) for name, rows in scores.items()}
     values, about = frames.answers(rows_of["MAE / Gy"])
     against = select(told, question=ACCURACY, second="baseline", quantity="MAE").set_index("first")
     less = edges(against[["difference", "low", "high"]], LESS)
@@ -212,9 +203,6 @@ def costs(results: Results) -> pd.DataFrame:
     ]
 
 
-# --- sampling steps ---
-
-
 def step_grids(n_steps: Sequence[int], held_at: Sequence[int] = ()) -> pd.DataFrame:
     """Where the reference's grid starts by number of steps, and held starts: how a noise error is multiplied
     there, and how much of the dose x_t still holds."""
@@ -259,9 +247,6 @@ def decomposition(results: Results) -> pd.DataFrame:
     regressed = select(results.frames["02_steps"], switch="regression", measure="rmse_gy")["value"]
     table.loc["regression", "sum / Gy²"] = (regressed**2).mean()
     return table.rename(columns={"floor_gy2": "floor / Gy²", "b_gy2": "b / Gy²"})
-
-
-# --- several answers ---
 
 
 def ensemble(results: Results) -> pd.DataFrame:
@@ -316,9 +301,6 @@ def told_rows(told: pd.DataFrame) -> pd.DataFrame:
     told = told.rename(columns={"second": "against", "n": "patients"}).set_index("first")
     numbers = edges(told[["difference", "low", "high"]], "value or difference")
     return join([told[["against", "quantity"]], numbers, told[["unit", "patients", "verdict"]]], "of")
-
-
-# --- the cohort ---
 
 
 def cohort(results: Results) -> pd.DataFrame:
@@ -380,9 +362,6 @@ def imports(cohort: Cohort) -> pd.DataFrame | None:
         for case_id, d in said.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient") if rows else None
-
-
-# --- speed ---
 
 
 def speed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from lib.prediction.store import Steps
 from lib.progress import progress
 from lib.studies.experiment import Experiment
 from lib.studies.results import REFERENCE_GRID, make_frame, measured
-from lib.studies.sampled import sampled_doses
+from lib.studies.sampled import predict_naive, sampled_doses
 
 Trajectory = dict[int, tuple[float, torch.Tensor]]  # network call, from 1 -> (t, dose_hat [1,d,h,w])
 
@@ -125,8 +125,12 @@ def ablate(
     steps_of: dict[str, Sequence[int]],
     regression: str,
 ) -> pd.DataFrame:
-    """Errors of every setting at its numbers of steps, by its switch, and of the regression: 02_steps."""
+    """Errors of every setting at its numbers of steps, by its switch, of the regression and of the control
+    without a network, by which a training that failed is known: 02_steps."""
     rows = step_rows(run, samples, Setting(regression, "regression", regression, None))
+    control = predict_naive(run, samples)
+    columns = control.columns | {"switch": "control", "setting": "control", "nfe": 0}
+    rows += error_rows(run, samples, control.doses, columns, control.seconds)
     for setting in settings:
         for n_steps in filter(setting.allows, steps_of[setting.switch]):
             rows += step_rows(run, samples, setting.with_steps(n_steps))
@@ -135,12 +139,18 @@ def ablate(
 
 def step_rows(run: Experiment, samples: list[Sample], setting: Setting) -> list[dict[str, Any]]:
     doses, seconds = setting.doses(run, samples, 1)
-    columns, rows = setting.columns(run, 1), []
+    return error_rows(run, samples, doses, setting.columns(run, 1), seconds / len(samples))
+
+
+def error_rows(
+    run: Experiment, samples: list[Sample], doses: list[torch.Tensor], columns: dict[str, Any], seconds: float
+) -> list[dict[str, Any]]:
+    """Errors of each patient's first dose, and the seconds for a patient."""
+    rows = []
     for sample, dose in zip(samples, doses):
         case = run.load_case(sample.case_id)
         measures = errors_gy(on_case_grid(dose, case, run.coarsen)[0], case.dose_gy, case.dose_mask)
-        measures["seconds"] = seconds / len(samples)
-        rows += measured(columns | {"case_id": sample.case_id}, measures)
+        rows += measured(columns | {"case_id": sample.case_id}, {**measures, "seconds": seconds})
     return rows
 
 

@@ -3,7 +3,6 @@
 An answer is one dose for each patient: a network's, or a mean over samples, seeds or both sides of a patient.
 """
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +20,6 @@ from lib.metrics.dvh import goal_values, openkbp_dvh_points_gy
 from lib.metrics.gamma import gamma_index, pass_pct
 from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.metrics.uncertainty import spread_gy
-from lib.models.control import fit_control, predict_control
 from lib.prediction.predict import on_case_grid, usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
 from lib.progress import progress
@@ -110,14 +108,6 @@ def predict_all(
         options = {"temperature": usual_temperature(run.config(name))}
         predictions.append(predict_members(run, name, samples, sampler, members if sampler else 1, **options))
     return predictions
-
-
-def predict_naive(run: Experiment, training: list[Sample], samples: list[Sample]) -> Prediction:
-    """The doses of the control without a network."""
-    table = fit_control(training)
-    started = time.monotonic()
-    doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
-    return Prediction(run.columns("control"), doses, (time.monotonic() - started) / len(samples), 0)
 
 
 def answers_of(prediction: Prediction) -> list[Prediction]:

@@ -2,8 +2,8 @@
 cheap rivals.
 
 A source of members is a sampled method ("samples"), several trainings of a regression ("seeds"), or one
-regression on the patient and the mirror image ("sides"); "none" is that regression alone. All are judged
-alike.
+regression on the patient and the mirror image ("sides"); "none" is that regression alone, "control" no
+network. All are judged alike.
 """
 
 import time
@@ -33,7 +33,7 @@ from lib.progress import progress
 from lib.seeds import generator_for
 from lib.studies.experiment import Experiment
 from lib.studies.results import make_frame, measured
-from lib.studies.sampled import Prediction, predict_members, refuse_seen
+from lib.studies.sampled import Prediction, predict_members, predict_naive, refuse_seen
 
 LEVELS_PCT = (50, 80, 95)
 # of the spread, for the spread-skill curve
@@ -51,8 +51,9 @@ def collect(
     members: int,
     n_steps: int,
 ) -> list[Prediction]:
-    """The members of every source, each method as it is usually sampled, and the regression alone."""
+    """The members of every source, each method as it is usually sampled, the regression and the control."""
     predictions = [with_source("none", predict_members(run, regression, samples, None, 1))]
+    predictions.append(with_source("control", predict_naive(run, samples)))
     for name in methods:
         sampler = usual_sampler(run.config(name), n_steps)
         predictions.append(with_source("samples", predict_members(run, name, samples, sampler, members)))

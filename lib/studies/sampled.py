@@ -12,6 +12,7 @@ from lib.diffusion.samplers import Sampler, as_dict
 from lib.errors import UserError
 from lib.features.samples import Sample
 from lib.files import sha256
+from lib.models.control import fit_control, predict_control
 from lib.models.methods import Method
 from lib.prediction.predict import Predictor, predict
 from lib.studies.experiment import Experiment
@@ -124,3 +125,11 @@ def read_kept(path: Path, samples: list[Sample]) -> tuple[list[torch.Tensor], fl
     except (UserError, KeyError, ValueError):
         return None
     return (doses, seconds) if all(torch.isfinite(dose).all() for dose in doses) else None
+
+
+def predict_naive(run: Experiment, samples: list[Sample]) -> Prediction:
+    """The doses of the control without a network."""
+    table = fit_control(run.load_samples("train"))
+    started = time.monotonic()
+    doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
+    return Prediction(run.columns("control"), doses, (time.monotonic() - started) / len(samples), 0)
