@@ -52,7 +52,6 @@ def measures_table(experiment: str) -> str:
     columns = {
         "MAE / Gy": select(inside, measure="mae_gy"),
         "RMSE / Gy": select(inside, measure="rmse_gy"),
-        "dose score / Gy": select(patient, measure="dose_score_gy"),
         "on the network's grid / Gy": select(patient, measure="grid_dose_score_gy"),
     }
     means = {title: rows.groupby("label", sort=False)["value"].mean() for title, rows in columns.items()}
