@@ -66,7 +66,7 @@ def publish(folder: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copyfile(path, copy)
     for page in folder.glob("report.html"):
-        text = page.read_text(encoding="utf-8")
+        text = re.sub(r' <a href="figures/[^"]*">PDF</a>', "", page.read_text(encoding="utf-8"))
         write_text(target / page.name, re.sub(r'href="pages/(\w[\w-]*)\.html"', r'href="\1.ipynb"', text))
     device = comparison(folder).get("made", {}).get("device", "")
     stored = {"commit": commit(), "device": device, "mae_gy": key_numbers(folder)}
