@@ -15,7 +15,7 @@ report:
 	$(ENV)python -m lib run params/phantom-quick.yaml
 
 test: lint
-	$(ENV)python -m pytest -n 2 --dist loadgroup -rs
+	$(ENV)python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs
 
 lint:
 	@$(SETUP) --test

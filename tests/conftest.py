@@ -20,8 +20,7 @@ NEEDS = {  # marker -> whether it is here, and how to have it
 }
 
 
-# Each by one worker, whose tests share what was set up once
-TOGETHER = {"test_run", "test_jupyterlab", "test_browser", "test_parallel"}
+SLOW = ("test_run", "test_parallel")  # files that begin first, so that two workers end together
 
 
 def pytest_configure(config):
@@ -33,14 +32,12 @@ def pytest_addoption(parser):
     parser.addoption("--skipped", action="store_true", help="only the tests that the last run skipped")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     if config.getoption("skipped"):
         before = set(config.cache.get("skipped", []))
         items[:] = [item for item in items if item.nodeid in before]
+    items.sort(key=lambda item: item.path.stem not in SLOW)
     for item in items:
-        if item.path.stem in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         for marker, (there, reason) in NEEDS.items():
             if item.get_closest_marker(marker) and not there:
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -51,7 +48,7 @@ SKIPPED = []
 
 def pytest_runtest_logreport(report):
     if report.skipped:
-        SKIPPED.append(report.nodeid.partition("@")[0])  # xdist adds a test's group behind an @
+        SKIPPED.append(report.nodeid)
 
 
 def pytest_sessionfinish(session):
