@@ -63,7 +63,8 @@ def compile_for(purpose: str, network: nn.Module, device: torch.device) -> None:
     """
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
         raise UserError("train.compile needs Triton on a GPU (pip install triton); set it to false")
-    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+    generates = COMPILED_FOR[purpose].get("backend", "inductor") == "inductor"  # kernels, in C++ on a CPU
+    if generates and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "train.compile needs a C++ compiler (g++, or the one that CXX names) on a CPU; set it to false"
         )
