@@ -75,35 +75,6 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def write_results(path: str | Path, results: dict) -> None:
-    """Write a dict as compact JSON with one line a key, and one a row where its value is a list of rows;
-    numbers to six digits."""
-
-    def text(value):
-        return json.dumps(rounded(value), allow_nan=False, separators=(",", ":"))
-
-    lines = [
-        f"{json.dumps(key)}: "
-        + ("[\n" + ",\n".join(map(text, value)) + "\n]" if rows(value) else text(value))
-        for key, value in results.items()
-    ]
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def rows(value: Any) -> bool:
-    """Whether a value is a list of dicts."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def rounded(value: Any) -> Any:
-    """Floats to six significant digits, in lists and dicts as well."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
 def read_json(path: str | Path) -> Any:
     """What a JSON file holds; a UserError if there is none or it is damaged."""
     path = Path(path)

@@ -24,7 +24,7 @@ from lib.prediction.store import prediction_path, save_prediction
 from lib.report import dose_figures, patient_figures, slices, views
 from lib.report.style import plt
 from lib.runner import train as command
-from lib.studies.experiment import Experiment, open_experiment
+from lib.studies.experiment import Experiment, find_experiment
 
 CT_HU = np.random.default_rng(3).integers(-50, 50, SHAPE).astype(np.int16)
 
@@ -120,10 +120,10 @@ def test_without_patients_a_sentence_names_the_command_that_brings_them(run):
 
 @pytest.mark.parametrize("name, coarsen, beams", [("phantom-quick", 2, 0), ("openkbp-small", 4, 9)])
 def test_an_experiment_is_known_by_its_name(name, coarsen, beams):
-    run = open_experiment(name)
+    run = find_experiment(name)
     assert (run.experiment, run.coarsen, len(run.beams_deg)) == (name, coarsen, beams)
     with pytest.raises(UserError, match="there is no experiment"):
-        open_experiment("no such")
+        find_experiment("no such")
 
 
 def test_opening_does_without_what_takes_long_to_import():

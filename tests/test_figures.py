@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from toys import toy_case
@@ -144,3 +145,16 @@ def test_the_teaching_pictures_are_of_the_slice_of_most_dose():
     teaching.averages([1, 2], {"drawn": [3.0, 2.0]}, {"drawn": EnsembleLaw(1.0, 2.0)})
     paths = {"one": {1: (999, sample.dose), 2: (0.5, sample.dose)}}
     assert len(steps_figures.trajectories(paths, sample).axes) == 3
+
+
+def test_the_curve_of_the_spread_goes_from_bin_to_bin_also_where_the_first_patient_lacks_one():
+    values = {"voxels": 10.0, "spread_gy2": 40.0, "error_gy2": 90.0}
+    places = [("p1", 1.0), ("p1", 2.0), ("p2", 0.0), ("p2", 1.0)]
+    rows = [
+        {"label": "flow", "case_id": case_id, "bin_gy": bin_gy, "measure": measure, "value": value}
+        for case_id, bin_gy in places
+        for measure, value in values.items()
+    ]
+    binned = ensemble_figures.bins(pd.DataFrame(rows))
+    assert binned["bin_gy"].tolist() == [0.0, 1.0, 2.0]
+    assert binned["spread_gy"].tolist() == [2.0] * 3 and binned["error_gy"].tolist() == [3.0] * 3

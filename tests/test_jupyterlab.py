@@ -12,7 +12,7 @@ from lab import jupyterlab, open_notebook
 from lib.explorer.controls import find_choices
 from lib.files import ROOT
 from lib.report import views
-from lib.studies.experiment import open_experiment
+from lib.studies.experiment import find_experiment
 
 pytestmark = pytest.mark.chromium
 
@@ -77,7 +77,7 @@ def test_the_wheel_and_the_keys_turn_slices(page):
 
 def test_the_read_out_matches_the_arrays(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    run = open_experiment("phantom-quick")
+    run = find_experiment("phantom-quick")
     case_ids, _, _ = find_choices(run, "", "")
     view = views.open_view(run.open_cohort().load(case_ids[0]), [])
     canvas = page.locator(".dose-panels canvas").first

@@ -66,6 +66,14 @@ def test_of_exchangeable_members_the_error_grows_with_the_spread_and_the_ratio_i
     assert ratio(*draws(factor=0.4)) == pytest.approx(0.4, abs=0.03)
 
 
+def test_of_equal_members_no_factor_mends_the_spread():
+    members, dose = draws()
+    equal = np.repeat(members[:1], 3, axis=0)
+    of = {"training": "baseline", "source": "seeds"}
+    rows = skill_rows(of, spread_skill(equal, dose, BIN_EDGES_GY))
+    assert recalibrations(make_frame("03_spread_skill", rows)) == [of | {"factor": 1.0}]
+
+
 def test_one_factor_mends_a_spread_that_is_too_narrow_everywhere():
     members, dose = draws(factor=0.4)
     of = {"training": "flow", "source": "samples"}

@@ -62,6 +62,7 @@ def calibration(results: Results) -> Figure:
 def bins(rows: pd.DataFrame) -> pd.DataFrame:
     """Spread and error / Gy of each source by bins of the spread, those that hold a share of the voxels."""
     sums = rows.pivot_table("value", ["label", "bin_gy"], "measure", "sum", sort=False).reset_index()
+    sums = sums.sort_values("bin_gy")  # a bin that the first patient lacks would come last
     sums = sums[sums["voxels"] >= 0.002 * sums.groupby("label")["voxels"].transform("sum")]
     spread, error = (np.sqrt(sums[name] / sums["voxels"]) for name in ("spread_gy2", "error_gy2"))
     return sums.assign(spread_gy=spread, error_gy=error)

@@ -197,10 +197,12 @@ def dvh_band_pct(case: Case, members_gy: np.ndarray) -> float | None:
 
 def recalibrations(skill: pd.DataFrame) -> list[Row]:
     """For each training and source the factor on its spread that makes mean squared spread and error agree
-    over the patients of the frame 03_spread_skill, which are to be validation patients."""
+    over the patients of the frame 03_spread_skill, which are to be validation patients;
+    1 for equal members, which no factor spreads."""
     sums = skill.groupby(["training", "source", "measure"], sort=False)["value"].sum().unstack()
-    return [
-        {"training": training, "source": source}
-        | {"factor": 1 / spread_skill_ratio(of_source["spread_gy2"], of_source["error_gy2"])}
-        for (training, source), of_source in sums.iterrows()
-    ]
+    rows = []
+    for (training, source), of_source in sums.iterrows():
+        ratio = spread_skill_ratio(of_source["spread_gy2"], of_source["error_gy2"])
+        differ = ratio is not None and ratio > 1e-6  # below it only by rounding
+        rows.append({"training": training, "source": source, "factor": 1 / ratio if differ else 1.0})
+    return rows

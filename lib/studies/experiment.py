@@ -156,7 +156,7 @@ class Experiment:
         }
 
 
-def open_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
+def find_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
     """An experiment by its name: a person's own run, else what is published of it, else its params file."""
     outputs, params = ROOT / "outputs", ROOT / "params" / f"{name}.yaml"
     files = [outputs / name / "experiment.yaml", outputs / "published" / name / "experiment.yaml", params]
