@@ -13,11 +13,11 @@ import pydicom
 import pytest
 import yaml
 from dicom_toys import CLASSES, POSITIONS, PRIVATE, damage, item, read_case, write, write_patient
-from toys import toy_case
+from toys import SITES, toy_case
 
 from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.importers.cohort import Source, make_cohort
 from lib.importers.dicom_contours import fill_contours
@@ -63,7 +63,7 @@ def leaked(text):
 # --- round trips ---
 
 
-@pytest.mark.parametrize("site", PROTOCOLS)
+@pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("position", [*POSITIONS, "turned"])
 def test_a_patient_comes_back_however_he_lay_and_was_exported(position, reverse, site, tmp_path):

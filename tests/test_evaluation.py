@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_1samp
-from toys import SHAPE, toy_case
+from toys import SHAPE, SITES, toy_case
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS, Goal
+from lib.cases.protocol import PROTOCOLS, Goal
 from lib.errors import UserError
 from lib.features.samples import make_sample
 from lib.metrics.dose import errors_gy, openkbp_dose_error_gy, region_errors, regions
@@ -119,7 +119,7 @@ def test_an_absent_structure_has_no_statistic_and_meets_no_goal():
     assert set(found) == {goal.text for goal in PROTOCOLS["prostate"].goals}
 
 
-@pytest.mark.parametrize("site", PROTOCOLS)
+@pytest.mark.parametrize("site", SITES)
 def test_goals_are_met_exactly_when_their_inequality_holds(site):
     case = toy_case(site=site)
     found = goal_values(case, noisy(case))
@@ -453,7 +453,7 @@ def binned(sample):
     return dataclasses.replace(sample, dose=dose)
 
 
-@pytest.mark.parametrize("site", PROTOCOLS)
+@pytest.mark.parametrize("site", SITES)
 def test_the_control_reproduces_a_dose_that_is_a_function_of_the_distance_bins(site):
     samples = [binned(make_sample(toy_case(site=site, seed=k), 1)) for k in range(4)]
     table = fit_control(samples)

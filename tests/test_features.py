@@ -11,21 +11,27 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
-from toys import toy_case, toy_cohort
+from toys import BREAST, LUNG, SITES, toy_case, toy_cohort
 
 from lib.cases.case import load_case, save_case
-from lib.cases.protocols import PROTOCOLS, constraint_vector
+from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.features import augmentation, samples
 from lib.features.augmentation import augment, mirror, motion_grid
 from lib.features.batches import Batch, cut, make_batch, patch_start
-from lib.features.channels import Channels, channels_of, condition_channels, scale_ct, signed_distance_mm
+from lib.features.channels import (
+    Channels,
+    channels_of,
+    condition_channels,
+    constraint_vector,
+    scale_ct,
+    signed_distance_mm,
+)
 from lib.features.grid import dose_box
 from lib.features.samples import Sample, add_prior, load_samples, make_sample
 from lib.seeds import generator_for
 
 SPACING_MM = (3.0, 2.0, 1.0)
-SITES = list(PROTOCOLS)
 CHANNELS = {"prostate": 9, "head-and-neck": 12}
 
 
@@ -167,14 +173,15 @@ def test_background_is_what_a_voxel_of_air_far_from_everything_gets(site):
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_a_sample_carries_13_constraints_and_dose_as_a_fraction(site):
+def test_a_sample_carries_its_protocols_constraints_and_dose_as_a_fraction(site):
     case = toy_case(site=site)
     sample = make_sample(case, 1)
-    assert sample.constraints.shape == (13,) and sample.constraints.tolist() == pytest.approx(
+    n = {LUNG: 1 + 7, BREAST: 1 + 7}.get(site, 13)
+    assert sample.constraints.shape == (n,) and sample.constraints.tolist() == pytest.approx(
         constraint_vector(case)
     )
     box = dose_box(torch.from_numpy(case.dose_mask), 1)
-    assert torch.allclose(sample.dose[0] * 70, torch.from_numpy(case.dose_gy)[box], atol=1e-5)
+    assert torch.allclose(sample.dose[0] * case.rx_gy, torch.from_numpy(case.dose_gy)[box], atol=1e-5)
     assert torch.equal(sample.mask[0], torch.from_numpy(case.dose_mask).float()[box])
 
 
@@ -281,9 +288,9 @@ def test_flipping_twice_is_the_identity_on_channels(site):
 @pytest.mark.parametrize("site", SITES)
 def test_flipping_swaps_the_paired_organs_and_nothing_else(site):
     names = ["ct", *PROTOCOLS[site].structures, *["dose mask"] * PROTOCOLS[site].dose_mask_channel]
-    ((left, right),) = PROTOCOLS[site].mirrored
     moved = {names[k]: names[j] for k, j in enumerate(channels_of(site).mirror_order()) if j != k}
-    assert moved == {left: right, right: left}
+    pairs = PROTOCOLS[site].mirrored
+    assert moved == dict(pairs) | {right: left for left, right in pairs}
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -372,7 +379,15 @@ def test_augmentation_moves_no_more_than_it_says():
 def batch_of(volume, spacing_mm):
     volume = torch.as_tensor(volume, dtype=torch.float32)[None, None]
     spacing_mm, rx_gy = torch.tensor([spacing_mm]), torch.tensor([70.0])
-    return Batch(Channels("prostate", ("ct",)), volume, volume, volume, torch.zeros(1, 13), spacing_mm, rx_gy)
+    return Batch(
+        Channels(PROTOCOLS["prostate"], ("ct",)),
+        volume,
+        volume,
+        volume,
+        torch.zeros(1, 13),
+        spacing_mm,
+        rx_gy,
+    )
 
 
 def moved(volume, spacing_mm, shift_mm=(0.0, 0.0, 0.0), angle=0.0):

@@ -92,7 +92,7 @@ class Explorer:
             return
         beside = c.beside.value if c.beside.value in self.methods else NOTHING  # nothing sampled anew
         c.beside.options, c.beside.value = [NOTHING, *self.methods], beside
-        borders = {name: f"8px solid {structure_colour(name)}" for name in opened.structures}
+        borders = {name: f"8px solid {structure_colour(opened.case, name)}" for name in opened.structures}
         self.structures.children = [toggle(name, border_left=border) for name, border in borders.items()]
         listen(self.draw, *self.structures.children)
         listen(self.draw_dvhs, *self.structures.children)

@@ -48,13 +48,13 @@ def mirror_some(batch: Batch, chosen: torch.Tensor) -> Batch:
 
 
 def mirror(patients: Sample | Batch) -> Sample | Batch:
-    """The mirror image, left and right exchanged: channels of paired organs swap, and flags [...,13] that
-    say which organs there are follow them (head and neck)."""
+    """The mirror image, left and right exchanged: channels of paired organs swap, and the flags among the
+    constraints [...,K] that say which structures there are follow them."""
     channels, constraints, order = patients.channels, patients.constraints, patients.channels.mirror_order()
-    if channels.site == "head-and-neck":
-        first = channels.names.index(channels.structures[0])
-        flags = [3 + place - first for place in order[first : first + len(channels.structures)]]
-        constraints = constraints[..., [0, 1, 2, *flags]]
+    if not channels.protocol.constraint_vector:
+        first, n = channels.names.index(channels.structures[0]), len(channels.targets)
+        flags = [n + place - first for place in order[first : first + len(channels.structures)]]
+        constraints = constraints[..., [*range(n), *flags]]
     cond = patients.cond.flip(-1)[..., order, :, :, :]
     dose, mask = patients.dose.flip(-1), patients.mask.flip(-1)
     return replace(patients, cond=cond, dose=dose, mask=mask, constraints=constraints)

@@ -12,7 +12,7 @@ from lib.features.samples import TENSORS, Sample
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on one grid: cond [B,C,d,h,w], dose and mask [B,1,d,h,w], constraints [B,13], rx_gy [B]."""
+    """Samples on one grid: cond [B,C,d,h,w], dose and mask [B,1,d,h,w], constraints [B,K], rx_gy [B]."""
 
     channels: Channels
     cond: torch.Tensor

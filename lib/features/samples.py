@@ -14,10 +14,9 @@ import torch
 from lib.cache import FEATURES_VERSION, digest
 from lib.cases.case import Case
 from lib.cases.cohort import Cohort
-from lib.cases.protocols import constraint_vector
 from lib.errors import UserError
 from lib.features.beams import beam_channel
-from lib.features.channels import Channels, channels_of, condition_channels
+from lib.features.channels import Channels, channels_of, condition_channels, constraint_vector
 from lib.features.grid import crop, dose_box, mean_of_blocks
 from lib.progress import progress
 from lib.tensors import load_tensors, save_tensors
@@ -33,7 +32,7 @@ class Sample:
     cond         float32 [C,d,h,w]   condition channels, called as `channels` says
     dose         float32 [1,d,h,w]   fraction of `rx_gy`
     mask         float32 [1,d,h,w]   share of the voxel inside the case's dose mask
-    constraints  float32 [13]
+    constraints  float32 [K]         of channels.constraint_vector
     """
 
     case_id: str
@@ -65,7 +64,7 @@ def make_sample(case: Case, coarsen: int, beams_deg: tuple[float, ...] = ()) -> 
         cond = torch.cat([cond, beam_channel(case, box, coarsen, beams_deg)])
     return Sample(
         case_id=case.case_id,
-        channels=channels_of(case.site, beams_deg),
+        channels=channels_of(case.protocol, beams_deg),
         cond=cond.half().float(),  # as the cache keeps it
         dose=to_grid(as_tensor(case.dose_gy / case.rx_gy)),
         mask=to_grid(as_tensor(case.dose_mask)),
@@ -105,7 +104,7 @@ def load_sample(cohort: Cohort, case_id: str, coarsen: int, beams_deg: tuple[flo
 def write_sample(path: Path, sample: Sample) -> None:
     """Write a sample, its condition channels in half precision."""
     words = {name: getattr(sample, name) for name in ("case_id", "spacing_mm", "rx_gy", "coarsen")}
-    words["channels"] = (sample.channels.site, sample.channels.beams_deg)
+    words["channels"] = (sample.channels.protocol.stored, sample.channels.beams_deg)
     tensors = {name: getattr(sample, name) for name in TENSORS} | {"cond": sample.cond.half()}
     save_tensors(path, tensors, words=json.dumps(words))
 

@@ -5,13 +5,13 @@ names and prescriptions: dicom_structures; contours: dicom_contours; axes and re
 """
 
 import hashlib
+import math
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
 from lib.files import write_text
 from lib.importers.cohort import Source
@@ -19,7 +19,7 @@ from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import read_chain
 from lib.importers.dicom_grid import Grid, coverage, new_grid, resample, resample_mask
 from lib.importers.dicom_images import read_ct, read_dose
-from lib.importers.dicom_structures import Roi, guess_site, map_names, prescriptions, read_rois
+from lib.importers.dicom_structures import choose_protocol, map_names, prescriptions, read_rois
 from lib.importers.options import Options
 
 DEFAULTS = Options()
@@ -77,9 +77,9 @@ def read_patient(
     chain = read_chain(folder)
     ct_hu, ct_grid = read_ct(chain.slices, folder.name)
     rois, file = read_rois(chain), chain.structures.name
-    site = choose_site(rois, options, file)
-    structures = map_names(rois, PROTOCOLS[site].structures, options.aliases, file)
-    rx = prescriptions(structures, site, rois, chain, options.prescription_gy or {}, warnings)
+    protocol, aliases = choose_protocol(rois, options, file)
+    structures = map_names(rois, protocol, aliases, file)
+    rx = prescriptions(structures, protocol, rois, chain, options.prescription_gy or {}, warnings)
     masks = {key: contour_mask(roi, ct_grid, file, warnings) for key, roi in structures.items()}
     outline, body = find_body(rois, ct_hu, ct_grid, file, warnings)
     dose_gy, dose_grid = read_dose(chain.dose)
@@ -89,12 +89,16 @@ def read_patient(
     masks = {key: resample_mask(mask, ct_grid, grid) for key, mask in masks.items()}
     lost = [key for key, mask in masks.items() if not mask.any()]
     warnings += [f"{key}: no voxel of the new grid is at least half inside" for key in lost]
+    known = coverage(dose_grid, grid)
+    covered_pct = {key: share_pct(known[mask]) for key, mask in masks.items() if not known[mask].all()}
     case = Case(
         case_id=name or folder.name,
         ct_hu=np.rint(resample(ct_hu, ct_grid, grid)).astype(np.int16),
         dose_gy=resample(resample(dose_gy, dose_grid, ct_grid, beyond=0.0), ct_grid, grid),
-        dose_mask=resample_mask(body, ct_grid, grid),
-        site=site,
+        dose_mask=resample_mask(body, ct_grid, grid) & known,
+        site=protocol.site,
+        protocol=protocol,
+        covered_pct=covered_pct,
         prescription_gy={key: gy for key, (gy, _) in rx.items()},
         masks={key: mask for key, mask in masks.items() if key not in lost or key in rx},
         spacing_mm=grid.spacing_mm,
@@ -108,17 +112,15 @@ def read_patient(
         "dose_mask_from": outline,
         "structures": {key: roi.name for key, roi in structures.items()},
         "ignored": sorted({roi.name for roi in rois} - in_use),
-        "missing": [key for key in PROTOCOLS[site].structures if key not in masks or key in lost],
+        "missing": [key for key in protocol.structures if key not in masks or key in lost],
+        "covered_pct": covered_pct,
         **describe_grids(ct_grid, dose_grid, inside, body),
     }
 
 
-def choose_site(rois: list[Roi], options: Options, file: str) -> str:
-    """The site that is asked for, or that the structures tell."""
-    site = options.site or guess_site(rois, options.aliases, file)
-    if site not in PROTOCOLS:
-        raise UserError(f"site={site!r} is not one of {', '.join(PROTOCOLS)}")
-    return site
+def share_pct(inside: np.ndarray) -> float:
+    """The share in % of True in a bool array, rounded down so that only all are 100."""
+    return math.floor(1000 * float(inside.mean())) / 10 if inside.size else 0.0
 
 
 def check_targets(
@@ -139,5 +141,5 @@ def describe_grids(ct_grid: Grid, dose_grid: Grid, inside: np.ndarray, body: np.
         "ct_shape": list(ct_grid.shape),
         "dose_spacing_mm": list(dose_grid.spacing_mm),
         "dose_shape": list(dose_grid.shape),
-        "body_inside_dose_grid_pct": round(100 * float(inside[body].mean()), 1) if body.any() else 0.0,
+        "body_inside_dose_grid_pct": share_pct(inside[body]),
     }

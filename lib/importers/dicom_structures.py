@@ -3,27 +3,15 @@
 import re
 from typing import NamedTuple
 
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.protocol import PROTOCOLS, Protocol, check_aliases, plain, protocol_of
 from lib.errors import UserError
 from lib.importers.dicom_files import Chain, Dataset, File, explain_damage, items, number, text
+from lib.importers.options import Options
 
+Aliases = dict[str, list[str]]  # name in the protocol -> names of structures, best first
 MAX_POINTS = 10_000_000
 NAME_GY = 0.5  # by which a plan may differ from the dose in a target's name, such as 50.4 from PTV50
-ALIASES = {  # name in lib.cases.protocols -> other names, best first; case, blanks, _ and - do not count
-    "PTV70": ("PTV_High",),
-    "PTV63": ("PTV_Mid", "PTV_Int"),
-    "PTV56": ("PTV_Low",),
-    "Bladder": ("Urinary_Bladder",),
-    "Femur_L": ("Femur_Head_L", "FemoralHead_L", "Left_Femur", "Femur_Left", "FemoralHead_Left"),
-    "Femur_R": ("Femur_Head_R", "FemoralHead_R", "Right_Femur", "Femur_Right", "FemoralHead_Right"),
-    "Bowel": ("Bag_Bowel", "Bowel_Bag", "Bowel_Small", "Small_Bowel"),
-    "SpinalCord": ("Cord",),
-    "Esophagus": ("Oesophagus",),
-    "LeftParotid": ("Parotid_L", "Parotid_Left", "L_Parotid", "Glnd_Parotid_L"),
-    "RightParotid": ("Parotid_R", "Parotid_Right", "R_Parotid", "Glnd_Parotid_R"),
-    "Mandible": ("Bone_Mandible",),
-}
-KNOWN = {name for protocol in PROTOCOLS.values() for name in protocol.structures}
+LEAST_ORGANS = 0.5  # share of a protocol's organs that must be there for a patient to be taken for its site
 
 
 class Roi(NamedTuple):
@@ -64,11 +52,6 @@ def roi_number(item: Dataset) -> int:
 # --- names ---
 
 
-def plain(name: str) -> str:
-    """A name as it is compared: without case, blanks, _ and -."""
-    return re.sub(r"[\s_-]", "", str(name)).lower()
-
-
 def gy_in_name(name: str) -> float | None:
     """70.0 for PTV70, PTV_70Gy or PTV7000, 50.4 for PTV 5040cGy; None where the name is not clear."""
     match = re.fullmatch(r"ptv(?:(\d\d(?:\.\d+)?)(?:gy)?|(\d{4})(?:cgy)?)", plain(name))
@@ -76,15 +59,11 @@ def gy_in_name(name: str) -> float | None:
     return dose_gy if dose_gy and 20 <= dose_gy <= 90 else None
 
 
-def map_names(rois: list[Roi], names: tuple[str, ...], aliases: dict | None, file: str) -> dict[str, Roi]:
+def map_names(rois: list[Roi], protocol: Protocol, aliases: Aliases, file: str) -> dict[str, Roi]:
     """Protocol name -> its structure; one that two fit, or that would serve two names, is refused."""
-    aliases = aliases or {}
-    if not isinstance(aliases, dict) or set(aliases) - KNOWN:
-        known = ", ".join(sorted(KNOWN))
-        raise UserError(f"aliases must map names among {known} to lists of structure names")
     mapped = {}
-    for name in names:
-        fitting = best_matches(name, [roi for roi in rois if roi.items], aliases.get(name, ()))
+    for name in protocol.structures:
+        fitting = best_matches(name, rois, protocol, aliases)
         if len(fitting) > 1:
             both = " and ".join(roi.name for roi in fitting)
             raise UserError(f"{file}: {both} are both {name}; remove one")
@@ -95,37 +74,62 @@ def map_names(rois: list[Roi], names: tuple[str, ...], aliases: dict | None, fil
     return mapped
 
 
-def best_matches(name: str, rois: list[Roi], aliases: str | list[str]) -> list[Roi]:
-    """The structures that fit best: by the user's aliases, the name, ALIASES, or the dose in a PTV's name."""
-    aliases = [aliases] if isinstance(aliases, str) else aliases
-    for alias in (*aliases, name, *ALIASES.get(name, ())):
+def best_matches(name: str, rois: list[Roi], protocol: Protocol, aliases: Aliases) -> list[Roi]:
+    """The contoured structures that fit best: by the user's aliases, the name, the protocol's aliases, or a
+    dose in the name of a PTV that is the target's."""
+    rois = [roi for roi in rois if roi.items]
+    for alias in (*aliases.get(name, ()), name, *protocol.aliases.get(name, ())):
         matches = [roi for roi in rois if plain(roi.name) == plain(alias)]
         if matches:
             return matches
-    dose_gy = gy_in_name(name)
+    dose_gy = protocol.targets.get(name)
     return [roi for roi in rois if dose_gy and gy_in_name(roi.name) == dose_gy]
 
 
-def guess_site(rois: list[Roi], aliases: dict | None, file: str) -> str:
-    """The site of which more organs are there."""
-    count = {
-        site: len(map_names(rois, protocol.organs, aliases, file)) for site, protocol in PROTOCOLS.items()
+def choose_protocol(rois: list[Roi], options: Options, file: str) -> tuple[Protocol, Aliases]:
+    """(the protocol that is asked for, or the one that the structures clearly tell; the user's aliases)."""
+    asked = options.protocol or options.site
+    known = [protocol_of(asked)] if asked else PROTOCOLS.values()
+    names = tuple(dict.fromkeys(name for protocol in known for name in protocol.structures))
+    aliases = check_aliases(options.aliases or {}, names, "aliases")
+    return (known[0] if asked else guess_protocol(rois, aliases, file)), aliases
+
+
+def guess_protocol(rois: list[Roi], aliases: Aliases, file: str) -> Protocol:
+    """The protocol of which a target and half of the organs are there, if more of it is than of any other."""
+    there = {
+        site: [name for name in protocol.structures if best_matches(name, rois, protocol, aliases)]
+        for site, protocol in PROTOCOLS.items()
     }
-    best = [site for site in count if count[site] == max(count.values())]
-    if len(best) > 1:
-        choice = f"give site='{best[0]}' or '{best[1]}'"
-        raise UserError(f"{file}: the structures do not tell the site; {choice}")
-    return best[0]
+    organs = {site: len(set(there[site]) & set(PROTOCOLS[site].organs)) for site in PROTOCOLS}
+    fitting = [
+        site
+        for site, protocol in PROTOCOLS.items()
+        if organs[site] < len(there[site]) and organs[site] >= LEAST_ORGANS * len(protocol.organs)
+    ]
+    most = max((len(there[site]) for site in fitting), default=0)
+    best = [site for site in fitting if len(there[site]) == most]
+    if len(best) != 1:
+        counts = [f"{n} of {len(PROTOCOLS[site].organs)} organs of {site}" for site, n in organs.items() if n]
+        what = ", ".join(counts) or "no organ of a known site"
+        advice = "give --site, or --protocol with a file that names them"
+        raise UserError(f"{file}: the structures do not tell the site (they are {what}); {advice}")
+    return PROTOCOLS[best[0]]
 
 
 # --- prescriptions ---
 
 
 def prescriptions(
-    mapped: dict[str, Roi], site: str, rois: list[Roi], chain: Chain, user_gy: dict, warnings: list[str]
+    mapped: dict[str, Roi],
+    protocol: Protocol,
+    rois: list[Roi],
+    chain: Chain,
+    user_gy: dict,
+    warnings: list[str],
 ) -> dict[str, tuple[float, str]]:
     """target -> (Gy, where from) by the RTPLAN, else by `user_gy`, else by the structure's name."""
-    known = PROTOCOLS[site].targets
+    known = protocol.targets
     unknown = set(user_gy) - set(known)
     if unknown:
         raise UserError(f"prescription_gy: {unknown.pop()} is not among {', '.join(known)}")

@@ -48,6 +48,7 @@ class TrainConfig:
     snapshots_pct: list  # shares of the training after which the averaged weights are kept as well
     seed: int
     precision: str
+    n_constraints: int = 13  # numbers that reach the network beside the channels
     compile: bool = False  # the network by torch.compile, here and in sampling
     start_from: str = ""  # folder of the training whose weights it starts from; none: random ones
     dose_shift: float = 0.0  # a network's dose is (fraction of prescription - shift - prior) / scale

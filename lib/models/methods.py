@@ -44,7 +44,8 @@ class Method(NamedTuple):
         return self.timed or self.outputs == 2
 
     def make_network(self, config: TrainConfig) -> UNet:
-        return UNet(len(config.channels), config.base_channels, self.timed, self.outputs)
+        size = {"n_constraints": config.n_constraints}
+        return UNet(len(config.channels), config.base_channels, self.timed, self.outputs, **size)
 
 
 PURE = {"timed": True, "zero_snr": True, "standardised": True}

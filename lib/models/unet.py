@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EMBEDDING_WIDTH = 256
-CONSTRAINTS = 13
 KERNEL = 3
 STRIDE = 16  # four halvings: sizes are padded to a multiple of it and cropped back
 
@@ -63,14 +62,16 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Dose network; with `timed` also the denoiser, whose first input channel is then x_t."""
 
-    def __init__(self, cond_channels: int, base_channels: int, timed: bool, outputs: int = 1):
+    def __init__(
+        self, cond_channels: int, base_channels: int, timed: bool, outputs: int = 1, n_constraints: int = 13
+    ):
         super().__init__()
         b = base_channels
         self.base_channels = b
         self.timed = timed
         if timed:
             self.embed_time = mlp(b, EMBEDDING_WIDTH // 2)
-        self.embed_constraints = mlp(CONSTRAINTS, EMBEDDING_WIDTH // 2 if timed else EMBEDDING_WIDTH)
+        self.embed_constraints = mlp(n_constraints, EMBEDDING_WIDTH // 2 if timed else EMBEDDING_WIDTH)
         widths = [cond_channels + timed, b, 2 * b, 4 * b, 8 * b]
         self.encoder = nn.ModuleList(Block(i, o) for i, o in itertools.pairwise(widths))
         self.bottleneck = Block(8 * b, 8 * b)
@@ -81,7 +82,7 @@ class UNet(nn.Module):
     def forward(
         self, cond: Tensor, constraints: Tensor, x_t: Tensor | None = None, t: Tensor | None = None
     ) -> Tensor:
-        """cond [B,C,D,H,W], constraints [B,13], x_t [B,1,D,H,W] and t [B] when timed -> [B,outputs,D,H,W]."""
+        """cond [B,C,D,H,W], constraints [B,K], x_t [B,1,D,H,W] and t [B] when timed -> [B,outputs,D,H,W]."""
         h = torch.cat([x_t, cond], dim=1) if self.timed else cond
         size = h.shape[2:]
         h = pad_to_stride(h)

@@ -25,7 +25,7 @@ def dose_panels(run: Experiment, case_id: str, methods: Sequence[str], plane: st
     figure, axes = picture_grid([[planned, *others[::2]], [NO_PICTURE, *others[1::2]]], ["planned", *methods])
     legend = axes[1 + len(methods)]
     for name in case.masks:
-        legend.plot([], [], color=structure_colour(name), label=name.replace("_", " "))
+        legend.plot([], [], color=structure_colour(case, name), label=name.replace("_", " "))
     legend.legend(loc="center", fontsize=6.5, labelspacing=0.25)
     return figure
 
@@ -49,7 +49,7 @@ def planned_dvhs(cohort: Cohort) -> Figure:
     every = max(1, len(cohort.case_ids) // PATIENTS)
     cases = [cohort.load(case_id) for case_id in cohort.case_ids[::every][:PATIENTS]]
     for ax, name in zip(axes, structures):
-        draw_planned(ax, name, [case for case in cases if name in case.masks and case.masks[name].any()])
+        draw_planned(ax, name, [case for case in cases if name in case.judged])
     for ax in axes[len(structures) :]:
         ax.remove()
     figure.supxlabel("planned dose / Gy", fontsize=9)
@@ -59,7 +59,8 @@ def planned_dvhs(cohort: Cohort) -> Figure:
 
 def draw_planned(ax: Axes, name: str, cases: list[Case]) -> None:
     """The planned DVH of one structure, a line a patient."""
-    edges_gy, line = np.arange(0, 80, DOSE_STEP_GY), {"color": "#333333", "alpha": 0.3, "linewidth": 0.8}
+    top_gy = max([80.0, *(1.15 * case.rx_gy for case in cases)])
+    edges_gy, line = np.arange(0, top_gy, DOSE_STEP_GY), {"color": "#333333", "alpha": 0.3, "linewidth": 0.8}
     for case in cases:
         ax.plot(edges_gy, dvh_curve(case.dose_gy, case.masks[name], edges_gy), **line)
     ax.set_title(f"{name.replace('_', ' ')} (n = {len(cases)})", fontsize=8)

@@ -12,7 +12,7 @@ from lib.features.samples import Sample
 from lib.metrics.dvh import dvh_curve
 from lib.prediction.predict import on_case_grid
 from lib.report import views
-from lib.report.slices import PLANES, primary_target, structure_colour, target_index
+from lib.report.slices import PLANES, structure_colour, target_index
 from lib.report.style import BESIDE, colour, dashes, panels, picture_grid
 from lib.studies.experiment import Experiment
 
@@ -38,7 +38,7 @@ def three_planes(run: Experiment, case_id: str, method: str) -> Figure:
 def profiles(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
     """fig18: Doses of one patient along lines through the middle of the target of highest prescription."""
     case = run.open_cohort().load(case_id)
-    target, centre = case.masks[primary_target(case)], [target_index(case, plane) for plane in PLANES]
+    target, centre = case.masks[case.primary_target], [target_index(case, plane) for plane in PLANES]
     doses = [views.load_dose(run.folder, method, case) for method in methods]
     figure, axes = panels(len(LINES), height_in=2.9, sharey=True)
     for ax, (name, axis) in zip(axes, LINES.items()):
@@ -77,8 +77,9 @@ def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor])
     for ax, (source, dose) in zip(axes, members.items()):
         members_gy = on_case_grid(dose, case, run.coarsen)
         views.draw_dvhs(ax, case, [], tuple(case.masks))
-        for name, mask in ((name, mask) for name, mask in case.masks.items() if mask.any()):
-            draw_band(ax, members_gy, mask, np.arange(0, 1.15 * case.rx_gy, views.DOSE_STEP_GY), name)
+        for name, mask in case.judged.items():
+            ink = views.darken(structure_colour(case, name))
+            draw_band(ax, members_gy, mask, np.arange(0, 1.15 * case.rx_gy, views.DOSE_STEP_GY), ink)
         ax.set_title("\n".join(textwrap.wrap(f"{source}, {len(members_gy)} members", 26)), fontsize=8)
         ax.label_outer()
     for ax in axes[len(members) :]:
@@ -88,10 +89,9 @@ def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor])
     return figure
 
 
-def draw_band(ax: Axes, members_gy: np.ndarray, mask: np.ndarray, edges_gy: np.ndarray, name: str) -> None:
+def draw_band(ax: Axes, members_gy: np.ndarray, mask: np.ndarray, edges_gy: np.ndarray, ink: tuple) -> None:
     """From the lowest to the highest DVH of members [N,D,H,W] in one structure."""
     curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
-    ink = views.darken(structure_colour(name))
     ax.fill_between(
         edges_gy, np.min(curves, axis=0), np.max(curves, axis=0), color=ink, alpha=0.3, linewidth=0
     )

@@ -16,7 +16,6 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS
 
 Box = tuple[slice, slice, slice]  # a part of a volume
 Contour = tuple[np.ndarray, float, str | tuple]  # values [rows, columns], level and colour of a line
@@ -27,12 +26,6 @@ DOSE_MAP, ERROR_MAP, SPREAD_MAP = "turbo", "RdBu_r", "viridis"  # matplotlib's n
 ISODOSE_SHARES = (0.95, 0.5)  # of the prescription
 WARM = ("#FF2D2D", "#FF9500", "#FFE033")  # of targets
 COOL = ("#56B4E9", "#00E0C0", "#FF9FD6", "#B48CFF", "#C49A6C", "#3D7DFF", "#DADADA")  # of organs
-COLOURS = {
-    name: colour
-    for protocol in PROTOCOLS.values()
-    for names, colours in ((protocol.targets, WARM), (protocol.organs, COOL))
-    for name, colour in zip(names, colours)
-}
 AIR_HU = -400  # less is air around the patient
 SMOOTH = 2  # lines are drawn this much larger, then averaged
 font = lru_cache(ImageFont.load_default)
@@ -50,8 +43,12 @@ class Overlay(NamedTuple):
     unit: str = "Gy"
 
 
-def structure_colour(name: str) -> str:
-    return COLOURS.get(name, "#C8C8C8")
+def structure_colour(case: Case, name: str) -> str:
+    """By the place among the protocol's targets or organs; where there are many, colours come again."""
+    for names, colours in ((list(case.protocol.targets), WARM), (case.protocol.organs, COOL)):
+        if name in names:
+            return colours[names.index(name) % len(colours)]
+    return "#C8C8C8"
 
 
 def take_slice(volume: np.ndarray, plane: str, index: int, box: Box | None = None) -> np.ndarray:
@@ -69,14 +66,9 @@ def central_index(mask: np.ndarray, plane: str) -> int:
     return int(indices[len(indices) // 2]) if len(indices) else mask.shape[PLANES[plane]] // 2
 
 
-def primary_target(case: Case) -> str:
-    """The target with the highest prescription."""
-    return max(case.prescription_gy, key=case.prescription_gy.get)
-
-
 def target_index(case: Case, plane: str) -> int:
     """The slice that halves the primary target."""
-    return central_index(case.masks[primary_target(case)], plane)
+    return central_index(case.masks[case.primary_target], plane)
 
 
 def mask_box(mask: np.ndarray, spacing_mm: Sequence[float], margin_mm: float = 10.0) -> Box:
@@ -167,7 +159,7 @@ def line_layer(contours: Iterable[Contour], size_px: tuple, letters: str = "") -
 def outlines(case: Case, names: Sequence[str], plane: str, index: int, box: Box | None) -> list[Contour]:
     """Of the named structures that the case has, the first on top."""
     present = [name for name in reversed(names) if name in case.masks]
-    return [(take_slice(case.masks[n], plane, index, box), 0.5, structure_colour(n)) for n in present]
+    return [(take_slice(case.masks[n], plane, index, box), 0.5, structure_colour(case, n)) for n in present]
 
 
 def isodoses(values_gy: np.ndarray, overlay: Overlay) -> list[Contour]:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.cases.cohort import FOLDER
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.importers.cohort import Source, make_cohort
 from lib.importers.dicom_rt import dicom_source
 from lib.importers.openkbp import openkbp_source
-from lib.importers.options import Options, check_import, parse_prescriptions
+from lib.importers.options import IMPORT_KEYS, Options, check_import, open_protocol, parse_prescriptions
 from lib.importers.phantom import phantom_source
 from lib.importers.vmat_npz import vmat_source
 from lib.runner.command import Parser, one_sentence_errors
@@ -33,7 +33,7 @@ FLAGS = {
         "help": "dicom: grid of the cases; default: the CT's",
     },
     "--params": {
-        "help": "dicom: params file whose section import holds spacing_mm, aliases, prescription_gy, site"
+        "help": f"dicom: params file whose section import holds some of {', '.join(IMPORT_KEYS)}",
     },
     "--prescription-gy": {
         "nargs": "+",
@@ -45,7 +45,16 @@ FLAGS = {
         "metavar": "FILE.csv",
         "help": "dicom: call the patients P001, P002, ... and write who is who to this file",
     },
-    "--site": {"choices": list(PROTOCOLS), "help": "dicom: default: the one whose organs are found"},
+    "--site": {
+        "choices": list(PROTOCOLS),
+        "help": "dicom: default: the one that the structures clearly tell",
+    },
+    "--protocol": {"metavar": "FILE.yaml", "help": "dicom: a clinic's own site"},
+    "--look": {
+        "action": "store_true",
+        "help": "dicom: list what is there and what would be taken for what; no cohort is made",
+    },
+    "--write-protocol": {"metavar": "FILE.yaml", "help": "dicom, with --look: write a first protocol of it"},
 }
 
 
@@ -79,10 +88,14 @@ def choose_source(options: Namespace, target: Path) -> Source:
 def dicom_options(options: Namespace) -> Options:
     """The section `import` of the params file, with the flags put over it."""
     flags = {
-        "spacing_mm": options.spacing_mm,
-        "site": options.site,
-        "prescription_gy": parse_prescriptions(options.prescription_gy),
+        key: getattr(options, key) for key in ("spacing_mm", "site", "protocol") if getattr(options, key)
     }
+    if options.prescription_gy:
+        flags["prescription_gy"] = parse_prescriptions(options.prescription_gy)
     path = options.params
     section = check_import(load_params(path).get("import"), path) if path else {}
-    return Options(**section | {key: value for key, value in flags.items() if value})
+    if "site" in flags or "protocol" in flags:  # a flag goes before the file, also one before the other
+        section = {key: value for key, value in section.items() if key not in ("site", "protocol")}
+    values = section | flags
+    asked = [values.pop(key, None) for key in ("site", "protocol")]
+    return Options(**values, **open_protocol(*asked))

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS
 from lib.diffusion.samplers import Sampler, as_dict, sampler_from
 from lib.errors import UserError
 from lib.features.samples import Sample
@@ -172,7 +171,7 @@ def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     rows = measured({"region": "dose mask"}, errors["dose mask"])
     rows += measured({"region": "whole volume"}, {"mae_gy": errors["whole volume"]["mae_gy"]})
     rows += measured({}, {"dose_score_gy": openkbp_dose_error_gy(case, dose_gy)})
-    for name in sorted(case.masks.keys() & errors.keys()):
+    for name in case.judged:
         rows += measured({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
     points = openkbp_dvh_points_gy(case, dose_gy)
     rows += [both(name, f"{point}_gy", *values) for (name, point), values in points.items()]
@@ -189,15 +188,15 @@ def goal_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     return [
         both(goal.structure, goal.text, predicted[goal.text][0], planned[goal.text][0])
         | {"met": predicted[goal.text][1], "planned_met": planned[goal.text][1]}
-        for goal in PROTOCOLS[case.site].goals
+        for goal in case.protocol.goals
         if planned[goal.text][0] is not None
     ]
 
 
 def index_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     """Conformity and homogeneity of the primary target, predicted and planned, and overlaps of isodoses."""
-    primary = max(case.prescription_gy, key=case.prescription_gy.get)
-    target, level_gy = case.masks[primary], 0.95 * case.rx_gy
+    primary, level_gy = case.primary_target, 0.95 * case.rx_gy
+    target = case.judged.get(primary, np.zeros(case.shape, bool))
     conformity = [conformity_index(dose, target, level_gy) for dose in (dose_gy, case.dose_gy)]
     homogeneity = [homogeneity_index(dose, target) for dose in (dose_gy, case.dose_gy)]
     dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])

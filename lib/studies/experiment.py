@@ -93,7 +93,7 @@ class Experiment:
                 f"not of {kind(name)}; train {name} again"
             )
         cohort = self.open_cohort()
-        channels = channels_of(cohort.card["site"], self.beams_deg)
+        channels = channels_of(cohort.protocol, self.beams_deg)
         check_fits(predictor.config, channels, self.coarsen, sha256(cohort.folder / "card.json"))
         return predictor
 

@@ -27,8 +27,8 @@ from lib.training.state import CannotTrain, TrainingState
 
 STAMP = "trained.json"
 # the last digits of the units depend on how many threads add them up, and those of the gradients on the parts
-# a batch is cut into; of the start its weights count, not where they lie
-NOT_IN_KEY = ("dose_shift", "dose_scale", "accumulate", "start_from")
+# a batch is cut into; the card decides the constraints; of the start its weights count, not where they lie
+NOT_IN_KEY = ("dose_shift", "dose_scale", "accumulate", "n_constraints", "start_from")
 
 
 def training_key(config: TrainConfig, prior: Path | None = None) -> str:
