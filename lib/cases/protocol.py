@@ -65,6 +65,7 @@ class Protocol:
     ct_scale_hu: float  # then divided by this
     ct_offset: float  # and this added
     dose_mask_channel: bool  # whether the dose mask is an input of the network
+    fractions: int  # 0: not said
     constraint_vector: tuple[str, ...]  # lib.features.channels.constraint_vector; empty: the usual one
     content: dict[str, Any] = field(compare=False, repr=False)  # as the file has it
 
@@ -129,6 +130,7 @@ def make_protocol(site: str, content: dict[str, Any], where: str) -> Protocol:
         ct_scale_hu=float(ct["scale_hu"]),
         ct_offset=float(ct["offset"]),
         dose_mask_channel=values["dose_mask_channel"],
+        fractions=values["fractions"],
         constraint_vector=check_vector(values["constraint_vector"], where),
         content=content,
     )

@@ -19,7 +19,13 @@ from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import read_chain
 from lib.importers.dicom_grid import Grid, coverage, new_grid, resample, resample_mask
 from lib.importers.dicom_images import read_ct, read_dose
-from lib.importers.dicom_structures import choose_protocol, map_names, prescriptions, read_rois
+from lib.importers.dicom_structures import (
+    choose_protocol,
+    map_names,
+    planned_fractions,
+    prescriptions,
+    read_rois,
+)
 from lib.importers.options import Options
 
 DEFAULTS = Options()
@@ -80,6 +86,9 @@ def read_patient(
     protocol, aliases = choose_protocol(rois, options, file)
     structures = map_names(rois, protocol, aliases, file)
     rx = prescriptions(structures, protocol, rois, chain, options.prescription_gy or {}, warnings)
+    fractions = planned_fractions(chain.plan)
+    if fractions and protocol.fractions and fractions != protocol.fractions:
+        warnings.append(f"the plan has {fractions} fractions, the protocol has {protocol.fractions}")
     masks = {key: contour_mask(roi, ct_grid, file, warnings) for key, roi in structures.items()}
     outline, body = find_body(rois, ct_hu, ct_grid, file, warnings)
     dose_gy, dose_grid = read_dose(chain.dose)

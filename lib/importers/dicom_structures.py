@@ -184,3 +184,11 @@ def prescription(
             f"{in_name or 'nothing'}); give --prescription-gy {name}=Gy"
         )
     return in_name, "name"
+
+
+def planned_fractions(plan: File | None) -> int:
+    """The number of fractions of an RTPLAN with one group of them; 0 where nothing clear says it."""
+    with explain_damage(plan.name if plan else ""):
+        groups = items(plan.ds, "FractionGroupSequence") if plan else []
+        said = groups[0].get("NumberOfFractionsPlanned") if len(groups) == 1 else None
+        return int(said) if said else 0

@@ -313,6 +313,9 @@ def cohort(results: Results) -> pd.DataFrame:
         name: f"{size.min():g}" + (f" to {size.max():g}" if size.min() < size.max() else "")
         for name, size in sizes
     }
+    for name, inside in select(frame, measure="covered_pct").groupby("structure")["value"]:
+        shares = f"{inside.min():.1f} to {inside.max():.1f} % in the dose grid"
+        rows[f"{name} not judged"] = f"{len(inside)} patients, {shares}"
     rows["with findings"] = f"{len({row['case_id'] for row in found.get('findings', [])})} patients"
     rows["left out"] = (
         "; ".join(f"{name}: {why}" for name, why in found.get("left_out", {}).items()) or "none"
@@ -358,10 +361,17 @@ def imports(cohort: Cohort) -> pd.DataFrame | None:
             "ignored": ", ".join(d.get("ignored", [])),
             "prescription from": ", ".join(sorted(set(d.get("prescription_from", {}).values()))),
             "dose mask from": d.get("dose_mask_from", ""),
+            "in the dose grid": shares_text(d),
         }
         for case_id, d in said.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient") if rows else None
+
+
+def shares_text(details: dict[str, Any]) -> str:
+    """How much of what reaches beyond the dose's own grid is inside it."""
+    shares = {"body": details.get("body_inside_dose_grid_pct", 100)} | details.get("covered_pct", {})
+    return ", ".join(f"{name} {pct:.1f} %" for name, pct in shares.items() if pct < 100)
 
 
 def speed(frame: pd.DataFrame) -> pd.DataFrame:

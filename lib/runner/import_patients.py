@@ -2,7 +2,9 @@
 
 python -m lib import openkbp /data/open-kbp/provided-data --name openkbp
 python -m lib import dicom /data/clinic --name clinic --spacing-mm 3 3 3 --prescription-gy PTV70=70 PTV56=56
-python -m lib import dicom /data/clinic --name clinic --params clinic.yaml
+python -m lib import dicom /data/clinic --look --write-protocol clinic.yaml
+python -m lib import dicom /data/clinic --name clinic --protocol clinic.yaml
+python -m lib import dicom /data/clinic --name clinic --params clinic-params.yaml
 python -m lib import vmat /data/processed_npz --name clinic-npz
 python -m lib import phantom
 """
@@ -16,6 +18,7 @@ from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.importers.cohort import Source, make_cohort
 from lib.importers.dicom_rt import dicom_source
+from lib.importers.look import look, write_protocol
 from lib.importers.openkbp import openkbp_source
 from lib.importers.options import IMPORT_KEYS, Options, check_import, open_protocol, parse_prescriptions
 from lib.importers.phantom import phantom_source
@@ -68,10 +71,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     target = FOLDER / (options.name or options.source)
     with one_sentence_errors():
+        if options.look or options.write_protocol:
+            return look_first(options)
         cohort = make_cohort(target, choose_source(options, target), options.workers)
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
     cases, left_out = len(cohort.card["cases"]), len(cohort.card["left_out"])
     print(f"{cohort.folder}: {cases} cases ({parts}); {left_out} left out")
+
+
+def look_first(options: Namespace) -> None:
+    """List what is in a folder of DICOM patients, and write a first protocol where that is asked for."""
+    if options.source != "dicom" or not options.folder or not options.look:
+        raise UserError("--look and --write-protocol go with: python -m lib import dicom FOLDER --look")
+    tables = look(options.folder, dicom_options(options))
+    if options.write_protocol:
+        write_protocol(options.write_protocol, tables)
+        print(f"{options.write_protocol} is a first protocol; look it through, then give it to --protocol")
 
 
 def choose_source(options: Namespace, target: Path) -> Source:
@@ -87,9 +102,8 @@ def choose_source(options: Namespace, target: Path) -> Source:
 
 def dicom_options(options: Namespace) -> Options:
     """The section `import` of the params file, with the flags put over it."""
-    flags = {
-        key: getattr(options, key) for key in ("spacing_mm", "site", "protocol") if getattr(options, key)
-    }
+    keys = ("spacing_mm", "site", "protocol")
+    flags = {key: value for key, value in vars(options).items() if key in keys and value}
     if options.prescription_gy:
         flags["prescription_gy"] = parse_prescriptions(options.prescription_gy)
     path = options.params
