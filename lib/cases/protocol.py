@@ -15,6 +15,7 @@ from lib.strict_yaml import read_yaml
 NEEDED = ("title", "targets", "organs")
 KEYS = {"aliases": {}, "mirrored": [], "goals": [], "fractions": 0, "source": "", "constraint_vector": []}
 KEYS |= {"ct": {"window_hu": [-1024, 1500], "scale_hu": 1000, "offset": 0}, "dose_mask_channel": True}
+KINDS = {str: "words", dict: "keys and values", list: "a list", int: "a number", bool: "true or false"}
 FROM_PLAN = "from the plan"
 BEYOND = " beyond 10 mm of "  # "A beyond 10 mm of B" in a goal
 NUMBER = r"\d+(?:\.\d+)?"
@@ -105,14 +106,7 @@ def make_protocol(site: str, content: dict[str, Any], where: str) -> Protocol:
     values = KEYS | content
     for key, usual in {"title": "", "targets": {}, "organs": [], **KEYS}.items():
         if type(values[key]) is not type(usual):
-            kind = {
-                str: "words",
-                dict: "keys and values",
-                list: "a list",
-                int: "a number",
-                bool: "true or false",
-            }
-            raise UserError(f"{where}: {key} must be {kind[type(usual)]}, not {values[key]!r}")
+            raise UserError(f"{where}: {key} must be {KINDS[type(usual)]}, not {values[key]!r}")
     targets = {name: prescription(name, gy, where) for name, gy in values["targets"].items()}
     names = (*targets, *values["organs"])
     check_names(names, where)
@@ -148,8 +142,9 @@ def prescription(name: str, gy: Any, where: str) -> float | None:
 
 def check_names(names: tuple, where: str) -> None:
     """Structures must have names, each one once, that differ in more than case, _ and -."""
-    wrong = [name for name in names if not isinstance(name, str) or not NAME.fullmatch(name)]
-    wrong += [name for name in names if name in CHANNELS]
+    wrong = [
+        name for name in names if not NAME.fullmatch(str(name)) or type(name) is not str or name in CHANNELS
+    ]
     if wrong:
         raise UserError(f"{where}: {wrong[0]!r} cannot be a structure's name; write letters, digits, _ and -")
     for name, count in Counter(map(plain, names)).items():
@@ -181,12 +176,8 @@ def check_aliases(aliases: Any, names: tuple[str, ...], where: str) -> dict[str,
 
 def check_pairs(pairs: list, names: tuple[str, ...], where: str) -> tuple[tuple[str, str], ...]:
     """The mirrored pairs: each of two structures, none twice."""
-    flat = [name for pair in pairs if isinstance(pair, list) and len(pair) == 2 for name in pair]
-    if (
-        len(flat) != 2 * len(pairs)
-        or len(set(map(str, flat))) != len(flat)
-        or not set(map(str, flat)) <= set(names)
-    ):
+    flat = [str(name) for pair in pairs if isinstance(pair, list) and len(pair) == 2 for name in pair]
+    if len(flat) != 2 * len(pairs) or len(set(flat)) != len(flat) or not set(flat) <= set(names):
         raise UserError(f"{where}: mirrored must be pairs of its structures, left and right, not {pairs!r}")
     return tuple(map(tuple, pairs))
 
@@ -214,10 +205,8 @@ def goal_from(text: Any, names: tuple[str, ...], where: str) -> Goal:
     match = GOAL.fullmatch(str(text))
     unit = match and match["unit"]
     if not match or unit not in (("%", "cc") if match["dose"] else ("%", "Gy")):
-        examples = (
-            "'Rectum V50 Gy <= 50 %', 'PTV D98 % >= 95 %' (of the prescription) or 'Lungs Dmean <= 20 Gy'"
-        )
-        raise UserError(f"{where}: the goal {text!r} is not clear; write like {examples}")
+        like = "'Rectum V50 Gy <= 50 %', 'PTV D98 % >= 95 %' (of the prescription) or 'Lungs Dmean <= 20 Gy'"
+        raise UserError(f"{where}: the goal {text!r} is not clear; write like {like}")
     for name in match["of"].split(BEYOND):
         if name not in names:
             raise UserError(f"{where}: the goal {text!r} is on {name}, which is not among {', '.join(names)}")
@@ -225,13 +214,10 @@ def goal_from(text: Any, names: tuple[str, ...], where: str) -> Goal:
         statistic, relative = "V" if unit == "%" else "Vcc", match["dose_unit"] == "%"
     else:
         statistic, relative = match["kind"] or ("D" if match["volume_unit"] == "%" else "Dcc"), unit == "%"
-    at = match["dose"] or match["volume"]
-    sense = {"≤": "<=", "≥": ">="}.get(match["sense"], match["sense"])
-    return Goal(
-        match["of"], statistic, float(at) if at else None, sense, float(match["limit"]), unit, relative
-    )
+    at, limit = match["dose"] or match["volume"], float(match["limit"])
+    sense = "<=" if match["sense"] in ("<=", "≤") else ">="
+    return Goal(match["of"], statistic, float(at) if at else None, sense, limit, unit, relative)
 
 
-PROTOCOLS = {
-    path.stem: read_protocol(path) for path in sorted(Path(__file__).with_name("protocols").glob("*.yaml"))
-}
+FILES = sorted(Path(__file__).with_name("protocols").glob("*.yaml"))
+PROTOCOLS = {path.stem: read_protocol(path) for path in FILES}

@@ -98,23 +98,20 @@ def choose_protocol(rois: list[Roi], options: Options, file: str) -> tuple[Proto
 def guess_protocol(rois: list[Roi], aliases: Aliases, file: str) -> Protocol:
     """The protocol of which a target and half of the organs are there, if more of it is than of any other."""
     there = {
-        site: [name for name in protocol.structures if best_matches(name, rois, protocol, aliases)]
-        for site, protocol in PROTOCOLS.items()
+        protocol: {name for name in protocol.structures if best_matches(name, rois, protocol, aliases)}
+        for protocol in PROTOCOLS.values()
     }
-    organs = {site: len(set(there[site]) & set(PROTOCOLS[site].organs)) for site in PROTOCOLS}
-    fitting = [
-        site
-        for site, protocol in PROTOCOLS.items()
-        if organs[site] < len(there[site]) and organs[site] >= LEAST_ORGANS * len(protocol.organs)
-    ]
-    most = max((len(there[site]) for site in fitting), default=0)
-    best = [site for site in fitting if len(there[site]) == most]
+    organs = {protocol: len(names & set(protocol.organs)) for protocol, names in there.items()}
+    half = [protocol for protocol in there if organs[protocol] >= LEAST_ORGANS * len(protocol.organs)]
+    fitting = [protocol for protocol in half if there[protocol] & set(protocol.targets)]
+    most = max((len(there[protocol]) for protocol in fitting), default=0)
+    best = [protocol for protocol in fitting if len(there[protocol]) == most]
     if len(best) != 1:
-        counts = [f"{n} of {len(PROTOCOLS[site].organs)} organs of {site}" for site, n in organs.items() if n]
+        counts = [f"{n} of {len(of.organs)} organs of {of.site}" for of, n in organs.items() if n]
         what = ", ".join(counts) or "no organ of a known site"
         advice = "give --site, or --protocol with a file that names them"
         raise UserError(f"{file}: the structures do not tell the site (they are {what}); {advice}")
-    return PROTOCOLS[best[0]]
+    return best[0]
 
 
 # --- prescriptions ---
