@@ -20,7 +20,6 @@ from lib.cases.cohort import open_cohort
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
 from lib.importers.cohort import Source, make_cohort
-from lib.importers.dicom_contours import fill_contours
 from lib.importers.dicom_rt import find_patients, read_patient
 from lib.importers.dicom_structures import ALIASES, gy_in_name
 from lib.importers.options import Options, parse_prescriptions
@@ -154,14 +153,6 @@ def test_holes_and_islands_survive(tmp_path):
     ring[8, 4:15, 4:15], ring[8, 6:13, 6:13], ring[8, 8:11, 8:11] = True, False, True
     case = dataclasses.replace(case, masks=case.masks | {"Bladder": ring})
     assert np.array_equal(read_case(write_patient(case, tmp_path)).masks["Bladder"], ring)
-
-
-def test_parity_fills_a_shifted_triangle_by_pixel_centres():
-    triangle = np.array([(0.5, 0.5), (0.5, 8.5), (8.5, 0.5)])
-    rows, columns = np.mgrid[:12, :12]
-    inside = (rows > 0.5) & (columns > 0.5) & (rows + columns < 9.0)
-    assert np.array_equal(fill_contours([triangle], (12, 12), None), inside)
-    assert not fill_contours([triangle, triangle], (12, 12), None).any()
 
 
 # --- names and prescriptions ---

@@ -17,8 +17,8 @@ from lib.files import write_text
 from lib.importers.cohort import Source
 from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import read_chain
-from lib.importers.dicom_grid import Grid, coverage, new_grid, resample, resample_mask
-from lib.importers.dicom_images import read_ct, read_dose
+from lib.importers.dicom_grid import Grid, coverage, new_grid, resample
+from lib.importers.dicom_images import read_ct, read_doses
 from lib.importers.dicom_structures import Roi, guess_site, map_names, prescriptions, read_rois
 from lib.importers.options import Options
 
@@ -73,30 +73,31 @@ def read_patient(
     The case's id is `name`, or the folder's name. The report is for the cohort's card: which structure became
     which, what was ignored or is missing, where prescription and dose mask come from, what deserves a look.
     """
-    folder, warnings = Path(folder), []
-    chain = read_chain(folder)
+    folder, chain = Path(folder), read_chain(Path(folder))
+    warnings, file = list(chain.notes), chain.structures.name
     ct_hu, ct_grid = read_ct(chain.slices, folder.name)
-    rois, file = read_rois(chain), chain.structures.name
+    grid = new_grid(ct_grid, options.spacing_mm)
+    ct_hu = resample(ct_hu, ct_grid, grid)
+    rois = read_rois(chain)
     site = choose_site(rois, options, file)
     structures = map_names(rois, PROTOCOLS[site].structures, options.aliases, file)
     rx = prescriptions(structures, site, rois, chain, options.prescription_gy or {}, warnings)
-    masks = {key: contour_mask(roi, ct_grid, file, warnings) for key, roi in structures.items()}
-    outline, body = find_body(rois, ct_hu, ct_grid, file, warnings)
-    dose_gy, dose_grid = read_dose(chain.dose)
-    inside = coverage(dose_grid, ct_grid)
-    check_targets({key: masks[key] for key in rx}, inside, body, chain.dose.name, warnings)
-    grid = new_grid(ct_grid, options.spacing_mm) if options.spacing_mm is not None else ct_grid
-    masks = {key: resample_mask(mask, ct_grid, grid) for key, mask in masks.items()}
+    masks = {key: contour_mask(roi, ct_grid, grid, file, warnings) for key, roi in structures.items()}
+    targets = {key: masks[key] for key in rx}
+    outline, body = find_body(rois, targets, ct_hu, ct_grid, grid, file, warnings)
+    dose_gy, dose_grid = read_doses(chain.doses)
+    inside = coverage(dose_grid, grid)
+    check_targets(targets, inside, body, chain.doses[0].name, warnings)
     lost = [key for key, mask in masks.items() if not mask.any()]
-    warnings += [f"{key}: no voxel of the new grid is at least half inside" for key in lost]
+    warnings += [f"{key}: it contains no centre of a voxel; left out" for key in lost]
     case = Case(
         case_id=name or folder.name,
-        ct_hu=np.rint(resample(ct_hu, ct_grid, grid)).astype(np.int16),
-        dose_gy=resample(resample(dose_gy, dose_grid, ct_grid, beyond=0.0), ct_grid, grid),
-        dose_mask=resample_mask(body, ct_grid, grid),
+        ct_hu=np.rint(ct_hu).astype(np.int16),
+        dose_gy=resample(dose_gy, dose_grid, grid, beyond=0.0),
+        dose_mask=body,
         site=site,
         prescription_gy={key: gy for key, (gy, _) in rx.items()},
-        masks={key: mask for key, mask in masks.items() if key not in lost or key in rx},
+        masks={key: mask for key, mask in masks.items() if key not in lost},
         spacing_mm=grid.spacing_mm,
         origin_mm=grid.origin_mm,
     )
