@@ -65,6 +65,13 @@ def lock(path: Path, sentence: str) -> Iterator[None]:
         raise UserError(sentence) from None
 
 
+def is_below_outputs(path: str | Path) -> bool:
+    """Whether a file would lie in the project's outputs, or in those of the current folder, by any link."""
+    outputs = [folder for folder in (ROOT / "outputs", Path("outputs")) if folder.exists()]
+    there = [parent for parent in Path(path).resolve().parents if parent.exists()]
+    return any(parent.samefile(folder) for folder in outputs for parent in there)
+
+
 def write_text(path: str | Path, text: str) -> None:
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

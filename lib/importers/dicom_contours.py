@@ -22,7 +22,7 @@ OFF_SLICE = 0.2  # share of the slice distance by which a contour may miss its s
 SAME_MM = 0.1  # of two nested contours that are closer than this on average one is the other, repeated
 BODY_HU = -300.0  # above it is body where no structure says so
 BODY_NAMES = [plain(name) for name in ("External", "Body", "Skin", "Outer_Contour", "Patient_Outline")]
-CLOSED, XOR = "CLOSED_PLANAR", ("CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
+CLOSED, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"
 NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 
 
@@ -72,7 +72,7 @@ def read_contours(roi: Roi, grid: Grid, file: str, warnings: list[str]) -> dict[
             if abs(index[:, 0] - k).max() > OFF_SLICE:
                 where = f"a contour of {roi.name} at z = {points_mm[0, 2]:.2f} mm"
                 raise UserError(f"{file}: {where} does not lie on a CT slice; export it drawn on this CT")
-            slices.setdefault(k, []).append(Contour(points_mm[:, 1::-1], kind in XOR))
+            slices.setdefault(k, []).append(Contour(points_mm[:, 1::-1], kind == XOR))
     if outside and not slices:
         raise UserError(f"{file}: {roi.name} does not lie in the CT; export the CT that it was drawn on")
     warnings += [f"{roi.name}: {flat} of its contours enclose no area; left out"] if flat else []
@@ -107,7 +107,7 @@ def read_points(item: Dataset, roi: Roi, file: str) -> tuple[np.ndarray, str]:
     if not count or len(values) != 3 * count or not np.isfinite(values).all():
         raise UserError(f"{file}: ContourData of {roi.name} is not NumberOfContourPoints x 3 numbers")
     kind = text(item, "ContourGeometricType")
-    if kind not in (CLOSED, *XOR, *NO_AREA):
+    if kind not in (CLOSED, XOR, *NO_AREA):
         raise UserError(f"{file}: ContourGeometricType of {roi.name} is not closed and planar")
     return values.reshape(-1, 3), kind
 
@@ -222,7 +222,8 @@ def halfway(low: np.ndarray, high: np.ndarray, grid: Grid) -> np.ndarray:
     depth_mm = sum(signed_depth_mm(mask[box], grid) for mask in (low, high) if mask.any())
     places = np.argwhere(either)
     depth_mm = depth_mm[tuple((places - [side.start for side in box]).T)]
-    taken = places[np.argsort(-depth_mm, kind="stable")[: round(len(places) / 2)]]
+    scatter = places @ (0.7549, 0.5698) % 1  # equal depths are taken evenly, not from one side
+    taken = places[np.lexsort((scatter, -depth_mm.round(3)))[: round(len(places) / 2)]]
     middle = low & high
     middle[tuple(taken.T)] = True
     return middle

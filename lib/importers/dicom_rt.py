@@ -13,7 +13,7 @@ import numpy as np
 from lib.cases.case import Case
 from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
-from lib.files import write_text
+from lib.files import is_below_outputs, write_text
 from lib.importers.cohort import Source
 from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import read_chain
@@ -38,8 +38,9 @@ def dicom_source(
     if pseudonyms:
         order = sorted(patients, key=lambda case_id: hashlib.sha256(case_id.encode()).digest())
         names = {case_id: f"P{number:03d}" for number, case_id in enumerate(order, 1)}
-        if Path(cohort).resolve() in Path(pseudonyms).resolve().parents:
-            raise UserError(f"{pseudonyms} lies in the cohort's folder; who is who belongs elsewhere")
+        inside = Path(cohort).resolve() in Path(pseudonyms).resolve().parents
+        if inside or is_below_outputs(pseudonyms):
+            raise UserError(f"{pseudonyms} lies in outputs or the cohort; who is who belongs elsewhere")
         write_text(Path(pseudonyms), "".join(f"{name},{case_id}\n" for case_id, name in names.items()))
     items = {names[case_id]: (path, names[case_id]) for case_id, path in patients.items()}
     return Source("DICOM-RT folders", items, partial(read_named, options))

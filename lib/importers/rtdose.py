@@ -12,7 +12,7 @@ import numpy as np
 
 from lib.cases.case import Case
 from lib.errors import UserError
-from lib.files import written_whole
+from lib.files import is_below_outputs, written_whole
 from lib.importers.dicom_files import (
     PREDICTION,
     UID_ROOT,
@@ -49,7 +49,7 @@ def write_rtdose(
     The step between stored values is at most 0.01 Gy. Raises a UserError.
     """
     path, pydicom = Path(path), import_pydicom()
-    if "outputs" in path.resolve().parts[:-1]:
+    if is_below_outputs(path):
         raise UserError(
             f"{path} is not written: it would hold the patient's name, which must not lie below outputs"
         )
