@@ -67,9 +67,13 @@ def lock(path: Path, sentence: str) -> Iterator[None]:
 
 def is_below_outputs(path: str | Path) -> bool:
     """Whether a file would lie in the project's outputs, or in those of the current folder, by any link."""
-    outputs = [folder for folder in (ROOT / "outputs", Path("outputs")) if folder.exists()]
-    there = [parent for parent in Path(path).resolve().parents if parent.exists()]
-    return any(parent.samefile(folder) for folder in outputs for parent in there)
+    parents = Path(path).resolve().parents
+    for outputs in (ROOT / "outputs", Path("outputs").resolve()):
+        if outputs in parents or (
+            outputs.exists() and any(p.exists() and p.samefile(outputs) for p in parents)
+        ):
+            return True
+    return False
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_toys import CLASSES, PRIVATE, read_case, write, write_patient
+from dicom_toys import CLASSES, PRIVATE, edited, read_case, write_patient
 from toys import toy_case
 
 from lib.cases.cohort import open_cohort
@@ -51,23 +51,23 @@ def test_it_lies_where_the_planned_dose_lies(patient, tmp_path):
     assert grid == Grid(case.origin_mm, case.spacing_mm, case.shape) and abs(got_gy - dose_gy).max() < 0.002
 
 
-MARKS = ("SOPInstanceUID", "InstanceCreatorUID", "SeriesDescription", "DoseComment")
-
-
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("mark", ["SOPInstanceUID", "InstanceCreatorUID", "SeriesDescription", "DoseComment"])
 @pytest.mark.parametrize("with_plan", [True, False])
 def test_in_the_patients_folder_it_is_never_taken_for_the_plans_dose(with_plan, mark, patient, tmp_path):
+    def keep_mark(ds):
+        if mark != "SOPInstanceUID":
+            ds.SOPInstanceUID = f"1.2.{len(ds.SeriesDescription)}"
+        for keyword in {"InstanceCreatorUID", "SeriesDescription", "DoseComment"} - {mark}:
+            delattr(ds, keyword)
+
     folder = shutil.copytree(patient, tmp_path / "p1")
     if not with_plan:  # nothing says which dose is the plan's
         next(folder.glob("rtplan*")).unlink()
-        edited(next(folder.glob("rtdose*")), ReferencedRTPlanSequence=None)
+        edited(next(folder.glob("rtdose*")), lambda ds: delattr(ds, "ReferencedRTPlanSequence"))
     before = read_patient(folder)
-    for name in ("one.dcm", "second.dcm"):  # a second export finds the one before
-        exported(folder, folder / name, method=name[:3])
-        others = {keyword: None for keyword in MARKS if keyword not in (mark, "SOPInstanceUID")}
-        edited(
-            folder / name, **others, **({"SOPInstanceUID": f"1.2.{len(name)}"} if mark != MARKS[0] else {})
-        )
+    for method in ("one", "second"):  # the second export finds the first one's file
+        exported(folder, folder / f"{method}.dcm", method=method)
+        edited(folder / f"{method}.dcm", keep_mark)
     (case, report), (case_before, report_before) = read_patient(folder), before
     assert np.array_equal(case.dose_gy, case_before.dose_gy)
     told = [
@@ -80,16 +80,6 @@ def test_in_the_patients_folder_it_is_never_taken_for_the_plans_dose(with_plan, 
     next(folder.glob("rtdose*")).unlink()
     with pytest.raises(UserError, match="p1 holds no RTDOSE but a predicted one; export the plan's dose too"):
         read_patient(folder)
-
-
-def edited(path, **values):
-    """The file with tags set, or deleted where the value is None."""
-    ds = pydicom.dcmread(path)
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
-        if value is None:
-            delattr(ds, keyword)
-    write(path, ds)
 
 
 def test_on_a_coarser_grid_it_lies_where_the_case_lies(patient, tmp_path):
