@@ -1,4 +1,4 @@
-"""DICOM-RT as clinics have it: what is unusual but valid is read right, or refused by a sentence that helps."""
+"""DICOM-RT as clinics have it: what is unusual but valid is read, or refused by a sentence that helps."""
 
 import dataclasses
 import shutil

@@ -77,16 +77,13 @@ def explain_damage(name: str) -> Iterator[None]:
         raise UserError(f"{name} is damaged ({type(error).__name__}); export the patient again") from None
 
 
-def read_folder(folder: Path) -> tuple[dict[str, list[File]], dict[str, int], list[str]]:
-    """(kind -> Files, what else lies there -> how often, sentences on it) of all files below `folder`."""
-    paths = find_paths(folder)
-    files, others, notes, first_of = {kind: [] for kind in KINDS}, Counter(), [], {}
-    for path in paths:
+def read_folder(folder: Path) -> tuple[dict[str, list[File]], dict[str, int]]:
+    """(kind -> Files, what else lies there -> how often) of all files below `folder`."""
+    files, others, first_of = {kind: [] for kind in KINDS}, Counter(), {}
+    for path in find_paths(folder):
         with explain_damage(path.name):
             ds = read_file(path)
             kind = "not DICOM" if ds is None else kind_of(ds)
-            if kind == "predicted dose":
-                notes.append(f"{path.name} is a predicted dose that was exported, no plan's; left aside")
             file = File(path.name, ds, text(ds, "SOPInstanceUID")) if kind in files else None
             if file and is_copy(file, first_of.setdefault(file.uid, file)):
                 kind, file = f"copy of {kind}", None
@@ -94,7 +91,7 @@ def read_folder(folder: Path) -> tuple[dict[str, list[File]], dict[str, int], li
             files[kind].append(file)
         else:
             others[kind if re.fullmatch("[A-Za-z ]{1,24}", kind) else "unknown modality"] += 1
-    return files, dict(others), notes
+    return files, dict(others)
 
 
 def find_paths(folder: Path) -> list[Path]:
@@ -238,7 +235,9 @@ class Chain(NamedTuple):
 
 def read_chain(folder: Path) -> Chain:
     """The Chain in a patient's folder; a UserError if a file is damaged, lacking, foreign or ambiguous."""
-    files, others, notes = read_folder(folder)
+    files, others = read_folder(folder)
+    n = others.get("predicted dose", 0)
+    notes = [f"{n} predicted doses that were exported are left aside: they are no plan's"] if n else []
     doses = choose_doses(folder, files, others, notes)
     plan, structures_uid = choose_plan(folder, files, doses[0], notes)
     structures = pick(folder, "RTSTRUCT", files["RTSTRUCT"], structures_uid)

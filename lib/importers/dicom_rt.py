@@ -128,8 +128,12 @@ def check_targets(
 ) -> None:
     """Refuses a target that the dose grid does not hold; warns of one that leaves the body."""
     for name, mask in targets.items():
-        if not mask.any() or (mask & ~inside).sum() > 0.01 * mask.sum():
-            raise UserError(f"{file}: the dose grid does not hold {name}, or {name} is empty")
+        if not mask.any():
+            raise UserError(
+                f"{name} contains no centre of a voxel; check its contours, or give a finer spacing_mm"
+            )
+        if (mask & ~inside).sum() > 0.01 * mask.sum():
+            raise UserError(f"{file}: the dose grid does not hold {name}; export the dose on a larger grid")
         if (mask & ~body).sum() > 0.05 * mask.sum():
             warnings.append(f"{name}: more than 5 % of it is outside the body")
 
