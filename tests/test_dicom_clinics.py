@@ -208,7 +208,8 @@ def test_an_enhanced_ct_is_not_supported_yet(folder):
     [path] = folder.glob("ct_*")
     edited(path, lambda ds: setattr(ds, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.2.1"))
     refused(
-        folder, "p1: its CT is an enhanced multi-frame CT, which is not supported yet; export it as single"
+        folder,
+        "p1 holds no CT but enhanced CT; multi-frame files are not supported yet; export single slices",
     )
 
 

@@ -74,7 +74,7 @@ def test_in_the_patients_folder_it_is_never_taken_for_the_plans_dose(with_plan, 
     assert report["warnings"] == [left_aside, *report_before["warnings"]]
     assert report["other_files"] == {"predicted dose": 2}
     next(folder.glob("rtdose*")).unlink()
-    with pytest.raises(UserError, match="p1 holds no RTDOSE but a predicted one; export the plan's dose too"):
+    with pytest.raises(UserError, match="p1 holds no RTDOSE but predicted dose; export the plan's dose too"):
         read_patient(folder)
 
 

@@ -33,7 +33,11 @@ CLASSES = {  # SOPClassUID, which is right where Modality is not, -> kind
     IMAGES + "481.5": "RTPLAN",
     IMAGES + "481.8": "RTPLAN",  # of ions
 }
-DEFLATED = b"1.2.840.10008.1.2.1.99"
+IMPLICIT, EXPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.1.99"
+INSTEAD = {  # kind -> what may lie there instead, and what to do then
+    "RTDOSE": ("predicted dose", "export the plan's dose too"),
+    "CT": ("enhanced CT", "multi-frame files are not supported yet; export single slices (CT Image Storage)"),
+}
 WHOLE = ("PLAN", "MULTI_PLAN")  # DoseSummationType of a dose of all beams
 UID_ROOT = "2.25.100024279102817142078670145393106942425."  # of what this project writes
 PREDICTION = "PREDICTION by"  # how its series descriptions begin
@@ -151,9 +155,7 @@ def read_file(path: Path) -> Dataset | None:
         raise UserError(f"{path.name} is deflated; export it uncompressed")
     ds = pydicom.dcmread(io.BytesIO(content))  # from memory, so that a false length cannot allocate much
     if "TransferSyntaxUID" not in ds.file_meta:
-        implicit = ds.original_encoding[0]
-        uid = pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
-        ds.file_meta.TransferSyntaxUID = uid
+        ds.file_meta.TransferSyntaxUID = EXPLICIT if ds.original_encoding[0] is False else IMPLICIT
     return ds
 
 
@@ -236,31 +238,29 @@ class Chain(NamedTuple):
 def read_chain(folder: Path) -> Chain:
     """The Chain in a patient's folder; a UserError if a file is damaged, lacking, foreign or ambiguous."""
     files, others = read_folder(folder)
+    for kind, (instead, advice) in INSTEAD.items():
+        if instead in others and not files[kind]:
+            raise UserError(f"{folder.name} holds no {kind} but {instead}; {advice}")
     n = others.get("predicted dose", 0)
     notes = [f"{n} predicted doses that were exported are left aside: they are no plan's"] if n else []
-    doses = choose_doses(folder, files, others, notes)
+    doses = choose_doses(folder, files, notes)
     plan, structures_uid = choose_plan(folder, files, doses[0], notes)
     structures = pick(folder, "RTSTRUCT", files["RTSTRUCT"], structures_uid)
-    frame_uid = optional(doses[0], "FrameOfReferenceUID")
-    slices = pick_series(folder, files["CT"], structures, frame_uid, others)
+    slices = pick_series(folder, files["CT"], structures)
     for file in (structures, *doses, *([plan] if plan else []), *slices[1:]):
         if optional(file, "PatientID") != optional(slices[0], "PatientID"):
             raise UserError(f"{file.name} has another PatientID than {slices[0].name}")
-    if not frame_uid or any(optional(f, "FrameOfReferenceUID") != frame_uid for f in (*doses, slices[0])):
+    frame_uids = {optional(file, "FrameOfReferenceUID") for file in (*doses, slices[0])}
+    if len(frame_uids) > 1 or "" in frame_uids:
         raise UserError(f"{doses[0].name} has another FrameOfReferenceUID than the CT: it is of another scan")
     return Chain(doses, plan, structures, slices, others, notes)
 
 
-def choose_doses(
-    folder: Path, files: dict[str, list[File]], others: dict[str, int], notes: list[str]
-) -> list[File]:
+def choose_doses(folder: Path, files: dict[str, list[File]], notes: list[str]) -> list[File]:
     """The dose of a whole plan, of several the only one whose plan is here; else those of all its beams."""
     doses, plans = files["RTDOSE"], {plan.uid for plan in files["RTPLAN"]}
-    if not doses and "predicted dose" in others:
-        raise UserError(f"{folder.name} holds no RTDOSE but a predicted one; export the plan's dose too")
-    summed = {file.uid: optional(file, "DoseSummationType") for file in doses}
-    whole = [file for file in doses if summed[file.uid] in WHOLE]
-    beams = [file for file in doses if summed[file.uid] == "BEAM"]
+    whole = [file for file in doses if optional(file, "DoseSummationType") in WHOLE]
+    beams = [file for file in doses if optional(file, "DoseSummationType") == "BEAM"]
     if beams and not whole:
         return check_beams(folder, beams, files["RTPLAN"], notes)
     linked = [file for file in whole if plans.intersection(references(file, "ReferencedRTPlanSequence"))]
@@ -275,27 +275,21 @@ def check_beams(folder: Path, doses: list[File], plans: list[File], notes: list[
         raise UserError(f"{folder.name} holds only doses of beams, {which}; export the dose of a whole plan")
     plan = pick(folder, "RTPLAN", plans, *uids)
     with explain_damage(plan.name):
-        setup = {
-            number(beam, "BeamNumber")
-            for beam in items(plan.ds, "BeamSequence")
-            if beam.get("TreatmentDeliveryType") == "SETUP"
-        }
-        planned = sorted(set(beam_numbers(plan.ds)) - setup)
+        beams = items(plan.ds, "BeamSequence")
+        setup = [number(b, "BeamNumber") for b in beams if b.get("TreatmentDeliveryType") == "SETUP"]
+        planned = sorted(set(beam_numbers(plan.ds)).difference(setup))
     counts = Counter()
     for file in doses:
         with explain_damage(file.name):
             counts.update(n for ref in items(file.ds, "ReferencedRTPlanSequence") for n in beam_numbers(ref))
+    only = f"{folder.name} holds only doses of beams"
     missing = ", ".join(f"{n:g}" for n in planned if n not in counts)
     if missing:
-        raise UserError(
-            f"{folder.name} holds only doses of beams, and none of beam {missing} of {plan.name}; "
-            "export them too, or the dose of the whole plan"
-        )
+        lacks = f"none of beam {missing} of {plan.name}"
+        raise UserError(f"{only}, and {lacks}; export them too, or the dose of the whole plan")
     if sorted(counts.elements()) != planned or not planned:
-        raise UserError(
-            f"{folder.name} holds only doses of beams, and not each beam of {plan.name} once: "
-            f"{names_of(doses)}; export the dose of the whole plan"
-        )
+        lacks = f"not each beam of {plan.name} once: {names_of(doses)}"
+        raise UserError(f"{only}, and {lacks}; export the dose of the whole plan")
     notes.append(f"the dose is the sum of the doses of the plan's {len(planned)} beams")
     return doses
 
@@ -347,26 +341,15 @@ def names_of(files: list[File]) -> str:
     return ", ".join(file.name for file in files[:6]) + (" ..." if len(files) > 6 else "")
 
 
-def pick_series(
-    folder: Path, slices: list[File], structures: File, frame_uid: str, others: dict[str, int]
-) -> list[File]:
-    """The CT slices of the series to which the RTSTRUCT refers, all of them and no other.
-
-    Of several, the one in the frame of reference of the dose, then the one on which contours were drawn.
-    """
+def pick_series(folder: Path, slices: list[File], structures: File) -> list[File]:
+    """All CT slices of the series to which the RTSTRUCT refers, or if these are several its contours."""
     referenced, series = referenced_images(structures), {}
     for file in slices:
         series.setdefault(optional(file, "SeriesInstanceUID"), []).append(file)
     fitting = {uid: files for uid, files in series.items() if uid in referenced or not referenced}
     if len(fitting) > 1:
-        same = {u: f for u, f in fitting.items() if optional(f[0], "FrameOfReferenceUID") == frame_uid}
-        fitting = same or fitting
-    if len(fitting) > 1:
         drawn = contour_images(structures)
         fitting = {u: f for u, f in fitting.items() if any(file.uid in drawn for file in f)} or fitting
-    if not fitting and "enhanced CT" in others:
-        enhanced = "its CT is an enhanced multi-frame CT, which is not supported yet"
-        raise UserError(f"{folder.name}: {enhanced}; export it as single slices (CT Image Storage)")
     if len(fitting) != 1:
         first = names_of([files[0] for files in (fitting or series).values()]) or "none"
         raise UserError(
