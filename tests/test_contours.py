@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from bodies import BODIES, body_mask, body_roi, contour, field, roi_of, sphere
+from bodies import BODIES, body_mask, body_roi, contour, cylinder, field, roi_of, sphere
 
 from lib.errors import UserError
 from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_grid import Grid, new_grid, resample
-from lib.metrics.dvh import dose_at_volume_gy
+from lib.metrics.dvh import dose_at_cc_gy, dose_at_volume_gy
 
 GRID = Grid((0.0, 0.0, 0.0), (2.0, 1.0, 1.0), (5, 40, 40))  # a pixel is 1 mm2
 CT_GRIDS = [(1.0, 1.0, 1.0), (2.0, 3.0, 3.0), (5.0, 1.2, 1.2), (5.0, 3.0, 3.0)]
@@ -56,34 +56,40 @@ def test_on_another_grid_a_sphere_keeps_its_volume_and_its_place(ct_mm, asked_mm
 DOSE_GRID, SLOPE = field((2.5, 2.5, 2.5), 130.0), 0.5  # Gy per mm
 
 
-@pytest.mark.parametrize("spacing_mm", [(2.0, 1.2, 1.2), (3.0, 3.0, 3.0)], ids=str)
-@pytest.mark.parametrize(
-    "name, dose_gy, d_gy",
-    [
-        ("cylinder", lambda z, y, x: 40 + SLOPE * z, lambda share: 40 + SLOPE * 35.2 * (1 - 2 * share)),
-        (
-            "sphere",
-            lambda z, y, x: 70 - SLOPE * np.sqrt(z**2 + y**2 + x**2),
-            lambda share: 70 - SLOPE * 40 * share ** (1 / 3),
-        ),
-    ],
-)
-def test_dvh_points_are_those_of_the_closed_form(name, dose_gy, d_gy, spacing_mm):
-    grid, centre_mm = field(spacing_mm, 105.0), (0.7, 0.4, -0.3)
-    mask = contour_mask(body_roi(BODIES[name], grid, centre_mm), grid, grid, "", [])
+def dvh_errors_gy(body, dose_gy, closed_form_gy, spacing_mm):
+    """Errors of D_x, with the body's edges in z between slices and its dose a function of the place in it."""
+    grid = field(spacing_mm, 105.0)
+    centre_mm = (grid.origin_mm[0] + spacing_mm[0] * (grid.shape[0] // 2 - 0.5), 0.4, -0.3)
+    mask = contour_mask(body_roi(body, grid, centre_mm), grid, grid, "", [])
     axes_mm = [o + s * np.arange(n) - c for o, s, n, c in zip(*DOSE_GRID, centre_mm)]
     planned_gy = dose_gy(*np.meshgrid(*axes_mm, indexing="ij")).astype(np.float32)
     inside_gy = resample(planned_gy, DOSE_GRID, grid, beyond=0.0)[mask]
-    for volume_pct in (2, 5, 30, 50, 80, 95, 98):
-        error_gy = dose_at_volume_gy(inside_gy, volume_pct) - d_gy(volume_pct / 100)
-        assert abs(error_gy) < SLOPE * max(spacing_mm) / 2, volume_pct
+    shares_pct = (2, 5, 30, 50, 80, 95, 98)
+    return [dose_at_volume_gy(inside_gy, pct) - closed_form_gy(pct / 100) for pct in shares_pct]
+
+
+@pytest.mark.parametrize("spacing_mm", [(2.0, 1.2, 1.2), (3.0, 3.0, 3.0)], ids=str)
+def test_dvh_points_are_within_half_a_voxels_dose_of_the_closed_form(spacing_mm):
+    ramp = dvh_errors_gy(
+        cylinder(30.2, 36.0),
+        lambda z, y, x: 40 + SLOPE * z,
+        lambda share: 40 + SLOPE * 36 * (1 - 2 * share),
+        spacing_mm,
+    )
+    radial = dvh_errors_gy(
+        sphere(40.0),
+        lambda z, y, x: 70 - SLOPE * np.sqrt(z**2 + y**2 + x**2),
+        lambda share: 70 - SLOPE * 40 * share ** (1 / 3),
+        spacing_mm,
+    )
+    assert np.abs([ramp, radial]).max() < SLOPE * spacing_mm[0] / 2 + 1e-3
 
 
 def test_a_structure_of_one_voxel_has_that_voxels_dose():
-    grid = Grid((0.0, 0.0, 0.0), (2.0, 1.0, 1.0), (5, 40, 40))
-    mask = contour_mask(roi_of([contour(box(20, 30, 21, 31), 4.0)]), grid, grid, "", [])
-    ramp_gy = (np.arange(40, dtype=np.float32) + np.zeros(grid.shape)).astype(np.float32)
-    assert [dose_at_volume_gy(ramp_gy[mask], volume_pct) for volume_pct in (2, 50, 98)] == [30.0] * 3
+    mask = contour_mask(roi_of([contour(box(20, 30, 21, 31), 4.0)]), GRID, GRID, "", [])
+    doses_gy = np.broadcast_to(np.arange(40.0), GRID.shape)[mask]
+    assert doses_gy.tolist() == [30.0] and dose_at_cc_gy(doses_gy, 0.1, 0.002) is None
+    assert dose_at_cc_gy(doses_gy, 0.002, 0.002) == 30.0 and dose_at_volume_gy(doses_gy, 95) is None
 
 
 # --- contours of one slice ---
