@@ -65,6 +65,17 @@ def lock(path: Path, sentence: str) -> Iterator[None]:
         raise UserError(sentence) from None
 
 
+def is_below_outputs(path: str | Path) -> bool:
+    """Whether a file would lie in the project's outputs, or in those of the current folder, by any link."""
+    parents = Path(path).resolve().parents
+    for outputs in (ROOT / "outputs", Path("outputs").resolve()):
+        if outputs in parents or (
+            outputs.exists() and any(p.exists() and p.samefile(outputs) for p in parents)
+        ):
+            return True
+    return False
+
+
 def write_text(path: str | Path, text: str) -> None:
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

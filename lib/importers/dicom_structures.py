@@ -1,6 +1,7 @@
 """The structures of an RTSTRUCT: their names in our protocols, and what is prescribed to the targets."""
 
 import re
+from collections import defaultdict
 from typing import NamedTuple
 
 from lib.cases.protocol import PROTOCOLS, Protocol, check_aliases, plain, protocol_of
@@ -9,7 +10,7 @@ from lib.importers.dicom_files import Chain, Dataset, File, explain_damage, item
 from lib.importers.options import Options
 
 Aliases = dict[str, list[str]]  # name in the protocol -> names of structures, best first
-MAX_POINTS = 10_000_000
+POINTS = ("POINT", "COORDINATES")  # DoseReferenceStructureType of a reference point
 NAME_GY = 0.5  # by which a plan may differ from the dose in a target's name, such as 50.4 from PTV50
 LEAST_ORGANS = 0.5  # share of a protocol's organs that must be there for a patient to be taken for its site
 
@@ -21,27 +22,25 @@ class Roi(NamedTuple):
     name: str
     kind: str
     items: list[Dataset]
+    in_ct_frame: bool  # whether its points are in the CT's frame of reference
 
 
 def read_rois(chain: Chain) -> list[Roi]:
-    """The structures, all in the CT's frame of reference and of at most MAX_POINTS points."""
+    """The structures; what a ROIContourSequence holds in several items for one of them is put together."""
     file, ds, frame_uid = chain.structures.name, chain.structures.ds, chain.slices[0].ds.FrameOfReferenceUID
+    rois, contours = {}, defaultdict(list)
     with explain_damage(file):
         observations = items(ds, "RTROIObservationsSequence")
         kinds = {roi_number(o): str(o.get("RTROIInterpretedType") or "") for o in observations}
-        contours = {roi_number(c): items(c, "ContourSequence") for c in items(ds, "ROIContourSequence")}
-        rois = []
+        for item in items(ds, "ROIContourSequence"):
+            contours[roi_number(item)] += items(item, "ContourSequence")
         for item in items(ds, "StructureSetROISequence"):
             n = int(number(item, "ROINumber"))
-            rois.append(Roi(n, text(item, "ROIName"), kinds.get(n, ""), contours.get(n, [])))
-            if text(item, "ReferencedFrameOfReferenceUID") != frame_uid:
-                raise UserError(f"{file}: {rois[-1].name} is in another frame of reference than the CT")
-        points = sum(number(contour, "NumberOfContourPoints") for roi in rois for contour in roi.items)
-    roi_numbers = {roi.number for roi in rois}
-    if points > MAX_POINTS or len(roi_numbers) != len(rois) or set(contours) - roi_numbers:
-        many = f"it has more than {MAX_POINTS} points"
-        raise UserError(f"{file}: ROINumber repeats or is unknown, or {many}")
-    return rois
+            in_frame = text(item, "ReferencedFrameOfReferenceUID") == frame_uid
+            if n in rois:
+                raise UserError(f"{file}: two structures have the ROINumber {n}; export it again")
+            rois[n] = Roi(n, text(item, "ROIName"), kinds.get(n, ""), contours[n], in_frame)
+    return list(rois.values())
 
 
 def roi_number(item: Dataset) -> int:
@@ -67,6 +66,9 @@ def map_names(rois: list[Roi], protocol: Protocol, aliases: Aliases, file: str) 
         if len(fitting) > 1:
             both = " and ".join(roi.name for roi in fitting)
             raise UserError(f"{file}: {both} are both {name}; remove one")
+        if fitting and not fitting[0].in_ct_frame:
+            where = f"{fitting[0].name} is in another frame of reference than the CT"
+            raise UserError(f"{file}: {where}; export it drawn on this CT")
         if fitting:
             mapped[name] = fitting[0]
     if len({roi.number for roi in mapped.values()}) < len(mapped):
@@ -76,10 +78,15 @@ def map_names(rois: list[Roi], protocol: Protocol, aliases: Aliases, file: str) 
 
 def best_matches(name: str, rois: list[Roi], protocol: Protocol, aliases: Aliases) -> list[Roi]:
     """The contoured structures that fit best: by the user's aliases, the name, the protocol's aliases, or a
-    dose in the name of a PTV that is the target's."""
+    dose in the name of a PTV that is the target's.
+
+    Of several the one that is spelt exactly so, and the one that is in the CT's frame of reference.
+    """
     rois = [roi for roi in rois if roi.items]
     for alias in (*aliases.get(name, ()), name, *protocol.aliases.get(name, ())):
         matches = [roi for roi in rois if plain(roi.name) == plain(alias)]
+        matches = [roi for roi in matches if roi.in_ct_frame] or matches
+        matches = [roi for roi in matches if roi.name == alias] or matches
         if matches:
             return matches
     dose_gy = protocol.targets.get(name)
@@ -137,47 +144,63 @@ def prescriptions(
             f"{chain.structures.name} holds no target; of {names} name one by "
             f"aliases={{'{next(iter(known))}': ['...']}}"
         )
-    plan_gy = plan_doses(chain.plan, {roi.number for roi in rois}) if chain.plan else []
-    warnings += [] if chain.plan else ["there is no RTPLAN"]
+    plan = plan_doses(chain.plan, {roi.number for roi in rois}, warnings) if chain.plan else []
+    fractions = planned_fractions(chain.plan)
+    if fractions and protocol.fractions and fractions != protocol.fractions:
+        warnings.append(f"the plan has {fractions} fractions, the protocol has {protocol.fractions}")
     of_targets = {None, *(roi.number for roi in targets.values())}
     warnings += [
-        f"the plan prescribes {gy:g} Gy to a structure that is not used"
-        for n, gy in plan_gy
-        if n not in of_targets
+        f"the plan prescribes {one.gy:g} Gy to a structure that is not used"
+        for one in plan
+        if one.roi not in of_targets
     ]
-    return {name: prescription(name, roi, plan_gy, user_gy, len(targets)) for name, roi in targets.items()}
+    return {name: prescription(name, roi, plan, user_gy, len(targets)) for name, roi in targets.items()}
 
 
-def plan_doses(plan: File, roi_numbers: set[int]) -> list[tuple[int | None, float]]:
-    """[(ROI number or None, Gy)] of the target prescriptions in the RTPLAN's DoseReferenceSequence."""
+class Prescribed(NamedTuple):
+    """A dose in Gy that a plan prescribes to a structure (its number), or to "SITE" or "VOLUME" at large."""
+
+    gy: float
+    roi: int | None
+    kind: str
+
+
+def plan_doses(plan: File, roi_numbers: set[int], warnings: list[str]) -> list[Prescribed]:
+    """The target prescriptions in the RTPLAN's DoseReferenceSequence; a point's is told, not taken."""
     doses = []
     with explain_damage(plan.name):
         for item in items(plan.ds, "DoseReferenceSequence"):
             if item.get("DoseReferenceType") == "TARGET" and item.get("TargetPrescriptionDose") is not None:
                 roi = roi_number(item) if "ReferencedROINumber" in item else None
-                doses.append((roi, number(item, "TargetPrescriptionDose")))
-    if {roi for roi, _ in doses} - roi_numbers - {None}:
+                kind = str(item.get("DoseReferenceStructureType"))
+                kind = kind if kind in ("SITE", *POINTS) else "VOLUME"
+                doses.append(Prescribed(number(item, "TargetPrescriptionDose"), roi, kind))
+    points = [one for one in doses if one.kind in POINTS]
+    warnings += [f"the plan's {one.gy:g} Gy is the dose of a reference point; not taken" for one in points]
+    doses = [one for one in doses if one.kind not in POINTS]
+    if {one.roi for one in doses} - roi_numbers - {None}:
         raise UserError(f"{plan.name}: DoseReferenceSequence refers to a structure that the RTSTRUCT lacks")
     return doses
 
 
 def prescription(
-    name: str, roi: Roi, plan_gy: list[tuple[int | None, float]], user_gy: dict, n_targets: int
+    name: str, roi: Roi, plan: list[Prescribed], user_gy: dict, n_targets: int
 ) -> tuple[float, str]:
     """(Gy, where from) of one target; where plan and name disagree, `user_gy` decides."""
     in_name = gy_in_name(roi.name)
-    free = [gy for n, gy in plan_gy if n is None]
-    in_plan = [gy for n, gy in plan_gy if n == roi.number]
-    in_plan = in_plan or [gy for gy in free if in_name and abs(gy - in_name) <= NAME_GY]
-    in_plan = in_plan or (free if n_targets == len(free) == 1 else [])
-    doubtful = bool(in_plan and in_name and abs(in_plan[0] - in_name) > NAME_GY)
-    if len(set(in_plan)) == 1 and not doubtful:
-        return in_plan[0], "plan"
+    free = [one for one in plan if one.roi is None]
+    in_plan = [one for one in plan if one.roi == roi.number]
+    in_plan = in_plan or [one for one in free if in_name and abs(one.gy - in_name) <= NAME_GY]
+    in_plan = in_plan or (free if n_targets == len({one.gy for one in free}) == 1 else [])
+    said_gy = sorted({one.gy for one in in_plan})
+    doubtful = bool(in_plan and in_name and abs(said_gy[0] - in_name) > NAME_GY)
+    if len(said_gy) == 1 and not doubtful:
+        return said_gy[0], "plan" if in_plan[0].roi is not None else f"plan ({in_plan[0].kind})"
     if name in user_gy:
         return float(user_gy[name]), "parameter"
-    if doubtful or len(set(in_plan)) > 1 or not in_name:
+    if doubtful or len(said_gy) > 1 or not in_name:
         raise UserError(
-            f"the prescription of {roi.name} is not clear (the plan says {in_plan or 'nothing'}, the name "
+            f"the prescription of {roi.name} is not clear (the plan says {said_gy or 'nothing'}, the name "
             f"{in_name or 'nothing'}); give --prescription-gy {name}=Gy"
         )
     return in_name, "name"

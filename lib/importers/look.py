@@ -17,7 +17,7 @@ from lib.files import write_text
 from lib.importers.dicom_contours import contour_mask
 from lib.importers.dicom_files import Chain, read_chain
 from lib.importers.dicom_grid import Grid, coverage, resample
-from lib.importers.dicom_images import read_ct, read_dose
+from lib.importers.dicom_images import read_ct, read_doses
 from lib.importers.dicom_rt import find_patients
 from lib.importers.dicom_structures import (
     Roi,
@@ -58,9 +58,10 @@ def look_at(folder: Path, options: Options) -> tuple[list[str], pd.DataFrame]:
     """(what is there, a row for each structure) of one patient; a UserError where he cannot be read."""
     chain = read_chain(folder)
     grid, rois = read_ct(chain.slices, folder.name)[1], read_rois(chain)
-    dose_gy, dose_grid = read_dose(chain.dose)
+    dose_gy, dose_grid = read_doses(chain.doses)
     sentences = [f"CT {size_text(grid)}", f"dose {size_text(dose_grid)}, at most {dose_gy.max():.1f} Gy"]
-    in_plan = dict(plan_doses(chain.plan, {roi.number for roi in rois})) if chain.plan else {}
+    planned = plan_doses(chain.plan, {roi.number for roi in rois}, []) if chain.plan else []
+    in_plan = {one.roi: one.gy for one in planned}
     sentences += [f"{planned_fractions(chain.plan) or 'no'} fractions planned"]
     sentences += [f"{in_plan[None]:g} Gy prescribed to no structure"] if None in in_plan else []
     taken, told = what_is_taken(chain, rois, options)
@@ -96,7 +97,7 @@ def size_text(grid: Grid) -> str:
 def measure(roi: Roi, grid: Grid, file: str, dose_gy: np.ndarray, inside: np.ndarray) -> dict:
     """Volume and dose of a structure on the CT's grid, or a note why there is none."""
     try:
-        mask = contour_mask(roi, grid, file, []) if roi.items else np.zeros(grid.shape, bool)
+        mask = contour_mask(roi, grid, grid, file, []) if roi.items else np.zeros(grid.shape, bool)
     except UserError as error:
         return {"note": str(error).removeprefix(f"{file}: ")}
     if not mask.any():
