@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 
+import frozen
 import numpy as np
 import pytest
 from toys import toy_case
@@ -11,11 +12,16 @@ from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
 from lib.cases.protocol import PROTOCOLS, goal_from, make_protocol, protocol_of, read_protocol
 from lib.errors import UserError
+from lib.features.augmentation import mirror
+from lib.features.batches import make_batch
 from lib.features.channels import channels_of, constraint_vector, scale_ct
 from lib.features.samples import load_sample, make_sample
 from lib.importers.cohort import Source, make_cohort
 from lib.metrics.dvh import goal_values
+from lib.models.config import config_from
+from lib.models.unet import UNet
 from lib.studies.checks import find_oddities
+from lib.training.result import training_key
 
 # --- the two of old ---
 
@@ -196,13 +202,26 @@ def test_a_case_of_a_protocol_of_this_code_keeps_only_its_name(tmp_path):
 
 
 def test_flags_follow_their_structures_in_the_mirror_image(own):
-    from lib.features.augmentation import mirror
-
     sample = make_sample(own_case(own), 1)
     image = mirror(sample)
     assert image.constraints.tolist() == [*sample.constraints.tolist()[:4], 1, 1, 1, 1, 0, 1]
     assert bool((image.channels.select(image.cond, ("Kidney_R",)) < 0).any())
     assert not bool((image.channels.select(image.cond, ("Kidney_L",)) < 0).any())
+
+
+def test_a_training_of_before_is_read_and_known_by_its_key():
+    """Its configuration does not say how many constraints there are; it had 13, and is not trained anew."""
+    samples = frozen.samples_for("baseline")
+    config = frozen.config_for("baseline", samples)
+    before = {name: value for name, value in dataclasses.asdict(config).items() if name != "n_constraints"}
+    assert config_from(before, "config.json") == config and config.n_constraints == 13
+    assert training_key(config) == training_key(dataclasses.replace(config, n_constraints=14))
+
+
+def test_the_network_takes_as_many_constraints_as_the_protocol_has(own):
+    batch = make_batch([make_sample(own_case(own), 1)])
+    network = UNet(len(batch.channels.names), 8, False, n_constraints=batch.constraints.shape[1])
+    assert network(batch.cond, batch.constraints).shape == batch.dose.shape
 
 
 # --- goals of the prescription ---
