@@ -125,6 +125,8 @@ NEAR = A + np.random.default_rng(0).uniform(-0.02, 0.02, A.shape)
         (36, [A, np.roll(A, 2, axis=0)]),
         (36, [A, NEAR]),
         (36, [NEAR, A, A]),
+        (32, [box(12, 12, 14, 14), A, NEAR]),
+        (50, [A, box(10, 13, 16, 19), box(12, 13, 14, 15), box(12, 13, 14, 15)]),  # a hole in what both have
         (36, [np.concatenate([A, A[:3]])]),  # a stroke that runs round one and a half times
         (32, [A, box(12, 12, 14, 14)]),
         (32, [box(12, 12, 14, 14), A, A]),

@@ -133,6 +133,20 @@ def test_a_name_that_is_spelt_exactly_goes_before_one_that_is_nearly_so(folder):
     assert np.array_equal(got.masks["PTV70"], CASE.masks["PTV70"]) and report["ignored"] == ["PTV_70"]
 
 
+def test_of_two_cts_that_it_refers_to_the_one_is_read_on_which_contours_were_drawn(folder):
+    def refer(ds):
+        [study] = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+        images = [item(ReferencedSOPInstanceUID=f"1.2.7.{k}") for k in range(10)]
+        study.RTReferencedSeriesSequence.append(item(SeriesInstanceUID="1.2.7", ContourImageSequence=images))
+
+    edited(folder / RTSTRUCT, refer)
+    for k in range(10):  # of another phase of breathing, in the same frame of reference
+        shutil.copy(folder / f"ct_{k:03d}.dcm", folder / f"other_{k:03d}.dcm")
+        uids = {"SeriesInstanceUID": "1.2.7", "SOPInstanceUID": f"1.2.7.{k}", "RescaleIntercept": "-900"}
+        edited(folder / f"other_{k:03d}.dcm", lambda ds, uids=uids: ds.update(uids))
+    assert same(read_case(folder))
+
+
 # --- files ---
 
 
