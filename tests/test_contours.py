@@ -185,6 +185,11 @@ def test_a_structure_wholly_beyond_the_ct_is_refused(z_mm, shift):
         mask_of(z_mm, points=A + shift)
 
 
+def test_a_structure_in_another_frame_of_reference_is_refused():
+    with pytest.raises(UserError, match=r"rs.dcm: A is in another frame of reference than the CT"):
+        contour_mask(roi_of([contour(A, 4.0)], in_ct_frame=False), GRID, GRID, "rs.dcm", [])
+
+
 def test_a_contour_between_slices_is_refused():
     with pytest.raises(UserError, match=r"a contour of A at z = 5.00 mm does not lie on a CT slice"):
         mask_of(4.0, 5.0)

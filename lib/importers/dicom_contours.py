@@ -35,6 +35,9 @@ class Contour(NamedTuple):
 
 def contour_mask(roi: Roi, ct_grid: Grid, grid: Grid, file: str, warnings: list[str]) -> np.ndarray:
     """bool [D,H,W]: voxels of `grid` whose centre is inside the contours that were drawn on `ct_grid`."""
+    if not roi.in_ct_frame:
+        elsewhere = "is in another frame of reference than the CT, or in none"
+        raise UserError(f"{file}: {roi.name} {elsewhere}; export it drawn on this CT")
     with explain_damage(file):
         contours = read_contours(roi, ct_grid, file, warnings)
     check_gaps(roi.name, sorted(contours), ct_grid, file, warnings)

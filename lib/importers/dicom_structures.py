@@ -87,9 +87,6 @@ def map_names(rois: list[Roi], names: tuple[str, ...], aliases: dict | None, fil
         if len(fitting) > 1:
             both = " and ".join(roi.name for roi in fitting)
             raise UserError(f"{file}: {both} are both {name}; remove one")
-        if fitting and not fitting[0].in_ct_frame:
-            elsewhere = "is in another frame of reference than the CT, or in none"
-            raise UserError(f"{file}: {fitting[0].name} {elsewhere}; export it drawn on this CT")
         if fitting:
             mapped[name] = fitting[0]
     if len({roi.number for roi in mapped.values()}) < len(mapped):
