@@ -178,6 +178,7 @@ def fill_contour(points_mm: np.ndarray, grid: Grid, name: str) -> tuple[tuple[sl
     points = ((points_mm - grid.origin_mm[1:]) / grid.spacing_mm[1:]).round(6)
     start = np.ceil(points.min(axis=0)).clip(0, grid.shape[1:]).astype(int)
     stop = np.ceil(points.max(axis=0)).clip(start, grid.shape[1:]).astype(int)
+    box = slice(start[0], stop[0]), slice(start[1], stop[1])
     (r0, c0), (r1, c1) = (points - start).T, (np.roll(points, -1, axis=0) - start).T
     rows, columns = stop - start
     first = np.ceil(np.minimum(r0, r1)).clip(0, rows).astype(int)
@@ -192,10 +193,7 @@ def fill_contour(points_mm: np.ndarray, grid: Grid, name: str) -> tuple[tuple[sl
     np.add.at(crossings, at, np.where(r1 > r0, 1, -1)[edge])
     winding = np.cumsum(crossings[:, :-1], axis=1)
     keyholes = abs(winding).max(initial=0) > 1 and goes_back(points)
-    return (
-        slice(start[0], stop[0]),
-        slice(start[1], stop[1]),
-    ), winding % 2 == 1 if keyholes else winding != 0
+    return box, winding % 2 == 1 if keyholes else winding != 0
 
 
 def goes_back(points: np.ndarray) -> bool:
@@ -259,5 +257,5 @@ def find_body(
         name, body = f"CT above {BODY_HU:g} HU", fill_holes(largest_part(ct_hu > BODY_HU))
     others = ", ".join(other for _, other, _ in outlines if other != name)
     if others:
-        warnings.append(f"the outline is {name}, not {others}: the largest that holds the targets")
+        warnings.append(f"the patient's outline is {name}, not {others}")
     return name, body
