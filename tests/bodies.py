@@ -11,7 +11,7 @@ from pydicom.tag import Tag
 from lib.importers.dicom_grid import Grid
 from lib.importers.dicom_structures import Roi
 
-ANGLES = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+ANGLES = np.linspace(0, 2 * np.pi, 90, endpoint=False)
 CONTOUR_DATA = Tag("ContourData")
 
 

@@ -125,6 +125,8 @@ NEAR = A + np.random.default_rng(0).uniform(-0.02, 0.02, A.shape)
         (36, [A, np.roll(A, 2, axis=0)]),
         (36, [A, NEAR]),
         (36, [NEAR, A, A]),
+        (32, [box(12, 12, 14, 14), A, NEAR]),
+        (50, [A, box(10, 13, 16, 19), box(12, 13, 14, 15), box(12, 13, 14, 15)]),  # a hole in what both have
         (36, [np.concatenate([A, A[:3]])]),  # a stroke that runs round one and a half times
         (32, [A, box(12, 12, 14, 14)]),
         (32, [box(12, 12, 14, 14), A, A]),
@@ -183,6 +185,11 @@ def test_a_structure_wholly_beyond_the_ct_is_refused(z_mm, shift):
         mask_of(z_mm, points=A + shift)
 
 
+def test_a_structure_in_another_frame_of_reference_is_refused():
+    with pytest.raises(UserError, match=r"rs.dcm: A is in another frame of reference than the CT"):
+        contour_mask(roi_of([contour(A, 4.0)], in_ct_frame=False), GRID, GRID, "rs.dcm", [])
+
+
 def test_a_contour_between_slices_is_refused():
     with pytest.raises(UserError, match=r"a contour of A at z = 5.00 mm does not lie on a CT slice"):
         mask_of(4.0, 5.0)
@@ -226,10 +233,8 @@ def outline(*structures, ct_hu=-1000.0):
 
 
 def test_the_outline_is_the_largest_that_holds_the_targets_and_is_told():
-    name, pixels, [told] = outline(("Skin", "", BODY, RIM), ("BODY", "", BODY))
-    assert (name, pixels) == ("BODY", 900) and told == (
-        "the outline is BODY, not Skin: the largest that holds the targets"
-    )
+    told = ["the patient's outline is BODY, not Skin"]
+    assert outline(("Skin", "", BODY, RIM), ("BODY", "", BODY)) == ("BODY", 900, told)
     assert outline(("Body", "", RIM), ("Skin", "", BODY))[:2] == ("Skin", 900)
     assert outline(("Body", "EXTERNAL", RIM), ("Skin", "", BODY))[:2] == ("Body", 26 * 26)
     assert outline(("Body", "EXTERNAL", HALF), ("Skin", "", RIM))[:2] == ("Skin", 26 * 26)

@@ -51,7 +51,7 @@ def test_a_structure_set_may_refer_to_other_images_too(folder):
 
 def test_a_structure_that_is_not_used_may_be_in_another_frame_of_reference(folder):
     def add(ds):
-        for number, name in ((90, "MR_lesion"), (91, "PTV70")):
+        for number, name in ((90, "MR_lesion"), (91, "PTV70"), (92, "Brainstem")):
             ds.StructureSetROISequence.append(
                 item(ROINumber=number, ROIName=name, ReferencedFrameOfReferenceUID="1.2.3")
             )
@@ -60,7 +60,7 @@ def test_a_structure_that_is_not_used_may_be_in_another_frame_of_reference(folde
 
     edited(folder / RTSTRUCT, add)
     got, report = read_patient(folder)
-    assert same(got) and report["ignored"] == ["MR_lesion"]
+    assert same(got) and report["ignored"] == ["Brainstem", "MR_lesion"]
 
 
 def test_localizers_and_protocol_pages_are_left_aside(folder):
@@ -131,6 +131,20 @@ def test_a_name_that_is_spelt_exactly_goes_before_one_that_is_nearly_so(folder):
     edited(folder / RTSTRUCT, rename)
     got, report = read_patient(folder)
     assert np.array_equal(got.masks["PTV70"], CASE.masks["PTV70"]) and report["ignored"] == ["PTV_70"]
+
+
+def test_of_two_cts_that_it_refers_to_the_one_is_read_on_which_contours_were_drawn(folder):
+    def refer(ds):
+        [study] = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+        images = [item(ReferencedSOPInstanceUID=f"1.2.7.{k}") for k in range(10)]
+        study.RTReferencedSeriesSequence.append(item(SeriesInstanceUID="1.2.7", ContourImageSequence=images))
+
+    edited(folder / RTSTRUCT, refer)
+    for k in range(10):  # of another phase of breathing, in the same frame of reference
+        shutil.copy(folder / f"ct_{k:03d}.dcm", folder / f"other_{k:03d}.dcm")
+        uids = {"SeriesInstanceUID": "1.2.7", "SOPInstanceUID": f"1.2.7.{k}", "RescaleIntercept": "-900"}
+        edited(folder / f"other_{k:03d}.dcm", lambda ds, uids=uids: ds.update(uids))
+    assert same(read_case(folder))
 
 
 # --- files ---

@@ -35,6 +35,9 @@ class Contour(NamedTuple):
 
 def contour_mask(roi: Roi, ct_grid: Grid, grid: Grid, file: str, warnings: list[str]) -> np.ndarray:
     """bool [D,H,W]: voxels of `grid` whose centre is inside the contours that were drawn on `ct_grid`."""
+    if not roi.in_ct_frame:
+        elsewhere = "is in another frame of reference than the CT, or in none"
+        raise UserError(f"{file}: {roi.name} {elsewhere}; export it drawn on this CT")
     with explain_damage(file):
         contours = read_contours(roi, ct_grid, file, warnings)
     check_gaps(roi.name, sorted(contours), ct_grid, file, warnings)
@@ -57,7 +60,7 @@ def contour_mask(roi: Roi, ct_grid: Grid, grid: Grid, file: str, warnings: list[
 def read_contours(roi: Roi, grid: Grid, file: str, warnings: list[str]) -> dict[int, list[Contour]]:
     """CT slice -> its contours; what encloses no area or leaves the CT is told."""
     slices, flat, outside = {}, 0, 0
-    size = np.array(grid.shape[1:])
+    last = np.array(grid.shape) - 1
     if sum(number(item, "NumberOfContourPoints") for item in roi.items if not is_empty(item)) > MAX_POINTS:
         raise UserError(f"{file}: {roi.name} has more than {MAX_POINTS} points; export it simplified")
     for item in roi.items:
@@ -66,24 +69,21 @@ def read_contours(roi: Roi, grid: Grid, file: str, warnings: list[str]) -> dict[
             flat += 1
             continue
         index = (points_mm[:, ::-1] - grid.origin_mm) / grid.spacing_mm
-        k, low, high = find_slice(index[:, 0], grid), index[:, 1:].min(axis=0), index[:, 1:].max(axis=0)
-        outside += k is None or (low < -0.5).any() or (high > size - 0.5).any()
-        if k is not None and (high > -0.5).all() and (low < size - 0.5).all():
-            if abs(index[:, 0] - k).max() > OFF_SLICE:
+        z, low, high = np.median(index[:, 0]), index[:, 1:].min(axis=0), index[:, 1:].max(axis=0)
+        beside = (
+            not -OFF_SLICE <= z <= last[0] + OFF_SLICE or (high < -0.5).any() or (low > last[1:] + 0.5).any()
+        )
+        outside += beside or (low < -0.5).any() or (high > last[1:] + 0.5).any()
+        if not beside:
+            if abs(index[:, 0] - round(z)).max() > OFF_SLICE:
                 where = f"a contour of {roi.name} at z = {points_mm[0, 2]:.2f} mm"
                 raise UserError(f"{file}: {where} does not lie on a CT slice; export it drawn on this CT")
-            slices.setdefault(k, []).append(Contour(points_mm[:, 1::-1], kind == XOR))
+            slices.setdefault(round(z), []).append(Contour(points_mm[:, 1::-1], kind == XOR))
     if outside and not slices:
         raise UserError(f"{file}: {roi.name} does not lie in the CT; export the CT that it was drawn on")
     warnings += [f"{roi.name}: {flat} of its contours enclose no area; left out"] if flat else []
     warnings += [f"{roi.name}: {outside} of its contours leave the CT; cut off there"] if outside else []
     return slices
-
-
-def find_slice(z: np.ndarray, grid: Grid) -> int | None:
-    """The slice nearest to a contour's z, in slices; None below the CT's first or above its last."""
-    middle, last = float(np.median(z)), grid.shape[0] - 1
-    return round(middle) if -OFF_SLICE <= middle <= last + OFF_SLICE else None
 
 
 def is_empty(item: Dataset) -> bool:
@@ -134,25 +134,21 @@ def fill_slice(contours: list[Contour], grid: Grid, name: str) -> np.ndarray:
     for depth, points_mm in sorted(zip(nesting(united), united), key=lambda pair: pair[0]):
         box, inside = fill_contour(points_mm, grid, name)
         mask[box] = mask[box] & ~inside if depth % 2 else mask[box] | inside
-    for contour in contours:
-        if contour.xor:
-            box, inside = fill_contour(contour.points_mm, grid, name)
-            mask[box] ^= inside
+    for points_mm in [c.points_mm for c in contours if c.xor]:
+        box, inside = fill_contour(points_mm, grid, name)
+        mask[box] ^= inside
     return mask
 
 
 def nesting(polygons: list[np.ndarray]) -> list[int]:
-    """For each polygon how many others it lies wholly inside of; one that is listed twice counts once."""
-    if len(polygons) < 2:
-        return [0] * len(polygons)
-    unique = {np.unique(points.round(2), axis=0).tobytes(): i for i, points in enumerate(polygons)}
+    """For each polygon how many others it lies wholly inside of, one inside the next."""
     low = np.array([points.min(axis=0) for points in polygons])
     high = np.array([points.max(axis=0) for points in polygons])
-    others = np.array(sorted(unique.values()))
-    depths = []
-    for i, points in enumerate(polygons):
-        around = (low[others] <= low[i]).all(axis=1) & (high[others] >= high[i]).all(axis=1)
-        depths.append(sum(lies_inside(points, polygons[j]) for j in others[around] if j != i))
+    depths = [0] * len(polygons)
+    for i in sorted(range(len(polygons)), key=lambda i: -area(polygons[i])):  # what is around comes before
+        around = np.flatnonzero((low <= low[i]).all(axis=1) & (high >= high[i]).all(axis=1))
+        outer = [depths[j] for j in around if j != i and lies_inside(polygons[i], polygons[j])]
+        depths[i] = 1 + max(outer, default=-1)
     return depths
 
 
@@ -182,6 +178,7 @@ def fill_contour(points_mm: np.ndarray, grid: Grid, name: str) -> tuple[tuple[sl
     points = ((points_mm - grid.origin_mm[1:]) / grid.spacing_mm[1:]).round(6)
     start = np.ceil(points.min(axis=0)).clip(0, grid.shape[1:]).astype(int)
     stop = np.ceil(points.max(axis=0)).clip(start, grid.shape[1:]).astype(int)
+    box = slice(start[0], stop[0]), slice(start[1], stop[1])
     (r0, c0), (r1, c1) = (points - start).T, (np.roll(points, -1, axis=0) - start).T
     rows, columns = stop - start
     first = np.ceil(np.minimum(r0, r1)).clip(0, rows).astype(int)
@@ -196,10 +193,7 @@ def fill_contour(points_mm: np.ndarray, grid: Grid, name: str) -> tuple[tuple[sl
     np.add.at(crossings, at, np.where(r1 > r0, 1, -1)[edge])
     winding = np.cumsum(crossings[:, :-1], axis=1)
     keyholes = abs(winding).max(initial=0) > 1 and goes_back(points)
-    return (
-        slice(start[0], stop[0]),
-        slice(start[1], stop[1]),
-    ), winding % 2 == 1 if keyholes else winding != 0
+    return box, winding % 2 == 1 if keyholes else winding != 0
 
 
 def goes_back(points: np.ndarray) -> bool:
@@ -263,5 +257,5 @@ def find_body(
         name, body = f"CT above {BODY_HU:g} HU", fill_holes(largest_part(ct_hu > BODY_HU))
     others = ", ".join(other for _, other, _ in outlines if other != name)
     if others:
-        warnings.append(f"the outline is {name}, not {others}: the largest that holds the targets")
+        warnings.append(f"the patient's outline is {name}, not {others}")
     return name, body

@@ -275,7 +275,7 @@ def check_beams(folder: Path, doses: list[File], plans: list[File], notes: list[
         raise UserError(f"{folder.name} holds only doses of beams, {which}; export the dose of a whole plan")
     plan = pick(folder, "RTPLAN", plans, *uids)
     with explain_damage(plan.name):
-        beams = items(plan.ds, "BeamSequence")
+        beams = items(plan.ds, "BeamSequence") + items(plan.ds, "IonBeamSequence")
         setup = [number(b, "BeamNumber") for b in beams if b.get("TreatmentDeliveryType") == "SETUP"]
         planned = sorted(set(beam_numbers(plan.ds)).difference(setup))
     counts = Counter()

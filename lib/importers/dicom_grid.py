@@ -123,22 +123,18 @@ def nearest_slices(out: Grid, grid: Grid) -> list[tuple[int, int]]:
     return list(zip(np.ceil(at - 0.5).astype(int).tolist(), np.floor(at + 0.5).astype(int).tolist()))
 
 
-def apply_weights(volume: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
-    """float32: each axis of a volume times its matrix [n_out, n], the one that shrinks it most first."""
-    for axis in sorted(range(3), key=lambda axis: weights[axis].shape[0] / weights[axis].shape[1]):
-        if not np.array_equal(weights[axis], np.eye(volume.shape[axis])):
-            volume = np.moveaxis(np.tensordot(weights[axis], volume, (1, axis)), 0, axis)
-    return np.ascontiguousarray(volume, np.float32)
-
-
 def resample(volume: np.ndarray, grid: Grid, out: Grid, beyond: float = 1.0) -> np.ndarray:
     """A volume float32 on `grid` by linear interpolation on `out`, averaged where that is coarser.
 
     Outside `grid` it goes on with its last values times `beyond`.
     """
-    if out == grid:
-        return volume
-    return apply_weights(volume, [linear_weights(out, grid, axis, beyond) for axis in range(3)])
+    weights = [linear_weights(out, grid, axis, beyond) for axis in range(3)]
+    for axis in sorted(
+        range(3), key=lambda axis: out.shape[axis] / grid.shape[axis]
+    ):  # what shrinks it first
+        if not np.array_equal(weights[axis], np.eye(volume.shape[axis])):
+            volume = np.moveaxis(np.tensordot(weights[axis], volume, (1, axis)), 0, axis)
+    return np.ascontiguousarray(volume, np.float32)
 
 
 def coverage(grid: Grid, out: Grid) -> np.ndarray:

@@ -111,9 +111,8 @@ def pixels(file: File, frames: int) -> np.ndarray:
 
 def check_decoder(syntax: str, name: str) -> None:
     """Raises a UserError where nothing that is installed can decode a transfer syntax."""
-    pixels = import_pydicom().pixels
     try:
-        available = pixels.get_decoder(syntax).is_available
+        available = import_pydicom().pixels.get_decoder(syntax).is_available
     except NotImplementedError:
         available = False
     if not available:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lib.cases.protocol import PROTOCOLS, Protocol, check_aliases, plain, protocol_of
 from lib.errors import UserError
-from lib.importers.dicom_files import Chain, Dataset, File, explain_damage, items, number, text
+from lib.importers.dicom_files import Chain, Dataset, File, explain_damage, items, number
 from lib.importers.options import Options
 
 Aliases = dict[str, list[str]]  # name in the protocol -> names of structures, best first
@@ -35,11 +35,11 @@ def read_rois(chain: Chain) -> list[Roi]:
         for item in items(ds, "ROIContourSequence"):
             contours[roi_number(item)] += items(item, "ContourSequence")
         for item in items(ds, "StructureSetROISequence"):
-            n = int(number(item, "ROINumber"))
-            in_frame = text(item, "ReferencedFrameOfReferenceUID") == frame_uid
+            n, name = int(number(item, "ROINumber")), str(item.get("ROIName") or "")
+            in_frame = item.get("ReferencedFrameOfReferenceUID") == frame_uid
             if n in rois:
                 raise UserError(f"{file}: two structures have the ROINumber {n}; export it again")
-            rois[n] = Roi(n, text(item, "ROIName"), kinds.get(n, ""), contours[n], in_frame)
+            rois[n] = Roi(n, name, kinds.get(n, ""), contours[n], in_frame)
     return list(rois.values())
 
 
@@ -66,9 +66,6 @@ def map_names(rois: list[Roi], protocol: Protocol, aliases: Aliases, file: str) 
         if len(fitting) > 1:
             both = " and ".join(roi.name for roi in fitting)
             raise UserError(f"{file}: {both} are both {name}; remove one")
-        if fitting and not fitting[0].in_ct_frame:
-            where = f"{fitting[0].name} is in another frame of reference than the CT"
-            raise UserError(f"{file}: {where}; export it drawn on this CT")
         if fitting:
             mapped[name] = fitting[0]
     if len({roi.number for roi in mapped.values()}) < len(mapped):
