@@ -22,7 +22,6 @@ from lib.runner.execute import execute, socket_folder
 from lib.runner.params_file import load_params
 from lib.runner.plan import Stage, plan
 from lib.runner.run import key_of, products_of, remove_others, stamp_path
-from lib.studies.comparison import studies_before
 from lib.studies.experiment import Experiment
 
 SMOKE = ROOT / "params" / "smoke.yaml"
@@ -258,15 +257,13 @@ def test_trainings_that_the_file_leaves_to_the_notebook_are_the_experiments():
     assert fewer["03_ensemble"].parameters["sizes"] == [1, 2]
 
 
-def test_a_comparison_before_its_studies_is_refused_and_one_that_has_none_is_not(tmp_path, monkeypatch):
+def test_a_comparison_before_its_studies_is_refused_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = Experiment("x", "outputs/cohorts/phantom", 0, 1, [], 42, "cpu", "32")
     with pytest.raises(UserError, match="02_sampling_ablation.json does not exist"):
-        studies_before(run, ["baseline", "flow"])
-    assert studies_before(run, ["baseline"]) == [None, None]
+        run.load_results("02_sampling_ablation")
     run.save_results("03_ensemble", {"margin_gy": 0.1})
-    steps, ensemble = studies_before(run, ["baseline", "gaussian"])
-    assert steps is None and ensemble.settings["margin_gy"] == 0.1
+    assert run.load_results("03_ensemble").settings["margin_gy"] == 0.1
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path, monkeypatch, capsys):

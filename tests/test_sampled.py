@@ -20,7 +20,7 @@ from lib.studies.comparison import answers_of, keep_predictions, means_of_seeds,
 from lib.studies.ensembles import both_sides, deep_ensemble
 from lib.studies.experiment import Experiment
 from lib.studies.results import label
-from lib.studies.sampled import Prediction, sampled_doses
+from lib.studies.sampled import Prediction, predict_members
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +50,24 @@ def files(run):
 
 def test_what_was_sampled_is_read_back_exactly(run, monkeypatch):
     samples = run.load_samples("test")
-    doses, seconds = sampled_doses(run, "ddpm_v", samples, DDIM(2), (0, 1))
-    assert doses[0].shape[0] == 2 and seconds > 0
+    first = predict_members(run, "ddpm_v", samples, DDIM(2), 2)
+    assert first.doses[0].shape[0] == 2 and first.seconds > 0 and first.nfe == 4
     monkeypatch.setattr(sampled, "predict", None)
-    again, same_seconds = sampled_doses(run, "ddpm_v", samples, DDIM(2), (0, 1))
-    assert same_seconds == seconds and all(torch.equal(a, b) for a, b in zip(doses, again))
+    again = predict_members(run, "ddpm_v", samples, DDIM(2), 2)
+    assert again.seconds == first.seconds and again.columns == first.columns
+    assert all(torch.equal(a, b) for a, b in zip(first.doses, again.doses))
 
 
 def test_another_setting_member_or_weights_are_other_doses(run):
     samples = run.load_samples("test")
     before = len(files(run))
     for sampler, members, weights in (
-        (DDIM(3), (0,), "weights"),
-        (DDIM(3, eta=1.0), (0,), "weights"),
-        (DDIM(3), (0, 1), "weights"),
-        (DDIM(3), (0,), "weights-last"),
+        (DDIM(3), 1, "weights"),
+        (DDIM(3, eta=1.0), 1, "weights"),
+        (DDIM(3), 2, "weights"),
+        (DDIM(3), 1, "weights-last"),
     ):
-        sampled_doses(run, "ddpm_v", samples, sampler, members, weights=weights)
+        predict_members(run, "ddpm_v", samples, sampler, members, weights=weights)
     assert len(files(run)) == before + 4
 
 
@@ -86,17 +87,17 @@ def test_what_two_names_of_a_grid_have_in_common_is_sampled_once():
 
 def test_a_damaged_file_is_made_again(run):
     samples = run.load_samples("test")
-    doses, _ = sampled_doses(run, "ddpm_v", samples, DDIM(4))
+    doses = predict_members(run, "ddpm_v", samples, DDIM(4)).doses
     for path in files(run):
         path.write_bytes(path.read_bytes()[:-50])
-    again, _ = sampled_doses(run, "ddpm_v", samples, DDIM(4))
+    again = predict_members(run, "ddpm_v", samples, DDIM(4)).doses
     assert all(torch.equal(a, b) for a, b in zip(doses, again))
 
 
 def test_a_network_is_not_judged_on_patients_that_it_was_trained_on(run):
     samples = run.load_samples("train")
     for judge in (
-        lambda: sampled_doses(run, "ddpm_v", samples, DDIM(2)),
+        lambda: predict_members(run, "ddpm_v", samples, DDIM(2)),
         lambda: deep_ensemble(run, ["baseline"], samples),
         lambda: both_sides(run, "baseline", samples),
     ):

@@ -1,12 +1,15 @@
 """What the studies predict: doses of one training, kept as soon as made, so that a killed study goes on."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from lib.cache import FEATURES_VERSION, PREDICTION_VERSION, digest
+from lib.cases.case import Case
 from lib.device import choose_device, choose_precision
 from lib.diffusion.samplers import Sampler, as_dict
 from lib.errors import UserError
@@ -14,7 +17,8 @@ from lib.features.samples import Sample
 from lib.files import sha256
 from lib.models.control import fit_control, predict_control
 from lib.models.methods import Method
-from lib.prediction.predict import Predictor, predict
+from lib.prediction.predict import Predictor, on_case_grid, predict
+from lib.progress import progress
 from lib.studies.experiment import Experiment
 from lib.tensors import load_tensors, save_tensors
 
@@ -46,44 +50,35 @@ class Prediction(NamedTuple):
 
 
 def predict_members(
-    run: Experiment, name: str, samples: list[Sample], sampler: Sampler | None, members: int, **options: Any
-) -> Prediction:
-    """So many members by a training; a regression has one, and a method that needs no steps needs no more
-    network calls for more members."""
-    method = run.method(name)
-    members = members if method.sampled else 1
-    doses, seconds = sampled_doses(run, name, samples, sampler, tuple(range(members)), **options)
-    columns = run.columns(name) | ({"n_steps": sampler.n_steps} if method.timed else {})
-    nfe = sampler.nfe * members if method.timed else 1
-    return Prediction(columns, doses, seconds / len(samples), nfe, one_pass=not method.timed)
-
-
-def sampled_doses(
     run: Experiment,
     name: str,
     samples: list[Sample],
     sampler: Sampler | None = None,
-    members: tuple[int, ...] = (0,),
+    members: int = 1,
     *,
     weights: str = "weights",
     label: str | None = None,
     **options: Any,
-) -> tuple[list[torch.Tensor], float]:
-    """`predict` of a training of the experiment, and the seconds it took; from disk where made before.
+) -> Prediction:
+    """So many members by a training of the experiment, from disk where made before; a regression has one.
 
     `options` are window, window_noise and temperature. What is kept is named by all that decides it.
     """
-    key = key_of(run, name, samples, weights, [decisive(run.method(name), sampler), list(members), options])
+    method = run.method(name)
+    numbers = list(range(members if method.sampled else 1))
+    key = key_of(run, name, samples, weights, [decisive(method, sampler), numbers, options])
     path = run.folder / "checkpoints" / "doses" / f"{key}.safetensors"
-    kept = read_kept(path, samples)
-    if kept:
-        return kept
-    predictor, started = run.load_predictor(name, weights), time.monotonic()
-    refuse_seen(predictor, samples)
-    doses = predict(predictor, samples, sampler, members=members, seed=run.seed, label=label, **options)
-    seconds = time.monotonic() - started
-    save_tensors(path, {sample.case_id: dose for sample, dose in zip(samples, doses)}, seconds=repr(seconds))
-    return doses, seconds
+    doses, seconds = read_kept(path, samples)
+    if not doses:
+        predictor, started = run.load_predictor(name, weights), time.monotonic()
+        refuse_seen(predictor, samples)
+        doses = predict(predictor, samples, sampler, members=numbers, seed=run.seed, label=label, **options)
+        seconds = time.monotonic() - started
+        of_patients = {sample.case_id: dose for sample, dose in zip(samples, doses)}
+        save_tensors(path, of_patients, seconds=repr(seconds))
+    columns = run.columns(name) | ({"n_steps": sampler.n_steps} if method.timed else {})
+    nfe = sampler.nfe * len(numbers) if method.timed else 1
+    return Prediction(columns, doses, seconds / len(samples), nfe, one_pass=not method.timed)
 
 
 def refuse_seen(predictor: Predictor, samples: list[Sample]) -> None:
@@ -115,16 +110,14 @@ def decisive(method: Method, sampler: Sampler | None) -> dict[str, Any]:
     return {"times": sampler.times(), **given}
 
 
-def read_kept(path: Path, samples: list[Sample]) -> tuple[list[torch.Tensor], float] | None:
-    """Doses and seconds, or None if they are not there or damaged."""
-    if not path.exists():
-        return None
+def read_kept(path: Path, samples: list[Sample]) -> tuple[list[torch.Tensor], float]:
+    """Doses and seconds; no doses if they are not there or damaged."""
     try:
         tensors, about = load_tensors(path)
         doses, seconds = [tensors[sample.case_id] for sample in samples], float(about["seconds"])
     except (UserError, KeyError, ValueError):
-        return None
-    return (doses, seconds) if all(torch.isfinite(dose).all() for dose in doses) else None
+        return [], 0.0
+    return (doses, seconds) if all(torch.isfinite(dose).all() for dose in doses) else ([], 0.0)
 
 
 def predict_naive(run: Experiment, samples: list[Sample]) -> Prediction:
@@ -133,3 +126,18 @@ def predict_naive(run: Experiment, samples: list[Sample]) -> Prediction:
     started = time.monotonic()
     doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
     return Prediction(run.columns("control"), doses, (time.monotonic() - started) / len(samples), 0)
+
+
+def on_case_grids(
+    run: Experiment, samples: list[Sample], prediction: Prediction, label: str = ""
+) -> Iterator[tuple[dict[str, Any], Case, np.ndarray]]:
+    """For each patient the columns of its rows, its case, and the members in Gy on the case's own grid,
+    float32 [N,D,H,W]. `label` is of the progress."""
+    for sample, dose in zip(progress(samples, label), prediction.doses):
+        case = run.load_case(sample.case_id)
+        yield prediction.columns | {"case_id": case.case_id}, case, on_case_grid(dose, case, run.coarsen)
+
+
+def inside(case: Case, members_gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Members [N,V] and planned dose [V] in the dose mask, in double precision."""
+    return members_gy[:, case.dose_mask].astype(np.float64), case.dose_gy[case.dose_mask].astype(np.float64)
