@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from lib.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent  # the folder of the project
+PROJECT = "DOSE_FOLDER"  # names another folder, absolute, with outputs of its own
 
 # what reading a damaged npz can end in; RuntimeError is an encrypted or an unknown way of packing
 DAMAGED_NPZ = (
@@ -35,6 +36,13 @@ DAMAGED_NPZ = (
     zlib.error,
     zipfile.BadZipFile,
 )
+
+
+def in_project(path: str | Path) -> Path:
+    """A path of the project, such as outputs/quick, from wherever the process runs: a relative one is of
+    ROOT, or of the folder that the environment's DOSE_FOLDER names."""
+    folder = Path(os.environ.get(PROJECT, ROOT))
+    return Path(path) if folder.absolute() == Path.cwd() else folder / path
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -126,11 +127,17 @@ def test_what_a_row_is_of_comes_from_the_configurations(run, tmp_path):
             shutil.rmtree(run.checkpoint(name))
 
 
-def test_relative_paths_are_of_the_project_from_anywhere_inside_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT / "notebooks")
-    assert Experiment("try", "toys", 0, 1, [], 42, "cpu", "32").folder == ROOT / "outputs" / "try"
-    monkeypatch.chdir(tmp_path)
-    assert Experiment("try", "toys", 0, 1, [], 42, "cpu", "32").folder.resolve() == tmp_path / "outputs/try"
+def test_relative_paths_are_of_the_project_wherever_a_process_runs(tmp_path, monkeypatch):
+    try_out, elsewhere = Experiment("try", "toys", 0, 1, [], 42, "cpu", "32"), tmp_path / "elsewhere"
+    monkeypatch.delenv("DOSE_FOLDER")
+    for folder in (ROOT / "notebooks", tmp_path):
+        monkeypatch.chdir(folder)
+        assert try_out.folder == ROOT / "outputs" / "try"
+    monkeypatch.setenv("DOSE_FOLDER", str(elsewhere))
+    assert try_out.folder == elsewhere / "outputs" / "try"
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("DOSE_FOLDER")
+    assert try_out.folder == Path("outputs", "try")  # what is printed there names no folder of the machine
 
 
 def test_both_sides_of_a_patient_are_averaged(run):

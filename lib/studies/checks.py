@@ -37,10 +37,11 @@ def same_patient(named: Finding, first: Finding) -> list[str]:
     """A sentence if the CT is, voxel by voxel, that of a case before: one patient under two names."""
     if first is named:
         return []
-    parts = f", one of {first['part']} and one of {named['part']}"
-    harm = f"{parts}: the errors on {named['part']} patients are too good"
-    harm = harm if first["part"] != named["part"] else ""
-    return [f"its CT is that of {first['case_id']}: one patient under two names{harm}"]
+    sentence = f"its CT is that of {first['case_id']}: one patient under two names"
+    if first["part"] != named["part"]:
+        sentence += f", one of {first['part']} and one of {named['part']}"
+        sentence += f": the errors on {named['part']} patients are too good"
+    return [sentence]
 
 
 def describe_case(case: Case) -> list[dict[str, Any]]:
@@ -97,13 +98,8 @@ def structures_inside(case: Case) -> Iterator[str]:
 def sides(case: Case) -> Iterator[str]:
     """A structure called left must lie to the patient's left of its right twin."""
     for left, right in PROTOCOLS[case.site].mirrored:
-        if (
-            left in case.masks
-            and right in case.masks
-            and case.masks[left].any()
-            and case.masks[right].any()
-            and np.nonzero(case.masks[left])[2].mean() <= np.nonzero(case.masks[right])[2].mean()
-        ):
+        x = [np.nonzero(case.masks[name])[2] for name in (left, right) if name in case.masks]
+        if len(x) == 2 and all(map(len, x)) and x[0].mean() <= x[1].mean():
             yield f"{left} lies to the right of {right}: left and right are swapped"
 
 

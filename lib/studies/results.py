@@ -65,13 +65,10 @@ def make_frame(file: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows), columns=None if rows else columns)
     if unknown := set(frame) - set(columns):
         raise ValueError(f"{file} has no column {', '.join(sorted(unknown))}")
+    text = [column for column in columns if column in TEXT]
     frame = frame.reindex(columns=list(columns))
-    for column in columns:
-        text = column in TEXT
-        frame[column] = (
-            frame[column].astype(object).fillna("").astype(str) if text else frame[column].astype(float)
-        )
-    return frame
+    frame[text] = frame[text].astype(object).fillna("").astype(str)
+    return frame.astype({column: float for column in columns if column not in TEXT})
 
 
 def measured(columns: Mapping[str, Any], measures: Mapping[str, float | None]) -> list[dict[str, Any]]:
@@ -91,21 +88,17 @@ def read_frame(path: Path) -> pd.DataFrame:
     """Read a table; a UserError names the file and what is wrong where it was edited into nonsense."""
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if not isinstance(frame.index, pd.RangeIndex):  # pandas' way with lines longer than the first
+            raise pd.errors.ParserError("lines of other lengths")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run its notebook") from None
     except (ValueError, OSError) as error:  # pandas' errors of parsing are ValueErrors
-        raise UserError(
-            f"{path} is not readable as CSV ({str(error).strip()}); run its notebook again"
-        ) from None
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas' way with lines longer than the first
-        raise UserError(f"{path} is not readable as CSV (lines of other lengths); run its notebook again")
-    missing = [column for column in FRAMES[path.stem] if column not in frame]
-    if missing:
+        sentence = f"{path} is not readable as CSV ({str(error).strip()})"
+        raise UserError(f"{sentence}; run its notebook again") from None
+    if missing := [column for column in FRAMES[path.stem] if column not in frame]:
         raise UserError(f"{path} has no column {', '.join(missing)}; run its notebook again")
     frame = frame[list(FRAMES[path.stem])].fillna("")
-    for column in frame.columns.difference(list(TEXT), sort=False):
-        frame[column] = numbers(path, frame[column])
-    return frame
+    return frame.assign(**{name: numbers(path, frame[name]) for name in frame if name not in TEXT})
 
 
 def numbers(path: Path, texts: pd.Series) -> pd.Series:
@@ -114,9 +107,8 @@ def numbers(path: Path, texts: pd.Series) -> pd.Series:
     wrong = (values.isna() & (texts != "")) | np.isinf(values)
     if wrong.any():
         line = int(wrong.idxmax())
-        raise UserError(
-            f"{path}, line {line + 2}: {texts[line]!r} is no number for {texts.name}; run its notebook again"
-        )
+        where = f"{path}, line {line + 2}: {texts[line]!r} is no number for {texts.name}"
+        raise UserError(f"{where}; run its notebook again")
     return values
 
 
