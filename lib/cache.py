@@ -33,18 +33,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def is_fresh(stamp: Path, key: str) -> bool:
-    """Whether the stage was made by `key` and its products still are what it wrote."""
-    if not stamp.exists():
-        return False
+def is_fresh(stamp: Path, key: str, folder: Path) -> bool:
+    """Whether the stage was made by `key` and its products in `folder` still are what it wrote."""
     try:
         stored = read_json(stamp)
     except UserError:
         return False
-    products = stored["products"].items()
-    return stored["key"] == key and all(Path(p).exists() and sha256(p) == d for p, d in products)
+    products = [(folder / name, digest) for name, digest in stored["products"].items()]
+    return stored["key"] == key and all(path.exists() and sha256(path) == digest for path, digest in products)
 
 
-def write_stamp(stamp: Path, key: str, products: list[Path]) -> None:
-    """Note that `products` were made by `key`."""
-    write_json(stamp, {"key": key, "products": {str(path): sha256(path) for path in products}})
+def write_stamp(stamp: Path, key: str, folder: Path, products: list[Path]) -> None:
+    """Note that `products` in `folder` were made by `key`."""
+    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in products}
+    write_json(stamp, {"key": key, "products": digests})

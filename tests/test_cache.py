@@ -37,13 +37,13 @@ def test_cells_parameters_inputs_and_versions_make_it_stale(tmp_path, monkeypatc
 
 def test_a_stage_is_fresh_while_its_products_are_what_it_wrote(tmp_path):
     stamp, product = tmp_path / "stamp.json", tmp_path / "a.csv"
-    assert not cache.is_fresh(stamp, "key")
+    assert not cache.is_fresh(stamp, "key", tmp_path)
     product.write_text("1")
-    cache.write_stamp(stamp, "key", [product])
-    assert cache.is_fresh(stamp, "key") and not cache.is_fresh(stamp, "other")
+    cache.write_stamp(stamp, "key", tmp_path, [product])
+    assert cache.is_fresh(stamp, "key", tmp_path) and not cache.is_fresh(stamp, "other", tmp_path)
     product.write_text("2")
-    assert not cache.is_fresh(stamp, "key")
+    assert not cache.is_fresh(stamp, "key", tmp_path)
     product.unlink()
-    assert not cache.is_fresh(stamp, "key")
+    assert not cache.is_fresh(stamp, "key", tmp_path)
     stamp.write_text("{")
-    assert not cache.is_fresh(stamp, "key")
+    assert not cache.is_fresh(stamp, "key", tmp_path)

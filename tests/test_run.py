@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -114,7 +115,7 @@ def test_a_second_run_finds_everything_up_to_date(smoke):
 def test_a_changed_parameter_makes_its_own_notebook_stale(override, stale, smoke, monkeypatch):
     monkeypatch.chdir(smoke[0])
     stages, folder = plan(load_params(SMOKE, [override]), SMOKE), Path("outputs", "smoke")
-    fresh = {s.name: is_fresh(stamp_path(folder, s.name), key_of(s, stages, folder)) for s in stages}
+    fresh = {s.name: is_fresh(stamp_path(folder, s.name), key_of(s, stages, folder), folder) for s in stages}
     assert [name for name in fresh if not fresh[name]] == stale
 
 
@@ -198,23 +199,28 @@ def test_a_kernel_that_dies_before_it_is_ready_ends_in_one_sentence(tmp_path, mo
         execute(stage_of(tmp_path, "1"), tmp_path, "dies")
 
 
-@pytest.mark.parametrize(
-    "left, removed",
-    [("dose-kernel-ab_1", True), ("../dose-kernel-ab_1", False), ("other", False), ("", False)],
-)
-def test_sockets_that_a_killed_run_left_are_removed_and_nothing_else(tmp_path, monkeypatch, left, removed):
+def test_sockets_that_a_killed_run_left_are_removed_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    for name in ("tmp/dose-kernel-ab_1", "dose-kernel-ab_1", "tmp/other"):
-        write_text(tmp_path / name / "k-1", "")
-    write_text(tmp_path / "checkpoints" / "sockets.txt", left)
-    with socket_folder(tmp_path) as sockets:
-        assert (
-            Path(sockets).parent == tmp_path / "tmp"
-            and (tmp_path / "checkpoints" / "sockets.txt").read_text() == Path(sockets).name
-        )
-    assert (tmp_path / "tmp" / "dose-kernel-ab_1").exists() != removed
-    assert (tmp_path / "tmp" / "other").exists() and (tmp_path / "dose-kernel-ab_1").exists()
-    assert not (tmp_path / "checkpoints" / "sockets.txt").exists() and not Path(sockets).exists()
+    (tmp_path / "tmp").mkdir()
+    with socket_folder(tmp_path / "a") as killed, socket_folder(tmp_path / "b") as other:
+        assert killed != other and stat.S_IMODE(killed.stat().st_mode) == 0o700
+        write_text(killed / "k-1", "")
+        write_text(other / "k-1", "")
+        with socket_folder(tmp_path / "a") as sockets:
+            assert sockets == killed and not list(sockets.iterdir())
+        assert (other / "k-1").exists()
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_folder_of_sockets_that_is_somebody_elses_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with socket_folder(tmp_path / "a") as sockets:
+        pass
+    (tmp_path / "elsewhere").mkdir()
+    sockets.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError), socket_folder(tmp_path / "a"):
+        pass
+    assert (tmp_path / "elsewhere").exists()
 
 
 def test_trainings_that_the_experiment_no_longer_names_leave_its_report(tmp_path):

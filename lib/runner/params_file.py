@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from lib.errors import UserError
-from lib.runner.parameters import closest
+from lib.errors import UserError, closest
+from lib.files import ROOT
 
 # experiments, and their files, by the names that they had
 RENAMED = {"openkbp-cpu": "openkbp", "openkbp-medium": "openkbp", "openkbp-best-cpu": "openkbp-best"}
@@ -42,10 +42,11 @@ for tag, pattern, first in (
 
 
 def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A params file as a dict, with `section.key=value` (values in YAML) put over it. Raises a UserError."""
+    """A params file, one of the project from any folder, as a dict, with `section.key=value` (values in YAML)
+    put over it. Raises a UserError."""
     path = Path(path)
     try:
-        params = parse_yaml(path.read_text(encoding="utf-8"))
+        params = parse_yaml((path if path.exists() else ROOT / path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist{file_meant(path)}") from None
     except OSError as error:
@@ -54,15 +55,20 @@ def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         raise UserError(f"{path} is not readable as YAML: {yaml_problem(error)}") from None
     if not isinstance(params, dict):
         raise UserError(f"{path} must hold keys and values, as params/smoke.yaml does")
-    for override in overrides:
-        put(params, override)
+    given = [override.partition("=") for override in overrides]
+    for name, equals, text in given:
+        if [other for other, _, _ in given].count(name) > 1:
+            raise UserError(f"-p {name} is given twice; give it once")
+        if not equals:
+            raise UserError(f"-p {name}: write -p key=value or -p section.key=value")
+        put(params, name, text)
     return params
 
 
 def file_meant(path: Path) -> str:
     if path.stem in RENAMED:
         return f"; it is {path.with_stem(RENAMED[path.stem])} now"
-    names = [other.stem for other in sorted(path.parent.glob("*.yaml"))]
+    names = [other.stem for other in sorted((ROOT / path).parent.glob("*.yaml"))]
     return closest(path.stem, names, "; params/ holds the experiments")
 
 
@@ -76,19 +82,15 @@ def yaml_problem(error: Exception) -> str:
     return f"{problem} (line {mark.line + 1})" if mark else problem
 
 
-def put(params: dict[str, Any], override: str) -> None:
-    """Put one `section.key=value` over the params."""
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"-p {override}: write -p key=value or -p section.key=value")
+def put(params: dict[str, Any], name: str, text: str) -> None:
+    """Put one `section.key`, with its value as YAML, over the params."""
     *sections, key = name.split(".")
     for section in sections:
-        if params.get(section) is None:
-            params[section] = {}
+        params[section] = params.get(section) or {}
         params = params[section]
         if not isinstance(params, dict):
-            raise UserError(f"-p {override}: {section} is not a section")
+            raise UserError(f"-p {name}: {section} is not a section")
     try:
         params[key] = parse_yaml(text)
     except DAMAGED_YAML as error:
-        raise UserError(f"-p {override}: the value is not readable as YAML: {yaml_problem(error)}") from None
+        raise UserError(f"-p {name}: the value is not readable as YAML: {yaml_problem(error)}") from None
