@@ -115,7 +115,7 @@ def test_a_second_run_finds_everything_up_to_date(smoke):
 def test_a_changed_parameter_makes_its_own_notebook_stale(override, stale, smoke, monkeypatch):
     monkeypatch.chdir(smoke[0])
     stages, folder = plan(load_params(SMOKE, [override]), SMOKE), Path("outputs", "smoke")
-    fresh = {s.name: is_fresh(stamp_path(folder, s.name), key_of(s, stages, folder), folder) for s in stages}
+    fresh = {s.name: is_fresh(stamp_path(folder, s.name), key_of(s, stages, folder)) for s in stages}
     assert [name for name in fresh if not fresh[name]] == stale
 
 

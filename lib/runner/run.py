@@ -59,11 +59,11 @@ def execute_stages(chosen: list[Stage], stages: list[Stage], folder: Path, force
     for number, stage in enumerate(chosen, 1):
         label, stamp = f"[{number}/{len(chosen)}] {stage.name}", stamp_path(folder, stage.name)
         key = key_of(stage, stages, folder)
-        if not force and is_fresh(stamp, key, folder):
+        if not force and is_fresh(stamp, key):
             print(f"{label}  up to date", flush=True)
             continue
         seconds = execute(stage, folder, label)
-        write_stamp(stamp, key, folder, [*products_of(stage, folder), folder / f"{stage.name}.ipynb"])
+        write_stamp(stamp, key, [*products_of(stage, folder), folder / f"{stage.name}.ipynb"])
         print(f"{label}  done in {clock(seconds)}", flush=True)
         executed = True
     return executed
