@@ -16,7 +16,7 @@ TARGET = (slice(2, 4), slice(3, 6), slice(4, 7))  # 18 of 480 voxels
 
 
 def flat_case(case_id, dose_gy):
-    """A patient whose planned dose is the same everywhere; voxels of 20 mm, farther apart than gamma looks."""
+    """A patient of one planned dose everywhere; voxels of 20 mm, farther apart than gamma looks."""
     dose_gy, target = np.full(SHAPE, dose_gy, np.float32), np.zeros(SHAPE, bool)
     target[TARGET] = True
     return Case(

@@ -16,17 +16,10 @@ import yaml
 
 from lib.errors import UserError, closest
 from lib.files import ROOT, in_project
+from lib.runner import settings
 from lib.runner.parameters import Parameter, parameters_cell, parse_lines
 from lib.runner.params_file import RENAMED, load_params
-from lib.runner.settings import (
-    COMMON,
-    Values,
-    check_name,
-    check_params,
-    experiment_of,
-    notebook_parameters,
-    notebook_values,
-)
+from lib.runner.settings import COMMON, Values
 from lib.studies.experiment import OUTPUTS, Experiment, git
 
 TYPED, PASSED = "experiment = ", "# Parameters\n"  # how the first cell begins, and papermill's after it
@@ -36,21 +29,21 @@ def open_experiment(notebook: str, namespace: Values) -> Experiment:
     """The Experiment that the notebook's `globals()` name; the checked parameters are put in there. Raises a
     UserError that says which parameter is wrong."""
     path, params = find_params(namespace["experiment"])
-    parameters = notebook_parameters(notebook)
+    parameters = settings.notebook_parameters(notebook)
     given = given_values(notebook, parameters, namespace)
-    values = notebook_values(params, notebook, path, given)
+    values = settings.notebook_values(params, notebook, path, given)
     namespace.update({name: values[name] for name in parameters})
     # what a reader sees in no cell: common settings, and what the file says otherwise
     otherwise = [name for name, line in parameters.items() if values[name] != line.default]
     unseen = {n: values[n] for n in (*COMMON, *otherwise) if n not in given and n != "experiment"}
     line = yaml.safe_dump(unseen, default_flow_style=True, width=10**6, sort_keys=False).strip()[1:-1]
     print(f"{path.parent.name}/{path.name}: {line}")
-    return experiment_of(values)
+    return settings.experiment_of(values)
 
 
 def find_params(experiment: object) -> tuple[Path, Values]:
     """The file of an experiment, as the runner wrote it or else of params/, and what it holds, checked."""
-    check_name(experiment, "experiment")
+    settings.check_name(experiment, "experiment")
     path = in_project(OUTPUTS / experiment / "experiment.yaml")
     path = path if path.exists() else ROOT / "params" / f"{experiment}.yaml"
     if not path.exists():
@@ -60,7 +53,7 @@ def find_params(experiment: object) -> tuple[Path, Values]:
             f"; it is {RENAMED.get(experiment)} now" if experiment in RENAMED else closest(experiment, names)
         )
         raise UserError(f"there is no experiment {experiment!r}{meant}")
-    params = check_params(load_params(path), path)
+    params = settings.check_params(load_params(path), path)
     if params["experiment"] != experiment:
         raise UserError(f"{path} is of the experiment {params['experiment']}, not of {experiment}")
     return path, params

@@ -182,6 +182,4 @@ def training_parameters(values: Values) -> Values:
 
 
 def experiment_of(values: Values) -> Experiment:
-    """The Experiment of checked values; its lists are tuples, as it is a key of what is kept."""
-    common = {name: values[name] for name in ("experiment", *COMMON)}
-    return Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in common.items()})
+    return Experiment(**{name: values[name] for name in ("experiment", *COMMON)})

@@ -17,6 +17,7 @@ from lib.features.batches import make_batch
 from lib.features.samples import Sample
 from lib.metrics.dose import errors_gy
 from lib.metrics.uncertainty import ensemble_law
+from lib.models.methods import find_method
 from lib.prediction.predict import CLAMP, Predictor, denoiser, predict, start_noise, usual_sampler
 from lib.prediction.store import Steps
 from lib.progress import progress
@@ -150,11 +151,12 @@ def level_errors(
 ) -> pd.DataFrame:
     """Error of the dose the network sees in a truly noised x_t, level by level: one call each, no sampling.
 
-    The frame 02_levels, for diffusions without a prior: on the training grid inside the dose mask, the
-    estimate clamped as the reference clamps it.
+    The frame 02_levels, of the diffusions without a prior among the trainings `names`: on the training grid
+    inside the dose mask, the estimate clamped as the reference clamps it.
     """
-    rows = []
-    for name in names:
+    rows, methods = [], {name: find_method(run.config(name).method) for name in names}
+    plain = [n for n, m in methods.items() if m.timed and m.predicts != "velocity" and not m.prior]
+    for name in plain:
         predictor, columns = run.load_predictor(name), run.columns(name)
         for sample in progress(samples, f"noise levels, {name}"):
             for t in levels:

@@ -49,12 +49,9 @@ def choose_samplers(
     """name -> sampler: what was best on validation patients, of a further seed that of its group; what the
     ablation did not sample in its usual way. A choice that rests on test patients is refused."""
     steps = make_frame("02_steps", []) if steps is None else steps
-    seen = set(steps["case_id"]) & set(run.open_cohort().split["test"])
-    if seen:
-        raise UserError(
-            f"the ablation's results hold {min(seen)}, a test patient: "
-            "run 02_sampling_ablation again, on validation patients"
-        )
+    if seen := set(steps["case_id"]) & set(run.open_cohort().split["test"]):
+        sentence = f"the ablation's results hold {min(seen)}, a test patient"
+        raise UserError(f"{sentence}: run 02_sampling_ablation again, on validation patients")
     samplers = {}
     for name in names:
         usual = usual_sampler(run.config(name), n_steps)
@@ -183,10 +180,8 @@ def study_gamma(run: Experiment, answers: list[Prediction], samples: list[Sample
     """Gamma pass rates, global to the prescription, cut-off 10 %, of body and targets: the frame 04_gamma."""
     rows = []
     for one in answers:
-        for columns, case, answer_gy in on_case_grids(
-            run, samples, one, f"gamma of {one.columns['training']}"
-        ):
-            rows += [columns | row for row in gamma_rows(case, answer_gy[0])]
+        patients = on_case_grids(run, samples, one, f"gamma of {one.columns['training']}")
+        rows += [columns | row for columns, case, dose_gy in patients for row in gamma_rows(case, dose_gy[0])]
     return make_frame("04_gamma", rows)
 
 
@@ -216,15 +211,14 @@ def keep_predictions(
 ) -> None:
     """Write the predictions of `case_ids` for the explorer, the mean of a sampled method's members with its
     spread; those of an earlier run go."""
-    kept = {
-        prediction_path(run.folder, one.columns["training"], sample.case_id): dose[:, 0].numpy()
-        * sample.rx_gy
-        for one in predictions
-        for sample, dose in zip(samples, one.doses)
-        if sample.case_id in case_ids
-    }
-    for path in set((run.folder / "predictions").glob("*/*.npz")) - kept.keys():
+    written = set()
+    for one in predictions:
+        for sample, dose in zip(samples, one.doses):
+            if sample.case_id in case_ids:
+                members_gy = dose[:, 0].numpy() * sample.rx_gy
+                spread = spread_gy(members_gy) if len(members_gy) > 1 else None
+                path = prediction_path(run.folder, one.columns["training"], sample.case_id)
+                save_prediction(path, members_gy.mean(axis=0), run.coarsen, spread)
+                written.add(path)
+    for path in set((run.folder / "predictions").glob("*/*.npz")) - written:
         path.unlink()
-    for path, members_gy in kept.items():
-        spread = spread_gy(members_gy) if len(members_gy) > 1 else None
-        save_prediction(path, members_gy.mean(axis=0), run.coarsen, spread)

@@ -22,7 +22,7 @@ from lib.features.channels import channels_of
 from lib.features.samples import Sample, load_samples
 from lib.files import ROOT, in_project, read_json, sha256
 from lib.models.config import TrainConfig, check_fits, config_from
-from lib.models.methods import Method, find_method
+from lib.models.methods import find_method
 from lib.prediction.predict import Predictor, load_predictor
 from lib.studies.results import Results, load_results, save_results
 
@@ -44,7 +44,8 @@ class Experiment:
     methods: tuple = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "beams_deg", tuple(self.beams_deg))  # a notebook gives a list
+        for name in ("beams_deg", "methods"):  # files and notebooks give lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def folder(self) -> Path:
@@ -71,10 +72,8 @@ class Experiment:
         """
         cohort = self.open_cohort()
         if not cohort.split[part] and not optional:
-            raise UserError(
-                f"the cohort {cohort.folder} has no {part} patients, which this needs; "
-                "its card's split says who is who"
-            )
+            sentence = f"the cohort {cohort.folder} has no {part} patients, which this needs"
+            raise UserError(f"{sentence}; its card's split says who is who")
         return load_samples(cohort, cohort.split[part][:first], self.coarsen, self.beams_deg)
 
     def checkpoint(self, name: str) -> Path:
@@ -100,9 +99,6 @@ class Experiment:
         path = self.checkpoint(name) / "config.json"
         return config_from(read_json(path), path)
 
-    def method(self, name: str) -> Method:
-        return find_method(self.config(name).method)
-
     def columns(self, name: str) -> dict[str, Any]:
         """The columns of results that say which training a row is of; "control" has no network."""
         if name == "control":
@@ -120,11 +116,6 @@ class Experiment:
                 if replace(config_from(read_json(path), path), seed=0) == config:
                     names.append(path.parent.name)
         return sorted(names, key=lambda other: (len(other), other))
-
-    def is_plain_diffusion(self, name: str) -> bool:
-        """Whether a training denoises the dose itself, so that it can be shown a noised one."""
-        method = find_method(name)
-        return method.timed and method.predicts != "velocity" and not method.prior
 
     def trained(self, names: list[str]) -> list[str]:
         """The names without those that were tried and have no result."""

@@ -16,7 +16,7 @@ from lib.errors import UserError
 from lib.features.samples import Sample
 from lib.files import sha256
 from lib.models.control import fit_control, predict_control
-from lib.models.methods import Method
+from lib.models.methods import Method, find_method
 from lib.prediction.predict import Predictor, on_case_grid, predict
 from lib.progress import progress
 from lib.studies.experiment import Experiment
@@ -64,7 +64,7 @@ def predict_members(
 
     `options` are window, window_noise and temperature. What is kept is named by all that decides it.
     """
-    method = run.method(name)
+    method = find_method(run.config(name).method)
     numbers = list(range(members if method.sampled else 1))
     key = key_of(run, name, samples, weights, [decisive(method, sampler), numbers, options])
     path = run.folder / "checkpoints" / "doses" / f"{key}.safetensors"
@@ -83,12 +83,10 @@ def predict_members(
 
 def refuse_seen(predictor: Predictor, samples: list[Sample]) -> None:
     """A network is not judged on patients that it was trained on."""
-    seen = [sample.case_id for sample in samples if sample.case_id in predictor.config.case_ids]
-    if seen:
-        raise UserError(
-            f"{predictor.config.method} was trained on the patient {seen[0]}, so it cannot be judged there; "
-            "train it again or make the cohort's split again"
-        )
+    config = predictor.config
+    for case_id in [sample.case_id for sample in samples if sample.case_id in config.case_ids]:
+        sentence = f"{config.method} was trained on the patient {case_id}, so it cannot be judged there"
+        raise UserError(f"{sentence}; train it again or make the cohort's split again")
 
 
 def key_of(run: Experiment, name: str, samples: list[Sample], weights: str, asked: list) -> str:

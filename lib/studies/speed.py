@@ -25,8 +25,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.cases.case import Case
 from lib.features.augmentation import augment
 from lib.features.batches import Batch, make_batch
-from lib.features.channels import condition_channels
-from lib.features.grid import mean_of_blocks
 from lib.features.samples import Sample, load_samples, make_sample
 from lib.metrics.dose import grid_dose_score_gy
 from lib.models.config import TrainConfig
@@ -113,7 +111,7 @@ def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
     samples, precision, n = bench.samples, bench.config.precision, len(bench.samples)
     plain, ours = bench.predictors()
     sample = partial(predict, sampler=usual_sampler(bench.config, n_steps))
-    whole = [whole_sample(bench.run.load_case(samples[0].case_id), bench.run)]
+    whole = [whole_sample(bench.run.load_case(samples[0].case_id), bench.run.coarsen)]
     by_windows = partial(sample, plain, whole, window=window, window_noise="own")
     one_plain, one_ours = partial(sample, plain, samples[:1]), partial(sample, ours, samples[:1])
     against = f"windows of {window} one by one, float32, {n} patients at a time here"
@@ -125,13 +123,9 @@ def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
     ]
 
 
-def whole_sample(case: Case, run: Experiment) -> Sample:
+def whole_sample(case: Case, coarsen: int) -> Sample:
     """A sample of the case's whole volume, air and all; without the open fields of beams."""
-    arrays = {"dose": case.dose_gy / case.rx_gy, "mask": case.dose_mask}
-    volumes = {name: torch.from_numpy(array.astype(np.float32))[None] for name, array in arrays.items()}
-    volumes = {"cond": condition_channels(case)} | volumes
-    coarse = {name: mean_of_blocks(volume, run.coarsen) for name, volume in volumes.items()}
-    return replace(make_sample(case, run.coarsen), **coarse)
+    return make_sample(replace(case, dose_mask=np.ones(case.shape, bool)), coarsen)
 
 
 def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> float:
