@@ -216,38 +216,27 @@ def ceiling_row(name: str, work: Work, flop_rate: float, byte_rate: float, repea
     seconds, flop, byte = median_seconds(work, repeats), flops.get_total_flops(), moved.total
     row = {"part": name, "seconds": seconds, "gflop": flop / 1e9, "gbyte": byte / 1e9}
     row |= {"peak_gflop_s": flop_rate / 1e9, "peak_gbyte_s": byte_rate / 1e9}
-    shares_pct = [100 * work / seconds / rate for work, rate in ((flop, flop_rate), (byte, byte_rate))]
-    return row | dict(zip(("of_peak_flop_pct", "of_peak_byte_pct"), shares_pct))
+    shares = {"flop": flop / seconds / flop_rate, "byte": byte / seconds / byte_rate}
+    return row | {f"of_peak_{what}_pct": 100 * share for what, share in shares.items()}
 
 
 def scaling_rows(bench: Bench, edges: list[int], counts: list[int]) -> list[Row]:
     """Seconds against voxels a volume, patients a batch, sampling steps and patients: one row per size."""
+    predictor, sample = bench.predictors()[1], bench.samples[0]
+    volumes = {name: getattr(sample, name)[None] for name in ("cond", "dose", "mask")}
+
+    def seconds(n_steps=1, patients=1, edge=32, batch_size=2):
+        cube = {name: interpolate(volume, size=(edge,) * 3)[0] for name, volume in volumes.items()}
+        samples = [replace(sample, case_id=str(number), **cube) for number in range(patients)]
+        sampler = usual_sampler(bench.config, n_steps)
+        work = partial(predict, predictor, samples, sampler, batch_size=batch_size)
+        return median_seconds(work, bench.repeats)
+
     sizes = [("voxels", edge**3, {"edge": edge}) for edge in edges]
     sizes += [("patients a batch", n, {"patients": n, "batch_size": n}) for n in counts]
     sizes += [("sampling steps", n, {"n_steps": n}) for n in counts]
     sizes += [("patients", n, {"patients": n}) for n in counts]
-    work = partial(work_of, bench.predictors()[1], bench.samples[0])
-    return [
-        {"axis": axis, "size": size, "seconds": median_seconds(work(**options), bench.repeats)}
-        for axis, size, options in sizes
-    ]
-
-
-def work_of(
-    predictor: Predictor,
-    sample: Sample,
-    n_steps: int = 1,
-    patients: int = 1,
-    edge: int = 32,
-    batch_size: int = 2,
-) -> Work:
-    """The prediction of so many cubes of the sample, of its channels on edge^3 voxels."""
-    names, size = ("cond", "dose", "mask"), (edge, edge, edge)
-    cube = {name: interpolate(getattr(sample, name)[None], size=size)[0] for name in names}
-    samples = [replace(sample, case_id=str(number), **cube) for number in range(patients)]
-    return partial(
-        predict, predictor, samples, usual_sampler(predictor.config, n_steps), batch_size=batch_size
-    )
+    return [{"axis": axis, "size": size, "seconds": seconds(**options)} for axis, size, options in sizes]
 
 
 def exponents(scaling: pd.DataFrame) -> dict[str, float]:
