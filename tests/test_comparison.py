@@ -8,8 +8,8 @@ import torch
 
 from lib.cases.case import Case
 from lib.studies.comparison import study_gamma
+from lib.studies.predictions import Prediction
 from lib.studies.results import select
-from lib.studies.sampled import Prediction
 
 SHAPE, RX_GY = (6, 8, 10), 70.0
 TARGET = (slice(2, 4), slice(3, 6), slice(4, 7))  # 18 of 480 voxels

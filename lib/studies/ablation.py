@@ -22,8 +22,8 @@ from lib.prediction.predict import CLAMP, Predictor, denoiser, predict, start_no
 from lib.prediction.store import Steps
 from lib.progress import progress
 from lib.studies.experiment import Experiment
-from lib.studies.results import REFERENCE_GRID, make_frame, measured
-from lib.studies.sampled import Prediction, inside, on_case_grids, predict_members, predict_naive
+from lib.studies.predictions import Prediction, inside, on_case_grids, predict_members, predict_naive
+from lib.studies.results import REFERENCE_GRID, make_frame, measure_rows
 
 Trajectory = dict[int, tuple[float, torch.Tensor]]  # network call, from 1 -> (t, dose_hat [1,d,h,w])
 
@@ -128,7 +128,7 @@ def error_rows(run: Experiment, samples: list[Sample], prediction: Prediction) -
     rows = []
     for columns, case, members_gy in on_case_grids(run, samples, prediction):
         errors = errors_gy(members_gy[0], case.dose_gy, case.dose_mask)
-        rows += measured(columns, {**errors, "seconds": prediction.seconds})
+        rows += measure_rows(columns, {**errors, "seconds": prediction.seconds})
     return rows
 
 
@@ -141,7 +141,7 @@ def decompose(
         prediction = setting.predict(run, samples, members)
         for columns, case, members_gy in on_case_grids(run, samples, prediction):
             law = ensemble_law(*inside(case, members_gy))
-            rows += measured(columns | {"members": members}, law._asdict())
+            rows += measure_rows(columns | {"members": members}, law._asdict())
     return make_frame("02_decomposition", rows)
 
 
@@ -160,14 +160,14 @@ def level_errors(
         predictor, columns = run.load_predictor(name), run.columns(name)
         for sample in progress(samples, f"noise levels, {name}"):
             for t in levels:
-                dose_hat = denoised(predictor, sample, t, run.seed).clamp(*CLAMP)
+                dose_hat = denoise_from(predictor, sample, t, run.seed).clamp(*CLAMP)
                 error = ((dose_hat - sample.dose).abs() * sample.mask).sum() / sample.mask.sum()
                 columns_of = columns | {"t": t, "case_id": sample.case_id}
-                rows += measured(columns_of, {"mae_gy": float(error) * sample.rx_gy})
+                rows += measure_rows(columns_of, {"mae_gy": float(error) * sample.rx_gy})
     return make_frame("02_levels", rows)
 
 
-def denoised(predictor: Predictor, sample: Sample, t: int, seed: int) -> torch.Tensor:
+def denoise_from(predictor: Predictor, sample: Sample, t: int, seed: int) -> torch.Tensor:
     """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose noised to level t."""
     batch, alpha_bar = make_batch([sample.to(predictor.device)]), schedule(predictor.config.zero_snr)
     units = predictor.config.units

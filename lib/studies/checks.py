@@ -13,7 +13,7 @@ from lib.cases.protocols import PROTOCOLS
 from lib.features.channels import signed_distance_mm
 from lib.metrics.dvh import dose_at_volume_gy, goal_values
 from lib.progress import progress
-from lib.studies.results import make_frame, measured
+from lib.studies.results import make_frame, measure_rows
 
 MARGIN_PCT = 10.0  # by which a target's median dose may differ from its prescription
 Finding = dict[str, str]  # part, case_id, text
@@ -46,20 +46,20 @@ def same_patient(named: Finding, first: Finding) -> list[str]:
 
 def describe_case(case: Case) -> list[dict[str, Any]]:
     """Grid, prescriptions, volumes, planned doses and goals of one case as rows of 00_cohort."""
-    rows = measured({}, {"max_gy": float(case.dose_gy.max())})
+    rows = measure_rows({}, {"max_gy": float(case.dose_gy.max())})
     for axis, voxels, spacing_mm in zip("zyx", case.shape, case.spacing_mm):
-        rows += measured({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
+        rows += measure_rows({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
     for name, mask in sorted(case.masks.items()):
         if mask.any():
             measures = {"volume_cc": mask.sum() * case.voxel_cc, "mean_gy": float(case.dose_gy[mask].mean())}
-            rows += measured({"structure": name}, measures)
+            rows += measure_rows({"structure": name}, measures)
     for name, rx_gy in case.prescription_gy.items():
         d95_gy = dose_at_volume_gy(case.dose_gy[case.masks[name]], 95)
-        rows += measured({"structure": name}, {"prescription_gy": rx_gy, "d95_gy": d95_gy})
+        rows += measure_rows({"structure": name}, {"prescription_gy": rx_gy, "d95_gy": d95_gy})
     values = goal_values(case, case.dose_gy)
     for goal in PROTOCOLS[case.site].goals:
         value, met = values[goal.text]
-        rows += measured({"structure": goal.structure, "met": met}, {goal.text: value})
+        rows += measure_rows({"structure": goal.structure, "met": met}, {goal.text: value})
     return rows
 
 

@@ -6,40 +6,30 @@ regression on the patient and the mirror image ("sides"); "none" is that regress
 network. All are judged alike.
 """
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from lib.cases.case import Case
-from lib.features.augmentation import mirror
 from lib.features.samples import Sample
+from lib.metrics import uncertainty
 from lib.metrics.dose import errors_gy
 from lib.metrics.dvh import dvh_curve
-from lib.metrics.uncertainty import (
-    coverage_pct,
-    crps_gy,
-    ensemble_law,
-    mean_of_subsets,
-    spread_gy,
-    spread_skill,
-    spread_skill_ratio,
-)
-from lib.prediction.predict import predict, usual_sampler
+from lib.prediction.predict import usual_sampler
 from lib.seeds import generator_for
 from lib.studies.experiment import Experiment
-from lib.studies.results import make_frame, measured
-from lib.studies.sampled import (
+from lib.studies.predictions import (
     Prediction,
+    both_sides,
     inside,
     on_case_grids,
+    pool,
     predict_members,
     predict_naive,
-    refuse_seen,
 )
+from lib.studies.results import make_frame, measure_rows
 
 LEVELS_PCT = (50, 80, 95)
 # of the spread, for the spread-skill curve
@@ -63,34 +53,9 @@ def collect(
         sampler = usual_sampler(run.config(name), n_steps)
         sources.append(("samples", predict_members(run, name, samples, sampler, members)))
     if len(deep) > 1:
-        sources.append(("seeds", deep_ensemble(run, deep, samples)))
+        sources.append(("seeds", pool([predict_members(run, name, samples) for name in deep])))
     sources.append(("sides", both_sides(run, regression, samples)))
     return [one._replace(columns=one.columns | {"source": source}) for source, one in sources]
-
-
-def deep_ensemble(run: Experiment, names: list[str], samples: list[Sample]) -> Prediction:
-    """Trainings that differ in their seed: one member each."""
-    return pool([predict_members(run, name, samples) for name in names])
-
-
-def pool(predictions: Sequence[Prediction]) -> Prediction:
-    """The members of trainings that differ in their seed, together."""
-    columns = predictions[0].columns | {"training": predictions[0].columns["group"], "seed": None}
-    doses = [torch.cat(of_patient) for of_patient in zip(*(one.doses for one in predictions))]
-    seconds, nfe = sum(one.seconds for one in predictions), sum(one.nfe for one in predictions)
-    return Prediction(columns, doses, seconds, nfe)
-
-
-def both_sides(run: Experiment, name: str, samples: list[Sample]) -> Prediction:
-    """One regression on each patient and on the mirror image, turned back: two members."""
-    predictor = run.load_predictor(name)
-    refuse_seen(predictor, samples)
-    started = time.monotonic()
-    straight = predict(predictor, samples)
-    turned = predict(predictor, [mirror(sample) for sample in samples])
-    doses = [torch.cat([a, b.flip(-1)]) for a, b in zip(straight, turned)]
-    seconds = (time.monotonic() - started) / len(samples)
-    return Prediction(run.columns(name), doses, seconds, 2)
 
 
 def judge(
@@ -123,26 +88,28 @@ def error_rows(
     members_gy, dose_gy = inside(case, all_gy)
     generator = np.random.default_rng(generator_for(seed, "subsets", case.case_id).initial_seed())
     n, of_mask = len(all_gy), columns | {"region": "dose mask"}
-    rows = measured(columns | prediction.cost(1), {"seconds": prediction.seconds_of(1)})
+    rows = measure_rows(columns | prediction.cost(1), {"seconds": prediction.seconds_of(1)})
     for size in sorted({1, n, *(size for size in sizes if size < n)}):
-        mae_gy = mean_of_subsets(members_gy, dose_gy, size, 20, generator)
-        rows += measured(of_mask | prediction.cost(size), {"mae_gy": mae_gy})
+        mae_gy = uncertainty.mean_of_subsets(members_gy, dose_gy, size, 20, generator)
+        rows += measure_rows(of_mask | prediction.cost(size), {"mae_gy": mae_gy})
     measures = errors_gy(members_gy.mean(axis=0), dose_gy, np.ones(len(dose_gy), bool))
     del measures["mae_gy"]
     measures["median_mae_gy"] = float(np.abs(np.median(members_gy, axis=0) - dose_gy).mean())
-    return rows + measured(of_mask | prediction.cost(n), measures)
+    return rows + measure_rows(of_mask | prediction.cost(n), measures)
 
 
 def spread_rows(columns: Row, case: Case, all_gy: np.ndarray) -> list[Row]:
     """Floor and b, and how wide the members spread, by region and structure."""
-    spread, (members_gy, dose_gy) = spread_gy(all_gy), inside(case, all_gy)
-    measures = ensemble_law(members_gy, dose_gy)._asdict() | {"spread_gy": spread_gy(members_gy).mean()}
-    rows = measured(columns | {"region": "dose mask"}, measures)
-    rows += measured(columns | {"region": "whole volume"}, {"spread_gy": spread.mean(dtype=np.float64)})
-    rows += measured(columns, {"dvh_band_pct": dvh_band_pct(case, all_gy)})
+    spread, (members_gy, dose_gy) = uncertainty.spread_gy(all_gy), inside(case, all_gy)
+    measures = uncertainty.ensemble_law(members_gy, dose_gy)._asdict() | {
+        "spread_gy": uncertainty.spread_gy(members_gy).mean()
+    }
+    rows = measure_rows(columns | {"region": "dose mask"}, measures)
+    rows += measure_rows(columns | {"region": "whole volume"}, {"spread_gy": spread.mean(dtype=np.float64)})
+    rows += measure_rows(columns, {"dvh_band_pct": dvh_band_pct(case, all_gy)})
     for name, mask in sorted(case.masks.items()):
         if mask.any():
-            rows += measured(columns | {"structure": name}, {"spread_gy": spread[mask].mean()})
+            rows += measure_rows(columns | {"structure": name}, {"spread_gy": spread[mask].mean()})
     return rows
 
 
@@ -152,20 +119,20 @@ def calibration_rows(columns: Row, case: Case, all_gy: np.ndarray) -> tuple[list
     members_gy, dose_gy = inside(case, all_gy)
     mean_gy, of_mask = members_gy.mean(axis=0), columns | {"region": "dose mask"}
     scaled_gy = mean_gy + columns["factor"] * (members_gy - mean_gy)
-    rows = measured(of_mask, {"crps_gy": crps_gy(scaled_gy, dose_gy)})
+    rows = measure_rows(of_mask, {"crps_gy": uncertainty.crps_gy(scaled_gy, dose_gy)})
     for level in LEVELS_PCT:
-        share = {"coverage_pct": coverage_pct(scaled_gy, dose_gy, level)}
-        rows += measured(of_mask | {"level_pct": level}, share)
-    return rows, skill_rows(columns, spread_skill(scaled_gy, dose_gy, BIN_EDGES_GY))
+        share = {"coverage_pct": uncertainty.coverage_pct(scaled_gy, dose_gy, level)}
+        rows += measure_rows(of_mask | {"level_pct": level}, share)
+    return rows, skill_rows(columns, uncertainty.spread_skill(scaled_gy, dose_gy, BIN_EDGES_GY))
 
 
 def skill_rows(columns: Row, sums: dict[str, np.ndarray]) -> list[Row]:
     """Rows of 03_spread_skill of the bins that hold voxels, named by their lower edge."""
     columns = {key: value for key, value in columns.items() if key not in ("n_steps", "nfe")}
     rows = []
-    for i, edge in enumerate(BIN_EDGES_GY):
-        if sums["voxels"][i]:
-            rows += measured(columns | {"bin_gy": edge}, {name: of_bin[i] for name, of_bin in sums.items()})
+    for edge, *of_bin in zip(BIN_EDGES_GY, *sums.values()):
+        measures = dict(zip(sums, of_bin))
+        rows += measure_rows(columns | {"bin_gy": edge}, measures) if measures["voxels"] else []
     return rows
 
 
@@ -188,7 +155,7 @@ def recalibrations(skill: pd.DataFrame) -> list[Row]:
     sums = skill.groupby(["training", "source", "measure"], sort=False)["value"].sum().unstack()
     rows = []
     for (training, source), of_source in sums.iterrows():
-        ratio = spread_skill_ratio(of_source["spread_gy2"], of_source["error_gy2"])
+        ratio = uncertainty.spread_skill_ratio(of_source["spread_gy2"], of_source["error_gy2"])
         differ = ratio is not None and ratio > 1e-6  # below it only by rounding
         rows.append({"training": training, "source": source, "factor": 1 / ratio if differ else 1.0})
     return rows

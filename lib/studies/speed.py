@@ -143,13 +143,13 @@ def data_rows(bench: Bench) -> list[Row]:
     cohort, grid = bench.run.open_cohort(), (bench.run.coarsen, bench.run.beams_deg)
     case_ids, batch = [sample.case_id for sample in bench.samples], make_batch(bench.samples[:2])
 
-    def made():
+    def make_all():
         return [make_sample(cohort.load(case_id), *grid) for case_id in case_ids]
 
     stored = partial(load_samples, cohort, case_ids, *grid)
     ways = partial(plain_augment, batch), partial(augment, batch, "rotated", torch.Generator())
     return [
-        bench.row("reading patients", "features made again from the case", made, stored),
+        bench.row("reading patients", "features made again from the case", make_all, stored),
         bench.row("augmentation of a batch", "scipy, channel by channel", *ways),
     ]
 

@@ -1,7 +1,7 @@
 """What the studies predict: doses of one training, kept as soon as made, so that a killed study goes on."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from lib.cases.case import Case
 from lib.device import choose_device, choose_precision
 from lib.diffusion.samplers import Sampler, as_dict
 from lib.errors import UserError
+from lib.features.augmentation import mirror
 from lib.features.samples import Sample
 from lib.files import sha256
 from lib.models.control import fit_control, predict_control
@@ -124,6 +125,26 @@ def predict_naive(run: Experiment, samples: list[Sample]) -> Prediction:
     started = time.monotonic()
     doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
     return Prediction(run.columns("control"), doses, (time.monotonic() - started) / len(samples), 0)
+
+
+def pool(predictions: Sequence[Prediction]) -> Prediction:
+    """The members of trainings that differ in their seed, together."""
+    columns = predictions[0].columns | {"training": predictions[0].columns["group"], "seed": None}
+    doses = [torch.cat(of_patient) for of_patient in zip(*(one.doses for one in predictions))]
+    seconds, nfe = sum(one.seconds for one in predictions), sum(one.nfe for one in predictions)
+    return Prediction(columns, doses, seconds, nfe)
+
+
+def both_sides(run: Experiment, name: str, samples: list[Sample]) -> Prediction:
+    """One regression on each patient and on the mirror image, turned back: two members."""
+    predictor = run.load_predictor(name)
+    refuse_seen(predictor, samples)
+    started = time.monotonic()
+    straight = predict(predictor, samples)
+    turned = predict(predictor, [mirror(sample) for sample in samples])
+    doses = [torch.cat([a, b.flip(-1)]) for a, b in zip(straight, turned)]
+    seconds = (time.monotonic() - started) / len(samples)
+    return Prediction(run.columns(name), doses, seconds, 2)
 
 
 def on_case_grids(

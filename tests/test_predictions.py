@@ -16,12 +16,11 @@ from lib.files import ROOT, write_json
 from lib.models.methods import find_method
 from lib.prediction.store import prediction_path, save_prediction
 from lib.runner import train as command
-from lib.studies import sampled
+from lib.studies import predictions
 from lib.studies.comparison import answers_of, keep_predictions, means_of_seeds, means_of_sides
-from lib.studies.ensembles import both_sides, deep_ensemble
 from lib.studies.experiment import Experiment
+from lib.studies.predictions import Prediction, both_sides, predict_members
 from lib.studies.results import label
-from lib.studies.sampled import Prediction, predict_members
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def test_what_was_sampled_is_read_back_exactly(run, monkeypatch):
     samples = run.load_samples("test")
     first = predict_members(run, "ddpm_v", samples, DDIM(2), 2)
     assert first.doses[0].shape[0] == 2 and first.seconds > 0 and first.nfe == 4
-    monkeypatch.setattr(sampled, "predict", None)
+    monkeypatch.setattr(predictions, "predict", None)
     again = predict_members(run, "ddpm_v", samples, DDIM(2), 2)
     assert again.seconds == first.seconds and again.columns == first.columns
     assert all(torch.equal(a, b) for a, b in zip(first.doses, again.doses))
@@ -77,13 +76,13 @@ def test_what_two_names_of_a_grid_have_in_common_is_sampled_once():
     ddpm, flow = find_method("ddpm"), find_method("flow")
 
     def same(a, b):
-        return sampled.decisive(ddpm, a) == sampled.decisive(ddpm, b)
+        return predictions.decisive(ddpm, a) == predictions.decisive(ddpm, b)
 
     leading = DDIM(5, grid="leading")
     assert same(DDIM(1000, grid="leading"), DDIM(1000, grid="held"))
     assert same(leading, DDIM(5, grid="corrected")) and not same(leading, DDIM(5, grid="held"))
     assert not same(leading, DDIM(5, grid="leading", eta=1.0)) and not same(DDIM(5), DPMSolver(5))
-    assert sampled.decisive(flow, Euler(5)) != sampled.decisive(flow, Euler(10))
+    assert predictions.decisive(flow, Euler(5)) != predictions.decisive(flow, Euler(10))
 
 
 def test_a_damaged_file_is_made_again(run):
@@ -99,7 +98,7 @@ def test_a_network_is_not_judged_on_patients_that_it_was_trained_on(run):
     samples = run.load_samples("train")
     for judge in (
         lambda: predict_members(run, "ddpm_v", samples, DDIM(2)),
-        lambda: deep_ensemble(run, ["baseline"], samples),
+        lambda: predict_members(run, "baseline", samples),
         lambda: both_sides(run, "baseline", samples),
     ):
         with pytest.raises(UserError, match=f"was trained on the patient {samples[0].case_id}"):
