@@ -14,11 +14,11 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from lib.errors import UserError, closest
+from lib.errors import UserError
 from lib.files import ROOT, in_project
 from lib.runner import settings
 from lib.runner.parameters import Parameter, parameters_cell, parse_lines
-from lib.runner.params_file import RENAMED, load_params
+from lib.runner.params_file import load_params, name_meant
 from lib.runner.settings import COMMON, Values
 from lib.studies.experiment import OUTPUTS, Experiment, git
 
@@ -49,10 +49,7 @@ def find_params(experiment: object) -> tuple[Path, Values]:
     if not path.exists():
         files = [*(ROOT / "params").glob("*.yaml"), *in_project(OUTPUTS).glob("*/experiment.yaml")]
         names = {path.parent.name if path.stem == "experiment" else path.stem for path in files}
-        meant = (
-            f"; it is {RENAMED.get(experiment)} now" if experiment in RENAMED else closest(experiment, names)
-        )
-        raise UserError(f"there is no experiment {experiment!r}{meant}")
+        raise UserError(f"there is no experiment {experiment!r}{name_meant(experiment, sorted(names))}")
     params = settings.check_params(load_params(path), path)
     if params["experiment"] != experiment:
         raise UserError(f"{path} is of the experiment {params['experiment']}, not of {experiment}")
@@ -62,12 +59,9 @@ def find_params(experiment: object) -> tuple[Path, Values]:
 def given_values(notebook: str, parameters: dict[str, Parameter], namespace: Values) -> Values:
     """name -> value of what papermill passed or a person typed, common settings as well."""
     typed, passed = (names_in_cell(namespace, start) for start in (TYPED, PASSED))
-    for name in typed | passed:
-        if name not in parameters and name not in COMMON:
-            raise UserError(f"there is no parameter {name!r}{closest(name, [*parameters, *COMMON])}")
     usual = parameters | committed_parameters(notebook)
     names = {name for name in parameters if name in namespace and namespace[name] != usual[name].default}
-    return {name: namespace[name] for name in names | passed | typed & set(COMMON)}
+    return {name: namespace[name] for name in names | passed | typed - parameters.keys()}
 
 
 def names_in_cell(namespace: Values, start: str) -> set[str]:

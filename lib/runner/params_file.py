@@ -48,7 +48,9 @@ def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     try:
         params = parse_yaml((path if path.exists() else ROOT / path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist{file_meant(path)}") from None
+        names = [other.stem for other in sorted((ROOT / path).parent.glob("*.yaml"))]
+        meant = name_meant(path.stem, names, "; params/ holds the experiments")
+        raise UserError(f"{path} does not exist{meant}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read as a params file ({error.strerror})") from None
     except DAMAGED_YAML as error:
@@ -65,11 +67,9 @@ def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     return params
 
 
-def file_meant(path: Path) -> str:
-    if path.stem in RENAMED:
-        return f"; it is {path.with_stem(RENAMED[path.stem])} now"
-    names = [other.stem for other in sorted((ROOT / path).parent.glob("*.yaml"))]
-    return closest(path.stem, names, "; params/ holds the experiments")
+def name_meant(name: str, names: Sequence[str], otherwise: str | None = None) -> str:
+    """What to add to a sentence on an experiment that is not there."""
+    return f"; it is {RENAMED[name]} now" if name in RENAMED else closest(name, names, otherwise)
 
 
 def parse_yaml(text: str) -> Any:

@@ -82,8 +82,9 @@ def check_section(section: Any, known: dict[str, Parameter | None], where: str) 
         if key in REPLACED and where.endswith(": "):
             raise UserError(f"{where}the key {key!r} is no more: {REPLACED[key]}")
         if key not in known:
-            file, _, name = where.rpartition(": ")
-            raise UserError(f"{file}: there is no key {f'{name}{key}'!r}{closest(key, known)}")
+            *file, name = where.rpartition(": ")
+            word = "key" if where else "parameter"
+            raise UserError(f"{''.join(file)}there is no {word} {f'{name}{key}'!r}{closest(key, known)}")
     values = section or {}
     typed = {key: check_value(known[key], value, where + key) for key, value in values.items() if known[key]}
     return values | typed
