@@ -23,7 +23,7 @@ from lib.prediction.store import Steps
 from lib.progress import progress
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import Prediction, inside, on_case_grids, predict_members, predict_naive
-from lib.studies.results import REFERENCE_GRID, make_frame, measure_rows
+from lib.studies.results import REFERENCE_GRID, make_frame, measured
 
 Trajectory = dict[int, tuple[float, torch.Tensor]]  # network call, from 1 -> (t, dose_hat [1,d,h,w])
 
@@ -128,7 +128,7 @@ def error_rows(run: Experiment, samples: list[Sample], prediction: Prediction) -
     rows = []
     for columns, case, members_gy in on_case_grids(run, samples, prediction):
         errors = errors_gy(members_gy[0], case.dose_gy, case.dose_mask)
-        rows += measure_rows(columns, {**errors, "seconds": prediction.seconds})
+        rows += measured(columns, {**errors, "seconds": prediction.seconds})
     return rows
 
 
@@ -141,7 +141,7 @@ def decompose(
         prediction = setting.predict(run, samples, members)
         for columns, case, members_gy in on_case_grids(run, samples, prediction):
             law = ensemble_law(*inside(case, members_gy))
-            rows += measure_rows(columns | {"members": members}, law._asdict())
+            rows += measured(columns | {"members": members}, law._asdict())
     return make_frame("02_decomposition", rows)
 
 
@@ -163,7 +163,7 @@ def level_errors(
                 dose_hat = denoise_from(predictor, sample, t, run.seed).clamp(*CLAMP)
                 error = ((dose_hat - sample.dose).abs() * sample.mask).sum() / sample.mask.sum()
                 columns_of = columns | {"t": t, "case_id": sample.case_id}
-                rows += measure_rows(columns_of, {"mae_gy": float(error) * sample.rx_gy})
+                rows += measured(columns_of, {"mae_gy": float(error) * sample.rx_gy})
     return make_frame("02_levels", rows)
 
 

@@ -13,7 +13,7 @@ from lib.cases.protocols import PROTOCOLS
 from lib.features.channels import signed_distance_mm
 from lib.metrics.dvh import dose_at_volume_gy, goal_values
 from lib.progress import progress
-from lib.studies.results import make_frame, measure_rows
+from lib.studies.results import make_frame, measured
 
 MARGIN_PCT = 10.0  # by which a target's median dose may differ from its prescription
 Finding = dict[str, str]  # part, case_id, text
@@ -37,29 +37,28 @@ def same_patient(named: Finding, first: Finding) -> list[str]:
     """A sentence if the CT is, voxel by voxel, that of a case before: one patient under two names."""
     if first is named:
         return []
-    sentence = f"its CT is that of {first['case_id']}: one patient under two names"
-    if first["part"] != named["part"]:
-        sentence += f", one of {first['part']} and one of {named['part']}"
-        sentence += f": the errors on {named['part']} patients are too good"
-    return [sentence]
+    parts = f", one of {first['part']} and one of {named['part']}"
+    harm = f"{parts}: the errors on {named['part']} patients are too good"
+    harm = harm if first["part"] != named["part"] else ""
+    return [f"its CT is that of {first['case_id']}: one patient under two names{harm}"]
 
 
 def describe_case(case: Case) -> list[dict[str, Any]]:
     """Grid, prescriptions, volumes, planned doses and goals of one case as rows of 00_cohort."""
-    rows = measure_rows({}, {"max_gy": float(case.dose_gy.max())})
+    rows = measured({}, {"max_gy": float(case.dose_gy.max())})
     for axis, voxels, spacing_mm in zip("zyx", case.shape, case.spacing_mm):
-        rows += measure_rows({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
+        rows += measured({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
     for name, mask in sorted(case.masks.items()):
         if mask.any():
             measures = {"volume_cc": mask.sum() * case.voxel_cc, "mean_gy": float(case.dose_gy[mask].mean())}
-            rows += measure_rows({"structure": name}, measures)
+            rows += measured({"structure": name}, measures)
     for name, rx_gy in case.prescription_gy.items():
         d95_gy = dose_at_volume_gy(case.dose_gy[case.masks[name]], 95)
-        rows += measure_rows({"structure": name}, {"prescription_gy": rx_gy, "d95_gy": d95_gy})
+        rows += measured({"structure": name}, {"prescription_gy": rx_gy, "d95_gy": d95_gy})
     values = goal_values(case, case.dose_gy)
     for goal in PROTOCOLS[case.site].goals:
         value, met = values[goal.text]
-        rows += measure_rows({"structure": goal.structure, "met": met}, {goal.text: value})
+        rows += measured({"structure": goal.structure, "met": met}, {goal.text: value})
     return rows
 
 
@@ -98,8 +97,13 @@ def structures_inside(case: Case) -> Iterator[str]:
 def sides(case: Case) -> Iterator[str]:
     """A structure called left must lie to the patient's left of its right twin."""
     for left, right in PROTOCOLS[case.site].mirrored:
-        x = [np.nonzero(case.masks[name])[2] for name in (left, right) if name in case.masks]
-        if len(x) == 2 and all(map(len, x)) and x[0].mean() <= x[1].mean():
+        if (
+            left in case.masks
+            and right in case.masks
+            and case.masks[left].any()
+            and case.masks[right].any()
+            and np.nonzero(case.masks[left])[2].mean() <= np.nonzero(case.masks[right])[2].mean()
+        ):
             yield f"{left} lies to the right of {right}: left and right are swapped"
 
 

@@ -23,7 +23,7 @@ from lib.prediction.predict import usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import Prediction, both_sides, on_case_grids, pool, predict_members
-from lib.studies.results import SAMPLING, make_frame, measure_rows
+from lib.studies.results import SAMPLING, make_frame, measured
 from lib.training.history import read_history
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
@@ -131,7 +131,7 @@ def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -
         patients = on_case_grids(run, samples, one, f"judging {one.columns['training']}")
         for sample, dose, (columns, case, answer_gy) in zip(samples, one.doses, patients):
             scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, dose), "seconds": one.seconds}
-            rows += measure_rows(columns, scores)
+            rows += measured(columns, scores)
             rows += [columns | row for row in dose_rows(case, answer_gy[0])]
     return make_frame("04_comparison", rows)
 
@@ -139,11 +139,11 @@ def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -
 def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     """All measures of one dose [D,H,W]: errors, OpenKBP's dose score, DVH points, goals and indices."""
     errors = region_errors(case, dose_gy)
-    rows = measure_rows({"region": "dose mask"}, errors["dose mask"])
-    rows += measure_rows({"region": "whole volume"}, {"mae_gy": errors["whole volume"]["mae_gy"]})
-    rows += measure_rows({}, {"dose_score_gy": openkbp_dose_error_gy(case, dose_gy)})
+    rows = measured({"region": "dose mask"}, errors["dose mask"])
+    rows += measured({"region": "whole volume"}, {"mae_gy": errors["whole volume"]["mae_gy"]})
+    rows += measured({}, {"dose_score_gy": openkbp_dose_error_gy(case, dose_gy)})
     for name in sorted(case.masks.keys() & errors.keys()):
-        rows += measure_rows({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
+        rows += measured({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
     points = openkbp_dvh_points_gy(case, dose_gy)
     rows += [both(name, f"{point}_gy", *values) for (name, point), values in points.items()]
     return rows + goal_rows(case, dose_gy) + index_rows(case, dose_gy)
@@ -172,7 +172,7 @@ def index_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     homogeneity = [homogeneity_index(dose, target) for dose in (dose_gy, case.dose_gy)]
     dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])
     rows = [both(primary, "conformity", *conformity), both(primary, "homogeneity", *homogeneity)]
-    return rows + measure_rows({}, {f"dice_{pct}": value for pct, value in zip(ISODOSES_PCT, dice.values())})
+    return rows + measured({}, {f"dice_{pct}": value for pct, value in zip(ISODOSES_PCT, dice.values())})
 
 
 def study_gamma(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
@@ -192,7 +192,7 @@ def gamma_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
         gamma = gamma_index(case.dose_gy, dose_gy, case.spacing_mm, **criteria)
         for region, mask in {"body": None, "targets": targets}.items():
             measures = {f"gamma_{size}pct_{size}mm_pass_pct": pass_pct(gamma, mask)}
-            rows += measure_rows({"region": region}, measures)
+            rows += measured({"region": region}, measures)
     return rows
 
 

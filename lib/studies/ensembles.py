@@ -29,7 +29,7 @@ from lib.studies.predictions import (
     predict_members,
     predict_naive,
 )
-from lib.studies.results import make_frame, measure_rows
+from lib.studies.results import make_frame, measured
 
 LEVELS_PCT = (50, 80, 95)
 # of the spread, for the spread-skill curve
@@ -88,14 +88,14 @@ def error_rows(
     members_gy, dose_gy = inside(case, all_gy)
     generator = np.random.default_rng(generator_for(seed, "subsets", case.case_id).initial_seed())
     n, of_mask = len(all_gy), columns | {"region": "dose mask"}
-    rows = measure_rows(columns | prediction.cost(1), {"seconds": prediction.seconds_of(1)})
+    rows = measured(columns | prediction.cost(1), {"seconds": prediction.seconds_of(1)})
     for size in sorted({1, n, *(size for size in sizes if size < n)}):
         mae_gy = uncertainty.mean_of_subsets(members_gy, dose_gy, size, 20, generator)
-        rows += measure_rows(of_mask | prediction.cost(size), {"mae_gy": mae_gy})
+        rows += measured(of_mask | prediction.cost(size), {"mae_gy": mae_gy})
     measures = errors_gy(members_gy.mean(axis=0), dose_gy, np.ones(len(dose_gy), bool))
     del measures["mae_gy"]
     measures["median_mae_gy"] = float(np.abs(np.median(members_gy, axis=0) - dose_gy).mean())
-    return rows + measure_rows(of_mask | prediction.cost(n), measures)
+    return rows + measured(of_mask | prediction.cost(n), measures)
 
 
 def spread_rows(columns: Row, case: Case, all_gy: np.ndarray) -> list[Row]:
@@ -104,12 +104,12 @@ def spread_rows(columns: Row, case: Case, all_gy: np.ndarray) -> list[Row]:
     measures = uncertainty.ensemble_law(members_gy, dose_gy)._asdict() | {
         "spread_gy": uncertainty.spread_gy(members_gy).mean()
     }
-    rows = measure_rows(columns | {"region": "dose mask"}, measures)
-    rows += measure_rows(columns | {"region": "whole volume"}, {"spread_gy": spread.mean(dtype=np.float64)})
-    rows += measure_rows(columns, {"dvh_band_pct": dvh_band_pct(case, all_gy)})
+    rows = measured(columns | {"region": "dose mask"}, measures)
+    rows += measured(columns | {"region": "whole volume"}, {"spread_gy": spread.mean(dtype=np.float64)})
+    rows += measured(columns, {"dvh_band_pct": dvh_band_pct(case, all_gy)})
     for name, mask in sorted(case.masks.items()):
         if mask.any():
-            rows += measure_rows(columns | {"structure": name}, {"spread_gy": spread[mask].mean()})
+            rows += measured(columns | {"structure": name}, {"spread_gy": spread[mask].mean()})
     return rows
 
 
@@ -119,10 +119,10 @@ def calibration_rows(columns: Row, case: Case, all_gy: np.ndarray) -> tuple[list
     members_gy, dose_gy = inside(case, all_gy)
     mean_gy, of_mask = members_gy.mean(axis=0), columns | {"region": "dose mask"}
     scaled_gy = mean_gy + columns["factor"] * (members_gy - mean_gy)
-    rows = measure_rows(of_mask, {"crps_gy": uncertainty.crps_gy(scaled_gy, dose_gy)})
+    rows = measured(of_mask, {"crps_gy": uncertainty.crps_gy(scaled_gy, dose_gy)})
     for level in LEVELS_PCT:
         share = {"coverage_pct": uncertainty.coverage_pct(scaled_gy, dose_gy, level)}
-        rows += measure_rows(of_mask | {"level_pct": level}, share)
+        rows += measured(of_mask | {"level_pct": level}, share)
     return rows, skill_rows(columns, uncertainty.spread_skill(scaled_gy, dose_gy, BIN_EDGES_GY))
 
 
@@ -132,7 +132,7 @@ def skill_rows(columns: Row, sums: dict[str, np.ndarray]) -> list[Row]:
     rows = []
     for edge, *of_bin in zip(BIN_EDGES_GY, *sums.values()):
         measures = dict(zip(sums, of_bin))
-        rows += measure_rows(columns | {"bin_gy": edge}, measures) if measures["voxels"] else []
+        rows += measured(columns | {"bin_gy": edge}, measures) if measures["voxels"] else []
     return rows
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from lib.cases.case import Case
 from lib.cases.cohort import Cohort, open_cohort
@@ -24,6 +23,7 @@ from lib.files import ROOT, in_project, read_json, sha256
 from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.methods import find_method
 from lib.prediction.predict import Predictor, load_predictor
+from lib.strict_yaml import read_yaml
 from lib.studies.results import Results, load_results, save_results
 
 OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the repository holds
@@ -153,7 +153,7 @@ def find_experiment(name: str, device: str = "auto", precision: str = "auto") ->
     path = next((path for path in files if path.exists()), None)
     if path is None:
         raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
-    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    stored = read_yaml(path)
     keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "beams_deg": [], "seed": 42}
     return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
 
