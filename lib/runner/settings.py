@@ -11,7 +11,7 @@ from typing import Any
 
 from lib.errors import UserError, closest
 from lib.files import ROOT
-from lib.models.methods import METHODS, Method, find_method, kind
+from lib.models.methods import METHODS, Method, find_method
 from lib.runner.parameters import Parameter, check_value, parse_lines, read_parameters
 from lib.studies.experiment import Experiment
 
@@ -104,11 +104,11 @@ def check_trainings(methods: list[str], variants: Any, path: str | Path) -> Valu
     variants = check_section(variants, dict.fromkeys(name for name in methods if "-" in name), where)
     for name in methods:
         check_name(name, f"{path}: methods")
-        if kind(name) not in METHODS:
+        method = METHODS.get(name.partition("-")[0])
+        if method is None:
             raise UserError(f"{path}: there is no method {name!r}{closest(name, METHODS)}")
-        prior = METHODS[kind(name)].prior
-        if prior and prior not in methods:
-            raise UserError(f"{path}: {name} starts from {prior}, which methods does not list; add it")
+        if method.prior and method.prior not in methods:
+            raise UserError(f"{path}: {name} starts from {method.prior}, which methods does not list; add it")
         if "-" in name and name not in variants:
             raise UserError(f"{path}: methods lists {name}, but variants does not say what it has otherwise")
     return {name: check_section(section, known, f"{where}{name}.") for name, section in variants.items()}

@@ -23,7 +23,7 @@ from lib.prediction.predict import usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import Prediction, both_sides, on_case_grids, pool, predict_members
-from lib.studies.results import SAMPLING, make_frame, measured
+from lib.studies.results import make_frame, measured
 from lib.training.history import read_history
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
@@ -35,7 +35,7 @@ def best_sampler(steps: pd.DataFrame, training: str) -> Sampler | None:
     """The setting of the lowest mean error among a training's rows of 02_steps with its final weights."""
     rows = steps.query("training == @training and weights == 'weights' and measure == 'mae_gy'")
     rows = rows[(rows["solver"] != "") & (rows["window"] == 0)]
-    keys = [column for column in SAMPLING if column not in ("window", "window_noise", "nfe")]
+    keys = ["solver", "grid", "start", "clamp", "eta", "n_steps"]
     if rows.empty:
         return None
     means = rows.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()

@@ -13,43 +13,33 @@ import pandas as pd
 from lib.errors import UserError
 from lib.files import read_json, write_json, write_text
 
-TRAINING = ("training", "method", "variant", "group", "seed")
-SAMPLING = ("solver", "grid", "start", "clamp", "eta", "window", "window_noise", "n_steps", "nfe")
-SETTING = (*TRAINING, "weights", "switch", "setting", *SAMPLING)
-ANSWER = (*TRAINING, "n_steps", "nfe", "members", "averaged_over")
-MEASURED = ("case_id", "measure", "value")
+TRAINING = "training method variant group seed"
+SETTING = f"{TRAINING} weights switch setting solver grid start clamp eta window window_noise n_steps nfe"
+ANSWER = f"{TRAINING} n_steps nfe members averaged_over"
+MEASURED = "case_id measure value"
+OF_STRUCTURE = "case_id region structure measure value"
+PEAKS = "peak_gflop_s peak_gbyte_s of_peak_flop_pct of_peak_byte_pct"
 
 REFERENCE_GRID = "reference's grid"  # the ablation's setting from which one thing at a time is switched
-# file -> its columns
-FRAMES = {
-    "00_cohort": ("part", "case_id", "structure", "measure", "value", "met"),
-    "02_steps": (*SETTING, *MEASURED),
-    "02_levels": (*TRAINING, "t", *MEASURED),
-    "02_decomposition": (*SETTING, "members", *MEASURED),
-    "03_ensemble": (
-        *(*TRAINING, "n_steps", "nfe", "source", "members", "level_pct", "factor"),
-        *("case_id", "region", "structure", "measure", "value"),
-    ),
-    "03_spread_skill": (*TRAINING, "source", "members", "factor", "bin_gy", *MEASURED),
-    "04_comparison": (
-        *ANSWER,
-        *("case_id", "region", "structure", "measure", "value", "planned", "met", "planned_met"),
-    ),
-    "04_gamma": (*ANSWER, "case_id", "region", "measure", "value"),
-    "04_history": (*TRAINING, "epoch", "step", "loss", "learning_rate", "validation_mae_gy", "seconds"),
-    "06_speed": ("part", "against", "plain_s", "ours_s", "ratio", "ratio_low", "ratio_high"),
-    "06_ceilings": (
-        *("part", "seconds", "gflop", "gbyte", "peak_gflop_s", "peak_gbyte_s"),
-        *("of_peak_flop_pct", "of_peak_byte_pct"),
-    ),
-    "06_scaling": ("axis", "size", "seconds"),
-    "06_notebooks": ("notebook", "minutes"),
+COLUMNS = {  # of each file
+    "00_cohort": "part case_id structure measure value met",
+    "02_steps": f"{SETTING} {MEASURED}",
+    "02_levels": f"{TRAINING} t {MEASURED}",
+    "02_decomposition": f"{SETTING} members {MEASURED}",
+    "03_ensemble": f"{TRAINING} n_steps nfe source members level_pct factor {OF_STRUCTURE}",
+    "03_spread_skill": f"{TRAINING} source members factor bin_gy {MEASURED}",
+    "04_comparison": f"{ANSWER} {OF_STRUCTURE} planned met planned_met",
+    "04_gamma": f"{ANSWER} case_id region measure value",
+    "04_history": f"{TRAINING} epoch step loss learning_rate validation_mae_gy seconds",
+    "06_speed": "part against plain_s ours_s ratio ratio_low ratio_high",
+    "06_ceilings": f"part seconds gflop gbyte {PEAKS}",
+    "06_scaling": "axis size seconds",
+    "06_notebooks": "notebook minutes",
 }
-TEXT = {
-    *("training", "method", "variant", "group", "weights", "switch", "setting", "solver", "grid", "clamp"),
-    *("window_noise", "source", "averaged_over", "case_id", "region", "structure", "measure"),
-    *("part", "against", "axis", "notebook"),
-}
+FRAMES = {file: tuple(columns.split()) for file, columns in COLUMNS.items()}
+WORDS = """training method variant group weights switch setting solver grid clamp window_noise source
+averaged_over case_id region structure measure part against axis notebook"""
+TEXT = set(WORDS.split())
 
 
 class Results(NamedTuple):
