@@ -46,7 +46,7 @@ def in_project(path: str | Path) -> Path:
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def replace_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; it takes `path`'s place only if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def lock(path: Path, sentence: str) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    with written_whole(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
