@@ -174,7 +174,7 @@ def test_regressions_of_several_seeds_are_averaged_and_samples_are_not():
 def test_more_members_cost_more_calls_except_of_a_network_that_predicts_a_deviation():
     sampled_ones = prediction("flow", "flow", 1.0, members=4, n_steps=1)
     assert sampled_ones.cost(2) == {"members": 2, "nfe": 2} and sampled_ones.seconds_of(2) == 1.0
-    gaussian = sampled_ones._replace(nfe=1, one_pass=True)
+    gaussian = sampled_ones._replace(nfe=1)
     assert gaussian.cost(4) == {"members": 4, "nfe": 1} and gaussian.seconds_of(4) == 0.5
     first, mean = answers_of(sampled_ones)
     assert (label(first.columns), first.nfe) == ("flow", 1)

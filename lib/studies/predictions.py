@@ -30,24 +30,24 @@ class Prediction(NamedTuple):
     columns   of the rows that are made of it, such as training and averaged_over
     doses     [N,1,d,h,w] of each patient, fractions of the prescription
     seconds   for a patient's N members
-    nfe       network calls for a patient's N members
-    one_pass  whether any number of members comes of the same calls: of a network that predicts a deviation
+    nfe       network calls for a patient's N members; fewer than N if any number of members comes of the
+              same calls, as of a network that predicts a deviation
     """
 
     columns: dict[str, Any]
     doses: list[torch.Tensor]
     seconds: float
     nfe: int
-    one_pass: bool = False
 
     def cost(self, members: int) -> dict[str, float]:
         """Columns `members` and `nfe` of so many members."""
         size = len(self.doses[0])
-        return {"members": members, "nfe": self.nfe if self.one_pass else self.nfe * members // size}
+        return {"members": members, "nfe": self.nfe if self.nfe < size else self.nfe * members // size}
 
     def seconds_of(self, members: int) -> float:
         """Of a network that predicts a deviation every member took a call, of which one is enough."""
-        return self.seconds * (1 if self.one_pass else members) / len(self.doses[0])
+        size = len(self.doses[0])
+        return self.seconds * (1 if self.nfe < size else members) / size
 
 
 def predict_members(
@@ -79,7 +79,7 @@ def predict_members(
         save_tensors(path, of_patients, seconds=repr(seconds))
     columns = run.columns(name) | ({"n_steps": sampler.n_steps} if method.timed else {})
     nfe = sampler.nfe * len(numbers) if method.timed else 1
-    return Prediction(columns, doses, seconds / len(samples), nfe, one_pass=not method.timed)
+    return Prediction(columns, doses, seconds / len(samples), nfe)
 
 
 def refuse_seen(predictor: Predictor, samples: list[Sample]) -> None:
@@ -129,7 +129,8 @@ def predict_naive(run: Experiment, samples: list[Sample]) -> Prediction:
 
 def pool(predictions: Sequence[Prediction]) -> Prediction:
     """The members of trainings that differ in their seed, together."""
-    columns = predictions[0].columns | {"training": predictions[0].columns["group"], "seed": None}
+    first = min(predictions, key=lambda one: one.columns["training"] != one.columns["group"])
+    columns = first.columns | {"training": first.columns["group"], "seed": None}
     doses = [torch.cat(of_patient) for of_patient in zip(*(one.doses for one in predictions))]
     seconds, nfe = sum(one.seconds for one in predictions), sum(one.nfe for one in predictions)
     return Prediction(columns, doses, seconds, nfe)
