@@ -152,6 +152,10 @@ def refused(changes, tmp_path):
         ({"experiment": 2026}, "digits and dashes, not 2026; as a word it is written '2026', in quotes"),
         ({"train": {"method": "ddpm"}}, "there is no key 'train.method'"),
         ({"train": {"patch_voxels": [8]}}, "train.patch_voxels must be 3 numbers, not [8]"),
+        (
+            {"train": {"patch_voxels": [8, 0, 8]}},
+            "train.patch_voxels is [8, 0, 8]; it must be three sizes, or",
+        ),
         ({"train": {"augment": "rotate"}}, "did you mean rotated?"),
         ({"ablation": {"n_steps": []}}, "ablation.n_steps is an empty list; it must hold at least one"),
         ({"ablation": {"n_steps": [5, 5]}}, "ablation.n_steps holds 5 twice"),

@@ -142,9 +142,18 @@ def notebook_values(params: Values, notebook: str, path: str | Path, given: Valu
             values[name] = fitting_default(parameter, values)
         elif parameter.of_methods:
             check_named(parameter, values, where)
-        elif name == "sizes" and max(values["sizes"]) > values["members"]:
-            raise UserError(f"{where} holds {max(values['sizes'])}, but members is only {values['members']}")
+        else:
+            check_together(name, values, where)
     return values
+
+
+def check_together(name: str, values: Values, where: str) -> None:
+    """Refuse a value that does not go with the others, or whose numbers do not go together."""
+    value = values[name]
+    if name == "sizes" and max(value) > values["members"]:
+        raise UserError(f"{where} holds {max(value)}, but members is only {values['members']}")
+    if name == "patch_voxels" and 0 in value and any(value):
+        raise UserError(f"{where} is {value}; it must be three sizes, or three zeros for whole volumes")
 
 
 def training_name(values: Values) -> str:
@@ -183,4 +192,5 @@ def training_parameters(values: Values) -> Values:
 
 
 def experiment_of(values: Values) -> Experiment:
+    """The Experiment of checked values."""
     return Experiment(**{name: values[name] for name in ("experiment", *COMMON)})
