@@ -18,6 +18,7 @@ from lib.errors import UserError
 from lib.features.beams import beam_channel
 from lib.features.channels import Channels, channels_of, condition_channels, constraint_vector
 from lib.features.grid import crop, dose_box, mean_of_blocks
+from lib.files import in_project
 from lib.progress import progress
 from lib.tensors import load_tensors, save_tensors
 
@@ -92,7 +93,7 @@ def load_sample(cohort: Cohort, case_id: str, coarsen: int, beams_deg: tuple[flo
     """The sample of one case, from disk if it was made before; a damaged file is made again."""
     beams_deg, case_sha256 = tuple(beams_deg), cohort.card["cases"][case_id]["sha256"]
     key = digest([FEATURES_VERSION, case_sha256, coarsen, beams_deg])[:16]
-    path = CACHE / cohort.name / f"{case_id}-{key}.safetensors"
+    path = in_project(CACHE) / cohort.name / f"{case_id}-{key}.safetensors"
     try:
         return read_sample(path)
     except (UserError, KeyError, ValueError, TypeError):

@@ -12,7 +12,7 @@ import numpy as np
 
 from lib.cases.case import Case
 from lib.errors import UserError
-from lib.files import is_below_outputs, written_whole
+from lib.files import is_below_outputs, replace_file
 from lib.importers.dicom_files import (
     PREDICTION,
     UID_ROOT,
@@ -65,7 +65,7 @@ def write_rtdose(
         fill_identity(ds, chain, title)
         fill_references(ds, chain)
     fill_grid(ds, case, stored, step_gy)
-    with written_whole(path) as temporary:
+    with replace_file(path) as temporary:
         pydicom.dcmwrite(temporary, ds, enforce_file_format=True)
     return path
 

@@ -8,7 +8,7 @@ import torch
 
 from lib.errors import UserError
 from lib.features.grid import dose_box, refine_in_mask
-from lib.files import DAMAGED_NPZ, written_whole
+from lib.files import DAMAGED_NPZ, replace_file
 
 STEP_GY = 0.01
 
@@ -107,5 +107,5 @@ def thousandths(values: np.ndarray) -> np.ndarray:
 
 
 def write_npz(path: Path, **arrays) -> None:
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **{name: np.array(values) for name, values in arrays.items()})

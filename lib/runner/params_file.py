@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.errors import UserError
-from lib.runner.parameters import closest
+from lib.errors import UserError, closest
+from lib.files import ROOT
 from lib.strict_yaml import DAMAGED_YAML, parse_yaml, read_yaml, yaml_problem
 
 # experiments, and their files, by the names that they had
@@ -13,34 +13,36 @@ RENAMED = {"openkbp-cpu": "openkbp", "openkbp-medium": "openkbp", "openkbp-best-
 
 
 def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A params file as a dict, with `section.key=value` (values in YAML) put over it. Raises a UserError."""
-    path = Path(path)
-    params = read_yaml(path, "" if path.exists() else file_meant(path))
-    for override in overrides:
-        put(params, override)
+    """A params file, one of the project from any folder, as a dict, with `section.key=value` (values in YAML)
+    put over it. Raises a UserError."""
+    path, names = Path(path), [other.stem for other in sorted((ROOT / path).parent.glob("*.yaml"))]
+    in_root = (ROOT / path).exists() and not path.exists()
+    meant = name_meant(path.stem, names, "; params/ holds the experiments")
+    params = read_yaml(ROOT / path if in_root else path, meant)
+    given = [override.partition("=") for override in overrides]
+    for name, equals, text in given:
+        if [other for other, _, _ in given].count(name) > 1:
+            raise UserError(f"-p {name} is given twice; give it once")
+        if not equals:
+            raise UserError(f"-p {name}: write -p key=value or -p section.key=value")
+        put(params, name, text)
     return params
 
 
-def file_meant(path: Path) -> str:
-    if path.stem in RENAMED:
-        return f"; it is {path.with_stem(RENAMED[path.stem])} now"
-    names = [other.stem for other in sorted(path.parent.glob("*.yaml"))]
-    return closest(path.stem, names, "; params/ holds the experiments")
+def name_meant(name: str, names: Sequence[str], otherwise: str | None = None) -> str:
+    """What to add to a sentence on an experiment that is not there."""
+    return f"; it is {RENAMED[name]} now" if name in RENAMED else closest(name, names, otherwise)
 
 
-def put(params: dict[str, Any], override: str) -> None:
-    """Put one `section.key=value` over the params."""
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"-p {override}: write -p key=value or -p section.key=value")
+def put(params: dict[str, Any], name: str, text: str) -> None:
+    """Put one `section.key`, with its value as YAML, over the params."""
     *sections, key = name.split(".")
     for section in sections:
-        if params.get(section) is None:
-            params[section] = {}
+        params[section] = params.get(section) or {}
         params = params[section]
         if not isinstance(params, dict):
-            raise UserError(f"-p {override}: {section} is not a section")
+            raise UserError(f"-p {name}: {section} is not a section")
     try:
         params[key] = parse_yaml(text)
     except DAMAGED_YAML as error:
-        raise UserError(f"-p {override}: the value is not readable as YAML: {yaml_problem(error)}") from None
+        raise UserError(f"-p {name}: the value is not readable as YAML: {yaml_problem(error)}") from None
