@@ -15,6 +15,7 @@ from toys import SHAPE, toy_case
 from lib.cases.case import Case
 from lib.cases.protocols import PROTOCOLS, Goal
 from lib.errors import UserError
+from lib.features.grid import Grid
 from lib.features.samples import make_sample
 from lib.metrics.dose import errors_gy, openkbp_dose_error_gy, region_errors, regions
 from lib.metrics.dvh import (
@@ -455,14 +456,14 @@ def binned(sample):
 
 @pytest.mark.parametrize("site", PROTOCOLS)
 def test_the_control_reproduces_a_dose_that_is_a_function_of_the_distance_bins(site):
-    samples = [binned(make_sample(toy_case(site=site, seed=k), 1)) for k in range(4)]
+    samples = [binned(make_sample(toy_case(site=site, seed=k), Grid(1))) for k in range(4)]
     table = fit_control(samples)
     for sample in samples:
         assert np.allclose(predict_control(table, sample), sample.dose[0].numpy(), atol=1e-5)
 
 
 def test_the_controls_table_is_the_mean_dose_of_each_cell():
-    sample = make_sample(toy_case(), 1)
+    sample = make_sample(toy_case(), Grid(1))
     table, cell, inside = fit_control([sample]), cells(sample), sample.mask[0].numpy() > 0
     dose = sample.dose[0].numpy()
     for k in range(len(table)):
@@ -471,7 +472,7 @@ def test_the_controls_table_is_the_mean_dose_of_each_cell():
 
 
 def test_a_partly_covered_voxel_weighs_by_its_share():
-    sample = make_sample(toy_case(), 1)
+    sample = make_sample(toy_case(), Grid(1))
     mask = sample.mask.clone()
     mask[:, ::2] *= 0.5
     sample = dataclasses.replace(sample, mask=mask)
@@ -483,14 +484,14 @@ def test_a_partly_covered_voxel_weighs_by_its_share():
 
 
 def test_the_control_is_0_outside_the_mask():
-    sample = make_sample(toy_case(), 1)
+    sample = make_sample(toy_case(), Grid(1))
     assert (
         predict_control(np.ones(len(fit_control([sample]))), sample)[sample.mask[0].numpy() == 0].max() == 0
     )
 
 
 def test_the_control_predicts_an_unseen_patient_better_than_no_dose_at_all():
-    samples = [make_sample(toy_case(seed=k), 1) for k in range(5)]
+    samples = [make_sample(toy_case(seed=k), Grid(1)) for k in range(5)]
     table, last = fit_control(samples[:4]), samples[4]
     error = np.abs(predict_control(table, last) - last.dose[0].numpy()).mean()
     assert error < 0.25 * float(last.dose.mean())

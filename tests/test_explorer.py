@@ -16,6 +16,7 @@ from lib.errors import UserError
 from lib.explorer import explorer
 from lib.explorer.anew import Stop, sample_anew, sampler_of, samplers_of
 from lib.explorer.controls import find_choices
+from lib.features.grid import Grid
 from lib.features.samples import load_samples
 from lib.files import ROOT, write_json
 from lib.importers.cohort import summarise
@@ -303,7 +304,7 @@ def test_profiles_run_through_the_target_with_a_band_where_there_are_samples(run
 
 
 def test_the_band_of_dvhs_reaches_from_the_lowest_to_the_highest_member(run):
-    sample = load_samples(run.open_cohort(), ["pt_1"], 2)[0]
+    sample = load_samples(run.open_cohort(), ["pt_1"], Grid(2))[0]
     members = torch.stack([torch.full_like(sample.dose, share) for share in (10 / 70, 20 / 70)])
     figure = patient_figures.dvh_bands(run, sample, {"ddpm": members, "flow": members})
     for ax in figure.axes:
@@ -352,7 +353,7 @@ def test_sampling_anew_is_what_the_studies_do(trained_run, method, calls):
     temperature = usual_temperature(predictor.config) if predictor.method.sampled else 1.0
     [doses] = predict(
         predictor,
-        load_samples(cohort, [case.case_id], 1),
+        load_samples(cohort, [case.case_id], Grid(1)),
         usual_sampler(predictor.config, 3),
         members=members,
         temperature=temperature,

@@ -11,6 +11,7 @@ from toys import toy_case
 from lib import device
 from lib.errors import UserError
 from lib.features.channels import channels_of
+from lib.features.grid import Grid
 from lib.features.samples import make_sample
 from lib.files import read_json, write_json
 from lib.models.config import TrainConfig, check_fits
@@ -27,7 +28,7 @@ from lib.training.state import TrainingState, learning_rate
 
 @pytest.fixture(scope="module")
 def samples():
-    return [make_sample(toy_case(f"toy_{i}", seed=i), 1) for i in range(4)]
+    return [make_sample(toy_case(f"toy_{i}", seed=i), Grid(1)) for i in range(4)]
 
 
 def config_for(samples, **changes):

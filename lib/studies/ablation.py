@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from lib.diffusion.samplers import REFERENCE, DPMSolver, Sampler, as_dict
-from lib.diffusion.schedule import add_noise, at_level, schedule
+from lib.diffusion.schedule import add_noise, at_level
 from lib.features.batches import make_batch
 from lib.features.samples import Sample
 from lib.metrics.dose import errors_gy
@@ -149,7 +149,7 @@ def error_rows(
     rows = []
     for sample, dose in zip(samples, doses):
         case = run.load_case(sample.case_id)
-        measures = errors_gy(on_case_grid(dose, case, run.coarsen)[0], case.dose_gy, case.dose_mask)
+        measures = errors_gy(on_case_grid(dose, case, run.grid)[0], case.dose_gy, case.dose_mask)
         rows += measured(columns | {"case_id": sample.case_id}, {**measures, "seconds": seconds})
     return rows
 
@@ -163,7 +163,7 @@ def decompose(
         columns = setting.columns(run, members) | {"members": members}
         for sample, dose in zip(samples, setting.doses(run, samples, members)[0]):
             case = run.load_case(sample.case_id)
-            members_gy = on_case_grid(dose, case, run.coarsen)[:, case.dose_mask].astype(np.float64)
+            members_gy = on_case_grid(dose, case, run.grid)[:, case.dose_mask].astype(np.float64)
             law = ensemble_law(members_gy, case.dose_gy[case.dose_mask].astype(np.float64))
             rows += measured(columns | {"case_id": sample.case_id}, law._asdict())
     return make_frame("02_decomposition", rows)
@@ -192,7 +192,7 @@ def level_errors(
 
 def denoised(predictor: Predictor, sample: Sample, t: int, seed: int) -> torch.Tensor:
     """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose noised to level t."""
-    batch, alpha_bar = make_batch([sample.to(predictor.device)]), schedule(predictor.config.zero_snr)
+    batch, alpha_bar = make_batch([sample.to(predictor.device)]), predictor.config.alpha_bar
     units = predictor.config.units
     level = torch.full((1,), t, device=predictor.device)
     noise = start_noise(sample, 0, seed)[None].to(predictor.device)

@@ -162,7 +162,7 @@ def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -
             of_patient = columns | {"case_id": sample.case_id}
             scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, dose), "seconds": one.seconds}
             rows += measured(of_patient, scores)
-            rows += [of_patient | row for row in dose_rows(case, on_case_grid(dose, case, run.coarsen)[0])]
+            rows += [of_patient | row for row in dose_rows(case, on_case_grid(dose, case, run.grid)[0])]
     return make_frame("04_comparison", rows)
 
 
@@ -212,7 +212,7 @@ def study_gamma(run: Experiment, answers: list[Prediction], samples: list[Sample
         columns = one.columns | {"nfe": one.nfe}
         for sample, dose in zip(progress(samples, f"gamma of {columns['training']}"), one.doses):
             case = run.load_case(sample.case_id)
-            dose_gy = on_case_grid(dose, case, run.coarsen)[0]
+            dose_gy = on_case_grid(dose, case, run.grid)[0]
             rows += [columns | {"case_id": sample.case_id} | row for row in gamma_rows(case, dose_gy)]
     return make_frame("04_gamma", rows)
 
@@ -254,4 +254,4 @@ def keep_predictions(
         path.unlink()
     for path, members_gy in kept.items():
         spread = spread_gy(members_gy) if len(members_gy) > 1 else None
-        save_prediction(path, members_gy.mean(axis=0), run.coarsen, spread)
+        save_prediction(path, members_gy.mean(axis=0), run.grid, spread)

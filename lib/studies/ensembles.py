@@ -102,7 +102,7 @@ def judge(
         doses = progress(prediction.doses, f"judging {columns['training']}, {columns['source']}")
         for sample, dose in zip(samples, doses):
             case = run.load_case(sample.case_id)
-            all_gy = on_case_grid(dose, case, run.coarsen)
+            all_gy = on_case_grid(dose, case, run.grid)
             rows += error_rows(run, case, all_gy, prediction, sizes)
             if len(all_gy) > 1:
                 rows += spread_rows(case, all_gy, prediction)

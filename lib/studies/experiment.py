@@ -18,6 +18,7 @@ from lib.cases.cohort import Cohort, open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
 from lib.features.channels import channels_of
+from lib.features.grid import Grid
 from lib.features.samples import Sample, load_samples
 from lib.files import ROOT, read_json, sha256
 from lib.models.config import TrainConfig, check_fits, config_from
@@ -36,6 +37,7 @@ class Experiment:
     cohort: str
     first_cases: int
     coarsen: int
+    answer: int
     beams_deg: tuple[float, ...]
     seed: int
     device: str
@@ -44,6 +46,10 @@ class Experiment:
 
     def __post_init__(self):
         object.__setattr__(self, "beams_deg", tuple(self.beams_deg))  # a notebook gives a list
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.coarsen, self.answer)
 
     @property
     def folder(self) -> Path:
@@ -74,7 +80,7 @@ class Experiment:
                 f"the cohort {cohort.folder} has no {part} patients, which this needs; "
                 "its card's split says who is who"
             )
-        return load_samples(cohort, cohort.split[part][:first], self.coarsen, self.beams_deg)
+        return load_samples(cohort, cohort.split[part][:first], self.grid, self.beams_deg)
 
     def checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / name
@@ -94,7 +100,7 @@ class Experiment:
             )
         cohort = self.open_cohort()
         channels = channels_of(cohort.card["site"], self.beams_deg)
-        check_fits(predictor.config, channels, self.coarsen, sha256(cohort.folder / "card.json"))
+        check_fits(predictor.config, channels, self.grid, sha256(cohort.folder / "card.json"))
         return predictor
 
     def config(self, name: str) -> TrainConfig:
@@ -164,7 +170,8 @@ def find_experiment(name: str, device: str = "auto", precision: str = "auto") ->
     if path is None:
         raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
     stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "beams_deg": [], "seed": 42}
+    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "answer": 1}
+    keys |= {"beams_deg": [], "seed": 42}
     return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
 
 

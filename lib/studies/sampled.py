@@ -102,7 +102,7 @@ def key_of(run: Experiment, name: str, samples: list[Sample], weights: str, aske
     files = [folder / f"{weights}.safetensors", folder / "config.json", folder / "prior/weights.safetensors"]
     decided = [sha256(path) if path.exists() else None for path in files]
     decided += [sha256(run.open_cohort().folder / "card.json"), [sample.case_id for sample in samples]]
-    decided += [run.coarsen, run.beams_deg, run.seed, device.type, choose_precision(run.precision, device)]
+    decided += [run.grid, run.beams_deg, run.seed, device.type, choose_precision(run.precision, device)]
     return digest([*decided, asked, FEATURES_VERSION, PREDICTION_VERSION])[:32]
 
 

@@ -25,7 +25,7 @@ from lib.features.augmentation import augment
 from lib.features.batches import Batch, make_batch
 from lib.features.channels import condition_channels
 from lib.features.grid import mean_of_blocks
-from lib.features.samples import Sample, load_samples, make_sample
+from lib.features.samples import Sample, load_samples, make_sample, no_prior
 from lib.metrics.dose import grid_dose_score_gy
 from lib.models.config import TrainConfig
 from lib.prediction.predict import Predictor, network_of, predict, ready, usual_sampler
@@ -140,9 +140,9 @@ def whole_sample(case: Case, run: Experiment) -> Sample:
     """A sample of the case's whole volume, air and all; without the open fields of beams."""
     arrays = {"dose": case.dose_gy / case.rx_gy, "mask": case.dose_mask}
     volumes = {name: torch.from_numpy(array.astype(np.float32))[None] for name, array in arrays.items()}
-    volumes = {"cond": condition_channels(case)} | volumes
-    coarse = {name: mean_of_blocks(volume, run.coarsen) for name, volume in volumes.items()}
-    return replace(make_sample(case, run.coarsen), **coarse)
+    answered = {name: mean_of_blocks(volume, *run.grid) for name, volume in volumes.items()}
+    cond = mean_of_blocks(condition_channels(case), run.coarsen)
+    return replace(make_sample(case, run.grid), cond=cond, prior=no_prior(answered["dose"]), **answered)
 
 
 def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> float:
@@ -162,7 +162,7 @@ def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> flo
 def data_rows(bench: Bench) -> list[Row]:
     """Features and their cache, and augmentation."""
     run, case_ids = bench.run, bench.case_ids
-    cohort, grid, batch = run.open_cohort(), (run.coarsen, run.beams_deg), make_batch(bench.samples[:2])
+    cohort, grid, batch = run.open_cohort(), (run.grid, run.beams_deg), make_batch(bench.samples[:2])
 
     def made():
         return [make_sample(cohort.load(case_id), *grid) for case_id in case_ids]
@@ -267,9 +267,10 @@ def work_of(
 
 
 def cube_of(sample: Sample, edge: int, name: str) -> Sample:
-    """A sample of the same channels on edge^3 voxels."""
-    size, volumes = (edge,) * 3, {n: getattr(sample, n)[None] for n in ("cond", "dose", "mask")}
-    return replace(sample, case_id=name, **{n: interpolate(v, size=size)[0] for n, v in volumes.items()})
+    """A sample of the same channels on edge^3 blocks."""
+    edges = {"cond": edge} | dict.fromkeys(("dose", "mask", "prior"), edge * sample.grid.answer)
+    resized = {n: interpolate(getattr(sample, n)[None], size=(size,) * 3)[0] for n, size in edges.items()}
+    return replace(sample, case_id=name, **resized)
 
 
 def exponents(scaling: pd.DataFrame) -> dict[str, float]:

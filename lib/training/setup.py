@@ -46,7 +46,7 @@ def make_config(
         site=first.channels.site,
         channels=list(first.channels.names),
         beams_deg=list(first.channels.beams_deg),
-        coarsen=first.coarsen,
+        **first.grid._asdict(),
         seed=run.seed,
         precision=choose_precision(run.precision, choose_device(run.device)),
         zero_snr=zero_snr,
@@ -58,6 +58,6 @@ def make_config(
 
 def with_units(config: TrainConfig, training: list[Sample]) -> TrainConfig:
     """The configuration in whose units the training doses less their priors' have mean 0, deviation 1."""
-    residuals = [(s.dose - s.channels.prior(s.cond))[s.mask > 0.5] for s in training]
+    residuals = [(s.dose - s.prior)[s.mask > 0.5].float() for s in training]
     doses = torch.cat(residuals).double()
     return replace(config, dose_shift=float(doses.mean()), dose_scale=float(doses.std()))
