@@ -1,6 +1,7 @@
 """Networks that see blocks and answer every voxel in them: grids, noise, the way past the network, chains."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -174,12 +175,13 @@ def test_an_exact_denoiser_samples_the_right_spread_by_a_shifted_schedule(diviso
     assert torch.allclose(DDIM(1, clamp="none").sample(denoise, noise, alpha_bar), torch.full_like(noise, MU))
 
 
-@pytest.mark.parametrize("kind, calls", [(Euler, 200), (Midpoint, 200)])
-def test_a_flow_of_shifted_steps_ends_where_it_should(kind, calls):
-    sampler, noise = kind(calls, shift=8.0), quantiles()
-    assert float((sampler.sample(gaussian_velocity, noise) - MU - S * noise).abs().max()) < 0.01
-    assert sampler.times()[0] == 0 and sampler.times() == sorted(sampler.times()) and sampler.times()[-1] < 1
-    assert sampler.nfe == calls * len(kind.stages)
+@pytest.mark.parametrize("kind, order", [(Euler, 1), (Midpoint, 2)])
+def test_a_flow_of_shifted_steps_ends_where_it_should(kind, order):
+    samplers, noise = [kind(n, shift=8.0) for n in (100, 200, 400)], quantiles()
+    errors = [float((s.sample(gaussian_velocity, noise) - MU - S * noise).abs().max()) for s in samplers]
+    assert all(a / b > 0.85 * 2**order for a, b in pairwise(errors)) and errors[-1] < 0.02
+    times = samplers[0].times()
+    assert times[0] == 0 and times == sorted(times) and times[-1] < 1 and len(times) == 100 * order
     assert torch.equal(at_time(noise, noise, torch.ones(9)), noise)
 
 
@@ -213,16 +215,13 @@ def test_a_network_of_another_answer_is_refused():
 
 
 def test_the_control_answers_in_voxels():
-    samples = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(4, 4)) for i in range(3)]
-    fine = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(1)) for i in range(3)]
-    coarse = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(4)) for i in range(3)]
-
-    def error(samples):
-        dose = torch.from_numpy(predict_control(fit_control(samples), samples[0]))[None, None]
-        case = toy_case("toy_0", seed=0)
-        return np.abs(on_case_grid(dose, case, samples[0].grid)[0] - case.dose_gy)[case.dose_mask].mean()
-
-    assert error(fine) < error(samples) < error(coarse)
+    """Of a patient of his own the control in voxels is nearer than one of blocks, however it is refined."""
+    case, errors = toy_case(shape=(32, 48, 48)), []
+    for grid in (Grid(4, 4), Grid(4)):
+        sample = make_sample(case, grid)
+        dose = torch.from_numpy(predict_control(fit_control([sample]), sample))[None, None]
+        errors.append(np.abs(on_case_grid(dose, case, grid)[0] - case.dose_gy)[case.dose_mask].mean())
+    assert errors[0] < errors[1]
 
 
 def test_a_stored_prediction_in_voxels_is_read_on_the_cases_grid(tmp_path):
