@@ -78,7 +78,7 @@ def test_volumes_of_different_shapes_can_be_predicted_together(samples):
 def test_doses_come_back_in_gy_on_the_cases_own_grid():
     case = toy_case("toy_1", shape=(17, 24, 23))
     sample = make_sample(case, Grid(2))
-    dose_gy = on_case_grid(sample.dose[None], case, 2)
+    dose_gy = on_case_grid(sample.dose[None], case, Grid(2))
     assert dose_gy.shape == (1, 17, 24, 23) and not dose_gy[0][~case.dose_mask].any()
     assert np.abs(dose_gy[0] - case.dose_gy)[case.dose_mask].mean() < 0.03 * case.rx_gy
 

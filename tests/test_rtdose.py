@@ -13,6 +13,7 @@ from toys import toy_case
 
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
+from lib.features.grid import Grid
 from lib.files import write_text
 from lib.importers.dicom_rt import read_patient
 from lib.importers.options import Options
@@ -149,8 +150,10 @@ def clinic(patient, tmp_path_factory):
         write_text(
             Path("outputs/clinic/experiment.yaml"), "experiment: clinic\ncohort: outputs/cohorts/clinic\n"
         )
-        save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, 1)
-        save_prediction(prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, 1, case.dose_gy / 10)
+        save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, Grid(1))
+        save_prediction(
+            prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, Grid(1), case.dose_gy / 10
+        )
     return folder
 
 
