@@ -15,6 +15,7 @@ from lib.errors import UserError
 from lib.features.augmentation import mirror
 from lib.features.batches import make_batch
 from lib.features.channels import channels_of, constraint_vector, scale_ct
+from lib.features.grid import Grid
 from lib.features.samples import load_sample, make_sample
 from lib.importers.cohort import Source, make_cohort
 from lib.metrics.dvh import goal_values
@@ -113,7 +114,7 @@ OLD = {
 def test_the_two_sites_of_old_are_what_they_were_to_the_last_digit(site):
     """Values of the code before protocols were files; the digest is of the bits that a network sees."""
     case, kept = toy_case(site=site), OLD[site]
-    channels, sample = channels_of(site), make_sample(case, 1)
+    channels, sample = channels_of(site), make_sample(case, Grid(1))
     assert list(channels.names) == kept["channels"] and channels.mirror_order() == kept["mirror"]
     assert constraint_vector(case) == kept["vector"]
     hu = np.array([-2000, -1000, -24, 0, 37, 1400, 2900, 5000])
@@ -170,7 +171,7 @@ def own_case(own, case_id="own_1", rx_gy=(66.0, 60.0, 50.0, 45.0), lacking=("Kid
 
 def test_four_targets_and_any_organs_give_channels_and_a_vector(own):
     case = own_case(own)
-    sample = make_sample(case, 1)
+    sample = make_sample(case, Grid(1))
     names = ("ct", "PTV_A", "PTV_B", "PTV_C", "PTV_D", "Kidney_L", "Kidney_R", "dose mask")
     assert sample.channels.names == names and len(sample.cond) == len(names)
     assert constraint_vector(case) == [66 / 70, 60 / 70, 50 / 70, 45 / 70, 1, 1, 1, 1, 1, 0]
@@ -202,7 +203,7 @@ def test_a_case_of_a_protocol_of_this_code_keeps_only_its_name(tmp_path):
 
 
 def test_flags_follow_their_structures_in_the_mirror_image(own):
-    sample = make_sample(own_case(own), 1)
+    sample = make_sample(own_case(own), Grid(1))
     image = mirror(sample)
     assert image.constraints.tolist() == [*sample.constraints.tolist()[:4], 1, 1, 1, 1, 0, 1]
     assert bool((image.channels.select(image.cond, ("Kidney_R",)) < 0).any())
@@ -219,7 +220,7 @@ def test_a_training_of_before_is_read_and_known_by_its_key():
 
 
 def test_the_network_takes_as_many_constraints_as_the_protocol_has(own):
-    batch = make_batch([make_sample(own_case(own), 1)])
+    batch = make_batch([make_sample(own_case(own), Grid(1))])
     network = UNet(len(batch.channels.names), 8, False, n_constraints=batch.constraints.shape[1])
     assert network(batch.cond, batch.constraints).shape == batch.dose.shape
 

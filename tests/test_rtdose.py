@@ -13,6 +13,7 @@ from toys import toy_case
 
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
+from lib.features.grid import Grid as Blocks
 from lib.files import ROOT, write_text
 from lib.importers.dicom_files import File
 from lib.importers.dicom_grid import Grid
@@ -187,8 +188,10 @@ def clinic(patient, tmp_path_factory):
         write_text(
             Path("outputs/clinic/experiment.yaml"), "experiment: clinic\ncohort: outputs/cohorts/clinic\n"
         )
-        save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, 1)
-        save_prediction(prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, 1, case.dose_gy / 10)
+        save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, Blocks(1))
+        save_prediction(
+            prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, Blocks(1), case.dose_gy / 10
+        )
     return folder
 
 

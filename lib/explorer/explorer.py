@@ -156,7 +156,7 @@ class Explorer:
         key = (name, step if step < len(final.estimates) else None)
         if key not in self.doses:  # of estimates only those of one step are kept
             self.doses = {k: dose for k, dose in self.doses.items() if k[1] in (None, step)}
-            self.doses[key] = views.at_step(case, final, step, self.run.coarsen)
+            self.doses[key] = views.at_step(case, final, step, self.run.grid)
         if gamma and self.doses[key].gamma is None:
             self.panels.note = f"computing the gamma index of {name} …"
             self.doses[key] = views.with_gamma(case, self.doses[key])

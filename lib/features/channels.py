@@ -35,6 +35,11 @@ class Channels:
         return tuple(self.protocol.targets)
 
     @property
+    def answered(self) -> tuple[str, ...]:
+        """The volumes of a sample that lie on the grid of a network's answers."""
+        return ("dose", "mask", "prior") if "prior" in self.names else ("dose", "mask")
+
+    @property
     def mirrored(self) -> tuple[tuple[str, str], ...]:
         """Pairs of organs that a left-right flip swaps."""
         return self.protocol.mirrored
@@ -53,10 +58,6 @@ class Channels:
     def select(self, cond: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         """The named channels of `cond` [...,C,D,H,W], in the order of `names`."""
         return cond[..., [self.names.index(name) for name in names], :, :, :]
-
-    def prior(self, cond: torch.Tensor) -> torch.Tensor | float:
-        """The prior's dose [...,1,D,H,W] as a fraction of the prescription, or 0.0 where there is none."""
-        return self.select(cond, ("prior",)) if "prior" in self.names else 0.0
 
     def with_prior(self) -> "Channels":
         return replace(self, names=(*self.names, "prior"))

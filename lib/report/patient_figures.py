@@ -75,7 +75,7 @@ def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor])
     case, columns = run.open_cohort().load(sample.case_id), min(4, len(members))
     figure, axes = panels(columns, rows=-(-len(members) // columns), height_in=2.5, sharex=True, sharey=True)
     for ax, (source, dose) in zip(axes, members.items()):
-        members_gy = on_case_grid(dose, case, run.coarsen)
+        members_gy = on_case_grid(dose, case, run.grid)
         views.draw_dvhs(ax, case, [], tuple(case.masks))
         for name, mask in case.judged.items():
             ink = views.darken(structure_colour(case, name))

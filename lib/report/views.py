@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from lib.cases.case import Case
 from lib.errors import UserError
+from lib.features.grid import Grid
 from lib.metrics.dose import errors_gy
 from lib.metrics.dvh import dvh_curve, goal_values
 from lib.metrics.gamma import gamma_index
@@ -84,11 +85,11 @@ def load_dose(folder: Path, method: str, case: Case) -> MethodDose:
     return dose_of(case, method, *load_prediction(path, case.dose_mask))
 
 
-def at_step(case: Case, dose: MethodDose, step: int, coarsen: int) -> MethodDose:
+def at_step(case: Case, dose: MethodDose, step: int, grid: Grid) -> MethodDose:
     """The dose estimate after network call `step` (from 0) in place of the final dose."""
     t, estimate = dose.estimates[step]
     name = f"{dose.method}, call {step + 1} of {len(dose.estimates)} (t = {t:.4g})"
-    return dose_of(case, name, on_case_grid(estimate[None], case, coarsen)[0], None, dose.estimates)
+    return dose_of(case, name, on_case_grid(estimate[None], case, grid)[0], None, dose.estimates)
 
 
 def with_gamma(case: Case, dose: MethodDose) -> MethodDose:

@@ -31,6 +31,7 @@ COMMON = parse_lines("""
 cohort = "outputs/cohorts/phantom"  # folder of the cohort of cases
 first_cases = 0  # take only the first so many cases of the cohort, 0 takes all; 0..100000
 coarsen = 2  # voxels averaged along each axis before a network sees them; 1..16
+answer = 1  # doses along the edge of such a block that networks give; a divisor of coarsen; 1..16
 beams_deg = []  # gantry angles of coplanar beams, whose open fields networks see; any of 0..360
 seed = 42  # names every random stream; 0..1000000000
 device = "auto"  # where networks run; auto | cpu | cuda

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from lib.diffusion.samplers import REFERENCE, DPMSolver, Sampler, as_dict
-from lib.diffusion.schedule import add_noise, at_level, schedule
+from lib.diffusion.schedule import add_noise, at_level
 from lib.features.batches import make_batch
 from lib.features.samples import Sample
 from lib.metrics.dose import errors_gy
@@ -169,7 +169,7 @@ def level_errors(
 
 def denoise_from(predictor: Predictor, sample: Sample, t: int, seed: int) -> torch.Tensor:
     """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose noised to level t."""
-    batch, alpha_bar = make_batch([sample.to(predictor.device)]), schedule(predictor.config.zero_snr)
+    batch, alpha_bar = make_batch([sample.to(predictor.device)]), predictor.config.alpha_bar
     units = predictor.config.units
     level = torch.full((1,), t, device=predictor.device)
     noise = start_noise(sample, 0, seed)[None].to(predictor.device)

@@ -216,7 +216,7 @@ def keep_predictions(
                 members_gy = dose[:, 0].numpy() * sample.rx_gy
                 spread = spread_gy(members_gy) if len(members_gy) > 1 else None
                 path = prediction_path(run.folder, one.columns["training"], sample.case_id)
-                save_prediction(path, members_gy.mean(axis=0), run.coarsen, spread)
+                save_prediction(path, members_gy.mean(axis=0), run.grid, spread)
                 written.add(path)
     for path in set((run.folder / "predictions").glob("*/*.npz")) - written:
         path.unlink()

@@ -18,6 +18,7 @@ from lib.cases.cohort import Cohort, open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
 from lib.features.channels import channels_of
+from lib.features.grid import Grid
 from lib.features.samples import Sample, load_samples
 from lib.files import ROOT, in_project, read_json, sha256
 from lib.models.config import TrainConfig, check_fits, config_from
@@ -37,6 +38,7 @@ class Experiment:
     cohort: str
     first_cases: int
     coarsen: int
+    answer: int
     beams_deg: tuple[float, ...]
     seed: int
     device: str
@@ -46,6 +48,10 @@ class Experiment:
     def __post_init__(self):
         for name in ("beams_deg", "methods"):  # files and notebooks give lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.coarsen, self.answer)
 
     @property
     def folder(self) -> Path:
@@ -74,7 +80,7 @@ class Experiment:
         if not cohort.split[part] and not optional:
             sentence = f"the cohort {cohort.folder} has no {part} patients, which this needs"
             raise UserError(f"{sentence}; its card's split says who is who")
-        return load_samples(cohort, cohort.split[part][:first], self.coarsen, self.beams_deg)
+        return load_samples(cohort, cohort.split[part][:first], self.grid, self.beams_deg)
 
     def checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / name
@@ -92,7 +98,7 @@ class Experiment:
             raise UserError(f"{there}, not of {name}; train {name} again")
         cohort = self.open_cohort()
         channels = channels_of(cohort.protocol, self.beams_deg)
-        check_fits(predictor.config, channels, self.coarsen, sha256(cohort.folder / "card.json"))
+        check_fits(predictor.config, channels, self.grid, sha256(cohort.folder / "card.json"))
         return predictor
 
     def config(self, name: str) -> TrainConfig:
@@ -154,7 +160,8 @@ def find_experiment(name: str, device: str = "auto", precision: str = "auto") ->
     if path is None:
         raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
     stored = read_yaml(path)
-    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "beams_deg": [], "seed": 42}
+    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "answer": 1}
+    keys |= {"beams_deg": [], "seed": 42}
     return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
 
 

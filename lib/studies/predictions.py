@@ -96,7 +96,7 @@ def key_of(run: Experiment, name: str, samples: list[Sample], weights: str, aske
     files = [folder / f"{weights}.safetensors", folder / "config.json", folder / "prior/weights.safetensors"]
     decided = [sha256(path) if path.exists() else None for path in files]
     decided += [sha256(run.open_cohort().folder / "card.json"), [sample.case_id for sample in samples]]
-    decided += [run.coarsen, run.beams_deg, run.seed, device.type, choose_precision(run.precision, device)]
+    decided += [run.grid, run.beams_deg, run.seed, device.type, choose_precision(run.precision, device)]
     return digest([*decided, asked, FEATURES_VERSION, PREDICTION_VERSION])[:32]
 
 
@@ -155,7 +155,7 @@ def on_case_grids(
     float32 [N,D,H,W]. `label` is of the progress."""
     for sample, dose in zip(progress(samples, label), prediction.doses):
         case = run.load_case(sample.case_id)
-        yield prediction.columns | {"case_id": case.case_id}, case, on_case_grid(dose, case, run.coarsen)
+        yield prediction.columns | {"case_id": case.case_id}, case, on_case_grid(dose, case, run.grid)
 
 
 def inside(case: Case, members_gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

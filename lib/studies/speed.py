@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.cases.case import Case
 from lib.features.augmentation import augment
 from lib.features.batches import Batch, make_batch
+from lib.features.grid import Grid
 from lib.features.samples import Sample, load_samples, make_sample
 from lib.metrics.dose import grid_dose_score_gy
 from lib.models.config import TrainConfig
@@ -111,7 +112,7 @@ def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
     samples, precision, n = bench.samples, bench.config.precision, len(bench.samples)
     plain, ours = bench.predictors()
     sample = partial(predict, sampler=usual_sampler(bench.config, n_steps))
-    whole = [whole_sample(bench.run.load_case(samples[0].case_id), bench.run.coarsen)]
+    whole = [whole_sample(bench.run.load_case(samples[0].case_id), bench.run.grid)]
     by_windows = partial(sample, plain, whole, window=window, window_noise="own")
     one_plain, one_ours = partial(sample, plain, samples[:1]), partial(sample, ours, samples[:1])
     against = f"windows of {window} one by one, float32, {n} patients at a time here"
@@ -123,9 +124,9 @@ def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
     ]
 
 
-def whole_sample(case: Case, coarsen: int) -> Sample:
+def whole_sample(case: Case, grid: Grid) -> Sample:
     """A sample of the case's whole volume, air and all; without the open fields of beams."""
-    return make_sample(replace(case, dose_mask=np.ones(case.shape, bool)), coarsen)
+    return make_sample(replace(case, dose_mask=np.ones(case.shape, bool)), grid)
 
 
 def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> float:
@@ -140,7 +141,7 @@ def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> flo
 
 def data_rows(bench: Bench) -> list[Row]:
     """Features and their cache, and augmentation."""
-    cohort, grid = bench.run.open_cohort(), (bench.run.coarsen, bench.run.beams_deg)
+    cohort, grid = bench.run.open_cohort(), (bench.run.grid, bench.run.beams_deg)
     case_ids, batch = [sample.case_id for sample in bench.samples], make_batch(bench.samples[:2])
 
     def make_all():
@@ -223,10 +224,11 @@ def ceiling_row(name: str, work: Work, flop_rate: float, byte_rate: float, repea
 def scaling_rows(bench: Bench, edges: list[int], counts: list[int]) -> list[Row]:
     """Seconds against voxels a volume, patients a batch, sampling steps and patients: one row per size."""
     predictor, sample = bench.predictors()[1], bench.samples[0]
-    volumes = {name: getattr(sample, name)[None] for name in ("cond", "dose", "mask")}
+    volumes = {name: getattr(sample, name)[None].float() for name in ("cond", "dose", "mask", "prior")}
 
     def seconds(n_steps=1, patients=1, edge=32, batch_size=2):
-        cube = {name: interpolate(volume, size=(edge,) * 3)[0] for name, volume in volumes.items()}
+        sizes = {"cond": edge} | dict.fromkeys(("dose", "mask", "prior"), edge * sample.grid.answer)
+        cube = {name: interpolate(volumes[name], size=(size,) * 3)[0] for name, size in sizes.items()}
         samples = [replace(sample, case_id=str(number), **cube) for number in range(patients)]
         sampler = usual_sampler(bench.config, n_steps)
         work = partial(predict, predictor, samples, sampler, batch_size=batch_size)
