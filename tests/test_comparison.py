@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lib.cases.case import Case
+from lib.features.grid import Grid
 from lib.studies.comparison import study_gamma
 from lib.studies.predictions import Prediction
 from lib.studies.results import select
@@ -34,7 +35,7 @@ def flat_case(case_id, dose_gy):
 def rates(planned_gy=RX_GY, **doses_gy):
     """(training, region, criterion in % and mm) -> pass rate / %, the same for both patients."""
     cases = {case_id: flat_case(case_id, planned_gy) for case_id in ("p0", "p1")}
-    run = SimpleNamespace(load_case=cases.get, coarsen=1)
+    run = SimpleNamespace(load_case=cases.get, grid=Grid(1))
     dose = {name: torch.from_numpy(gy / RX_GY)[None, None].float() for name, gy in doses_gy.items()}
     answers = [Prediction({"training": name}, [of, of], 1.0, 1) for name, of in dose.items()]
     frame = study_gamma(run, answers, [SimpleNamespace(case_id=case_id) for case_id in cases])

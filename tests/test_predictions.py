@@ -185,7 +185,7 @@ def test_more_members_cost_more_calls_except_of_a_network_that_predicts_a_deviat
 def test_predictions_of_an_earlier_run_do_not_stay_for_the_explorer(tmp_path):
     run = SimpleNamespace(folder=tmp_path, grid=Grid(2))
     old = prediction_path(tmp_path, "ddpm-old", "p0")
-    save_prediction(old, np.ones((4, 4, Grid(4))), Grid(2))
+    save_prediction(old, np.ones((4, 4, 4)), Grid(2))
     samples = [SimpleNamespace(case_id=f"p{i}", rx_gy=70.0) for i in range(3)]
     doses = [
         torch.full((2, 1, 4, 4, 4), 0.5) + torch.arange(2)[:, None, None, None, None] * 0.1 for _ in samples

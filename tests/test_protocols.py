@@ -192,7 +192,7 @@ def test_a_kept_sample_has_the_protocol_as_well(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_case(own_case(own), tmp_path / "a.npz")
     cohort = make_cohort(tmp_path / "c", Source("own", {"own_1": tmp_path / "a.npz"}, load_case), workers=1)
-    made, kept = (load_sample(cohort, "own_1", 1) for _ in range(2))
+    made, kept = (load_sample(cohort, "own_1", Grid(1)) for _ in range(2))
     assert made.channels == kept.channels and kept.channels.protocol == own
 
 

@@ -17,6 +17,7 @@ from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
 from lib.cases.protocol import PROTOCOLS, read_protocol
 from lib.errors import UserError
+from lib.features.grid import Grid
 from lib.features.samples import load_sample
 from lib.files import write_text
 from lib.importers.cohort import Source, make_cohort
@@ -251,7 +252,7 @@ def test_a_first_protocol_is_one_that_imports(tmp_path, monkeypatch, capsys):
     (tmp_path / "ours.yaml").unlink()
     cohort = open_cohort("outputs/cohorts/ours")
     assert cohort.protocol == ours and set(cohort.load("p_0").masks) == set(ours.structures)
-    assert load_sample(cohort, "p_0", 1).channels.protocol == ours
+    assert load_sample(cohort, "p_0", Grid(1)).channels.protocol == ours
     with pytest.raises(SystemExit):
         import_patients.main(["dicom", "clinic", "--write-protocol", "ours.yaml"])
     assert "go with: python -m lib import dicom FOLDER --look" in capsys.readouterr().err

@@ -38,12 +38,12 @@ class Experiment:
     cohort: str
     first_cases: int
     coarsen: int
-    answer: int
     beams_deg: tuple[float, ...]
     seed: int
     device: str
     precision: str
     methods: tuple = ()
+    answer: int = 1
 
     def __post_init__(self):
         for name in ("beams_deg", "methods"):  # files and notebooks give lists
@@ -162,7 +162,8 @@ def find_experiment(name: str, device: str = "auto", precision: str = "auto") ->
     stored = read_yaml(path)
     keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "answer": 1}
     keys |= {"beams_deg": [], "seed": 42}
-    return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
+    values = {key: stored.get(key, usual) for key, usual in keys.items()}
+    return Experiment(name, device=device, precision=precision, **values)
 
 
 def has_study(notebook: str, methods: Iterable[str]) -> bool:
