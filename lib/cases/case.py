@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import UserError
-from lib.files import DAMAGED_NPZ, replace_file
+from lib.files import DAMAGED_NPZ, written_whole
 
 VERSION = 1
 ORIENTATION = "SPL"  # the index grows towards Superior, Posterior, Left
@@ -95,7 +95,7 @@ def save_case(case: Case, path: str | Path) -> None:
     meta = {key: getattr(case, key) for key in PLAIN_FIELDS}
     meta |= {"version": VERSION, "masks": names, "orientation": ORIENTATION, "dose_step_gy": step_gy}
     stacked = np.stack([case.dose_mask, *(case.masks[name] for name in names)])
-    with replace_file(path) as temporary, open(temporary, "wb") as file:
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
             meta=np.array(json.dumps(meta, sort_keys=True)),

@@ -11,7 +11,7 @@ import numpy as np
 
 from lib.cases.case import Case
 from lib.errors import UserError
-from lib.files import replace_file
+from lib.files import written_whole
 from lib.importers.dicom_files import (
     Chain,
     Dataset,
@@ -62,7 +62,7 @@ def write_rtdose(
         fill_identity(ds, chain, title)
         fill_references(ds, chain)
     fill_grid(ds, case, stored, step_gy)
-    with replace_file(path) as temporary:
+    with written_whole(path) as temporary:
         pydicom.dcmwrite(temporary, ds, enforce_file_format=True)
     return path
 
