@@ -19,7 +19,7 @@ from lib.cache import is_fresh
 from lib.errors import UserError
 from lib.files import ROOT, lock, read_json, write_json, write_text
 from lib.runner.command import Failure, one_sentence_errors
-from lib.runner.execute import execute, socket_folder
+from lib.runner.execute import execute, kernel_sockets
 from lib.runner.params_file import load_params
 from lib.runner.plan import Stage, plan
 from lib.runner.run import key_of, products_of, remove_others, stamp_path
@@ -205,23 +205,24 @@ def test_a_kernel_that_dies_before_it_is_ready_ends_in_one_sentence(tmp_path, mo
 def test_sockets_that_a_killed_run_left_are_removed_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    with socket_folder(tmp_path / "a") as killed, socket_folder(tmp_path / "b") as other:
+    with kernel_sockets(tmp_path / "a") as killed, kernel_sockets(tmp_path / "b") as other:
+        killed, other = (Path(each["connection_file"]).parent for each in (killed, other))
         assert killed != other and stat.S_IMODE(killed.stat().st_mode) == 0o700
         write_text(killed / "k-1", "")
         write_text(other / "k-1", "")
-        with socket_folder(tmp_path / "a") as sockets:
-            assert sockets == killed and not list(sockets.iterdir())
+        with kernel_sockets(tmp_path / "a") as sockets:
+            assert sockets["ip"] == f"{killed}/k" and not list(killed.iterdir())
         assert (other / "k-1").exists()
     assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_a_folder_of_sockets_that_is_somebody_elses_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with socket_folder(tmp_path / "a") as sockets:
-        pass
+    with kernel_sockets(tmp_path / "a") as sockets:
+        folder = Path(sockets["connection_file"]).parent
     (tmp_path / "elsewhere").mkdir()
-    sockets.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileExistsError), socket_folder(tmp_path / "a"):
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError), kernel_sockets(tmp_path / "a"):
         pass
     assert (tmp_path / "elsewhere").exists()
 

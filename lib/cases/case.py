@@ -13,7 +13,7 @@ import numpy as np
 
 from lib.cases.protocol import Protocol, protocol_of
 from lib.errors import UserError
-from lib.files import DAMAGED_NPZ, replace_file
+from lib.files import DAMAGED_NPZ, written_whole
 
 VERSION = 1
 ORIENTATION = "SPL"  # the index grows towards Superior, Posterior, Left
@@ -116,7 +116,7 @@ def save_case(case: Case, path: str | Path) -> None:
     if case.covered_pct:
         meta["covered_pct"] = case.covered_pct
     stacked = np.stack([case.dose_mask, *(case.masks[name] for name in names)])
-    with replace_file(path) as temporary, open(temporary, "wb") as file:
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
             meta=np.array(json.dumps(meta, sort_keys=True)),

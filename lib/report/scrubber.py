@@ -11,17 +11,18 @@ from typing import NamedTuple
 
 import jinja2
 import numpy as np
-import yaml
 from markupsafe import Markup
 from PIL import Image
 
 from lib.cases.case import Case
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
+from lib.files import in_project
 from lib.prediction.store import load_steps, predicted_cases, predicted_methods
 from lib.report.pictures import webp_uri
 from lib.report.slices import DOSE_MAP, colour_index, colour_lut, mask_box
 from lib.report.views import MethodDose, View, close_view, load_dose, render_panels
+from lib.strict_yaml import read_yaml
 
 PATIENTS, METHODS, SLICES = 1, 3, 22
 SIZE_PX, COLUMNS, QUALITY = 176, 8, 40
@@ -57,7 +58,7 @@ def scrubbers(folder: Path, wanted: Sequence[str] = (), patients: int | None = P
     if not methods or not path.exists():
         return Markup("<p class=missing>No predictions are kept in this run.</p>")
     try:
-        cohort = open_cohort(yaml.safe_load(path.read_text(encoding="utf-8"))["cohort"])
+        cohort = open_cohort(in_project(read_yaml(path)["cohort"]))
         cases = (cohort.load(case_id) for case_id in predicted_cases(folder, methods[0])[:patients])
         return Markup("").join(scrubber(case, load_doses(folder, methods, case)) for case in cases)
     except UserError as error:

@@ -29,7 +29,7 @@ def execute(stage: Stage, folder: Path, label: str) -> float:
     from traitlets.config import Config
 
     target, started = folder / f"{stage.name}.ipynb", time.monotonic()
-    with live_line(label, folder), socket_folder(folder) as sockets, kernel_failures(stage.name, target):
+    with live_line(label, folder), kernel_sockets(folder) as sockets, kernel_failures(stage.name, target):
         papermill.execute_notebook(
             str(stage.notebook),
             str(target),
@@ -38,7 +38,7 @@ def execute(stage: Stage, folder: Path, label: str) -> float:
             kernel_name="python3",
             cwd=str(in_project(".").absolute()),
             request_save_on_cell_execute=False,
-            config=Config({"KernelManager": kernel_manager(sockets)}),
+            config=Config({"KernelManager": sockets}),
             extra_arguments=["--log-level=50"],
         )
     tidy(target)
@@ -70,22 +70,17 @@ def kernel_failures(name: str, target: Path) -> Iterator[None]:
         raise Failure(f"{name}: its kernel died before it was ready ({error}); {GO_ON}") from None
 
 
-def kernel_manager(sockets: Path) -> dict[str, str]:
-    """How the runner talks with its kernel: by sockets in a folder that only this person reads; Windows has
-    none."""
-    connection = {"connection_file": f"{sockets}/kernel.json"}
-    return connection if os.name == "nt" else connection | {"transport": "ipc", "ip": f"{sockets}/k"}
-
-
 @contextmanager
-def socket_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder for the kernel's sockets, whose paths must be short, the same for an output folder
-    each time: what a killed run left there is removed."""
+def kernel_sockets(folder: Path) -> Iterator[dict[str, str]]:
+    """How the runner talks with its kernel: by sockets (Windows has none) in a folder that only this person
+    reads, with the short path that they need; the same for an output folder each time, so that what a killed
+    run left there is removed."""
     sockets = Path(gettempdir(), f"dose-kernel-{digest(str(folder.resolve()))[:16]}")
     shutil.rmtree(sockets, ignore_errors=True)
     sockets.mkdir(mode=0o700)
+    ipc = {} if os.name == "nt" else {"transport": "ipc", "ip": f"{sockets}/k"}
     try:
-        yield sockets
+        yield {"connection_file": f"{sockets}/kernel.json"} | ipc
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
 

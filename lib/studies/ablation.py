@@ -46,14 +46,6 @@ class Setting:
     window: int = 0
     window_noise: str = "shared"
 
-    def with_steps(self, n_steps: int) -> "Setting":
-        return replace(self, sampler=replace(self.sampler, n_steps=n_steps))
-
-    def allows(self, n_steps: int) -> bool:
-        """From a start at t there are t + 1 levels, so that a held curve ends where more steps are asked."""
-        values = as_dict(self.sampler)
-        return values.get("grid") != "held" or n_steps <= values["start"] + 1
-
     def predict(self, run: Experiment, samples: list[Sample], members: int = 1) -> Prediction:
         """`predict_members` of this setting, with the columns that say which setting a row is of."""
         named = {"weights": self.weights, "switch": self.switch, "setting": self.name}
@@ -65,6 +57,17 @@ class Setting:
         return prediction._replace(
             columns=run.columns(self.training) | named | sampler | {"nfe": prediction.nfe}
         )
+
+
+def at_steps(settings: Iterable[Setting], n_steps: Sequence[int]) -> list[Setting]:
+    """The settings at every number of steps; from a start held at t there are t + 1 levels, so that the curve
+    ends where more steps are asked."""
+    pairs = [(setting, as_dict(setting.sampler), n) for setting in settings for n in n_steps]
+    return [
+        replace(setting, sampler=replace(setting.sampler, n_steps=n))
+        for setting, values, n in pairs
+        if values.get("grid") != "held" or n <= values["start"] + 1
+    ]
 
 
 def start_settings(method: str, held_at: Iterable[int]) -> list[Setting]:
@@ -105,21 +108,14 @@ def prediction_settings(run: Experiment, names: Iterable[str]) -> list[Setting]:
     return [Setting(name, "prediction", name, usual_sampler(run.config(name), 50)) for name in names]
 
 
-def ablate(
-    run: Experiment,
-    samples: list[Sample],
-    settings: list[Setting],
-    steps_of: dict[str, list],
-    regression: str,
-) -> pd.DataFrame:
+def ablate(run: Experiment, samples: list[Sample], regression: str, settings: list[Setting]) -> pd.DataFrame:
     """Errors of the regression, of the control without a network, by which a training that failed is known,
-    and of every setting at the numbers of steps of its switch: 02_steps."""
+    and of every setting: 02_steps."""
     control, of_control = predict_naive(run, samples), {"switch": "control", "setting": "control", "nfe": 0}
     rows = error_rows(run, samples, Setting(regression, "regression", regression, None).predict(run, samples))
     rows += error_rows(run, samples, control._replace(columns=control.columns | of_control))
     for setting in settings:
-        for n_steps in filter(setting.allows, steps_of[setting.switch]):
-            rows += error_rows(run, samples, setting.with_steps(n_steps).predict(run, samples))
+        rows += error_rows(run, samples, setting.predict(run, samples))
     return make_frame("02_steps", rows)
 
 
@@ -132,12 +128,10 @@ def error_rows(run: Experiment, samples: list[Sample], prediction: Prediction) -
     return rows
 
 
-def decompose(
-    run: Experiment, samples: list[Sample], settings: list[Setting], n_steps: Sequence[int], members: int
-) -> pd.DataFrame:
+def decompose(run: Experiment, samples: list[Sample], settings: list[Setting], members: int) -> pd.DataFrame:
     """Squared error as floor + b by number of steps: is it bias, or spread? The frame 02_decomposition."""
     rows = []
-    for setting in (s.with_steps(n) for s in settings for n in filter(s.allows, n_steps)):
+    for setting in settings:
         prediction = setting.predict(run, samples, members)
         for columns, case, members_gy in on_case_grids(run, samples, prediction):
             law = ensemble_law(*inside(case, members_gy))
