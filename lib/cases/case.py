@@ -73,7 +73,7 @@ class Case:
         return max(self.prescription_gy, key=self.prescription_gy.get)
 
     @property
-    def judged(self) -> dict[str, np.ndarray]:
+    def judged_masks(self) -> dict[str, np.ndarray]:
         """The masks of the structures whose dose is known: that have voxels, all on the dose's own grid."""
         return {n: m for n, m in sorted(self.masks.items()) if m.any() and n not in self.covered_pct}
 
