@@ -60,9 +60,6 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-written_whole = replace_file  # its name of before
-
-
 @contextmanager
 def lock(path: Path, sentence: str) -> Iterator[None]:
     """Hold the lock file for the block, to its process's end at the latest; where another process holds it, a

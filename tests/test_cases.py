@@ -119,7 +119,7 @@ def test_the_same_case_gives_the_same_bytes_also_by_a_second_round_trip(case_fil
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(case_file):
     before = case_file.read_bytes()
-    with pytest.raises(RuntimeError), written_whole(case_file) as temporary:
+    with pytest.raises(RuntimeError), replace_file(case_file) as temporary:
         temporary.write_bytes(b"half")
         raise RuntimeError
     assert case_file.read_bytes() == before and list(case_file.parent.iterdir()) == [case_file]

@@ -1,4 +1,4 @@
-"""Protocols: the two of old to the last digit, every file sound, a clinic's own, and what is refused."""
+"""Protocols: the two of old to the last digit, every file sound, a clinic's clinic, and what is refused."""
 
 import dataclasses
 import hashlib
@@ -141,7 +141,7 @@ def test_every_goal_reads_back_from_its_words(site):
 
 # --- a clinic's own ---
 
-OWN = """
+CLINIC = """
 title: two boosts
 targets: {PTV_A: 66, PTV_B: from the plan, PTV_C: 50, PTV_D: 45}
 organs: [Kidney_L, Kidney_R]
@@ -151,49 +151,53 @@ goals: [PTV_B V95 % >= 95 %, Kidney_L Dmean <= 18 Gy, Kidney_R D0.1 cc <= 50 %, 
 
 
 @pytest.fixture
-def own(tmp_path):
-    (tmp_path / "own.yaml").write_text(OWN)
-    return read_protocol(tmp_path / "own.yaml")
+def clinic(tmp_path):
+    (tmp_path / "clinic.yaml").write_text(CLINIC)
+    return read_protocol(tmp_path / "clinic.yaml")
 
 
-def own_case(own, case_id="own_1", rx_gy=(66.0, 60.0, 50.0, 45.0), lacking=("Kidney_R",)):
+def clinic_case(clinic, case_id="p_1", rx_gy=(66.0, 60.0, 50.0, 45.0), lacking=("Kidney_R",)):
     """Targets in four slabs, each at its prescription, the kidneys at 20 Gy."""
     case = toy_case(case_id)
-    masks = {name: np.zeros(case.shape, bool) for name in own.structures if name not in lacking}
+    masks = {name: np.zeros(case.shape, bool) for name in clinic.structures if name not in lacking}
     dose_gy = np.where(case.dose_mask, 5, 0).astype(np.float32)
     for k, (name, mask) in enumerate(masks.items()):
         mask[4:9, 9:14, 3 + 3 * k : 6 + 3 * k] = True
         dose_gy[mask] = rx_gy[k] if k < 4 else 20
-    prescribed = dict(zip(own.targets, rx_gy))
+    prescribed = dict(zip(clinic.targets, rx_gy))
     fields = {"masks": masks, "dose_gy": dose_gy, "prescription_gy": prescribed}
-    return dataclasses.replace(case, case_id=case_id, site=own.site, protocol=own, **fields)
+    return dataclasses.replace(case, case_id=case_id, site=clinic.site, protocol=clinic, **fields)
 
 
-def test_four_targets_and_any_organs_give_channels_and_a_vector(own):
-    case = own_case(own)
+def test_four_targets_and_any_organs_give_channels_and_a_vector(clinic):
+    case = clinic_case(clinic)
     sample = make_sample(case, Grid(1))
     names = ("ct", "PTV_A", "PTV_B", "PTV_C", "PTV_D", "Kidney_L", "Kidney_R", "dose mask")
     assert sample.channels.names == names and len(sample.cond) == len(names)
     assert constraint_vector(case) == [66 / 70, 60 / 70, 50 / 70, 45 / 70, 1, 1, 1, 1, 1, 0]
 
 
-def test_a_case_and_its_cohort_keep_the_protocol_with_them(own, tmp_path):
-    case = own_case(own)
+def test_a_case_and_its_cohort_keep_the_protocol_with_them(clinic, tmp_path):
+    case = clinic_case(clinic)
     save_case(case, tmp_path / "a.npz")
-    (tmp_path / "own.yaml").unlink()
+    (tmp_path / "clinic.yaml").unlink()
     back = load_case(tmp_path / "a.npz")
-    assert back.protocol == own and hash(back.protocol) == hash(own) and back.protocol.goals == own.goals
-    source = Source("own", {f"p_{k}": tmp_path / "a.npz" for k in range(3)}, load_case)
+    assert (
+        back.protocol == clinic
+        and hash(back.protocol) == hash(clinic)
+        and back.protocol.goals == clinic.goals
+    )
+    source = Source("clinic", {f"p_{k}": tmp_path / "a.npz" for k in range(3)}, load_case)
     cohort = make_cohort(tmp_path / "cohort", source, workers=1)
-    assert open_cohort(tmp_path / "cohort").protocol == own and cohort.card["site"] == "own"
+    assert open_cohort(tmp_path / "cohort").protocol == clinic and cohort.card["site"] == "clinic"
 
 
-def test_a_kept_sample_has_the_protocol_as_well(own, tmp_path, monkeypatch):
+def test_a_kept_sample_has_the_protocol_as_well(clinic, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_case(own_case(own), tmp_path / "a.npz")
-    cohort = make_cohort(tmp_path / "c", Source("own", {"own_1": tmp_path / "a.npz"}, load_case), workers=1)
-    made, kept = (load_sample(cohort, "own_1", Grid(1)) for _ in range(2))
-    assert made.channels == kept.channels and kept.channels.protocol == own
+    save_case(clinic_case(clinic), tmp_path / "a.npz")
+    cohort = make_cohort(tmp_path / "c", Source("clinic", {"p_1": tmp_path / "a.npz"}, load_case), workers=1)
+    made, kept = (load_sample(cohort, "p_1", Grid(1)) for _ in range(2))
+    assert made.channels == kept.channels and kept.channels.protocol == clinic
 
 
 def test_a_case_of_a_protocol_of_this_code_keeps_only_its_name(tmp_path):
@@ -202,8 +206,8 @@ def test_a_case_of_a_protocol_of_this_code_keeps_only_its_name(tmp_path):
     assert changed.stored["title"] == "ours" and protocol_of(changed.stored) == changed
 
 
-def test_flags_follow_their_structures_in_the_mirror_image(own):
-    sample = make_sample(own_case(own), Grid(1))
+def test_flags_follow_their_structures_in_the_mirror_image(clinic):
+    sample = make_sample(clinic_case(clinic), Grid(1))
     image = mirror(sample)
     assert image.constraints.tolist() == [*sample.constraints.tolist()[:4], 1, 1, 1, 1, 0, 1]
     assert bool((image.channels.select(image.cond, ("Kidney_R",)) < 0).any())
@@ -219,8 +223,8 @@ def test_a_training_of_before_is_read_and_known_by_its_key():
     assert training_key(config) == training_key(dataclasses.replace(config, n_constraints=14))
 
 
-def test_the_network_takes_as_many_constraints_as_the_protocol_has(own):
-    batch = make_batch([make_sample(own_case(own), Grid(1))])
+def test_the_network_takes_as_many_constraints_as_the_protocol_has(clinic):
+    batch = make_batch([make_sample(clinic_case(clinic), Grid(1))])
     network = UNet(len(batch.channels.names), 8, False, n_constraints=batch.constraints.shape[1])
     assert network(batch.cond, batch.constraints).shape == batch.dose.shape
 
@@ -228,21 +232,21 @@ def test_the_network_takes_as_many_constraints_as_the_protocol_has(own):
 # --- goals of the prescription ---
 
 
-def test_a_relative_goal_is_of_the_targets_or_of_the_highest_prescription(own):
-    values = goal_values(own_case(own, lacking=()), own_case(own, lacking=()).dose_gy)
+def test_a_relative_goal_is_of_the_targets_or_of_the_highest_prescription(clinic):
+    values = goal_values(clinic_case(clinic, lacking=()), clinic_case(clinic, lacking=()).dose_gy)
     assert values["PTV_B V95 % ≥ 95 %"] == (100.0, True)  # of its 60 Gy, not of 66
     assert values["Kidney_R D0.1 cc ≤ 50 %"] == (pytest.approx(100 * 20 / 66), True)
 
 
-def test_two_prescriptions_in_one_cohort_are_each_judged_by_their_own(own):
+def test_two_prescriptions_in_one_cohort_are_each_judged_by_their_own(clinic):
     for rx_gy in (60.0, 70.0):
-        case = own_case(own, rx_gy=(66.0, rx_gy, 50.0, 45.0))
+        case = clinic_case(clinic, rx_gy=(66.0, rx_gy, 50.0, 45.0))
         for share, met in ((0.949, False), (0.951, True)):
             dose_gy = np.where(case.masks["PTV_B"], np.float32(share * rx_gy), case.dose_gy)
             assert goal_values(case, dose_gy)["PTV_B V95 % ≥ 95 %"] == (100.0 * met, met)
 
 
-def test_goals_in_gy_are_not_judged_where_the_plan_prescribes_otherwise(own):
+def test_goals_in_gy_are_not_judged_where_the_plan_prescribes_otherwise(clinic):
     """A 60 Gy plan by V70 of a protocol of 70 Gy; a target's own decides for it, the highest for organs."""
     case = toy_case()
     lower = dataclasses.replace(case, prescription_gy={"PTV70": 60.0, "PTV56": 56.0})
@@ -253,7 +257,7 @@ def test_goals_in_gy_are_not_judged_where_the_plan_prescribes_otherwise(own):
     assert sentence in find_oddities(lower)
     near = dataclasses.replace(case, prescription_gy={"PTV70": 69.0, "PTV56": 56.0})
     assert None not in [value for value, _ in goal_values(near, near.dose_gy).values()]
-    as_planned = own_case(own, rx_gy=(60.0, 66.0, 50.0, 45.0))  # PTV_B is the highest, and as planned
+    as_planned = clinic_case(clinic, rx_gy=(60.0, 66.0, 50.0, 45.0))  # PTV_B is the highest, and as planned
     values = goal_values(as_planned, as_planned.dose_gy)
     assert values["Kidney_L Dmean ≤ 18 Gy"] == (20.0, False) and values["PTV_A D50 % ≥ 66 Gy"] == (None, None)
 
@@ -292,6 +296,7 @@ BAD = {
     "ct must be like": {"ct": {"window_hu": [3000, -1000]}},
     "ct must be like .*window": {"ct": {"scale_hu": 0}},
     "ct must be like .* not": {"ct": {"scale": 5}},
+    "fractions must be a number, not -1": {"fractions": -1},
     "dose_mask_channel must be true or false": {"dose_mask_channel": "no"},
     "constraint_vector: '50 Gu' is neither": {"constraint_vector": ["50 Gu"]},
 }

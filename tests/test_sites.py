@@ -182,7 +182,7 @@ def test_body_and_organs_outside_the_dose_grid_are_not_0_gy(cut):
     beyond = {name: share for name, share in shares.items() if share < 100}
     assert beyond["Bowel"] == 0 and "Rectum" in beyond and not {"PTV70", "PTV56"} & set(beyond)
     assert report["covered_pct"] == case.covered_pct == pytest.approx(beyond, abs=0.1)
-    assert set(case.judged) == set(case.masks) - set(beyond)
+    assert set(case.judged_masks) == set(case.masks) - set(beyond)
 
 
 def test_what_is_not_covered_has_no_goal_no_dose_point_and_no_error(cut):
@@ -190,7 +190,7 @@ def test_what_is_not_covered_has_no_goal_no_dose_point_and_no_error(cut):
     values = goal_values(case, case.dose_gy)
     assert {values[text] for text in values if text.startswith(("Rectum", "Bowel"))} == {(None, None)}
     assert values["PTV70 V70 Gy ≥ 95 %"][0] is not None
-    judged = set(case.judged)
+    judged = set(case.judged_masks)
     assert {name for name, _ in openkbp_dvh_points_gy(case, case.dose_gy)} <= judged
     assert set(region_errors(case, case.dose_gy)) == judged | {"dose mask", "whole volume"}
     rows = pd.DataFrame(describe_case(case))

@@ -13,7 +13,7 @@ import numpy as np
 
 from lib.cases.protocol import Protocol, protocol_of
 from lib.errors import UserError
-from lib.files import DAMAGED_NPZ, written_whole
+from lib.files import DAMAGED_NPZ, replace_file
 
 VERSION = 1
 ORIENTATION = "SPL"  # the index grows towards Superior, Posterior, Left
@@ -73,7 +73,7 @@ class Case:
         return max(self.prescription_gy, key=self.prescription_gy.get)
 
     @property
-    def judged(self) -> dict[str, np.ndarray]:
+    def judged_masks(self) -> dict[str, np.ndarray]:
         """The masks of the structures whose dose is known: that have voxels, all on the dose's own grid."""
         return {n: m for n, m in sorted(self.masks.items()) if m.any() and n not in self.covered_pct}
 
@@ -116,7 +116,7 @@ def save_case(case: Case, path: str | Path) -> None:
     if case.covered_pct:
         meta["covered_pct"] = case.covered_pct
     stacked = np.stack([case.dose_mask, *(case.masks[name] for name in names)])
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
             meta=np.array(json.dumps(meta, sort_keys=True)),

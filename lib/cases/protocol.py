@@ -106,7 +106,7 @@ def make_protocol(site: str, content: dict[str, Any], where: str) -> Protocol:
         raise UserError(f"{where}: {what}; a protocol has {', '.join((*NEEDED, *KEYS))}")
     values = KEYS | content
     for key, usual in {"title": "", "targets": {}, "organs": [], **KEYS}.items():
-        if type(values[key]) is not type(usual):
+        if type(values[key]) is not type(usual) or (usual == 0 and values[key] < 0):
             raise UserError(f"{where}: {key} must be {KINDS[type(usual)]}, not {values[key]!r}")
     targets = {name: prescription(name, gy, where) for name, gy in values["targets"].items()}
     names = (*targets, *values["organs"])

@@ -17,7 +17,7 @@ from lib.errors import UserError
 from lib.explorer.anew import AnewBox
 from lib.explorer.controls import NOTHING, button, find_choices, listen, make_controls, row, toggle
 from lib.explorer.panels import Panels
-from lib.files import written_whole
+from lib.files import replace_file
 from lib.importers.rtdose import write_rtdose
 from lib.report import views
 from lib.report.pictures import to_file
@@ -252,7 +252,7 @@ class Explorer:
         name = "-".join([view.case.case_id, *self.names, view.plane, str(view.index)])
         name = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
         path, figure = self.run.folder / "pictures" / f"{name}.png", views.draw_view(view)
-        with written_whole(path) as temporary:
+        with replace_file(path) as temporary:
             figure.savefig(temporary, format="png", dpi=200)
         plt.close(figure)
         path.with_name(f"{name}-dvhs.png").write_bytes(self.dvhs.value)

@@ -5,7 +5,6 @@ if its centre lies inside. Contours of a slice are united, but one that lies who
 """
 
 import itertools
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.path import Path as Polygon
@@ -26,11 +25,7 @@ CLOSED, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"
 NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 
 
-class Contour(NamedTuple):
-    """(y, x) float64 [N,2] in mm, and whether the file wants it exclusive-ored with the others."""
-
-    points_mm: np.ndarray
-    xor: bool
+Contour = tuple[np.ndarray, bool]  # (y, x) float64 [N,2] in mm, and whether to exclusive-or it
 
 
 def contour_mask(roi: Roi, ct_grid: Grid, grid: Grid, file: str, warnings: list[str]) -> np.ndarray:
@@ -59,26 +54,24 @@ def contour_mask(roi: Roi, ct_grid: Grid, grid: Grid, file: str, warnings: list[
 
 def read_contours(roi: Roi, grid: Grid, file: str, warnings: list[str]) -> dict[int, list[Contour]]:
     """CT slice -> its contours; what encloses no area or leaves the CT is told."""
-    slices, flat, outside = {}, 0, 0
-    last = np.array(grid.shape) - 1
-    if sum(number(item, "NumberOfContourPoints") for item in roi.items if not is_empty(item)) > MAX_POINTS:
-        raise UserError(f"{file}: {roi.name} has more than {MAX_POINTS} points; export it simplified")
+    slices, flat, outside, total = {}, 0, 0, 0
+    last, margin = np.array(grid.shape) - 1, np.array([OFF_SLICE, 0.5, 0.5])
     for item in roi.items:
         points_mm, kind = read_points(item, roi, file)
+        total += len(points_mm)
+        if total > MAX_POINTS:
+            raise UserError(f"{file}: {roi.name} has more than {MAX_POINTS} points; export it simplified")
         if kind in NO_AREA or len(points_mm) < 3:
             flat += 1
             continue
         index = (points_mm[:, ::-1] - grid.origin_mm) / grid.spacing_mm
-        z, low, high = np.median(index[:, 0]), index[:, 1:].min(axis=0), index[:, 1:].max(axis=0)
-        beside = (
-            not -OFF_SLICE <= z <= last[0] + OFF_SLICE or (high < -0.5).any() or (low > last[1:] + 0.5).any()
-        )
-        outside += beside or (low < -0.5).any() or (high > last[1:] + 0.5).any()
-        if not beside:
-            if abs(index[:, 0] - round(z)).max() > OFF_SLICE:
+        low, high, z = index.min(axis=0), index.max(axis=0), round(np.median(index[:, 0]))
+        outside += (low < -margin).any() or (high > last + margin).any()
+        if (high >= -margin).all() and (low <= last + margin).all():
+            if abs(index[:, 0] - z).max() > OFF_SLICE:
                 where = f"a contour of {roi.name} at z = {points_mm[0, 2]:.2f} mm"
                 raise UserError(f"{file}: {where} does not lie on a CT slice; export it drawn on this CT")
-            slices.setdefault(round(z), []).append(Contour(points_mm[:, 1::-1], kind == XOR))
+            slices.setdefault(z, []).append((points_mm[:, 1::-1], kind == XOR))
     if outside and not slices:
         raise UserError(f"{file}: {roi.name} does not lie in the CT; export the CT that it was drawn on")
     warnings += [f"{roi.name}: {flat} of its contours enclose no area; left out"] if flat else []
@@ -86,20 +79,12 @@ def read_contours(roi: Roi, grid: Grid, file: str, warnings: list[str]) -> dict[
     return slices
 
 
-def is_empty(item: Dataset) -> bool:
-    """Whether an item of a ContourSequence says of itself that it has no points."""
-    return not item.get("NumberOfContourPoints") and not (
-        "ContourData" in item and item.get_item("ContourData").value
-    )
-
-
 def read_points(item: Dataset, roi: Roi, file: str) -> tuple[np.ndarray, str]:
-    """((x, y, z) float64 [N,3] in mm, ContourGeometricType) of a contour."""
-    if is_empty(item):
+    """((x, y, z) float64 [N,3] in mm, ContourGeometricType) of a contour; no points if it says so itself."""
+    raw = item.get_item("ContourData").value if "ContourData" in item else None
+    if not raw and not item.get("NumberOfContourPoints"):
         return np.zeros((0, 3)), CLOSED
-    if "ContourData" not in item:
-        raise AttributeError(name="ContourData")
-    raw, count = item.get_item("ContourData").value, number(item, "NumberOfContourPoints")
+    count = number(item, "NumberOfContourPoints")
     if isinstance(raw, bytes):  # split by hand, because pydicom makes an object of every number
         values = np.array(raw.split(b"\\"), float) if raw.count(b"\\") == 3 * count - 1 else np.zeros(0)
     else:
@@ -130,11 +115,11 @@ def fill_slice(contours: list[Contour], grid: Grid, name: str) -> np.ndarray:
     """bool [H,W] of the contours of a slice: united, nested ones as holes, then the exclusive-ored."""
     if len(contours) > MAX_CONTOURS:
         raise UserError(f"{name} has more than {MAX_CONTOURS} contours in a slice; export it smoothed")
-    mask, united = np.zeros(grid.shape[1:], bool), [c.points_mm for c in contours if not c.xor]
+    mask, united = np.zeros(grid.shape[1:], bool), [points_mm for points_mm, xor in contours if not xor]
     for depth, points_mm in sorted(zip(nesting(united), united), key=lambda pair: pair[0]):
         box, inside = fill_contour(points_mm, grid, name)
         mask[box] = mask[box] & ~inside if depth % 2 else mask[box] | inside
-    for points_mm in [c.points_mm for c in contours if c.xor]:
+    for points_mm in [points_mm for points_mm, xor in contours if xor]:
         box, inside = fill_contour(points_mm, grid, name)
         mask[box] ^= inside
     return mask

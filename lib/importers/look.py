@@ -64,29 +64,29 @@ def look_at(folder: Path, options: Options) -> tuple[list[str], pd.DataFrame]:
     in_plan = {one.roi: one.gy for one in planned}
     sentences += [f"{planned_fractions(chain.plan) or 'no'} fractions planned"]
     sentences += [f"{in_plan[None]:g} Gy prescribed to no structure"] if None in in_plan else []
-    taken, told = what_is_taken(chain, rois, options)
+    names, choice = choose_names(chain, rois, options)
     dose_gy, inside = resample(dose_gy, dose_grid, grid, beyond=0.0), coverage(dose_grid, grid)
     rows = []
     for roi in rois:
-        name, gy = taken.get(roi.number, ("", in_plan.get(roi.number)))
+        name, gy = names.get(roi.number, ("", in_plan.get(roi.number)))
         row = {"structure": roi.name, "type": roi.kind, "taken for": name, "prescribed Gy": gy}
         rows.append(row | measure(roi, grid, chain.structures.name, dose_gy, inside))
-    return [*sentences, *told], pd.DataFrame(rows)
+    return [*sentences, *choice], pd.DataFrame(rows)
 
 
-def what_is_taken(
+def choose_names(
     chain: Chain, rois: list[Roi], options: Options
 ) -> tuple[dict[int, tuple[str, float | None]], list[str]]:
     """(ROI number -> name in the protocol and Gy, sentences), as an import has them or why it has none."""
-    mapped, rx, told, file = {}, {}, [], chain.structures.name
+    mapped, rx, sentences, file = {}, {}, [], chain.structures.name
     try:
         protocol, aliases = choose_protocol(rois, options, file)
-        told.append(f"taken for {protocol.site}: {protocol.title}")
+        sentences.append(f"taken for {protocol.site}: {protocol.title}")
         mapped = map_names(rois, protocol, aliases, file)
-        rx = prescriptions(mapped, protocol, rois, chain, options.prescription_gy or {}, told)
+        rx = prescriptions(mapped, protocol, rois, chain, options.prescription_gy or {}, sentences)
     except UserError as error:
-        told.append(f"not to be imported yet: {error}")
-    return {roi.number: (name, rx.get(name, (None,))[0]) for name, roi in mapped.items()}, told
+        sentences.append(f"not to be imported yet: {error}")
+    return {roi.number: (name, rx.get(name, (None,))[0]) for name, roi in mapped.items()}, sentences
 
 
 def size_text(grid: Grid) -> str:

@@ -65,7 +65,7 @@ def write_rtdose(
         fill_identity(ds, chain, title)
         fill_references(ds, chain)
     fill_grid(ds, case, stored, step_gy)
-    with written_whole(path) as temporary:
+    with replace_file(path) as temporary:
         pydicom.dcmwrite(temporary, ds, enforce_file_format=True)
     return path
 

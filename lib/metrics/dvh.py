@@ -59,13 +59,13 @@ def structure_mask(case: Case, name: str) -> np.ndarray:
     """The mask that a goal names, empty where it is not judged; "A beyond 10 mm of B" is A farther than 10 mm
     from B."""
     name, _, other = name.partition(BEYOND)
-    mask = case.judged.get(name)
+    mask = case.judged_masks.get(name)
     if mask is None or (other and other not in case.masks):
         return np.zeros(case.shape, bool)
     return mask & (distance_transform_edt(~case.masks[other], case.spacing_mm) > 10) if other else mask
 
 
-def prescribed(case: Case, goal: Goal) -> tuple[float, float | None]:
+def prescriptions_gy(case: Case, goal: Goal) -> tuple[float, float | None]:
     """What is prescribed by the plan and by the protocol, in Gy, to the goal's target; to the highest one for
     an organ."""
     name = goal.structure.partition(BEYOND)[0]
@@ -75,7 +75,7 @@ def prescribed(case: Case, goal: Goal) -> tuple[float, float | None]:
 
 def fits_plan(case: Case, goal: Goal) -> bool:
     """Whether a goal means this plan: one in Gy does not where plan and protocol prescribe differently."""
-    rx_gy, usual_gy = prescribed(case, goal)
+    rx_gy, usual_gy = prescriptions_gy(case, goal)
     return goal.relative or usual_gy is None or abs(rx_gy - usual_gy) <= usual_gy * AGREES_PCT / 100
 
 
@@ -85,7 +85,7 @@ def goal_values(case: Case, dose_gy: np.ndarray) -> dict[str, tuple[float | None
     values = {}
     for goal in case.protocol.goals:
         doses_gy = dose_gy[structure_mask(case, goal.structure)] if fits_plan(case, goal) else np.empty(0)
-        value = statistic(goal, doses_gy, case.voxel_cc, prescribed(case, goal)[0])
+        value = statistic(goal, doses_gy, case.voxel_cc, prescriptions_gy(case, goal)[0])
         values[goal.text] = (value, None if value is None else is_met(goal, value))
     return values
 
@@ -97,9 +97,9 @@ def is_met(goal: Goal, value: float) -> bool:
 def openkbp_dvh_metrics_gy(case: Case, dose_gy: np.ndarray) -> dict[tuple[str, str], float]:
     """(structure, metric) -> Gy: targets D99, D95, D1, organs mean and D_0.1cc, if present."""
     points = {}
-    judged = case.judged
-    for name in (name for name in case.protocol.structures if name in judged):
-        doses_gy = dose_gy[judged[name]].astype(np.float64)
+    masks = case.judged_masks
+    for name in (name for name in case.protocol.structures if name in masks):
+        doses_gy = dose_gy[masks[name]].astype(np.float64)
         if name in case.protocol.targets:
             for metric, percentile in (("D99", 1), ("D95", 5), ("D1", 99)):
                 points[name, metric] = float(np.percentile(doses_gy, percentile))

@@ -49,7 +49,7 @@ def planned_dvhs(cohort: Cohort) -> Figure:
     every = max(1, len(cohort.case_ids) // PATIENTS)
     cases = [cohort.load(case_id) for case_id in cohort.case_ids[::every][:PATIENTS]]
     for ax, name in zip(axes, structures):
-        draw_planned(ax, name, [case for case in cases if name in case.judged])
+        draw_planned(ax, name, [case for case in cases if name in case.judged_masks])
     for ax in axes[len(structures) :]:
         ax.remove()
     figure.supxlabel("planned dose / Gy", fontsize=9)

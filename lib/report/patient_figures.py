@@ -77,7 +77,7 @@ def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor])
     for ax, (source, dose) in zip(axes, members.items()):
         members_gy = on_case_grid(dose, case, run.grid)
         views.draw_dvhs(ax, case, [], tuple(case.masks))
-        for name, mask in case.judged.items():
+        for name, mask in case.judged_masks.items():
             ink = views.darken(structure_colour(case, name))
             draw_band(ax, members_gy, mask, np.arange(0, 1.15 * case.rx_gy, views.DOSE_STEP_GY), ink)
         ax.set_title("\n".join(textwrap.wrap(f"{source}, {len(members_gy)} members", 26)), fontsize=8)

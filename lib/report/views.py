@@ -226,7 +226,7 @@ def goal_table(view: View) -> pd.DataFrame:
 def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structures: Sequence[str]) -> None:
     """DVHs of the named structures: planned as lines, the predicted doses [D,H,W] dashed, then dotted."""
     edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)
-    for name in (name for name in structures if name in case.judged):
+    for name in (name for name in structures if name in case.judged_masks):
         mask, line = (
             case.masks[name],
             {"color": darken(slices.structure_colour(case, name)), "linewidth": 1.4},

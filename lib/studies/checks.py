@@ -47,7 +47,7 @@ def describe_case(case: Case) -> list[dict[str, Any]]:
     rows = measured({}, {"max_gy": float(case.dose_gy.max())})
     for axis, voxels, spacing_mm in zip("zyx", case.shape, case.spacing_mm):
         rows += measured({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
-    doses_gy = {name: case.dose_gy[mask] for name, mask in case.judged.items()}
+    doses_gy = {name: case.dose_gy[mask] for name, mask in case.judged_masks.items()}
     for name, mask in sorted(case.masks.items()):
         if mask.any():
             measures = {"volume_cc": mask.sum() * case.voxel_cc, "covered_pct": case.covered_pct.get(name)}
@@ -114,7 +114,7 @@ def structures_inside(case: Case) -> Iterator[str]:
     """Outside of the dose mask, CT below -400 HU is the air around the patient; a structure there is shifted,
     or another patient's."""
     air = (case.ct_hu < -400) & ~case.dose_mask
-    for name, mask in case.judged.items():
+    for name, mask in case.judged_masks.items():
         if air[mask].mean() > 0.3:
             yield f"{name}: more than 30 % of its voxels lie in air"
 

@@ -141,7 +141,7 @@ def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     rows = measured({"region": "dose mask"}, errors["dose mask"])
     rows += measured({"region": "whole volume"}, {"mae_gy": errors["whole volume"]["mae_gy"]})
     rows += measured({}, {"dose_score_gy": openkbp_dose_error_gy(case, dose_gy)})
-    for name in case.judged:
+    for name in case.judged_masks:
         rows += measured({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
     points = openkbp_dvh_points_gy(case, dose_gy)
     rows += [both(name, f"{point}_gy", *values) for (name, point), values in points.items()]
@@ -166,7 +166,7 @@ def goal_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
 def index_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     """Conformity and homogeneity of the primary target, predicted and planned, and overlaps of isodoses."""
     primary, level_gy = case.primary_target, 0.95 * case.rx_gy
-    target = case.judged.get(primary, np.zeros(case.shape, bool))
+    target = case.judged_masks.get(primary, np.zeros(case.shape, bool))
     conformity = [conformity_index(dose, target, level_gy) for dose in (dose_gy, case.dose_gy)]
     homogeneity = [homogeneity_index(dose, target) for dose in (dose_gy, case.dose_gy)]
     dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])

@@ -107,7 +107,7 @@ def spread_rows(columns: Row, case: Case, all_gy: np.ndarray) -> list[Row]:
     rows = measured(columns | {"region": "dose mask"}, measures)
     rows += measured(columns | {"region": "whole volume"}, {"spread_gy": spread.mean(dtype=np.float64)})
     rows += measured(columns, {"dvh_band_pct": dvh_band_pct(case, all_gy)})
-    for name, mask in case.judged.items():
+    for name, mask in case.judged_masks.items():
         rows += measured(columns | {"structure": name}, {"spread_gy": spread[mask].mean()})
     return rows
 
@@ -139,7 +139,7 @@ def dvh_band_pct(case: Case, members_gy: np.ndarray) -> float | None:
     """Share in % of DVH points (volumes at whole Gy, where the planned is neither 0 nor 100 %) inside the
     members' range."""
     covered = []
-    for mask in case.judged.values():
+    for mask in case.judged_masks.values():
         curves = np.stack([dvh_curve(member, mask, DVH_EDGES_GY) for member in members_gy])
         planned = dvh_curve(case.dose_gy, mask, DVH_EDGES_GY)
         judged = (planned > 0) & (planned < 100)
