@@ -28,11 +28,9 @@ class Grid(NamedTuple):
         """Voxels of the case along the edge of an answered dose."""
         return self.coarsen // self.answer
 
-    def check(self) -> None:
+    def check(self, where: str = "answer") -> None:
         if self.coarsen % self.answer:
-            raise UserError(
-                f"answer {self.answer} does not divide coarsen {self.coarsen}; give a divisor of it"
-            )
+            raise UserError(f"{where} is {self.answer}; it must divide coarsen, which is {self.coarsen}")
 
     def finer(self, box: Box) -> Box:
         """A box of blocks as one of answered doses."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError, closest
+from lib.features.grid import Grid
 from lib.files import ROOT
 from lib.models.methods import METHODS, Method, find_method
 from lib.runner.parameters import Parameter, check_value, parse_lines, read_parameters
@@ -153,6 +154,8 @@ def check_together(name: str, values: Values, where: str) -> None:
     value = values[name]
     if name == "sizes" and max(value) > values["members"]:
         raise UserError(f"{where} holds {max(value)}, but members is only {values['members']}")
+    if name == "answer":
+        Grid(values["coarsen"], value).check(where)
     if name == "patch_voxels" and 0 in value and any(value):
         raise UserError(f"{where} is {value}; it must be three sizes, or three zeros for whole volumes")
 

@@ -48,6 +48,7 @@ class Experiment:
     def __post_init__(self):
         for name in ("beams_deg", "methods"):  # files and notebooks give lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        self.grid.check()
 
     @property
     def grid(self) -> Grid:

@@ -37,8 +37,9 @@ def make_config(
     """The configuration of a training of `run` (an Experiment) on the samples `training`.
 
     `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
-    method has it. With `noise_shift` ("yes" | "no") the noise moves with the number of answers in a block. A
-    UserError if noise is to be predicted where there is nothing else, or if there is no dose to add x_t to.
+    method has it. With `noise_shift` ("yes" | "no") the noise moves with the number of answers in a block;
+    `skip` is for diffusions that predict the dose. A UserError if noise is to be predicted where there is
+    nothing else.
     """
     row, cohort, first = find_method(method), run.open_cohort(), training[0]
     zero_snr = row.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
@@ -46,10 +47,6 @@ def make_config(
         raise UserError(
             "with zero terminal signal-to-noise ratio a predicted noise says nothing of the dose; "
             "take terminal_snr: reference, or a method that predicts v or the dose"
-        )
-    if skip and not (row.timed and row.predicts == "dose"):
-        raise UserError(
-            f"skip is for methods that predict the dose from x_t, such as ddpm_dose, not {method}"
         )
     config = TrainConfig(
         method=method,
@@ -65,7 +62,7 @@ def make_config(
         precision=choose_precision(run.precision, choose_device(run.device)),
         zero_snr=zero_snr,
         snr_divisor=1.0 if noise_shift == "no" else float(first.grid.answer**3),
-        skip=skip,
+        skip=skip if row.timed and row.predicts == "dose" else 0.0,
         **parameters,
     )
     standardised = row.standardised if standardise == "auto" else standardise == "yes"
