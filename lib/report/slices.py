@@ -136,45 +136,28 @@ def put_overlay(image: Image.Image, values_gy: np.ndarray, overlay: Overlay, opa
     image.paste(colours.convert("RGB"), mask=Image.fromarray(mask))
 
 
-def contour_lines(values: np.ndarray, level: float, size_px: tuple) -> list[np.ndarray]:
-    """Lines of values [rows, columns] at `level`, each [n,2], (x, y) in pixels of a picture of `size_px`."""
+def contour_lines(values: np.ndarray, level: float, size_px: tuple) -> list[list[float]]:
+    """Lines of values [rows, columns] at `level`, each x, y, x, y, ... in pixels of `size_px`."""
     # a rim of zeros closes what touches the border, and gives a single row its neighbours
     padded = np.pad(values.astype(np.float32), 1)
     scale = np.array([size_px[1] / values.shape[1], size_px[0] / values.shape[0]])
     lines = contour_generator(z=padded).lines(level) if values.any() else []
-    return [(line - 0.5) * scale for line in lines]
+    return [((line - 0.5) * scale).ravel().tolist() for line in lines]
 
 
 def line_layer(contours: Iterable[Contour], size_px: tuple, letters: str = "") -> Image.Image:
     """A transparent picture of lines with a dark rim, and of the letters that say where left and up are."""
-    height, width = (n * SMOOTH for n in size_px)
+    height, width = size = tuple(n * SMOOTH for n in size_px)
     draw = ImageDraw.Draw(layer := Image.new("RGBA", (width, height)))
-    paths = [
-        (line.ravel().tolist(), colour)
-        for values, level, colour in contours
-        for line in contour_lines(values, level, (height, width))
-    ]
+    paths = [(line, ink) for values, level, ink in contours for line in contour_lines(values, level, size)]
     for path, _ in paths:
         draw.line(path, fill=(0, 0, 0, 150), width=2 * SMOOTH + 1)
-    for path, colour in paths:
-        draw.line(path, fill=colour, width=SMOOTH + 1)
+    for path, ink in paths:
+        draw.line(path, fill=ink, width=SMOOTH + 1)
     places = [(8, height // 2), (width - 8, height // 2), (width // 2, 16), (width // 2, height - 18)]
     for letter, place, anchor in zip(letters, places, ("lm", "rm", "mm", "mm")):
         draw.text(place, letter, fill=(200, 200, 200, 255), font=font(11 * SMOOTH), anchor=anchor)
     return layer.reduce(SMOOTH)
-
-
-def outlines(case: Case, names: Sequence[str], plane: str, index: int, box: Box | None) -> list[Contour]:
-    """Of the named structures that the case has, the first on top."""
-    present = [name for name in reversed(names) if name in case.masks]
-    return [(take_slice(case.masks[n], plane, index, box), 0.5, structure_colour(n)) for n in present]
-
-
-def isodoses(values_gy: np.ndarray, overlay: Overlay) -> list[Contour]:
-    """In the colours of their values."""
-    rows = colour_index(np.float32(overlay.isodoses_gy), overlay.range_gy)
-    colours = map(tuple, colour_lut(overlay.colours)[rows].tolist())
-    return [(values_gy, level, colour) for level, colour in zip(overlay.isodoses_gy, colours)]
 
 
 def render_slices(
@@ -196,7 +179,9 @@ def render_slices(
     hu = take_slice(case.ct_hu, plane, index, box)
     size = slice_size_px(hu.shape, case.spacing_mm, plane, size_px)
     ct = enlarge(colour_index(hu.astype(np.float32), ct_hu), size).convert("RGB")
-    front = line_layer(outlines(case, structures, plane, index, box), size, LETTERS[plane])
+    names = [name for name in reversed(structures) if name in case.masks]  # the first on top
+    outlines = [(take_slice(case.masks[n], plane, index, box), 0.5, structure_colour(n)) for n in names]
+    front = line_layer(outlines, size, LETTERS[plane])
     pictures = []
     for overlay in overlays:
         image = ct.copy()
@@ -204,16 +189,14 @@ def render_slices(
             values_gy = take_slice(overlay.volume_gy, plane, index, box)
             put_overlay(image, np.asarray(enlarge(values_gy, size)), overlay, opacity)
             if overlay.isodoses_gy:
-                layer = line_layer(isodoses(values_gy, overlay), size)
+                rows = colour_index(np.float32(overlay.isodoses_gy), overlay.range_gy)
+                colours = map(tuple, colour_lut(overlay.colours)[rows].tolist())
+                lines = [(values_gy, level, ink) for level, ink in zip(overlay.isodoses_gy, colours)]
+                layer = line_layer(lines, size)
                 image.paste(layer, mask=layer)
         image.paste(front, mask=front)
         pictures.append(np.asarray(image))
     return pictures
-
-
-def render_slice(case: Case, plane: str, index: int, overlay: Overlay | None = None, **look) -> np.ndarray:
-    """One picture uint8 [H,W,3]; `look` as in render_slices."""
-    return render_slices(case, plane, index, [overlay], **look)[0]
 
 
 @lru_cache(maxsize=64)
@@ -237,4 +220,4 @@ def draw_axial(case: Case, index: int) -> np.ndarray:
     """An axial slice of the planned dose with two isodoses and every structure, uint8 [H,W,3]."""
     isodoses_gy = tuple(share * case.rx_gy for share in ISODOSE_SHARES)
     overlay = Overlay(case.dose_gy, (0.0, case.rx_gy), isodoses_gy=isodoses_gy)
-    return render_slice(case, "axial", index, overlay, structures=tuple(case.masks))
+    return render_slices(case, "axial", index, [overlay], structures=tuple(case.masks))[0]

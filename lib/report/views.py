@@ -23,10 +23,10 @@ from lib.metrics.gamma import gamma_index
 from lib.prediction.predict import on_case_grid
 from lib.prediction.store import load_prediction, prediction_path
 from lib.report import slices
-from lib.report.style import NO_PICTURE, picture_grid
+from lib.report.style import picture_grid
 
 LAYERS = ("difference", "spread", "gamma")
-GAMMA = {"dose_pct": 3, "distance_mm": 3, "max_gamma": 2.0}
+MOST_GAMMA = 2.0
 DOSE_STEP_GY = 0.5  # of DVHs
 
 
@@ -94,8 +94,8 @@ def at_step(case: Case, dose: MethodDose, step: int, coarsen: int) -> MethodDose
 
 def with_gamma(case: Case, dose: MethodDose) -> MethodDose:
     """The same with its gamma index; some seconds at full size."""
-    gamma = gamma_index(case.dose_gy, dose.dose_gy, case.spacing_mm, global_gy=case.rx_gy, **GAMMA)
-    return dose._replace(gamma=np.nan_to_num(gamma))
+    how = {"dose_pct": 3, "distance_mm": 3, "max_gamma": MOST_GAMMA, "global_gy": case.rx_gy}
+    return dose._replace(gamma=np.nan_to_num(gamma_index(case.dose_gy, dose.dose_gy, case.spacing_mm, **how)))
 
 
 def open_view(
@@ -120,39 +120,18 @@ def close_view(case: Case, doses: Sequence[MethodDose], plane: str = "axial") ->
 def overlays(view: View) -> dict[str, slices.Overlay]:
     """title -> Overlay, of what there is."""
     plan = slices.Overlay(view.case.dose_gy, (0.0, view.top_gy), isodoses_gy=view.isodoses_gy)
-    panels = {"planned dose": plan}
+    panels, end_gy = {"planned dose": plan}, view.end_gy
     for dose in view.doses:
-        predicted = {"predicted dose": plan._replace(volume_gy=dose.dose_gy)}
-        layers = predicted | layers_of(dose, view.layers, view.end_gy)
-        panels |= {f"{dose.method}: {title}": overlay for title, overlay in layers.items()}
+        difference = slices.Overlay(dose.error_gy, (-end_gy, end_gy), slices.ERROR_MAP, 0.5, 0.4 * end_gy)
+        spread = slices.Overlay(dose.spread_gy, (0.0, end_gy / 2), slices.SPREAD_MAP, 0.25)
+        gamma = slices.Overlay(dose.gamma, (0.0, MOST_GAMMA), slices.ERROR_MAP, 0.05, 1.0, (), "gamma")
+        titles = ("predicted - planned", "spread of samples", "gamma, 3 % 3 mm")
+        layers = zip(LAYERS, titles, (difference, spread, gamma))
+        shown = {"predicted dose": plan._replace(volume_gy=dose.dose_gy)}
+        shown |= {title: overlay for name, title, overlay in layers if name in view.layers}
+        there = {title: overlay for title, overlay in shown.items() if overlay.volume_gy is not None}
+        panels |= {f"{dose.method}: {title}": overlay for title, overlay in there.items()}
     return panels
-
-
-def layers_of(dose: MethodDose, layers: Sequence[str], end_gy: float) -> dict[str, slices.Overlay]:
-    """title -> Overlay of the layers that are asked for and there."""
-    all_of_them = {
-        "difference": (
-            "predicted - planned",
-            dose.error_gy,
-            (-end_gy, end_gy),
-            slices.ERROR_MAP,
-            0.5,
-            0.4 * end_gy,
-        ),
-        "spread": ("spread of samples", dose.spread_gy, (0.0, end_gy / 2), slices.SPREAD_MAP, 0.25),
-        "gamma": (
-            "gamma, 3 % 3 mm",
-            dose.gamma,
-            (0.0, GAMMA["max_gamma"]),
-            slices.ERROR_MAP,
-            0.05,
-            1.0,
-            (),
-            "gamma",
-        ),
-    }
-    there = (all_of_them[name] for name in LAYERS if name in layers)
-    return {title: slices.Overlay(volume, *look) for title, volume, *look in there if volume is not None}
 
 
 def render_panels(view: View) -> dict[str, np.ndarray]:
@@ -242,9 +221,6 @@ def darken(hex_colour: str, share: float = 0.75) -> tuple:
 def draw_view(view: View) -> Figure:
     """A view as a figure: panels with colour bars, four in a row, under the read-out."""
     pictures = render_view(view._replace(size_px=400))
-    columns = min(4, len(pictures))
-    places = [*pictures.values()] + [NO_PICTURE] * (-len(pictures) % columns)
-    rows = [places[first : first + columns] for first in range(0, len(places), columns)]
-    figure, _ = picture_grid(rows, list(pictures))
+    figure, _ = picture_grid([*pictures.values()], [*pictures], min(4, len(pictures)))
     figure.suptitle(textwrap.fill(read_out(view), 115), x=0.01, ha="left", fontsize=9)
     return figure
