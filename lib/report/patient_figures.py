@@ -1,4 +1,4 @@
-"""Figures of patients: doses on CT, dose-volume histograms, profiles; of one by several methods, or of many."""
+"""Figures of patients: doses on CT, dose-volume histograms, profiles; by several methods, or of many patients."""
 
 import textwrap
 from collections.abc import Sequence
