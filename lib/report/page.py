@@ -18,6 +18,7 @@ from lib.files import write_text
 from lib.models.methods import METHODS
 from lib.report import frames
 from lib.report.pictures import pictures_to_webp, webp_uri
+from lib.report.statements import ACCURACY, CONTROL, LIMITS, SPREAD, STEPS
 from lib.studies.results import Results
 
 REPORT = "05_report"
@@ -74,11 +75,9 @@ def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
 
 
 def answer_list(told: pd.DataFrame) -> str:
-    """The first statement of every question as Markdown."""
-    first = told.drop_duplicates("question")
-    return "\n\n".join(
-        f"**{question}** {said}" for question, said in zip(first["question"], first["sentence"])
-    )
+    """The answers in one minute, as Markdown."""
+    questions = [q for q in (ACCURACY, STEPS, SPREAD, CONTROL, LIMITS) if q in set(told["question"])]
+    return "\n\n".join(f"**{question}** {answer(told, question)}" for question in questions)
 
 
 def answer(told: pd.DataFrame, question: str) -> str:

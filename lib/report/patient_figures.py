@@ -1,4 +1,4 @@
-"""Figures of patients: doses on CT, dose-volume histograms, profiles; by several methods, or of many patients."""
+"""Figures of patients: doses on CT, dose-volume histograms, profiles; by several methods, or of a cohort."""
 
 import textwrap
 from collections.abc import Sequence
