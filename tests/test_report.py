@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from lib.errors import UserError
 from lib.files import ROOT, read_json, write_json, write_text
 from lib.metrics.statistics import Difference
-from lib.report import frames, page, pictures, style, tables
+from lib.report import page, pictures, style, tables
 from lib.report.claims import claims
 from lib.report.statements import (
     ACCURACY,

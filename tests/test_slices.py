@@ -79,7 +79,11 @@ def test_an_overlay_is_seen_above_its_threshold_and_opacity_zero_leaves_the_ct(c
 
 def test_full_opacity_shows_the_colour_of_the_value(case):
     rgb = render_slice(case, "axial", 5, slices.Overlay(np.full(SHAPE, 77.0, np.float32), DOSE), opacity=1.0)
-    assert np.array_equal(rgb[60, 60], slices.colour_lut("turbo")[255])
+    assert np.array_equal(rgb[60, 60], slices.colour_lut("turbo")[254])
+    for colours, most_gy in (("turbo", 80), ("RdBu_r", 80), ("RdBu_r", -80)):
+        beyond = slices.Overlay(np.full(SHAPE, most_gy, np.float32), (-77.0, 77.0), colours)
+        rgb = render_slice(case, "axial", 5, beyond, opacity=1.0)
+        assert "#{:02X}{:02X}{:02X}".format(*rgb[60, 60]) == (slices.ABOVE if most_gy > 0 else "#00E5FF")
 
 
 def test_a_structure_is_outlined_and_an_absent_one_changes_nothing(case):

@@ -38,7 +38,7 @@ def dose_panels(run: Experiment, case_id: str, methods: Sequence[str], plane: st
 def dvhs(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
     """fig7: Dose-volume histograms of one patient: planned as lines, predicted dashed, one panel a method."""
     case = run.open_cohort().load(case_id)
-    figure, axes = panels(len(methods), height_in=3.0, sharey=True)
+    figure, axes = panels(len(methods), height_in=3.0, sharex=True, sharey=True)
     for ax, method in zip(axes, methods):
         views.draw_dvhs(ax, case, [views.load_dose(run.folder, method, case).dose_gy], tuple(case.masks))
         ax.set(title=method, ylabel="volume / %" if ax is axes[0] else "")
@@ -50,8 +50,9 @@ def planned_dvhs(cohort: Cohort) -> Figure:
     """Planned DVHs of up to 24 patients of the cohort, one panel a structure, a line a patient."""
     structures, columns = list(cohort.protocol.structures), 5
     figure, axes = panels(columns, -(-len(structures) // columns), height_in=1.7, sharex=True, sharey=True)
-    every, edges_gy = max(1, len(cohort.case_ids) // PATIENTS), np.arange(0, 80, views.DOSE_STEP_GY)
+    every = max(1, len(cohort.case_ids) // PATIENTS)
     cases = [cohort.load(case_id) for case_id in cohort.case_ids[::every][:PATIENTS]]
+    edges_gy = views.dose_axis_gy(*(case.dose_gy for case in cases))
     for ax, name in zip(axes, structures):
         drawn = [case for case in cases if name in case.masks and case.masks[name].any()]
         for case in drawn:
@@ -115,9 +116,9 @@ def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor])
     """fig19: DVHs of a patient, planned lines, members' range bands; `members`: source -> [N,1,d,h,w]."""
     case, columns = run.open_cohort().load(sample.case_id), min(4, len(members))
     figure, axes = panels(columns, rows=-(-len(members) // columns), height_in=2.5, sharex=True, sharey=True)
-    edges_gy = np.arange(0, 1.15 * case.rx_gy, views.DOSE_STEP_GY)
     for ax, (source, dose) in zip(axes, members.items()):
         members_gy = on_case_grid(dose, case, run.coarsen)
+        edges_gy = views.dose_axis_gy(case.dose_gy, members_gy)
         views.draw_dvhs(ax, case, [], tuple(case.masks))
         for name, mask in ((name, mask) for name, mask in case.masks.items() if mask.any()):
             curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]

@@ -25,7 +25,7 @@ from lib.report.views import MethodDose, View, close_view, load_dose, render_pan
 
 PATIENTS, METHODS, SLICES = 1, 3, 22
 SIZE_PX, COLUMNS, QUALITY = 176, 8, 40
-ESTIMATES = (-0.3, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
+ESTIMATES = (0.0, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
 LOADER = jinja2.FileSystemLoader(Path(__file__).parent)
 TEMPLATES = jinja2.Environment(loader=LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from contourpy import contour_generator
 from matplotlib import colormaps
+from matplotlib.colors import Colormap
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
@@ -33,6 +34,8 @@ COLOURS = {
     for names, colours in ((protocol.targets, WARM), (protocol.organs, COOL))
     for name, colour in zip(names, colours)
 }
+ABOVE = "#FF00FF"  # the colour of values beyond the upper end of the colours
+BELOW = {DOSE_MAP: "#8C8C8C", ERROR_MAP: "#00E5FF", SPREAD_MAP: "#8C8C8C"}  # and beyond the lower end
 AIR_HU = -400  # less is air around the patient
 SMOOTH = 2  # lines are drawn this much larger, then averaged
 font = lru_cache(ImageFont.load_default)
@@ -108,15 +111,21 @@ def slice_size_px(shape: Sequence[int], spacing_mm: Sequence[float], plane: str,
 
 
 @lru_cache(maxsize=16)
+def colour_map(name: str) -> Colormap:
+    """One of matplotlib's colour maps with colours of their own for what lies beyond its range."""
+    return colormaps[name].with_extremes(under=BELOW.get(name), over=ABOVE)
+
+
+@lru_cache(maxsize=16)
 def colour_lut(name: str) -> np.ndarray:
-    """uint8 [256,3] of one of matplotlib's colour maps."""
-    return (colormaps[name](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)
+    """uint8 [256,3] of a colour map; the first and the last row are for what lies beyond its range."""
+    return (colour_map(name)(np.linspace(-1 / 253, 254 / 253, 256))[:, :3] * 255 + 0.5).astype(np.uint8)
 
 
 def colour_index(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Row of the look-up table for each value; values beyond the limits take its ends."""
+    """Row of the look-up table for each value."""
     low, high = limits
-    return np.clip((values - low) * (255.0 / max(high - low, 1e-6)) + 0.5, 0, 255).astype(np.uint8)
+    return np.clip((values - low) * (253.0 / max(high - low, 1e-6)) + 1.5, 0, 255).astype(np.uint8)
 
 
 def enlarge(values: np.ndarray, size_px: tuple) -> Image.Image:
@@ -201,11 +210,14 @@ def render_slices(
 
 @lru_cache(maxsize=64)
 def colour_bar(colours: str, limits: tuple, width_px: int = 320, unit: str = "Gy") -> np.ndarray:
-    """A strip uint8 [34,width_px,3] of the colours with ticks in `unit`."""
+    """A strip uint8 [34,width_px,3] of the colours with ticks in `unit`, and of those beyond its ends."""
     low, high = limits
-    left, right = 12, width_px - 14 - 8 * len(unit)
-    strip = np.zeros((34, width_px, 3), np.uint8)
-    strip[4:14, left:right] = colour_lut(colours)[np.linspace(0, 255, right - left).astype(int)]
+    left, right = 14, width_px - 24 - 8 * len(unit)
+    strip, lut = np.zeros((34, width_px, 3), np.uint8), colour_lut(colours)
+    strip[4:14, left:right] = lut[np.linspace(1, 254, right - left).astype(int)]
+    strip[4:14, right + 2 : right + 10] = lut[255]
+    if low < 0:
+        strip[4:14, left - 10 : left - 2] = lut[0]
     draw = ImageDraw.Draw(image := Image.fromarray(strip))
     for tick in MaxNLocator(5).tick_values(low, high):
         if low <= tick <= high:

@@ -62,7 +62,7 @@ class View(NamedTuple):
     opacity: float = 0.5
     isodoses_gy: tuple[float, ...] = ()
     top_gy: float = 77.0  # of the colours of the dose
-    end_gy: float = 10.0  # of the colours of the difference, and twice that of the spread
+    end_gy: float = 14.0  # of the colours of the difference, and twice that of the spread
     ct_hu: tuple[float, float] = (-160, 240)  # black and white
     size_px: int = 300  # longest side of a picture
     note: str = ""  # what is missing
@@ -101,12 +101,13 @@ def with_gamma(case: Case, dose: MethodDose) -> MethodDose:
 def open_view(
     case: Case, doses: Sequence[MethodDose], plane: str = "axial", index: int | None = None
 ) -> View:
-    """The view that opens: every structure, at the middle of the primary target."""
+    """The view that opens: every structure, at the middle of the primary target. The ends of the colours
+    follow from the plan, so that a patient has the same in all pictures; what exceeds them is marked."""
     index = slices.target_index(case, plane) if index is None else index
     order = {name: number for number, name in enumerate(PROTOCOLS[case.site].structures)}
     structures = tuple(sorted(case.masks, key=lambda name: order.get(name, 99)))
-    top_gy = float(np.ceil(1.1 * case.rx_gy))
-    return View(case, tuple(doses), slices.body_box(case), plane, index, structures=structures, top_gy=top_gy)
+    ends = {"top_gy": float(np.ceil(1.05 * case.dose_gy.max())), "end_gy": float(np.ceil(0.2 * case.rx_gy))}
+    return View(case, tuple(doses), slices.body_box(case), plane, index, structures=structures, **ends)
 
 
 def close_view(case: Case, doses: Sequence[MethodDose], plane: str = "axial") -> View:
@@ -114,7 +115,7 @@ def close_view(case: Case, doses: Sequence[MethodDose], plane: str = "axial") ->
     view = open_view(case, doses, plane)
     isodoses_gy = tuple(share * case.rx_gy for share in slices.ISODOSE_SHARES)
     box = slices.slice_box(case, plane, view.index)
-    return view._replace(box=box, isodoses_gy=isodoses_gy, opacity=0.55, end_gy=15.0)
+    return view._replace(box=box, isodoses_gy=isodoses_gy, opacity=0.55)
 
 
 def overlays(view: View) -> dict[str, slices.Overlay]:
@@ -204,13 +205,19 @@ def goal_table(view: View) -> pd.DataFrame:
 
 def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structures: Sequence[str]) -> None:
     """DVHs of the named structures: planned as lines, the predicted doses [D,H,W] dashed, then dotted."""
-    edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)
+    edges_gy = dose_axis_gy(case.dose_gy, *doses_hat_gy)
     for name in (name for name in structures if case.masks[name].any()):
         mask, line = case.masks[name], {"color": darken(slices.structure_colour(name)), "linewidth": 1.4}
         ax.plot(edges_gy, dvh_curve(case.dose_gy, mask, edges_gy), label=name.replace("_", " "), **line)
         for dose_hat_gy, style in zip(doses_hat_gy, ("--", ":")):
             ax.plot(edges_gy, dvh_curve(dose_hat_gy, mask, edges_gy), linestyle=style, **line)
-    ax.set(xlabel="dose / Gy", ylabel="volume / %", xlim=(0, edges_gy[-1]), ylim=(0, 102))
+    ax.set(xlabel="dose / Gy", ylabel="volume / %", ylim=(0, 102))
+    ax.margins(x=0)
+
+
+def dose_axis_gy(*doses_gy: np.ndarray) -> np.ndarray:
+    """Doses from 0 to beyond the highest of all volumes, so that no overdose is cut off."""
+    return np.arange(0, max(dose_gy.max() for dose_gy in doses_gy) + 2 * DOSE_STEP_GY, DOSE_STEP_GY)
 
 
 def darken(hex_colour: str, share: float = 0.75) -> tuple:
