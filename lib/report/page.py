@@ -17,7 +17,7 @@ from lib.errors import UserError
 from lib.files import write_text
 from lib.models.methods import METHODS
 from lib.report import frames
-from lib.report.pictures import pictures_to_webp, webp_uri
+from lib.report.pictures import MANY, pictures_to_webp, webp_uri
 from lib.report.statements import ACCURACY, CONTROL, LIMITS, SPREAD, STEPS
 from lib.studies.results import Results
 
@@ -63,15 +63,22 @@ def without_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
-    """A figure of the experiment with its caption; `seen` is what it shows, for those who do not see it."""
+    """A figure of the experiment with its caption and the number of its file; `seen` is what it shows, for
+    those who do not see it. Figures of lines can be turned dark, pictures of patients can not."""
     path = folder / "figures" / f"{name}.png"
     if not path.exists():
         return HTML(Markup("<p class=missing>{} was not made in this run.</p>").format(name))
-    pdf = f"figures/{name}.pdf" if path.with_suffix(".pdf").exists() else ""
-    link = Markup(' <a href="{}">PDF</a>').format(pdf) if pdf else ""
-    text = '<figure id="{}"><img alt="{}" src="{}"><figcaption>{}{}</figcaption></figure>'
-    alt = f"{caption} {seen}".strip().replace("`", "")
-    return HTML(Markup(text).format(name, alt, webp_uri(Image.open(path)), caption, link))
+    picture, number = Image.open(path).convert("RGB"), "".join(filter(str.isdigit, name.partition("_")[0]))
+    pdf = (
+        Markup(' <a href="figures/{}.pdf">PDF</a>').format(name) if path.with_suffix(".pdf").exists() else ""
+    )
+    text = '<figure id="{}" class="{}"><div class="wide" tabindex="0"><img alt="{}" src="{}"></div>'
+    text += "<figcaption><b>Figure {}.</b> {}{}</figcaption></figure>"
+    alt, look = (
+        f"{caption} {seen}".strip().translate({96: "", 42: ""}),
+        "lines" if picture.getcolors(MANY) else "",
+    )
+    return HTML(Markup(text).format(name, look, alt, webp_uri(picture), number, caption, pdf))
 
 
 def answer_list(told: pd.DataFrame) -> str:

@@ -124,7 +124,7 @@ def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor])
             curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
             ink, ends = views.darken(structure_colour(name)), (np.min(curves, axis=0), np.max(curves, axis=0))
             ax.fill_between(edges_gy, *ends, color=ink, alpha=0.3, linewidth=0)
-        ax.set_title("\n".join(textwrap.wrap(f"{source}, {len(members_gy)} members", 26)), fontsize=8)
+        ax.set_title("\n".join(textwrap.wrap(f"{source}, {len(members_gy)} members", 17)), fontsize=8)
         ax.label_outer()
     for ax in axes[len(members) :]:
         ax.set_axis_off()

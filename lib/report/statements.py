@@ -169,10 +169,8 @@ def steps(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
         said = judge(d, margin_gy, equal="flat") if low < high >= best else CANNOT
         rows[name] = make_row(quantity, name, "", d, said, is_failed)
         if name == REFERENCE_GRID:
-            rows[name]["sentence"] = f"from {low:.0f} to {high:.0f} steps the error of "
-            rows[name]["sentence"] += (
-                f"{in_words('', about['training'][name])} grows by {change(rows[name])}."
-            )
+            text = f"{in_words('', about['training'][name])} errs by {change(rows[name])}"
+            rows[name]["sentence"] = f"{text} with {high:.0f} steps than with {low:.0f}."
         if is_other:
             d, quantity = frames.theory_ratio(results, name), f"largest RMSE ({ROOT2:.2f} allowed)"
             said = "no more than theory allows" if d.mean <= ROOT2 else "more than sampling explains"
@@ -251,7 +249,9 @@ def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]
                 text = with_interval(error, f"wrong by {error['difference']:.2f} Gy on average")
                 found[0]["sentence"] = f"{in_words(name, about['training'][name])}, {text}."
     if lost:
-        found[0]["sentence"] += f" Yet no network at all comes closer to the plan by {', '.join(lost)}."
+        found[0]["sentence"] += (
+            f" Yet the rule without a network comes closer to the plan by {', '.join(lost)}."
+        )
     yield from found
 
 

@@ -24,7 +24,7 @@ COUNTS = ("patients", "steps", "network calls", "members", "met", "plans judged"
 # how a quantity is written where two decimals do not fit it
 FORMATS = {
     **dict.fromkeys((*COUNTS, "goals as planned / %", "met / %", "volume / cc"), "{:.0f}"),
-    **dict.fromkeys(("bias / Gy", LESS, "effect size d_z"), "{:+.2f}"),
+    **dict.fromkeys(("bias / Gy", LESS, "effect size d_z"), "{:+z.2f}"),
     **dict.fromkeys(("training / min", "minutes", "times as fast"), "{:.1f}"),
     **dict.fromkeys(("Wilcoxon p", "p after Holm"), "{:.2g}"),
     "gain at the first t": "{:,.2f}",
@@ -41,7 +41,7 @@ class Interval(NamedTuple):
 
 def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     """A table as it is shown: rounded, all text escaped; of no rows, it says so."""
-    shown = pd.DataFrame({c: [cell(value, FORMATS.get(c, "{:.2f}")) for value in table[c]] for c in table})
+    shown = pd.DataFrame({c: [cell(value, FORMATS.get(c, "{:z.2f}")) for value in table[c]] for c in table})
     shown = shown.set_axis(table.index.astype(str)).rename_axis(columns=str(escape(table.index.name or "")))
     style = (shown.rename_axis(index=None) if len(shown) else pd.DataFrame(index=["not in this run"])).style
     style = style.format(escape="html").format_index(escape="html").format_index(escape="html", axis=1)
@@ -85,7 +85,6 @@ def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {
         "MAE / Gy": frames.rows_of(frame),
         "RMSE / Gy": frames.rows_of(frame, "rmse_gy"),
-        "dose score / Gy": select(frame, measure="dose_score_gy"),
         "DVH score / Gy": frames.dvh_errors(frame),
     }
 
@@ -290,7 +289,8 @@ def told_rows(told: pd.DataFrame) -> pd.DataFrame:
         told.assign(**{"value or difference": pack(told, "difference")}).set_index("first").rename_axis("of")
     )
     told = told.rename(columns={"second": "against", "n": "patients"})
-    return told[["against", "quantity", "value or difference", "unit", "patients", "verdict"]]
+    told = told[["against", "quantity", "value or difference", "unit", "patients", "verdict"]]
+    return told.loc[:, told.ne("").any()]
 
 
 def cohort(results: Results) -> pd.DataFrame:
