@@ -32,8 +32,8 @@ TEMPLATES = jinja2.Environment(loader=LOADER, autoescape=True, trim_blocks=True,
 
 
 class Film(NamedTuple):
-    """Slices of one kind as a sheet of tiles in rows of COLUMNS, with a colour bar, as data URIs; of `method` if
-    another may be chosen instead."""
+    """Slices of one kind as a sheet of tiles in rows of COLUMNS, with a colour bar, as data URIs; of `method`
+    if another may be chosen instead."""
 
     title: str
     sheet: str
