@@ -16,10 +16,8 @@ from PIL import Image
 from lib.errors import UserError
 from lib.files import write_text
 from lib.models.methods import METHODS
-from lib.report import frames
 from lib.report.pictures import MANY, pictures_to_webp, webp_uri
 from lib.report.statements import ACCURACY, CONTROL, LIMITS, SPREAD, STEPS
-from lib.studies.results import Results
 
 REPORT = "05_report"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -98,25 +96,3 @@ def glossary(frame: pd.DataFrame) -> str:
     titles = {name: METHODS[method].title for name, method, _ in names if method in METHODS}
     variants = {name: f", trained once more: {variant}" for name, _, variant in names if variant}
     return "\n".join(f"- `{name}`: {title}{variants.get(name, '')}" for name, title in titles.items())
-
-
-def executed_notebooks(folder: Path) -> str:
-    """Links to the pages of the executed notebooks, as Markdown."""
-    names = [path.stem for path in sorted(folder.glob("[0-9]*.ipynb")) if path.stem != REPORT]
-    return ", ".join(f"[{name}](pages/{name}.html)" for name in names)
-
-
-def subtitle(results: Results, coarsen: int) -> str:
-    """Whose patients, what the networks see of them, where and when it was made."""
-    made, cohort = frames.setting(results, "made", {}), results.settings.get("00_cohort", {})
-    seen = "every voxel" if coarsen == 1 else f"blocks of {coarsen} x {coarsen} x {coarsen} voxels"
-    patients = f"{sum(cohort.get('split', {}).values())} patients ({cohort.get('source', 'of no study')})"
-    return f"{patients}; networks see {seen}; {made.get('device', '')}, {made.get('date', '')}."
-
-
-def provenance(results: Results) -> pd.DataFrame:
-    """Commit, date, device, seed and versions of the last study that says them."""
-    made = dict(frames.setting(results, "made", {}))
-    versions = {"python": made.pop("python", ""), **made.pop("versions", {})}
-    made["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return pd.Series(made).astype(str).to_frame("").rename_axis("made by")

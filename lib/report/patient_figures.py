@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from lib.cases.cohort import Cohort
 from lib.features.samples import Sample
 from lib.metrics.dvh import dvh_curve
+from lib.models.methods import kind
 from lib.prediction.predict import on_case_grid
 from lib.report import views
 from lib.report.slices import PLANES, primary_target, structure_colour, target_index
-from lib.report.style import BESIDE, NO_PICTURE, colour, dashes, panels, picture_grid
+from lib.report.style import BESIDE, NO_PICTURE, colour, panels, picture_grid
 from lib.studies.experiment import Experiment
 
 PATIENTS = 24  # whose planned DVHs are drawn
@@ -101,7 +102,7 @@ def profiles(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
         ax.plot(at_mm, case.dose_gy[line], color="black", label="planned")
         for dose in doses:
             dose_gy, ink = dose.dose_gy[line], colour(dose.method)
-            stroke = ":" if dashes(dose.method) == "--" else "--"  # a variant has its method's colour
+            stroke = "--" if dose.method == kind(dose.method) else ":"  # a variant has its method's colour
             ax.plot(at_mm, dose_gy, stroke, color=ink, linewidth=1.4, label=dose.method)
             if dose.spread_gy is not None:
                 ends_gy = (dose_gy + times * dose.spread_gy[line] for times in (-2, 2))

@@ -47,11 +47,6 @@ def colour(training: str) -> str:
     return COLOURS.get(kind(training), "#333333")
 
 
-def dashes(training: str) -> str:
-    """Line style: a method trained once more with something else ("ddpm_v-minsnr") is dashed."""
-    return "--" if kind(training) in COLOURS and training.split(",")[0] != kind(training) else "-"
-
-
 def look(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     """seaborn's hue and style by a column: a method's variants have its colour, pale, dashed, other marks."""
     import seaborn as sns  # here: it takes a second, for which the explorer need not wait
