@@ -95,8 +95,8 @@ def change(row: Row) -> str:
 
 def in_words(label: str, training: str) -> str:
     """What a label of the tables means: the title of its method, and how it is averaged."""
-    titles = {"baseline": "the U-Net", "control": "no network"}
-    title = titles.get(training) or METHODS[kind(training)].title
+    method, usual = METHODS.get(kind(training)), {"baseline": "the U-Net", "control": "no network"}
+    title = usual.get(training) or (method.title if method else training)
     return f"*{title}{label.removeprefix(training)}*"
 
 
