@@ -537,6 +537,8 @@ def test_a_table_is_shown_rounded_with_its_interval_in_one_cell():
     shown = tables.styled(tables.key(results, statements(results)), "caption").data
     assert re.fullmatch(r"4\.00 \[3\.9\d, 4\.0\d\]", shown.loc["baseline", "MAE / Gy"])
     assert shown.loc["baseline", "less the U-Net's / Gy"] == "" and shown.loc["control", "verdict"] == "worse"
+    goals = tables.styled(tables.goals_predicted(results.frames["04_comparison"])).data
+    assert list(goals.iloc[0]) == ["10", "100", "0", "0"]
     few = found(_04_comparison=answer("control", 8, 2) + answer("baseline", 4, 2))
     assert tables.styled(tables.key(few, statements(few))).data.loc["baseline", "MAE / Gy"] == "4.00"
 
