@@ -1,8 +1,10 @@
 """The one command line: python -m lib <command> ..., also installed as `dose`."""
 
-import difflib
 import importlib
 import sys
+
+from lib.errors import closest
+from lib.runner.command import stop
 
 COMMANDS = {
     "run": ("lib.runner.run", "run an experiment's notebooks and build its report"),
@@ -19,12 +21,6 @@ def usage() -> str:
     return "\n".join(["usage: python -m lib <command> ...", "", *lines, "", end])
 
 
-def no_command(name: str) -> str:
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-    return f"error: there is no command {name!r}; {hint}"
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Call the command's own `main`; only its module is imported, so that --help is quick."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -33,8 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif name in COMMANDS:
         importlib.import_module(COMMANDS[name][0]).main(rest)
     else:
-        print(no_command(name), file=sys.stderr)
-        sys.exit(2)
+        stop(f"error: there is no command {name!r}{closest(name, COMMANDS)}", 2)
 
 
 if __name__ == "__main__":

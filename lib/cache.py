@@ -8,11 +8,12 @@ instead of finding everything done.
 import ast
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from lib.errors import UserError
-from lib.files import read_json, sha256, write_json
+from lib.files import in_project, read_json, sha256, write_json
 
 FEATURES_VERSION = 1  # what a network sees of a patient; raise TRAINING_VERSION with it
 TRAINING_VERSION = 1  # the weights that a training ends with (tests/frozen.py holds its numbers)
@@ -35,16 +36,21 @@ def digest(value: Any) -> str:
 
 def is_fresh(stamp: Path, key: str) -> bool:
     """Whether the stage was made by `key` and its products still are what it wrote."""
-    if not stamp.exists():
-        return False
     try:
         stored = read_json(stamp)
     except UserError:
         return False
-    products = stored["products"].items()
-    return stored["key"] == key and all(Path(p).exists() and sha256(p) == d for p, d in products)
+    products = [(product_path(stamp, name), digest) for name, digest in stored["products"].items()]
+    return stored["key"] == key and all(path.exists() and sha256(path) == digest for path, digest in products)
+
+
+def product_path(stamp: Path, name: str) -> Path:
+    """A product by its path from the stamp's folder, or, as older stamps name it, from the project's."""
+    path = stamp.parent / name
+    return path if path.exists() else in_project(name)
 
 
 def write_stamp(stamp: Path, key: str, products: list[Path]) -> None:
-    """Note that `products` were made by `key`."""
-    write_json(stamp, {"key": key, "products": {str(path): sha256(path) for path in products}})
+    """Note that `products` were made by `key`, by their paths from the stamp's folder."""
+    digests = {os.path.relpath(path, stamp.parent): sha256(path) for path in products}
+    write_json(stamp, {"key": key, "products": digests})

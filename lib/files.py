@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from lib.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent  # the folder of the project
+PROJECT = "DOSE_FOLDER"  # names another folder, absolute, with outputs of its own
 
 # what reading a damaged npz can end in; RuntimeError is an encrypted or an unknown way of packing
 DAMAGED_NPZ = (
@@ -37,8 +38,15 @@ DAMAGED_NPZ = (
 )
 
 
+def in_project(path: str | Path) -> Path:
+    """A path of the project, such as outputs/quick, from wherever the process runs: a relative one is of
+    ROOT, or of the folder that the environment's DOSE_FOLDER names."""
+    folder = Path(os.environ.get(PROJECT, ROOT))
+    return Path(path) if folder.absolute() == Path.cwd() else folder / path
+
+
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def replace_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; it takes `path`'s place only if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +73,19 @@ def lock(path: Path, sentence: str) -> Iterator[None]:
         raise UserError(sentence) from None
 
 
+def is_below_outputs(path: str | Path) -> bool:
+    """Whether a file would lie in the project's outputs, or in those of the current folder, by any link."""
+    parents = Path(path).resolve().parents
+    for outputs in (ROOT / "outputs", Path("outputs").resolve()):
+        if outputs in parents or (
+            outputs.exists() and any(p.exists() and p.samefile(outputs) for p in parents)
+        ):
+            return True
+    return False
+
+
 def write_text(path: str | Path, text: str) -> None:
-    with written_whole(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -9,13 +9,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lib.errors import UserError
-from lib.files import written_whole
+from lib.files import replace_file
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], **about: str) -> None:
     """Write tensors by name, with words `about` them, as safetensors whose metadata holds their checksum."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    with written_whole(path) as temporary:
+    with replace_file(path) as temporary:
         save_file(tensors, temporary, metadata=about | {"sha256": checksum(tensors, about)})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ["DOSE_FOLDER"] = "."  # tests run in folders of their own, and so do the processes that they start
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENTS = os.environ.get("OPENKBP_FOLDER")
 NEEDS = {  # marker -> whether it is here, and how to have it

@@ -80,6 +80,40 @@ def write(path, ds):
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
 
 
+def edited(path, change):
+    """The file with its dataset changed."""
+    ds = pydicom.dcmread(path)
+    change(ds)
+    pydicom.dcmwrite(path, ds, enforce_file_format=True)
+
+
+def beam_doses(folder, n):
+    """Instead of the planned dose those of the plan's `n` beams, which add up to it; returns their paths."""
+    [whole], [plan] = folder.glob("rtdose*"), folder.glob("rtplan*")
+    ds = pydicom.dcmread(whole)
+    stored = ds.pixel_array.astype("<u2")
+    parts = [stored // (n + 1)] * (n - 1)
+    parts.append(stored - sum(parts))
+    beams = [
+        item(BeamNumber=k, TreatmentDeliveryType="TREATMENT" if k <= n else "SETUP") for k in range(1, n + 2)
+    ]
+    references = [item(ReferencedBeamNumber=beam.BeamNumber) for beam in beams]
+
+    def add_beams(ds):
+        ds.BeamSequence = beams
+        ds.FractionGroupSequence = [item(FractionGroupNumber=1, ReferencedBeamSequence=references)]
+
+    edited(plan, add_beams)
+    paths = [folder / f"beam_{k}.dcm" for k in range(1, n + 1)]
+    for k, (path, part) in enumerate(zip(paths, parts), 1):
+        ds.SOPInstanceUID, ds.DoseSummationType, ds.PixelData = f"1.2.826.{k}", "BEAM", part.tobytes()
+        group = item(ReferencedFractionGroupNumber=1, ReferencedBeamSequence=references[k - 1 : k])
+        ds.ReferencedRTPlanSequence[0].ReferencedFractionGroupSequence = [group]
+        ds.save_as(path)
+    whole.unlink()
+    return paths
+
+
 def ds_number(value):
     return format_number_as_ds(float(value))
 

@@ -17,6 +17,7 @@ import torch
 from toys import toy_case
 
 from lib.cache import TRAINING_VERSION
+from lib.features.grid import Grid
 from lib.features.samples import add_prior, make_sample
 from lib.models.config import TrainConfig
 from lib.models.methods import METHODS
@@ -62,7 +63,7 @@ NAMES = [name for name in METHODS if name != "gradient_vgg"]  # its weights are 
 
 def samples_for(method):
     """Three made-up patients; for a method with a prior half the planned dose stands for the prior's."""
-    samples = [make_sample(toy_case(f"toy_{i}", seed=i), 1) for i in range(3)]
+    samples = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(1)) for i in range(3)]
     return [add_prior(s, s.dose / 2) for s in samples] if METHODS[method].prior else samples
 
 

@@ -5,7 +5,7 @@ import torch
 from toys import toy_case
 
 from lib.features.beams import ATTENUATION_PER_MM, SOURCE_MM, beam_channel, open_fields
-from lib.features.grid import dose_box
+from lib.features.grid import Grid, dose_box
 from lib.features.samples import make_sample
 
 SPACING_MM = (4.0, 4.0, 4.0)
@@ -92,7 +92,7 @@ def test_without_a_target_there_is_no_field():
 @pytest.mark.parametrize("coarsen", [1, 2, 3, 4])
 def test_the_channel_is_the_last_and_on_the_training_grid(coarsen):
     case = toy_case(site="head-and-neck", shape=(24, 40, 36))
-    plain, sample = make_sample(case, coarsen), make_sample(case, coarsen, [0, 120, 240])
+    plain, sample = make_sample(case, Grid(coarsen)), make_sample(case, Grid(coarsen), [0, 120, 240])
     assert sample.cond.shape[1:] == sample.dose.shape[1:] and len(sample.cond) == len(plain.cond) + 1
     assert torch.equal(sample.cond[:-1], plain.cond)
     channel = beam_channel(case, dose_box(torch.from_numpy(case.dose_mask), coarsen), coarsen, [0, 120, 240])

@@ -1,6 +1,7 @@
 """What is up to date: a comment, a sentence or a moved file makes nothing stale; versions and numbers do."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,23 @@ def test_a_stage_is_fresh_while_its_products_are_what_it_wrote(tmp_path):
     assert not cache.is_fresh(stamp, "key")
     stamp.write_text("{")
     assert not cache.is_fresh(stamp, "key")
+
+
+def test_a_stamp_holds_wherever_its_folder_is_moved_and_from_wherever_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "stamps").mkdir(parents=True)
+    (tmp_path / "a" / "x.csv").write_text("1")
+    cache.write_stamp(tmp_path / "a" / "stamps" / "x.json", "key", [Path("a", "x.csv")])
+    (tmp_path / "a").rename(tmp_path / "b")
+    monkeypatch.chdir(tmp_path / "b")
+    assert cache.is_fresh(Path("stamps", "x.json"), "key")
+    assert cache.is_fresh(tmp_path / "b" / "stamps" / "x.json", "key")
+
+
+def test_a_stamp_of_before_names_its_products_from_the_projects_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "x.csv").write_text("1")
+    products = {"outputs/x.csv": cache.sha256(tmp_path / "outputs" / "x.csv")}
+    cache.write_json(tmp_path / "outputs" / "x.json", {"key": "key", "products": products})
+    assert cache.is_fresh(tmp_path / "outputs" / "x.json", "key")

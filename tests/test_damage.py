@@ -28,6 +28,7 @@ from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
 from lib.features.channels import channels_of
+from lib.features.grid import Grid
 from lib.files import ROOT, write_json
 from lib.importers import openkbp, vmat_npz
 from lib.models.config import TrainConfig
@@ -143,7 +144,7 @@ KINDS = {
         False,
     ),
     "prediction": Kind(
-        lambda f: save_prediction(f / "a.npz", np.full((4, 5, 6), 3.0), 2),
+        lambda f: save_prediction(f / "a.npz", np.full((4, 5, 6), 3.0), Grid(2)),
         lambda f: load_prediction(f / "a.npz", np.ones((8, 10, 12), bool)),
         "a.npz",
         True,

@@ -17,12 +17,11 @@ from toys import toy_case
 
 from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.protocol import PROTOCOLS, plain
 from lib.errors import UserError
 from lib.importers.cohort import Source, make_cohort
-from lib.importers.dicom_contours import fill_contours
 from lib.importers.dicom_rt import find_patients, read_patient
-from lib.importers.dicom_structures import ALIASES, gy_in_name
+from lib.importers.dicom_structures import gy_in_name
 from lib.importers.options import Options, parse_prescriptions
 from lib.report import tables
 from lib.runner.import_patients import dicom_options, main
@@ -63,7 +62,7 @@ def leaked(text):
 # --- round trips ---
 
 
-@pytest.mark.parametrize("site", PROTOCOLS)
+@pytest.mark.parametrize("site", ["prostate", "head-and-neck"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("position", [*POSITIONS, "turned"])
 def test_a_patient_comes_back_however_he_lay_and_was_exported(position, reverse, site, tmp_path):
@@ -133,9 +132,11 @@ def test_a_coarser_grid_averages_and_keeps_volumes_and_places(tmp_path):
     blocks = case.dose_gy.reshape(16, 2, 24, 2, 24, 2).mean(axis=(1, 3, 5))
     assert abs(got.dose_gy - blocks).max() < 1e-3
     for name, mask in case.masks.items():
-        assert np.array_equal(
-            got.masks[name], mask.reshape(16, 2, 24, 2, 24, 2).mean(axis=(1, 3, 5)) >= 0.5
-        ), name
+        blocks = mask.reshape(16, 2, 24, 2, 24, 2).mean(axis=(1, 3, 5))
+        volume = got.masks[name].sum() / blocks.sum()
+        assert (
+            abs(volume - 1) < 0.15 and got.masks[name][blocks == 1].all() and blocks[got.masks[name]].all()
+        ), (name, volume)
 
 
 def test_a_ramp_stays_a_ramp_on_an_odd_coarser_grid(tmp_path):
@@ -154,14 +155,6 @@ def test_holes_and_islands_survive(tmp_path):
     ring[8, 4:15, 4:15], ring[8, 6:13, 6:13], ring[8, 8:11, 8:11] = True, False, True
     case = dataclasses.replace(case, masks=case.masks | {"Bladder": ring})
     assert np.array_equal(read_case(write_patient(case, tmp_path)).masks["Bladder"], ring)
-
-
-def test_parity_fills_a_shifted_triangle_by_pixel_centres():
-    triangle = np.array([(0.5, 0.5), (0.5, 8.5), (8.5, 0.5)])
-    rows, columns = np.mgrid[:12, :12]
-    inside = (rows > 0.5) & (columns > 0.5) & (rows + columns < 9.0)
-    assert np.array_equal(fill_contours([triangle], (12, 12), None), inside)
-    assert not fill_contours([triangle, triangle], (12, 12), None).any()
 
 
 # --- names and prescriptions ---
@@ -231,11 +224,12 @@ def test_the_users_aliases_go_before_the_others(case, tmp_path):
     assert np.array_equal(got.masks["Bowel"], case.masks["Rectum"]) and report["missing"] == ["Rectum"]
 
 
-def test_aliases_are_for_names_of_the_protocols_and_none_serves_two():
-    known = {name for protocol in PROTOCOLS.values() for name in protocol.structures}
-    every = [alias.replace("_", "").lower() for names in ALIASES.values() for alias in names]
-    assert set(ALIASES) <= known and len(every) == len(set(every))
-    assert not set(every) & {name.replace("_", "").lower() for name in known}
+@pytest.mark.parametrize("site", PROTOCOLS)
+def test_aliases_are_for_names_of_the_protocol_and_none_serves_two(site):
+    known, aliases = PROTOCOLS[site].structures, PROTOCOLS[site].aliases
+    every = [plain(alias) for names in aliases.values() for alias in names]
+    assert set(aliases) <= set(known) and len(every) == len(set(every))
+    assert not set(every) & set(map(plain, known))
 
 
 def test_without_an_outline_the_body_is_found_on_the_ct(tmp_path):
@@ -271,12 +265,17 @@ def test_of_two_series_the_one_that_the_structures_refer_to_is_taken(case, tmp_p
     assert differences(read_case(tmp_path), case) == []
 
 
-def test_of_two_series_without_a_reference_none_is_taken(case, tmp_path):
+def test_of_two_series_without_a_reference_the_contours_tell_or_none_is_taken(case, tmp_path):
     def edit(kind, number, ds):
         if kind == "RTSTRUCT":
             del ds.ReferencedFrameOfReferenceSequence
 
     second_series(write_patient(case, tmp_path, edit=edit), case)
+    assert differences(read_case(tmp_path), case) == []
+    ds = pydicom.dcmread(tmp_path / "rtstruct_010.dcm")
+    for contour in [c for roi in ds.ROIContourSequence for c in roi.ContourSequence]:
+        del contour.ContourImageSequence
+    write(tmp_path / "rtstruct_010.dcm", ds)
     with pytest.raises(UserError, match="2 CT series"):
         read_patient(tmp_path)
 
@@ -435,7 +434,7 @@ BAD = {
     "everything in cm": (all_in_cm, "is it in cm"),
     "contours in cm": (on_contours(lambda points: points / 10), "does not lie on a CT slice"),
     "contours between slices": (on_contours(lambda points: points + [0, 0, 8]), "does not lie on a CT slice"),
-    "contours beside the CT": (on_contours(lambda points: points + [400, 0, 0]), "leaves the CT"),
+    "contours beside the CT": (on_contours(lambda points: points + [400, 0, 0]), "does not lie in the CT"),
     "contours on every second slice": (every_second_contour, "every second slice"),
     "structures of another scan": (
         setting(
@@ -635,5 +634,8 @@ def test_with_pseudonyms_no_folders_name_is_in_the_cohort(tmp_path, monkeypatch)
     }
     written = json.dumps(cohort.card) + "".join(path.name for path in cohort.folder.iterdir())
     assert not any(part in written for name in keys.values() for part in name.split("_"))
-    with pytest.raises(SystemExit):
-        main(["dicom", "patients", "--name", "clinic", "--pseudonyms", "outputs/cohorts/clinic/keys.csv"])
+    (tmp_path / "link").symlink_to("outputs")
+    for path in ("outputs/cohorts/clinic/keys.csv", "outputs/keys.csv", "link/run/keys.csv"):
+        with pytest.raises(SystemExit):
+            main(["dicom", "patients", "--name", "clinic", "--pseudonyms", path])
+        assert not (tmp_path / path).exists()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_1samp
-from toys import SHAPE, toy_case
+from toys import SHAPE, SITES, toy_case
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS, Goal
+from lib.cases.protocol import PROTOCOLS, Goal
 from lib.errors import UserError
+from lib.features.grid import Grid
 from lib.features.samples import make_sample
 from lib.metrics.dose import errors_gy, openkbp_dose_error_gy, region_errors, regions
 from lib.metrics.dvh import (
@@ -119,7 +120,7 @@ def test_an_absent_structure_has_no_statistic_and_meets_no_goal():
     assert set(found) == {goal.text for goal in PROTOCOLS["prostate"].goals}
 
 
-@pytest.mark.parametrize("site", PROTOCOLS)
+@pytest.mark.parametrize("site", SITES)
 def test_goals_are_met_exactly_when_their_inequality_holds(site):
     case = toy_case(site=site)
     found = goal_values(case, noisy(case))
@@ -453,16 +454,16 @@ def binned(sample):
     return dataclasses.replace(sample, dose=dose)
 
 
-@pytest.mark.parametrize("site", PROTOCOLS)
+@pytest.mark.parametrize("site", SITES)
 def test_the_control_reproduces_a_dose_that_is_a_function_of_the_distance_bins(site):
-    samples = [binned(make_sample(toy_case(site=site, seed=k), 1)) for k in range(4)]
+    samples = [binned(make_sample(toy_case(site=site, seed=k), Grid(1))) for k in range(4)]
     table = fit_control(samples)
     for sample in samples:
         assert np.allclose(predict_control(table, sample), sample.dose[0].numpy(), atol=1e-5)
 
 
 def test_the_controls_table_is_the_mean_dose_of_each_cell():
-    sample = make_sample(toy_case(), 1)
+    sample = make_sample(toy_case(), Grid(1))
     table, cell, inside = fit_control([sample]), cells(sample), sample.mask[0].numpy() > 0
     dose = sample.dose[0].numpy()
     for k in range(len(table)):
@@ -471,7 +472,7 @@ def test_the_controls_table_is_the_mean_dose_of_each_cell():
 
 
 def test_a_partly_covered_voxel_weighs_by_its_share():
-    sample = make_sample(toy_case(), 1)
+    sample = make_sample(toy_case(), Grid(1))
     mask = sample.mask.clone()
     mask[:, ::2] *= 0.5
     sample = dataclasses.replace(sample, mask=mask)
@@ -483,14 +484,14 @@ def test_a_partly_covered_voxel_weighs_by_its_share():
 
 
 def test_the_control_is_0_outside_the_mask():
-    sample = make_sample(toy_case(), 1)
+    sample = make_sample(toy_case(), Grid(1))
     assert (
         predict_control(np.ones(len(fit_control([sample]))), sample)[sample.mask[0].numpy() == 0].max() == 0
     )
 
 
 def test_the_control_predicts_an_unseen_patient_better_than_no_dose_at_all():
-    samples = [make_sample(toy_case(seed=k), 1) for k in range(5)]
+    samples = [make_sample(toy_case(seed=k), Grid(1)) for k in range(5)]
     table, last = fit_control(samples[:4]), samples[4]
     error = np.abs(predict_control(table, last) - last.dose[0].numpy()).mean()
     assert error < 0.25 * float(last.dose.mean())
@@ -506,7 +507,7 @@ def volume():
 
 def test_a_stored_prediction_is_within_half_a_step(volume, tmp_path):
     path = prediction_path(tmp_path, "flow", "toy_1")
-    save_prediction(path, volume, 1, spread_gy=volume / 10)
+    save_prediction(path, volume, Grid(1), spread_gy=volume / 10)
     back = load_prediction(path, np.ones(volume.shape, bool))
     # half of 0.01 Gy, and the rounding of float32
     for found, stored in ((back.dose_gy, volume), (back.spread_gy, volume / 10)):
@@ -515,18 +516,18 @@ def test_a_stored_prediction_is_within_half_a_step(volume, tmp_path):
 
 
 def test_a_prediction_without_samples_has_no_spread(volume, tmp_path):
-    save_prediction(tmp_path / "a.npz", volume, 1)
+    save_prediction(tmp_path / "a.npz", volume, Grid(1))
     assert load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).spread_gy is None
 
 
 def test_a_coarser_prediction_comes_back_on_the_cases_grid(tmp_path):
-    save_prediction(tmp_path / "a.npz", np.full((3, 4, 5), 42.0), 2)
+    save_prediction(tmp_path / "a.npz", np.full((3, 4, 5), 42.0), Grid(2))
     back = load_prediction(tmp_path / "a.npz", np.ones((6, 7, 9), bool))
     assert back.dose_gy.shape == (6, 7, 9) and np.allclose(back.dose_gy, 42, atol=1e-4)
 
 
 def test_a_torch_tensor_can_be_stored_as_well(volume, tmp_path):
-    save_prediction(tmp_path / "a.npz", torch.from_numpy(volume), 1)
+    save_prediction(tmp_path / "a.npz", torch.from_numpy(volume), Grid(1))
     assert np.allclose(
         load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).dose_gy, volume, atol=0.00501
     )
@@ -535,7 +536,7 @@ def test_a_torch_tensor_can_be_stored_as_well(volume, tmp_path):
 @pytest.mark.parametrize("value", [-0.3, -0.004, 700.0])
 def test_a_dose_that_no_step_can_hold_is_not_turned_into_another(value, volume, tmp_path):
     volume[0, 0, 0] = value
-    save_prediction(tmp_path / "a.npz", volume, 1)
+    save_prediction(tmp_path / "a.npz", volume, Grid(1))
     nearest = min(max(value, 0), 655.35)
     assert load_prediction(tmp_path / "a.npz", np.ones(volume.shape, bool)).dose_gy[0, 0, 0] == pytest.approx(
         nearest, abs=0.0051
@@ -564,7 +565,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_prediction_ends_in_a_sentence_that_names_it(damage, volume, tmp_path):
     path = tmp_path / "toy_1.npz"
-    save_prediction(path, volume, 1)
+    save_prediction(path, volume, Grid(1))
     DAMAGES[damage](path)
     with pytest.raises(UserError, match=re.escape(str(path))):
         load_prediction(path, np.ones(volume.shape, bool))
@@ -578,7 +579,7 @@ def test_a_missing_prediction_says_what_to_run(tmp_path):
 def test_predicted_methods_and_cases_are_those_with_a_file(volume, tmp_path):
     assert predicted_methods(tmp_path) == [] and predicted_cases(tmp_path, "flow") == []
     for method, case_id in (("flow", "toy_2"), ("flow", "toy_1"), ("ddpm", "toy_1")):
-        save_prediction(prediction_path(tmp_path, method, case_id), volume, 1)
+        save_prediction(prediction_path(tmp_path, method, case_id), volume, Grid(1))
     assert predicted_methods(tmp_path) == ["ddpm", "flow"] and predicted_cases(tmp_path, "flow") == [
         "toy_1",
         "toy_2",

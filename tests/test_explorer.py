@@ -16,6 +16,7 @@ from lib.errors import UserError
 from lib.explorer import explorer
 from lib.explorer.anew import Stop, sample_anew, sampler_of, samplers_of
 from lib.explorer.controls import find_choices
+from lib.features.grid import Grid
 from lib.features.samples import load_samples
 from lib.files import ROOT, write_json
 from lib.importers.cohort import summarise
@@ -52,9 +53,11 @@ def run(tmp_path, monkeypatch):
     )
     run = Experiment("try", str(folder), 0, 2, [], 42, "cpu", "32")
     dose_gy = np.full([n // 2 for n in SHAPE], 3.0)
-    save_prediction(prediction_path(run.folder, "baseline", "pt_1"), dose_gy, 2)
+    save_prediction(prediction_path(run.folder, "baseline", "pt_1"), dose_gy, Grid(2))
     for case_id in ids[:2]:
-        save_prediction(prediction_path(run.folder, "ddpm", case_id), dose_gy, 2, spread_gy=0.1 * dose_gy)
+        save_prediction(
+            prediction_path(run.folder, "ddpm", case_id), dose_gy, Grid(2), spread_gy=0.1 * dose_gy
+        )
     return run
 
 
@@ -258,7 +261,9 @@ def test_the_next_slice_is_sent_ahead_and_is_the_one_that_would_be_drawn(run):
 
 
 def test_the_figures_of_doses_are_drawn(run):
-    save_prediction(prediction_path(run.folder, "control", "pt_1"), np.full([n // 2 for n in SHAPE], 3.0), 2)
+    save_prediction(
+        prediction_path(run.folder, "control", "pt_1"), np.full([n // 2 for n in SHAPE], 3.0), Grid(2)
+    )
     figure = patient_figures.dose_panels(run, "pt_1", ["baseline"])
     assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 0, 1, 1]
     assert [ax.get_title("left") for ax in figure.axes[:3]] == ["planned", "control", "baseline"]
@@ -303,7 +308,7 @@ def test_profiles_run_through_the_target_with_a_band_where_there_are_samples(run
 
 
 def test_the_band_of_dvhs_reaches_from_the_lowest_to_the_highest_member(run):
-    sample = load_samples(run.open_cohort(), ["pt_1"], 2)[0]
+    sample = load_samples(run.open_cohort(), ["pt_1"], Grid(2))[0]
     members = torch.stack([torch.full_like(sample.dose, share) for share in (10 / 70, 20 / 70)])
     figure = patient_figures.dvh_bands(run, sample, {"ddpm": members, "flow": members})
     for ax in figure.axes:
@@ -352,19 +357,19 @@ def test_sampling_anew_is_what_the_studies_do(trained_run, method, calls):
     temperature = usual_temperature(predictor.config) if predictor.method.sampled else 1.0
     [doses] = predict(
         predictor,
-        load_samples(cohort, [case.case_id], 1),
+        load_samples(cohort, [case.case_id], Grid(1)),
         usual_sampler(predictor.config, 3),
         members=members,
         temperature=temperature,
         batch_size=1,
     )
-    assert np.allclose(members_gy, on_case_grid(doses, case, 1), atol=1e-4)
+    assert np.allclose(members_gy, on_case_grid(doses, case, Grid(1)), atol=1e-4)
     assert len(estimates) == calls and [call for call, _ in heard] == list(range(1, 2 * calls + 1))
 
 
 def test_a_sampling_that_is_stopped_gives_nothing(trained_run):
     case_id = trained_run.open_cohort().split["test"][0]
-    save_prediction(prediction_path(trained_run.folder, "flow", case_id), np.full((16, 16, 16), 3.0), 1)
+    save_prediction(prediction_path(trained_run.folder, "flow", case_id), np.full((16, 16, 16), 3.0), Grid(1))
     shown = explorer.Explorer(trained_run, method="flow")
     shown.anew_box.stop.set()
     with pytest.raises(Stop):
@@ -375,7 +380,7 @@ def test_a_sampling_that_is_stopped_gives_nothing(trained_run):
 
 def test_a_dose_sampled_anew_stands_beside_the_kept_one_with_its_steps(trained_run):
     case_id = trained_run.open_cohort().split["test"][0]
-    save_prediction(prediction_path(trained_run.folder, "flow", case_id), np.full((16, 16, 16), 3.0), 1)
+    save_prediction(prediction_path(trained_run.folder, "flow", case_id), np.full((16, 16, 16), 3.0), Grid(1))
     shown = explorer.Explorer(trained_run, method="flow")
     box = shown.anew_box
     box.n_steps.value, box.members.value = 4, 2

@@ -11,21 +11,27 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
-from toys import toy_case, toy_cohort
+from toys import BREAST, LUNG, SITES, toy_case, toy_cohort
 
 from lib.cases.case import load_case, save_case
-from lib.cases.protocols import PROTOCOLS, constraint_vector
+from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.features import augmentation, samples
-from lib.features.augmentation import augment, mirror, motion_grid
+from lib.features.augmentation import augment, mirror, motion
 from lib.features.batches import Batch, cut, make_batch, patch_start
-from lib.features.channels import Channels, channels_of, condition_channels, scale_ct, signed_distance_mm
-from lib.features.grid import dose_box
+from lib.features.channels import (
+    Channels,
+    channels_of,
+    condition_channels,
+    constraint_vector,
+    scale_ct,
+    signed_distance_mm,
+)
+from lib.features.grid import Grid, dose_box
 from lib.features.samples import Sample, add_prior, load_samples, make_sample
 from lib.seeds import generator_for
 
 SPACING_MM = (3.0, 2.0, 1.0)
-SITES = list(PROTOCOLS)
 CHANNELS = {"prostate": 9, "head-and-neck": 12}
 
 
@@ -54,7 +60,8 @@ def sample_of(dose, site="prostate", cond=None, mask=None, spacing_mm=(1.0, 1.0,
     )
     mask = torch.ones_like(dose) if mask is None else mask
     constraints = torch.zeros(13) if constraints is None else constraints
-    return Sample("a", channels_of(site), cond, dose, mask, constraints, spacing_mm, 70.0)
+    prior = torch.zeros_like(dose)
+    return Sample("a", channels_of(site), cond, dose, mask, prior, constraints, spacing_mm, 70.0, Grid(1))
 
 
 # --- signed distances ---
@@ -167,14 +174,15 @@ def test_background_is_what_a_voxel_of_air_far_from_everything_gets(site):
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_a_sample_carries_13_constraints_and_dose_as_a_fraction(site):
+def test_a_sample_carries_its_protocols_constraints_and_dose_as_a_fraction(site):
     case = toy_case(site=site)
-    sample = make_sample(case, 1)
-    assert sample.constraints.shape == (13,) and sample.constraints.tolist() == pytest.approx(
+    sample = make_sample(case, Grid(1))
+    n = {LUNG: 1 + 7, BREAST: 1 + 7}.get(site, 13)
+    assert sample.constraints.shape == (n,) and sample.constraints.tolist() == pytest.approx(
         constraint_vector(case)
     )
     box = dose_box(torch.from_numpy(case.dose_mask), 1)
-    assert torch.allclose(sample.dose[0] * 70, torch.from_numpy(case.dose_gy)[box], atol=1e-5)
+    assert torch.allclose(sample.dose[0] * case.rx_gy, torch.from_numpy(case.dose_gy)[box], atol=1e-5)
     assert torch.equal(sample.mask[0], torch.from_numpy(case.dose_mask).float()[box])
 
 
@@ -200,8 +208,8 @@ def test_whole_volumes_are_padded_at_the_far_ends_with_background():
 
 @pytest.mark.parametrize("site", SITES)
 def test_a_patch_larger_than_the_volume_is_the_volume_and_background(site):
-    sample = make_sample(toy_case(site=site, shape=(8, 12, 12)), 1)
-    cond, dose, mask = cut(sample, (0, 0, 0), (16, 12, 20))
+    sample = make_sample(toy_case(site=site, shape=(8, 12, 12)), Grid(1))
+    cond, dose, mask, _ = cut(sample, (0, 0, 0), (16, 12, 20))
     assert torch.allclose(cond[:, :8, :, :12], sample.cond, atol=1e-6)
     assert torch.allclose(
         cond[:, 8:], channels_of(site).background()[:, None, None, None].expand(-1, 8, 12, 20)
@@ -211,17 +219,17 @@ def test_a_patch_larger_than_the_volume_is_the_volume_and_background(site):
 
 
 def test_a_prior_is_one_more_channel_that_stays_in_place_when_flipped_and_is_0_outside():
-    sample = make_sample(toy_case(site="head-and-neck"), 1)
+    sample = make_sample(toy_case(site="head-and-neck"), Grid(1))
     primed = add_prior(sample, sample.dose)
     assert primed.channels.mirror_order() == [*sample.channels.mirror_order(), 12]
     assert float(primed.channels.background()[-1]) == 0
     assert torch.equal(mirror(primed).cond[-1], sample.dose[0].flip(-1))
-    assert torch.equal(make_batch([primed]).prior[0], sample.dose) and make_batch([sample]).prior == 0.0
+    assert torch.equal(make_batch([primed]).prior[0], sample.dose) and not make_batch([sample]).prior.any()
 
 
 @pytest.mark.parametrize("site", ["prostate", "head-and-neck"])
 def test_a_mirror_image_of_a_mirror_image_is_the_patient(site):
-    sample = make_sample(toy_case(site=site), 1)
+    sample = make_sample(toy_case(site=site), Grid(1))
     twice = mirror(mirror(sample))
     assert all(
         torch.equal(getattr(twice, name), getattr(sample, name))
@@ -237,7 +245,7 @@ def test_half_of_the_patches_are_centred_on_dose():
     for _ in range(n):
         start = patch_start(sample, size, generator)
         assert all(0 <= a <= 16 for a in start)
-        _, dose, _ = cut(sample, start, size)
+        _, dose, *_ = cut(sample, start, size)
         centred += bool(dose.sum() > 0)
     # the others meet the corner with probability (5/17)^3 = 0.025; four standard deviations of a binomial
     expected = 0.5 + 0.5 * (5 / 17) ** 3
@@ -259,14 +267,14 @@ def test_a_case_without_dose_above_a_tenth_still_gives_patches():
 
 
 def test_patches_are_the_same_for_the_same_stream():
-    samples = [make_sample(toy_case(seed=k), 1) for k in range(2)]
+    samples = [make_sample(toy_case(seed=k), Grid(1)) for k in range(2)]
     a, b, c = (make_batch(samples, (8, 8, 8), generator_for(name)) for name in ("one", "one", "two"))
     assert torch.equal(a.cond, b.cond) and not torch.equal(a.cond, c.cond)
 
 
 def test_one_batch_does_not_mix_sites():
     with pytest.raises(UserError, match="mix"):
-        make_batch([make_sample(toy_case(site=site), 1) for site in SITES])
+        make_batch([make_sample(toy_case(site=site), Grid(1)) for site in SITES])
 
 
 # --- flips ---
@@ -281,14 +289,14 @@ def test_flipping_twice_is_the_identity_on_channels(site):
 @pytest.mark.parametrize("site", SITES)
 def test_flipping_swaps_the_paired_organs_and_nothing_else(site):
     names = ["ct", *PROTOCOLS[site].structures, *["dose mask"] * PROTOCOLS[site].dose_mask_channel]
-    ((left, right),) = PROTOCOLS[site].mirrored
     moved = {names[k]: names[j] for k, j in enumerate(channels_of(site).mirror_order()) if j != k}
-    assert moved == {left: right, right: left}
+    pairs = PROTOCOLS[site].mirrored
+    assert moved == dict(pairs) | {right: left for left, right in pairs}
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_left_organs_stay_left_after_augmentation(site):
-    sample = make_sample(toy_case(site=site), 1)
+    sample = make_sample(toy_case(site=site), Grid(1))
     sides = sample.channels.mirrored[0]
     generator, doses = torch.Generator().manual_seed(5), set()
     for _ in range(30):
@@ -309,7 +317,7 @@ def only_flips(monkeypatch):
 
 @pytest.mark.parametrize("site", SITES)
 def test_without_motion_and_noise_a_sample_comes_back_flipped_or_as_it_was(site, only_flips):
-    batch = make_batch([make_sample(toy_case(site=site), 1)])
+    batch = make_batch([make_sample(toy_case(site=site), Grid(1))])
     generator, seen = torch.Generator().manual_seed(0), set()
     for _ in range(12):
         moved = augment(batch, "rotated", generator)
@@ -331,7 +339,7 @@ def test_presence_flags_follow_the_organs_they_speak_of(only_flips):
     case = toy_case(site="head-and-neck")
     case = dataclasses.replace(case, masks={n: m for n, m in case.masks.items() if n != "LeftParotid"})
     structures = PROTOCOLS["head-and-neck"].structures
-    batch, generator = make_batch([make_sample(case, 1)]), torch.Generator().manual_seed(0)
+    batch, generator = make_batch([make_sample(case, Grid(1))]), torch.Generator().manual_seed(0)
     for _ in range(10):
         moved = augment(batch, "rotated", generator)
         for k, flag in enumerate(moved.constraints[0, 3:].tolist()):
@@ -341,7 +349,7 @@ def test_presence_flags_follow_the_organs_they_speak_of(only_flips):
 
 def test_moved_by_whole_voxels_every_value_stays_what_it_was():
     """No interpolation: doses of a moved patient are his doses, and those that left were at a border."""
-    sample = make_sample(toy_case(), 1)
+    sample = make_sample(toy_case(), Grid(1))
     inside = sample.dose[0, 3:-3, 3:-3, 3:-3]
     assert float(sample.dose.max()) == float(inside.max())
     for seed in range(6):
@@ -372,12 +380,14 @@ def test_augmentation_moves_no_more_than_it_says():
 def batch_of(volume, spacing_mm):
     volume = torch.as_tensor(volume, dtype=torch.float32)[None, None]
     spacing_mm, rx_gy = torch.tensor([spacing_mm]), torch.tensor([70.0])
-    return Batch(Channels("prostate", ("ct",)), volume, volume, volume, torch.zeros(1, 13), spacing_mm, rx_gy)
+    channels, volumes = Channels(PROTOCOLS["prostate"], ("ct",)), [volume] * 4
+    return Batch(channels, *volumes, torch.zeros(1, 13), spacing_mm, rx_gy, Grid(1))
 
 
 def moved(volume, spacing_mm, shift_mm=(0.0, 0.0, 0.0), angle=0.0):
     batch = batch_of(volume, spacing_mm)
-    grid = motion_grid(batch, torch.tensor([shift_mm]), torch.tensor([angle]))
+    rows = motion(batch, torch.tensor([shift_mm]), torch.tensor([angle]))
+    grid = torch.nn.functional.affine_grid(rows, batch.dose.shape, align_corners=False)
     return torch.nn.functional.grid_sample(batch.dose, grid, align_corners=False)[0, 0].numpy()
 
 
@@ -454,22 +464,22 @@ def cache_files(tmp_path):
 
 
 def test_the_cache_gives_equal_samples(cohort, tmp_path):
-    made = load_samples(cohort, ["toy_1", "toy_3"], 2)
+    made = load_samples(cohort, ["toy_1", "toy_3"], Grid(2))
     files = cache_files(tmp_path)
-    again = load_samples(cohort, ["toy_1", "toy_3"], 2)
+    again = load_samples(cohort, ["toy_1", "toy_3"], Grid(2))
     assert len(files) == 2 and cache_files(tmp_path) == files
     for a, b in zip(made, again):
         assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
         assert all(
             getattr(a, name) == getattr(b, name)
-            for name in ("case_id", "channels", "spacing_mm", "rx_gy", "coarsen")
+            for name in ("case_id", "channels", "spacing_mm", "rx_gy", "grid")
         )
 
 
 def test_the_cache_is_read_and_not_made_again(cohort, monkeypatch):
-    load_samples(cohort, ["toy_1"], 2)
+    load_samples(cohort, ["toy_1"], Grid(2))
     monkeypatch.setattr(samples, "make_sample", None)
-    load_samples(cohort, ["toy_1"], 2)
+    load_samples(cohort, ["toy_1"], Grid(2))
 
 
 CACHE_DAMAGES = {
@@ -483,24 +493,24 @@ CACHE_DAMAGES = {
 
 @pytest.mark.parametrize("damage", CACHE_DAMAGES)
 def test_a_damaged_cache_file_is_made_again(damage, cohort, tmp_path):
-    (made,) = load_samples(cohort, ["toy_1"], 2)
+    (made,) = load_samples(cohort, ["toy_1"], Grid(2))
     (path,) = cache_files(tmp_path)
     CACHE_DAMAGES[damage](path)
-    (again,) = load_samples(cohort, ["toy_1"], 2)
+    (again,) = load_samples(cohort, ["toy_1"], Grid(2))
     assert all(torch.equal(getattr(made, name), getattr(again, name)) for name in FIELDS)
     assert all(torch.equal(getattr(made, name), getattr(samples.read_sample(path), name)) for name in FIELDS)
 
 
 def test_another_case_file_coarsening_or_set_of_beams_is_another_cache_file(cohort, tmp_path):
-    load_samples(cohort, ["toy_1"], 2)
-    load_samples(cohort, ["toy_1"], 4)
-    (with_beams,) = load_samples(cohort, ["toy_1"], 2, [0, 180])
+    load_samples(cohort, ["toy_1"], Grid(2))
+    load_samples(cohort, ["toy_1"], Grid(4))
+    (with_beams,) = load_samples(cohort, ["toy_1"], Grid(2), [0, 180])
     assert len(with_beams.cond) == CHANNELS["head-and-neck"] + 1
     assert with_beams.channels.names[-1] == "open fields" and with_beams.channels.beams_deg == (0, 180)
     case = load_case(cohort.path("toy_1"))
     save_case(dataclasses.replace(case, dose_gy=case.dose_gy / 2), cohort.path("toy_1"))
     cohort.card["cases"]["toy_1"]["sha256"] = "0" * 64
-    (halved,) = load_samples(cohort, ["toy_1"], 2)
+    (halved,) = load_samples(cohort, ["toy_1"], Grid(2))
     assert float(halved.dose.max()) == pytest.approx(0.5, abs=0.01) and len(cache_files(tmp_path)) == 4
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from toys import toy_case
 
+from lib.features.grid import Grid
 from lib.features.samples import make_sample
 from lib.metrics.statistics import paired_difference
 from lib.metrics.uncertainty import EnsembleLaw
@@ -134,7 +135,7 @@ def test_the_figures_of_the_speed_study_are_drawn():
 
 
 def test_the_teaching_pictures_are_of_the_slice_of_most_dose():
-    sample = make_sample(toy_case(), coarsen=2)
+    sample = make_sample(toy_case(), Grid(2))
     index = teaching.slice_of_most_dose(sample)
     assert len(teaching.input_channels(sample).axes) == len(sample.channels.names)
     planned, _, difference = teaching.prediction(sample, 0 * sample.dose).axes[:3]

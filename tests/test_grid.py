@@ -5,7 +5,16 @@ import pytest
 import torch
 from toys import toy_case
 
-from lib.features.grid import LEAST_SHARE, crop, dose_box, mean_of_blocks, refine, refine_in_mask, uncrop
+from lib.features.grid import (
+    LEAST_SHARE,
+    Grid,
+    crop,
+    dose_box,
+    mean_of_blocks,
+    refine,
+    refine_in_mask,
+    uncrop,
+)
 from lib.features.samples import make_sample
 
 SHAPES = [(40, 50, 70), (41, 37, 64), (16, 24, 24), (128, 128, 128)]
@@ -55,7 +64,7 @@ def test_what_is_cut_out_goes_back_to_its_place(coarsen):
         mask = mask_in((70, 81, 66), rng)
         inside = mean_of_blocks(mask[None].float(), coarsen)
         box = dose_box(mask, coarsen)
-        assert torch.equal(uncrop(crop(inside, box)[None], box, mask, coarsen), inside[None])
+        assert torch.equal(uncrop(crop(inside, box)[None], mask, Grid(coarsen)), inside[None])
 
 
 @pytest.mark.parametrize("coarsen", [2, 3, 4])
@@ -71,7 +80,7 @@ def test_coarsened_and_refined_a_ramp_stays_a_ramp_away_from_the_borders(coarsen
 @pytest.mark.parametrize("coarsen", [1, 2, 4])
 def test_coarsening_keeps_the_mean_dose(coarsen):
     case = toy_case()
-    sample = make_sample(case, coarsen)
+    sample = make_sample(case, Grid(coarsen))
     assert float(sample.dose.mean()) * 70 == pytest.approx(float(case.dose_gy.mean()), rel=1e-5)
     assert float(sample.mask.mean()) == pytest.approx(case.dose_mask.mean(), rel=1e-5)
     assert sample.spacing_mm == tuple(s * coarsen for s in case.spacing_mm)
@@ -104,14 +113,14 @@ def test_refined_inside_the_mask_a_dose_keeps_its_block_averages_and_its_edge(co
     case = toy_case()
     mask = torch.from_numpy(case.dose_mask)
     uniform = 0.8 * mask.float()[None]
-    fine = refine_in_mask(mean_of_blocks(uniform, coarsen)[None], coarsen, mask)[0]
+    fine = refine_in_mask(mean_of_blocks(uniform, coarsen)[None], Grid(coarsen), mask)[0]
     well = refine(mean_of_blocks(mask.float()[None], coarsen)[None], coarsen, mask.shape)[0, 0] >= LEAST_SHARE
     assert (
         torch.allclose(fine[0][mask & well], uniform[0][mask & well], atol=0.03) and not fine[0][~mask].any()
     )
     dose = torch.from_numpy(case.dose_gy * case.dose_mask)[None]
     plain = refine(mean_of_blocks(dose, coarsen)[None], coarsen, case.shape)[0]
-    better = refine_in_mask(mean_of_blocks(dose, coarsen)[None], coarsen, mask)[0]
+    better = refine_in_mask(mean_of_blocks(dose, coarsen)[None], Grid(coarsen), mask)[0]
     error = [float((found - dose).abs()[0][mask].mean()) for found in (plain, better)]
     assert error[1] < 0.75 * error[0]
     missed = [
@@ -130,7 +139,7 @@ def test_a_dose_of_the_box_comes_back_where_it_belongs(coarsen):
     box = dose_box(mask, coarsen)
     blocks = crop(mean_of_blocks(dose, coarsen), box)[None]
     assert blocks[0, 0].numel() < dose.numel() / coarsen**3
-    fine = refine_in_mask(blocks, coarsen, mask)[0]
+    fine = refine_in_mask(blocks, Grid(coarsen), mask)[0]
     assert fine.shape == dose.shape and not fine[0][~mask].any()
     inner = (slice(None), slice(63, 77), slice(5, 38), slice(46, 68))
     assert torch.allclose(fine[inner], dose[inner], atol=0.06)

@@ -10,6 +10,7 @@ from lib.diffusion.samplers import DDIM, REFERENCE, Euler, Midpoint
 from lib.diffusion.schedule import cosine_alpha_bar
 from lib.errors import UserError
 from lib.features.channels import channels_of
+from lib.features.grid import Grid
 from lib.features.samples import make_sample
 from lib.models.methods import find_method
 from lib.prediction.predict import (
@@ -31,7 +32,7 @@ PRIMED = list(channels_of("prostate").with_prior().names)
 
 @pytest.fixture(scope="module")
 def samples():
-    return [make_sample(toy_case(f"toy_{i}", seed=i), 1) for i in range(3)]
+    return [make_sample(toy_case(f"toy_{i}", seed=i), Grid(1)) for i in range(3)]
 
 
 def predictor_for(method, samples):
@@ -69,15 +70,15 @@ def test_a_regression_gives_one_dose_however_many_members_are_asked(samples):
 
 
 def test_volumes_of_different_shapes_can_be_predicted_together(samples):
-    other = make_sample(toy_case("toy_9", shape=(18, 20, 24), seed=9), 1)
+    other = make_sample(toy_case("toy_9", shape=(18, 20, 24), seed=9), Grid(1))
     doses = predict(predictor_for("baseline", samples), [samples[0], other, samples[1]])
     assert [tuple(d.shape[2:]) for d in doses] == [(16, 24, 24), (18, 20, 24), (16, 24, 24)]
 
 
 def test_doses_come_back_in_gy_on_the_cases_own_grid():
     case = toy_case("toy_1", shape=(17, 24, 23))
-    sample = make_sample(case, 2)
-    dose_gy = on_case_grid(sample.dose[None], case, 2)
+    sample = make_sample(case, Grid(2))
+    dose_gy = on_case_grid(sample.dose[None], case, Grid(2))
     assert dose_gy.shape == (1, 17, 24, 23) and not dose_gy[0][~case.dose_mask].any()
     assert np.abs(dose_gy[0] - case.dose_gy)[case.dose_mask].mean() < 0.03 * case.rx_gy
 
@@ -192,7 +193,7 @@ def test_weights_and_configuration_that_do_not_fit_are_refused(samples, tmp_path
 
 
 def test_a_patient_of_another_site_is_refused(samples):
-    other = make_sample(toy_case("toy_2", site="head-and-neck"), 1)
+    other = make_sample(toy_case("toy_2", site="head-and-neck"), Grid(1))
     with pytest.raises(UserError, match="was trained with the channels"):
         predict(predictor_for("baseline", samples), [other])
 

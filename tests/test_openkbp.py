@@ -8,7 +8,7 @@ import pytest
 from toys import write_csv, write_openkbp_folder
 
 from lib.cases.case import load_case, save_case
-from lib.cases.protocols import HEAD_AND_NECK
+from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.importers.cohort import make_cohort
 from lib.importers.openkbp import SHAPE, find_patients, openkbp_source, read_patient, split_patients
@@ -255,7 +255,7 @@ def check_real(case):
         if (case.case_id, name) != COLD_TARGET:
             assert 0.9 * rx_gy < np.median(case.dose_gy[masks[name]]) < 1.1 * case.rx_gy
     assert -150 < np.median(case.ct_hu[masks["PTV70"]]) < 150  # soft tissue
-    assert set(masks) <= set(HEAD_AND_NECK.structures)
+    assert set(masks) <= set(PROTOCOLS["head-and-neck"].structures)
 
 
 @pytest.mark.openkbp

@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_toys import CLASSES, PRIVATE, read_case, write_patient
+from dicom_toys import CLASSES, PRIVATE, edited, read_case, write_patient
 from toys import toy_case
 
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
-from lib.files import write_text
+from lib.features.grid import Grid as Blocks
+from lib.files import ROOT, write_text
+from lib.importers.dicom_files import File
+from lib.importers.dicom_grid import Grid
+from lib.importers.dicom_images import read_dose
 from lib.importers.dicom_rt import read_patient
 from lib.importers.options import Options
 from lib.importers.rtdose import write_rtdose
@@ -42,14 +46,37 @@ def test_what_is_read_back_is_within_half_a_step_of_at_most_001_gy(patient, tmp_
     assert abs(ds.pixel_array * float(ds.DoseGridScaling) - dose_gy).max() <= 0.51 * float(ds.DoseGridScaling)
 
 
-def test_in_place_of_the_planned_dose_it_reads_as_the_same_patient(patient, tmp_path):
+def test_it_lies_where_the_planned_dose_lies(patient, tmp_path):
+    case, dose_gy, ds = exported(patient, tmp_path / "dose.dcm")
+    got_gy, grid = read_dose(File("dose.dcm", ds, ds.SOPInstanceUID))
+    assert grid == Grid(case.origin_mm, case.spacing_mm, case.shape) and abs(got_gy - dose_gy).max() < 0.002
+
+
+@pytest.mark.parametrize("mark", ["SOPInstanceUID", "InstanceCreatorUID", "SeriesDescription", "DoseComment"])
+@pytest.mark.parametrize("with_plan", [True, False])
+def test_in_the_patients_folder_it_is_never_taken_for_the_plans_dose(with_plan, mark, patient, tmp_path):
+    def keep_mark(ds):
+        if mark != "SOPInstanceUID":
+            ds.SOPInstanceUID = f"1.2.{len(ds.SeriesDescription)}"
+        for keyword in {"InstanceCreatorUID", "SeriesDescription", "DoseComment"} - {mark}:
+            delattr(ds, keyword)
+
     folder = shutil.copytree(patient, tmp_path / "p1")
-    case, dose_gy, _ = exported(patient, tmp_path / "dose.dcm")
+    if not with_plan:  # nothing says which dose is the plan's
+        next(folder.glob("rtplan*")).unlink()
+        edited(next(folder.glob("rtdose*")), lambda ds: delattr(ds, "ReferencedRTPlanSequence"))
+    before = read_patient(folder)
+    for method in ("one", "second"):  # the second export finds the first one's file
+        exported(folder, folder / f"{method}.dcm", method=method)
+        edited(folder / f"{method}.dcm", keep_mark)
+    (case, report), (case_before, report_before) = read_patient(folder), before
+    assert np.array_equal(case.dose_gy, case_before.dose_gy)
+    left_aside = "2 predicted doses that were exported are left aside: they are no plan's"
+    assert report["warnings"] == [left_aside, *report_before["warnings"]]
+    assert report["other_files"] == {"predicted dose": 2}
     next(folder.glob("rtdose*")).unlink()
-    shutil.move(tmp_path / "dose.dcm", folder)
-    got = read_case(folder)
-    assert got.spacing_mm == case.spacing_mm and got.origin_mm == case.origin_mm
-    assert abs(got.dose_gy - dose_gy).max() < 0.002
+    with pytest.raises(UserError, match="p1 holds no RTDOSE but predicted dose; export the plan's dose too"):
+        read_patient(folder)
 
 
 def test_on_a_coarser_grid_it_lies_where_the_case_lies(patient, tmp_path):
@@ -88,10 +115,22 @@ def test_it_says_that_it_is_a_prediction_and_by_which_method(patient, tmp_path):
     )
 
 
-def test_below_outputs_it_is_refused_and_nothing_is_written(patient, tmp_path):
-    with pytest.raises(UserError, match="patient's name.*outputs"):
-        exported(patient, tmp_path / "outputs" / "run" / "dose.dcm")
-    assert not (tmp_path / "outputs").exists()
+def test_below_the_projects_outputs_it_is_refused_and_nothing_is_written(patient, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "outputs").symlink_to("disk")
+    (tmp_path / "link").symlink_to("outputs/run")
+    for path in ("outputs/run/dose.dcm", "disk/run/dose.dcm", "link/dose.dcm", "x/../outputs/dose.dcm"):
+        with pytest.raises(UserError, match="patient's name.*outputs"):
+            exported(patient, tmp_path / path)
+    with pytest.raises(UserError, match="outputs"):
+        exported(patient, ROOT / "outputs" / "run" / "dose.dcm")
+    assert not list((tmp_path / "disk").iterdir()) and not (ROOT / "outputs" / "run").exists()
+
+
+def test_in_a_folder_that_is_only_called_outputs_it_is_written(patient, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert exported(patient, tmp_path / "clinic" / "outputs" / "dose.dcm")[2].Modality == "RTDOSE"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +188,10 @@ def clinic(patient, tmp_path_factory):
         write_text(
             Path("outputs/clinic/experiment.yaml"), "experiment: clinic\ncohort: outputs/cohorts/clinic\n"
         )
-        save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, 1)
-        save_prediction(prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, 1, case.dose_gy / 10)
+        save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, Blocks(1))
+        save_prediction(
+            prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, Blocks(1), case.dose_gy / 10
+        )
     return folder
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from toys import toy_case, toy_cohort
 
+from lib.features.grid import Grid
 from lib.prediction.store import Steps, load_steps, prediction_path, save_prediction, save_steps
 from lib.report import scrubber
 from lib.report.views import dose_of, render_panels
@@ -51,7 +52,7 @@ def folder(tmp_path):
     cohort = toy_cohort(tmp_path / "toys", n=3)
     (tmp_path / "experiment.yaml").write_text(f"cohort: {tmp_path / 'toys'}\n")
     for case_id in cohort.case_ids:
-        save_prediction(prediction_path(tmp_path, "baseline", case_id), cohort.load(case_id).dose_gy, 1)
+        save_prediction(prediction_path(tmp_path, "baseline", case_id), cohort.load(case_id).dose_gy, Grid(1))
     return tmp_path
 
 

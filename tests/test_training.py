@@ -11,6 +11,7 @@ from toys import toy_case
 from lib import device
 from lib.errors import UserError
 from lib.features.channels import channels_of
+from lib.features.grid import Grid
 from lib.features.samples import make_sample
 from lib.files import read_json, write_json
 from lib.models.config import TrainConfig, check_fits
@@ -27,7 +28,7 @@ from lib.training.state import TrainingState, learning_rate
 
 @pytest.fixture(scope="module")
 def samples():
-    return [make_sample(toy_case(f"toy_{i}", seed=i), 1) for i in range(4)]
+    return [make_sample(toy_case(f"toy_{i}", seed=i), Grid(1)) for i in range(4)]
 
 
 def config_for(samples, **changes):
@@ -373,10 +374,10 @@ def test_a_checkpoint_of_another_version_is_refused(samples, tmp_path, damage):
 )
 def test_a_checkpoint_is_used_as_it_was_trained_or_refused(samples, change, words):
     channels = channels_of("prostate")
-    check_fits(config_for(samples), channels, 1)
-    check_fits(config_for(samples, cohort_sha256="2"), channels.with_prior(), 1, "2")
+    check_fits(config_for(samples), channels, Grid(1))
+    check_fits(config_for(samples, cohort_sha256="2"), channels.with_prior(), Grid(1), "2")
     with pytest.raises(UserError, match=f"baseline was trained {words}.*; use it so, or train it again"):
-        check_fits(config_for(samples, **change), channels, 1, "2" if "cohort_sha256" in change else "")
+        check_fits(config_for(samples, **change), channels, Grid(1), "2" if "cohort_sha256" in change else "")
 
 
 def test_a_method_brings_its_own_units_and_schedule_unless_told_otherwise(samples, tmp_path):

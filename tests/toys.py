@@ -11,21 +11,38 @@ import numpy as np
 
 from lib.cases.case import Case
 from lib.cases.cohort import open_cohort
+from lib.cases.protocol import protocol_of
 from lib.files import write_json
 from lib.importers.cohort import Source, import_case, make_card
 from lib.importers.openkbp import SHAPE as OPENKBP_SHAPE
 
 SHAPE = (16, 24, 24)
-FIELD_MM = {"prostate": (192.0, 240.0, 336.0), "head-and-neck": (240.0, 240.0, 240.0)}
-BODY_MM = {"prostate": (200.0, 105.0, 155.0), "head-and-neck": (220.0, 90.0, 80.0)}  # half axes
+LUNG, BREAST = "lung-60-in-30", "breast-40-in-15"
+FIELD_MM = {
+    "prostate": (192.0, 240.0, 336.0),
+    "head-and-neck": (240.0, 240.0, 240.0),
+    LUNG: (240.0, 240.0, 360.0),
+    BREAST: (240.0, 240.0, 360.0),
+}
+SITES = list(FIELD_MM)
+BODY_MM = {  # half axes
+    "prostate": (200.0, 105.0, 155.0),
+    "head-and-neck": (220.0, 90.0, 80.0),
+    LUNG: (220.0, 105.0, 165.0),
+    BREAST: (220.0, 105.0, 165.0),
+}
 FALL_OFF_MM = 30.0
 CENTRE_MM = {  # the targets' centre lies between these corners
     "prostate": ((-12, -10, -14), (12, 4, 14)),
     "head-and-neck": ((-15, -20, -30), (15, 0, 30)),
+    LUNG: ((-10, -20, -95), (30, 20, -75)),
+    BREAST: ((-10, -50, 80), (10, -40, 90)),
 }
 TARGETS = {  # name -> (prescription in Gy, radius in mm), spheres about one centre
     "prostate": {"PTV70": (70.0, 32.0), "PTV56": (56.0, 46.0)},
     "head-and-neck": {"PTV70": (70.0, 26.0), "PTV63": (63.0, 36.0), "PTV56": (56.0, 48.0)},
+    LUNG: {"PTV": (60.0, 26.0)},
+    BREAST: {"PTV": (40.0, 34.0)},
 }
 ORGANS = {  # name -> (centre z, y, x, half axes z, y, x), mm
     "prostate": {
@@ -45,8 +62,25 @@ ORGANS = {  # name -> (centre z, y, x, half axes z, y, x), mm
         "Larynx": (-45, -35, 0, 22, 18, 18),
         "Mandible": (35, -60, 0, 16, 16, 45),
     },
+    LUNG: {
+        "Lungs": (10, 5, 85, 80, 60, 50),  # and its mirror image
+        "Heart": (-20, -30, 25, 40, 40, 45),
+        "SpinalCord": (0, 60, 0, 100, 9, 9),
+        "Esophagus": (10, 35, 0, 80, 9, 9),
+        "BrachialPlex_L": (75, 0, 45, 22, 16, 22),
+        "BrachialPlex_R": (75, 0, -45, 22, 16, 22),
+    },
+    BREAST: {
+        "CTV": (0, 0, 0, 28, 28, 28),
+        "Heart": (-20, -25, 30, 40, 40, 45),
+        "Lung_L": (10, 15, 80, 80, 55, 48),
+        "Lung_R": (10, 15, -80, 80, 55, 48),
+        "Breast_L": (0, -50, 85, 45, 30, 45),
+        "Breast_R": (0, -50, -85, 45, 30, 45),
+    },
 }
-BONES = ("Femur_L", "Femur_R", "Mandible")
+CHANGED_HU = dict.fromkeys(("Femur_L", "Femur_R", "Mandible"), 500)
+CHANGED_HU |= dict.fromkeys(("Lungs", "Lung_L", "Lung_R"), -750)
 
 
 def toy_case(case_id="toy_1", shape=SHAPE, site="prostate", seed=0):
@@ -65,11 +99,13 @@ def toy_case(case_id="toy_1", shape=SHAPE, site="prostate", seed=0):
         masks[name] = (outside_mm == 0) | (from_centre_mm == from_centre_mm.min())
         dose_gy = np.maximum(dose_gy, rx_gy * np.where(masks[name], 1, np.exp(-outside_mm / FALL_OFF_MM)))
     for name, organ in ORGANS[site].items():
-        at = centre if name == "Prostate" else np.add(organ[:3], rng.uniform(-5, 5, 3))
+        at = centre if name in ("Prostate", "CTV") else np.add(organ[:3], rng.uniform(-5, 5, 3))
         masks[name] = ellipsoid(grid_mm, at, np.multiply(organ[3:], rng.uniform(0.9, 1.1)))
+        if name == "Lungs":
+            masks[name] |= masks[name][:, :, ::-1]
     ct_hu = np.where(body, rng.normal(0, 15, shape), -1000)
-    for name in set(masks) & set(BONES):
-        ct_hu[masks[name]] += 500
+    for name in set(masks) & set(CHANGED_HU):
+        ct_hu[masks[name]] += CHANGED_HU[name]
     return Case(
         case_id=case_id,
         ct_hu=np.rint(ct_hu).astype(np.int16),
@@ -98,9 +134,10 @@ def toy_cohort(folder, n=6, site="prostate", split=None, shape=SHAPE):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     case_ids = [f"toy_{i}" for i in range(1, n + 1)]
-    cases = {i: import_case(folder, partial(toy_case, shape=shape, site=site), i, i)[0] for i in case_ids}
+    read = partial(toy_case, shape=shape, site=site)
+    cases = {i: import_case(folder, read, i, i)[0] for i in case_ids}
     source = Source("toys", {}, toy_case, split)
-    write_json(folder / "card.json", make_card(folder.name, source, cases, {}))
+    write_json(folder / "card.json", make_card(folder.name, source, protocol_of(site), cases, {}))
     return open_cohort(folder)
 
 

@@ -6,13 +6,14 @@ the directions in which DICOM's patient coordinates grow.
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from lib.cases.protocol import Protocol, protocol_of
 from lib.errors import UserError
-from lib.files import DAMAGED_NPZ, written_whole
+from lib.files import DAMAGED_NPZ, replace_file
 
 VERSION = 1
 ORIENTATION = "SPL"  # the index grows towards Superior, Posterior, Left
@@ -32,7 +33,10 @@ class Case:
     spacing_mm       (dz, dy, dx)
     origin_mm        (z, y, x)                 centre of voxel (0, 0, 0)
     prescription_gy  target name -> Gy
-    site             a key of lib.cases.protocols.PROTOCOLS
+    site             name of the protocol
+    protocol         by default the one of lib/cases/protocols that is called so
+    covered_pct      structure -> share in % inside the grid on which the dose was computed, of those that
+                     reach beyond it: there the dose is not known, so they are not judged
     The axes are those of ORIENTATION.
     """
 
@@ -45,8 +49,11 @@ class Case:
     prescription_gy: dict[str, float]
     site: str
     origin_mm: Triple = (0.0, 0.0, 0.0)
+    protocol: Protocol | None = None
+    covered_pct: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", protocol_of(self.protocol or self.site))
         problem = find_problem(self)
         if problem:
             raise UserError(f"{self.case_id}: {problem}")
@@ -59,6 +66,16 @@ class Case:
     def rx_gy(self) -> float:
         """The highest prescription, the unit of the dose inside models."""
         return max(self.prescription_gy.values())
+
+    @property
+    def primary_target(self) -> str:
+        """The target with the highest prescription."""
+        return max(self.prescription_gy, key=self.prescription_gy.get)
+
+    @property
+    def judged(self) -> dict[str, np.ndarray]:
+        """The masks of the structures whose dose is known: that have voxels, all on the dose's own grid."""
+        return {n: m for n, m in sorted(self.masks.items()) if m.any() and n not in self.covered_pct}
 
     @property
     def voxel_cc(self) -> float:
@@ -94,8 +111,12 @@ def save_case(case: Case, path: str | Path) -> None:
     step_gy, names = dose_step_gy(case.dose_gy), sorted(case.masks)
     meta = {key: getattr(case, key) for key in PLAIN_FIELDS}
     meta |= {"version": VERSION, "masks": names, "orientation": ORIENTATION, "dose_step_gy": step_gy}
+    if isinstance(case.protocol.stored, dict):  # no file of this code has it, so the case keeps it
+        meta["protocol"] = case.protocol.stored
+    if case.covered_pct:
+        meta["covered_pct"] = case.covered_pct
     stacked = np.stack([case.dose_mask, *(case.masks[name] for name in names)])
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
             meta=np.array(json.dumps(meta, sort_keys=True)),
@@ -166,4 +187,6 @@ def decode_case(meta: dict, ct_hu: np.ndarray, dose: np.ndarray, packed: np.ndar
         spacing_mm=tuple(meta["spacing_mm"]),
         origin_mm=tuple(meta["origin_mm"]),
         prescription_gy=meta["prescription_gy"],
+        protocol=protocol_of(meta.get("protocol", meta["site"])),
+        covered_pct=meta.get("covered_pct", {}),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.cases.case import Case, load_case
-from lib.cases.protocols import PROTOCOLS, Protocol
+from lib.cases.protocol import Protocol, protocol_of
 from lib.errors import UserError
 from lib.files import read_json
 
@@ -30,7 +30,7 @@ class Cohort:
 
     @property
     def protocol(self) -> Protocol:
-        return PROTOCOLS[self.card["site"]]
+        return protocol_of(self.card.get("protocol", self.card["site"]))
 
     @property
     def case_ids(self) -> list[str]:
@@ -76,9 +76,10 @@ def read_card(path: Path) -> tuple[dict, Split]:
         case_ids = [case_id for part in split.values() for case_id in part]
         foreign = [case_id for case_id in case_ids if case_id not in card["cases"]]
         repeated = sorted({case_id for case_id in case_ids if case_ids.count(case_id) > 1})
-        if not repeated and (foreign or card["site"] not in PROTOCOLS or not isinstance(card["name"], str)):
+        protocol_of(card.get("protocol", card["site"]))
+        if not repeated and (foreign or not isinstance(card["name"], str)):
             raise KeyError(*foreign[:1])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{path} is not a cohort's card ({error}); make the cohort again") from None
     if repeated:
         raise UserError(

@@ -23,6 +23,17 @@ def noise_from_dose(x_t: Tensor, dose_hat: Tensor, alpha_bar_t: Tensor) -> Tenso
     return ((x_t - alpha_bar_t.sqrt() * dose_hat) / (1 - alpha_bar_t).sqrt()).to(x_t.dtype)
 
 
+def with_skip(dose_hat: Tensor, x_t: Tensor, alpha_bar_t: Tensor, deviation: float) -> Tensor:
+    """The mean of a dose that is normal about `dose_hat` with `deviation`, given its x_t as well.
+
+    So the detail of x_t that a narrow network cannot hand on reaches the estimate past it, as far as it tells
+    dose from noise: dose_hat + gain (x_t - signal dose_hat) (Karras et al. 2022, arXiv 2206.00364, section 5,
+    whose network is rescaled alike). A deviation of 0 gives dose_hat.
+    """
+    gain = deviation**2 * alpha_bar_t.sqrt() / (alpha_bar_t * deviation**2 + 1 - alpha_bar_t)
+    return (dose_hat + gain * (x_t - alpha_bar_t.sqrt() * dose_hat)).to(x_t.dtype)
+
+
 def estimates(predicts: str, output: Tensor, x_t: Tensor, alpha_bar_t: Tensor) -> tuple[Tensor, Tensor]:
     """(dose_hat, noise_hat) from a network's output."""
     if predicts == "noise":

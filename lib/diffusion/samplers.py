@@ -13,11 +13,12 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
 
-from lib.diffusion.flow import dose_from_velocity
+from lib.diffusion.flow import dose_from_velocity, shift_time
 from lib.diffusion.parameterisation import noise_from_dose
 from lib.diffusion.schedule import T
 from lib.errors import UserError
@@ -147,22 +148,26 @@ class DPMSolver(DiffusionSampler):
 class Euler(Sampler):
     """A flow's velocity integrated from t = 0 to 1 by steps of first order, one call each."""
 
+    shift: float = 1.0  # the steps are even in the time that `shift_time` divides by it
     stages = (1.0,)  # how far of a step each call's velocity leads from where the step began
 
-    def times(self) -> list[float]:
+    def bounds(self) -> list[float]:
         check_steps(self.n_steps)
+        return [shift_time(step / self.n_steps, self.shift) for step in range(self.n_steps + 1)]
+
+    def times(self) -> list[float]:
         ahead = (0.0, *self.stages[:-1])
-        return [step / self.n_steps + a / self.n_steps for step in range(self.n_steps) for a in ahead]
+        return [t + a * (s - t) for t, s in pairwise(self.bounds()) for a in ahead]
 
     def sample(self, velocity: Callable, noise: Tensor, watch: Callable | None = None) -> Tensor:
-        x_t = start = noise
-        for call, t in enumerate(self.times()):
-            velocity_hat = velocity(x_t, x_t.new_full((len(x_t),), t))
-            if watch:
-                watch(call, t, dose_from_velocity(x_t, velocity_hat, t))
-            stage = self.stages[call % len(self.stages)]
-            x_t = start + stage * velocity_hat / self.n_steps
-            start = x_t if stage == 1 else start
+        x_t, times = noise, iter(enumerate(self.times()))
+        for t_start, t_end in pairwise(self.bounds()):
+            start = x_t
+            for stage, (call, t) in zip(self.stages, times):
+                velocity_hat = velocity(x_t, x_t.new_full((len(x_t),), t))
+                if watch:
+                    watch(call, t, dose_from_velocity(x_t, velocity_hat, t))
+                x_t = start + stage * (t_end - t_start) * velocity_hat
         return x_t
 
 

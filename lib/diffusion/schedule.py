@@ -25,12 +25,18 @@ def cosine_alpha_bar(n_levels: int = T, s: float = 0.008) -> Tensor:
     return torch.cumprod(1 - beta, dim=0)
 
 
-def schedule(zero_snr: bool) -> Tensor:
+def schedule(zero_snr: bool, snr_divisor: float = 1.0) -> Tensor:
     """The reference's alpha_bar; with `zero_snr` shifted and scaled so that x_T-1 is pure noise (Lin et al.
-    Algorithm 1)."""
+    Algorithm 1).
+
+    The mean over n voxels has n times their signal-to-noise ratio. With `snr_divisor` = n a dose of n voxels
+    in a block is hidden at each t as a block's is by the plain schedule (Hoogeboom et al. 2023, 2301.11093).
+    """
     alpha_bar = cosine_alpha_bar()
-    root = alpha_bar.sqrt()
-    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2 if zero_snr else alpha_bar
+    if zero_snr:
+        root = alpha_bar.sqrt()
+        alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return alpha_bar if snr_divisor == 1 else alpha_bar / (alpha_bar + snr_divisor * (1 - alpha_bar))
 
 
 def at_level(alpha_bar: Tensor, t: Tensor, like: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def sample_anew(
     raise Stop.
     """
     sampler, temperature = how
-    sample = make_sample(case, run.coarsen, run.beams_deg)
+    sample = make_sample(case, run.grid, run.beams_deg)
     numbers, estimates = tuple(range(members if predictor.method.sampled else 1)), []
     calls, call = len(numbers) * (sampler.nfe if sampler else 1), count(1)
 
@@ -74,7 +74,7 @@ def sample_anew(
 
     options = {"members": numbers, "seed": seed, "temperature": temperature, "batch_size": 1, "label": ""}
     [doses] = predict(predictor, [sample], sampler, watch=watch, **options)
-    return on_case_grid(doses, case, run.coarsen), tuple(estimates)
+    return on_case_grid(doses, case, run.grid), tuple(estimates)
 
 
 class AnewBox:

@@ -17,7 +17,7 @@ from lib.errors import UserError
 from lib.explorer.anew import AnewBox
 from lib.explorer.controls import NOTHING, button, find_choices, listen, make_controls, row, toggle
 from lib.explorer.panels import Panels
-from lib.files import written_whole
+from lib.files import replace_file
 from lib.importers.rtdose import write_rtdose
 from lib.report import views
 from lib.report.pictures import to_file
@@ -92,7 +92,7 @@ class Explorer:
             return
         beside = c.beside.value if c.beside.value in self.methods else NOTHING  # nothing sampled anew
         c.beside.options, c.beside.value = [NOTHING, *self.methods], beside
-        borders = {name: f"8px solid {structure_colour(name)}" for name in opened.structures}
+        borders = {name: f"8px solid {structure_colour(opened.case, name)}" for name in opened.structures}
         self.structures.children = [toggle(name, border_left=border) for name, border in borders.items()]
         listen(self.draw, *self.structures.children)
         listen(self.draw_dvhs, *self.structures.children)
@@ -156,7 +156,7 @@ class Explorer:
         key = (name, step if step < len(final.estimates) else None)
         if key not in self.doses:  # of estimates only those of one step are kept
             self.doses = {k: dose for k, dose in self.doses.items() if k[1] in (None, step)}
-            self.doses[key] = views.at_step(case, final, step, self.run.coarsen)
+            self.doses[key] = views.at_step(case, final, step, self.run.grid)
         if gamma and self.doses[key].gamma is None:
             self.panels.note = f"computing the gamma index of {name} …"
             self.doses[key] = views.with_gamma(case, self.doses[key])
@@ -252,7 +252,7 @@ class Explorer:
         name = "-".join([view.case.case_id, *self.names, view.plane, str(view.index)])
         name = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
         path, figure = self.run.folder / "pictures" / f"{name}.png", views.draw_view(view)
-        with written_whole(path) as temporary:
+        with replace_file(path) as temporary:
             figure.savefig(temporary, format="png", dpi=200)
         plt.close(figure)
         path.with_name(f"{name}-dvhs.png").write_bytes(self.dvhs.value)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lib.features.batches import Batch
-from lib.features.samples import TENSORS, Sample
+from lib.features.samples import Sample
 
 SHIFT_MM, ROTATE_DEG, CT_NOISE = 16.0, 5.0, 0.02  # at most; the noise in units of the CT channel
 
@@ -19,21 +19,37 @@ def augment(batch: Batch, how: str, generator: torch.Generator) -> Batch:
     "whole voxels" rounds the translation to voxels and does not rotate: interpolating voxels of a centimetre
     would blur dose and masks.
     """
-    whole, device = how == "whole voxels", batch.cond.device
+    whole, device, block_mm = how == "whole voxels", batch.cond.device, batch.spacing_mm * batch.grid.answer
     draw = torch.rand(len(batch.cond), 5, generator=generator)
     noise = torch.randn(batch.cond[:, :1].shape, generator=generator)
     batch = mirror_some(batch, (draw[:, 0] < 0.5).to(device))
     shift_mm, angle = (2 * draw[:, 1:4] - 1) * SHIFT_MM, (2 * draw[:, 4] - 1) * math.radians(ROTATE_DEG)
-    if whole:
-        shift_mm, angle = torch.round(shift_mm / batch.spacing_mm) * batch.spacing_mm, torch.zeros_like(angle)
-    grid = motion_grid(batch, shift_mm, angle).to(device)
+    blocks = torch.round(shift_mm / block_mm).int()
+    rows = None if whole else motion(batch, shift_mm, angle).to(device)
+
+    def move(volume, parts):
+        if whole:
+            return shift(volume, blocks * parts)
+        return F.grid_sample(
+            volume, F.affine_grid(rows, volume.shape, align_corners=False), align_corners=False
+        )
+
     outside = batch.channels.background().to(device)[None, :, None, None, None]
-    volumes = torch.cat([batch.cond - outside, batch.dose, batch.mask], 1)
-    moved = F.grid_sample(volumes, grid, "nearest" if whole else "bilinear", align_corners=False)
-    cond, dose, mask = moved.split([batch.cond.shape[1], 1, 1], dim=1)
-    cond = cond + outside
+    cond = move(batch.cond - outside, 1) + outside
     cond[:, :1] += CT_NOISE * noise.to(device)
-    return replace(batch, cond=cond, dose=dose, mask=mask)
+    answers = {name: move(getattr(batch, name), batch.grid.answer) for name in batch.channels.answered}
+    return replace(batch, cond=cond, **answers)
+
+
+def shift(volume: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
+    """[B,C,d,h,w] of which voxel i is now what i + `voxels` (int [B,3]) was; 0 where that is outside."""
+    moved = torch.zeros_like(volume)
+    for to, of, steps in zip(moved, volume, voxels.tolist()):
+        ends = list(zip(steps, of.shape[1:]))
+        target = tuple(slice(max(0, -s), max(0, n - max(0, s))) for s, n in ends)
+        source = tuple(slice(max(0, s), max(0, n + min(0, s))) for s, n in ends)
+        to[(slice(None), *target)] = of[(slice(None), *source)]
+    return moved
 
 
 def mirror_some(batch: Batch, chosen: torch.Tensor) -> Batch:
@@ -44,24 +60,24 @@ def mirror_some(batch: Batch, chosen: torch.Tensor) -> Batch:
         turned, straight = getattr(image, name), getattr(batch, name)
         return torch.where(chosen.view(-1, *[1] * (straight.ndim - 1)), turned, straight)
 
-    return replace(batch, **{name: pick(name) for name in TENSORS})
+    return replace(batch, **{name: pick(name) for name in ("cond", "constraints", *batch.channels.answered)})
 
 
 def mirror(patients: Sample | Batch) -> Sample | Batch:
-    """The mirror image, left and right exchanged: channels of paired organs swap, and flags [...,13] that
-    say which organs there are follow them (head and neck)."""
+    """The mirror image, left and right exchanged: channels of paired organs swap, and the flags among the
+    constraints [...,K] that say which structures there are follow them."""
     channels, constraints, order = patients.channels, patients.constraints, patients.channels.mirror_order()
-    if channels.site == "head-and-neck":
-        first = channels.names.index(channels.structures[0])
-        flags = [3 + place - first for place in order[first : first + len(channels.structures)]]
-        constraints = constraints[..., [0, 1, 2, *flags]]
+    if not channels.protocol.constraint_vector:
+        first, n = channels.names.index(channels.structures[0]), len(channels.targets)
+        flags = [n + place - first for place in order[first : first + len(channels.structures)]]
+        constraints = constraints[..., [*range(n), *flags]]
     cond = patients.cond.flip(-1)[..., order, :, :, :]
-    dose, mask = patients.dose.flip(-1), patients.mask.flip(-1)
-    return replace(patients, cond=cond, dose=dose, mask=mask, constraints=constraints)
+    answers = {name: getattr(patients, name).flip(-1) for name in channels.answered}
+    return replace(patients, cond=cond, constraints=constraints, **answers)
 
 
-def motion_grid(batch: Batch, shift_mm: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
-    """Sampling grid [B,d,h,w,3] of a rotation by `angle` [B] about the centre and a shift [B,3] (z, y, x)."""
+def motion(batch: Batch, shift_mm: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """Matrices [B,3,4] for affine_grid: a turn by `angle` [B] about the centre, a shift [B,3] (z, y, x)."""
     half_mm = batch.spacing_mm * torch.tensor(batch.dose.shape[2:]) / 2
     z, y, x = half_mm.unbind(1)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
@@ -70,4 +86,4 @@ def motion_grid(batch: Batch, shift_mm: torch.Tensor, angle: torch.Tensor) -> to
         torch.stack([sin * x / y, cos, zero, shift_mm[:, 1] / y], 1),
         torch.stack([zero, zero, zero + 1, shift_mm[:, 0] / z], 1),
     ]
-    return F.affine_grid(torch.stack(rows, 1), batch.dose.shape, align_corners=False)
+    return torch.stack(rows, 1)

@@ -7,30 +7,29 @@ import torch.nn.functional as F
 
 from lib.errors import UserError
 from lib.features.channels import Channels
+from lib.features.grid import Grid
 from lib.features.samples import TENSORS, Sample
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on one grid: cond [B,C,d,h,w], dose and mask [B,1,d,h,w], constraints [B,13], rx_gy [B]."""
+    """Samples on one grid, float32: cond [B,C,d,h,w] of blocks, dose, mask and prior [B,1,D,H,W] of what is
+    answered in them, constraints [B,K], rx_gy [B]."""
 
     channels: Channels
     cond: torch.Tensor
     dose: torch.Tensor
     mask: torch.Tensor
+    prior: torch.Tensor
     constraints: torch.Tensor
-    spacing_mm: torch.Tensor  # [B,3]
+    spacing_mm: torch.Tensor  # [B,3], of the answers
     rx_gy: torch.Tensor
-
-    @property
-    def prior(self) -> torch.Tensor | float:
-        """The prior's dose [B,1,d,h,w] as a fraction of the prescription, or 0.0 where there is none."""
-        return self.channels.prior(self.cond)
+    grid: Grid
 
     @property
     def structures(self) -> torch.Tensor:
-        """Where each structure lies, bool [B,S,d,h,w]: where its signed distance is negative."""
-        return self.channels.select(self.cond, self.channels.structures) < 0
+        """Where each structure lies, bool [B,S,D,H,W]: where its signed distance is negative."""
+        return refine_blocks(self.channels.select(self.cond, self.channels.structures), self.grid.answer) < 0
 
     def part(self, patients: slice) -> "Batch":
         """The batch of some of its patients."""
@@ -46,21 +45,22 @@ def make_batch(
     Without `patch`, or along axes where it is larger, the size is the largest of the batch; smaller volumes
     are padded at the far ends with background.
     """
-    if len({sample.channels for sample in samples}) > 1:
-        raise UserError("one batch cannot mix treatment sites or condition channels")
-    largest = [max(s.dose.shape[axis] for s in samples) for axis in (1, 2, 3)]
+    if len({(sample.channels, sample.grid) for sample in samples}) > 1:
+        raise UserError("one batch cannot mix treatment sites, condition channels or grids")
+    largest = [max(s.cond.shape[axis] for s in samples) for axis in (1, 2, 3)]
     size = tuple(map(min, patch, largest)) if patch else tuple(largest)
     patches = [cut(s, patch_start(s, size, generator), size) for s in samples]
-    cond, dose, mask = (torch.stack(volumes) for volumes in zip(*patches))
+    cond, dose, mask, prior = (torch.stack(volumes) for volumes in zip(*patches))
     constraints = torch.stack([s.constraints for s in samples])
     spacing_mm = torch.tensor([s.spacing_mm for s in samples])
     rx_gy = torch.tensor([s.rx_gy for s in samples])
-    return Batch(samples[0].channels, cond, dose, mask, constraints, spacing_mm, rx_gy)
+    of_all = samples[0].channels, cond, dose, mask, prior, constraints, spacing_mm, rx_gy
+    return Batch(*of_all, samples[0].grid)
 
 
 def patch_start(sample: Sample, size: tuple, generator: torch.Generator | None) -> tuple[int, ...]:
-    """First voxel of a patch: anywhere, or for half of them centred where the dose is above 10 %."""
-    room = [max(0, n - s) for n, s in zip(sample.dose.shape[1:], size)]
+    """First block of a patch: anywhere, or for half of them centred where the dose is above 10 %."""
+    room = [max(0, n - s) for n, s in zip(sample.cond.shape[1:], size)]
     if not any(room):
         return (0, 0, 0)
     draw = torch.rand(4, generator=generator)
@@ -68,19 +68,29 @@ def patch_start(sample: Sample, size: tuple, generator: torch.Generator | None) 
     dosed = torch.nonzero(sample.dose[0] > 0.1) if draw[3] < 0.5 else ()
     if len(dosed):
         centre = dosed[int(torch.randint(len(dosed), (1,), generator=generator))]
-        start = [min(max(0, int(c) - s // 2), r) for c, s, r in zip(centre, size, room)]
+        centre = [int(c) // sample.grid.answer for c in centre]
+        start = [min(max(0, c - s // 2), r) for c, s, r in zip(centre, size, room)]
     return tuple(start)
 
 
-def cut(sample: Sample, start: tuple, size: tuple) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Patch of cond, dose and mask; what reaches beyond the volume is background."""
+def cut(sample: Sample, start: tuple, size: tuple) -> list[torch.Tensor]:
+    """Patch of cond, dose, mask and prior; what reaches beyond the volume is background."""
     box = tuple(slice(a, a + s) for a, s in zip(start, size))
     outside = sample.channels.background().to(sample.cond.device)[:, None, None, None]
 
-    def pad(volume):
-        volume = volume[(slice(None), *box)]
-        return F.pad(
-            volume, [p for n, s in zip(reversed(volume.shape[1:]), reversed(size)) for p in (0, s - n)]
-        )
+    def pad(volume, box):
+        volume, wanted = volume[(slice(None), *box)], [b.stop - b.start for b in box]
+        missing = [p for n, s in zip(reversed(volume.shape[1:]), reversed(wanted)) for p in (0, s - n)]
+        return F.pad(volume, missing) if any(missing) else volume
 
-    return pad(sample.cond - outside) + outside, pad(sample.dose), pad(sample.mask)
+    answered = [
+        pad(volume, sample.grid.finer(box)).float() for volume in (sample.dose, sample.mask, sample.prior)
+    ]
+    return [pad(sample.cond - outside, box) + outside, *answered]
+
+
+def refine_blocks(volume: torch.Tensor, answer: int) -> torch.Tensor:
+    """[B,C,d,h,w] of blocks at their answers, trilinear between the centres of blocks."""
+    if answer == 1:
+        return volume
+    return F.interpolate(volume, scale_factor=answer, mode="trilinear", align_corners=False)

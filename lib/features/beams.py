@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS
 from lib.features.grid import Box, crop, mean_of_blocks
 
 SOURCE_MM = 1000.0  # from the source to the isocentre
@@ -25,7 +24,7 @@ def beam_channel(case: Case, box: Box, coarsen: int, beams_deg: tuple[float, ...
     """The open fields [1,d,h,w] of the case's targets in the box, made at half the blocks' size."""
     half = coarsen // 2 if coarsen % 2 == 0 else 1
     inside = tuple(slice(b.start * coarsen // half, b.stop * coarsen // half) for b in box)
-    masks = [case.masks[name] for name in PROTOCOLS[case.site].targets if name in case.masks]
+    masks = [case.masks[name] for name in case.protocol.targets if name in case.masks]
     volumes = (np.any(masks, axis=0), np.clip(1 + case.ct_hu / 1000, 0, 2))
     targets, density = (
         crop(mean_of_blocks(torch.from_numpy(v.astype(np.float32))[None], half), inside)[0] for v in volumes

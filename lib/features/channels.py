@@ -1,8 +1,8 @@
 """What a network sees of a case: the condition channels, what they are called and how they are made.
 
 In order: the CT, one signed distance per structure of the protocol (negative inside, clipped at 50 mm and
-divided by it, +1 where absent), for head and neck the dose mask, the open fields where the gantry angles are
-given, and for a method that starts from another network's dose that dose.
+divided by it, +1 where absent), the dose mask where the protocol says so, the open fields where the gantry
+angles are given, and for a method that starts from another network's dose that dose.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS, Protocol
+from lib.cases.protocol import Protocol, protocol_of
 
 CLIP_MM = 50.0
 
@@ -22,22 +22,27 @@ CLIP_MM = 50.0
 class Channels:
     """The names of the channels of `cond` in their order; they travel with every sample and batch."""
 
-    site: str
+    protocol: Protocol
     names: tuple[str, ...]
     beams_deg: tuple[float, ...] = ()  # gantry angles of the open fields
 
     @property
     def structures(self) -> tuple[str, ...]:
-        return PROTOCOLS[self.site].structures
+        return self.protocol.structures
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return tuple(PROTOCOLS[self.site].targets)
+        return tuple(self.protocol.targets)
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """The volumes of a sample that lie on the grid of a network's answers."""
+        return ("dose", "mask", "prior") if "prior" in self.names else ("dose", "mask")
 
     @property
     def mirrored(self) -> tuple[tuple[str, str], ...]:
         """Pairs of organs that a left-right flip swaps."""
-        return PROTOCOLS[self.site].mirrored
+        return self.protocol.mirrored
 
     def mirror_order(self) -> list[int]:
         """Where each channel comes from after a left-right flip."""
@@ -46,8 +51,7 @@ class Channels:
 
     def background(self) -> torch.Tensor:
         """Value [C] of each channel outside the patient: air, far from every structure, no dose."""
-        protocol = PROTOCOLS[self.site]
-        known = {"ct": float(scale_ct(np.float32(protocol.ct_window_hu[0]), protocol))}
+        known = {"ct": float(scale_ct(np.float32(self.protocol.ct_window_hu[0]), self.protocol))}
         known |= dict.fromkeys(self.structures, 1.0)
         return torch.tensor([known.get(name, 0.0) for name in self.names])
 
@@ -55,25 +59,21 @@ class Channels:
         """The named channels of `cond` [...,C,D,H,W], in the order of `names`."""
         return cond[..., [self.names.index(name) for name in names], :, :, :]
 
-    def prior(self, cond: torch.Tensor) -> torch.Tensor | float:
-        """The prior's dose [...,1,D,H,W] as a fraction of the prescription, or 0.0 where there is none."""
-        return self.select(cond, ("prior",)) if "prior" in self.names else 0.0
-
     def with_prior(self) -> "Channels":
         return replace(self, names=(*self.names, "prior"))
 
 
-def channels_of(site: str, beams_deg: tuple[float, ...] = ()) -> Channels:
-    """The channels of a site's cases, with open fields if there are beams."""
-    protocol = PROTOCOLS[site]
+def channels_of(protocol: Protocol | str | dict, beams_deg: tuple[float, ...] = ()) -> Channels:
+    """The channels of a protocol's cases (what protocol_of takes), with open fields if there are beams."""
+    protocol = protocol_of(protocol)
     further = {"dose mask": protocol.dose_mask_channel, "open fields": len(beams_deg) > 0}
     names = ("ct", *protocol.structures, *(name for name, wanted in further.items() if wanted))
-    return Channels(site, names, tuple(beams_deg))
+    return Channels(protocol, names, tuple(beams_deg))
 
 
 def condition_channels(case: Case) -> torch.Tensor:
     """The channels of the case at full size but its open fields, float32 [C,D,H,W]."""
-    protocol = PROTOCOLS[case.site]
+    protocol = case.protocol
     channels = [scale_ct(case.ct_hu, protocol)]
     for name in protocol.structures:
         mask = case.masks.get(name, np.zeros(case.shape, bool))
@@ -81,6 +81,26 @@ def condition_channels(case: Case) -> torch.Tensor:
     if protocol.dose_mask_channel:
         channels.append(case.dose_mask.astype(np.float32))
     return torch.from_numpy(np.stack(channels))
+
+
+def constraint_vector(case: Case) -> list[float]:
+    """The numbers that reach the network through FiLM, in the order of the protocol.
+
+    The prescription of each target / 70 Gy, 0 where it has none: their ratios, and their height, on which
+    what an organ may get depends; then a flag for each structure, 1 where it is present.
+    A protocol's own vector instead: prescriptions / the highest, limits in % / 100, cc / 500 and
+    Gy / the highest prescription.
+    """
+    protocol, prescribed = case.protocol, case.prescription_gy
+    if not protocol.constraint_vector:
+        present = [float(name in case.masks) for name in protocol.structures]
+        return [prescribed.get(name, 0.0) / 70.0 for name in protocol.targets] + present
+    scale = {"%": 100.0, "cc": 500.0, "Gy": case.rx_gy}
+    entries = [entry.split(" ") for entry in protocol.constraint_vector]
+    return [
+        float(entry[0]) / scale[entry[1]] if entry[1:] else prescribed.get(entry[0], 0.0) / case.rx_gy
+        for entry in entries
+    ]
 
 
 def scale_ct(ct_hu: np.ndarray, protocol: Protocol) -> np.ndarray:

@@ -1,12 +1,42 @@
-"""Between a case's grid and a training grid: averaged blocks, the dose mask's box, and the way back."""
+"""Between a case's grid and a training grid: averaged blocks, the dose mask's box, and the way back.
+
+A network sees blocks of voxels and answers each with one dose or, at a finer grid, with several, laid out in
+space.
+"""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+from lib.errors import UserError
 
 MULTIPLE = 16  # blocks; the network's four halvings
 LEAST_SHARE = 0.25
 
 Box = tuple[slice, slice, slice]
+
+
+class Grid(NamedTuple):
+    """What a network sees and answers: blocks of `coarsen`^3 voxels of the case, `answer`^3 doses in each."""
+
+    coarsen: int
+    answer: int = 1
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of the case along the edge of an answered dose."""
+        return self.coarsen // self.answer
+
+    def check(self) -> None:
+        if self.coarsen % self.answer:
+            raise UserError(
+                f"answer {self.answer} does not divide coarsen {self.coarsen}; give a divisor of it"
+            )
+
+    def finer(self, box: Box) -> Box:
+        """A box of blocks as one of answered doses."""
+        return tuple(slice(b.start * self.answer, b.stop * self.answer) for b in box)
 
 
 def dose_box(mask: torch.Tensor, coarsen: int) -> Box:
@@ -37,19 +67,42 @@ def crop(volume: torch.Tensor, box: Box) -> torch.Tensor:
     return volume[(slice(None), *box)].contiguous()
 
 
-def uncrop(volume: torch.Tensor, box: Box, mask: torch.Tensor, coarsen: int) -> torch.Tensor:
-    """[N,C,...] of the box on all blocks of the case that `mask` is of; 0 outside."""
-    whole = volume.new_zeros(*volume.shape[:2], *(-(-n // coarsen) for n in mask.shape))
-    whole[(slice(None), slice(None), *box)] = volume
+def uncrop(volume: torch.Tensor, mask: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Answers [N,C,...] in the box of the mask on all blocks of the case that it is of; 0 outside."""
+    size = (-(-n // grid.coarsen) * grid.answer for n in mask.shape)
+    whole = volume.new_zeros(*volume.shape[:2], *size)
+    whole[(slice(None), slice(None), *grid.finer(dose_box(mask, grid.coarsen)))] = volume
     return whole
 
 
-def mean_of_blocks(volume: torch.Tensor, coarsen: int) -> torch.Tensor:
-    """[C,D,H,W] averaged over blocks of coarsen^3 voxels; sizes are padded with edge values to a multiple."""
+def mean_of_blocks(volume: torch.Tensor, coarsen: int, answer: int = 1) -> torch.Tensor:
+    """[C,D,H,W] averaged over blocks of coarsen^3 voxels, or over each of `answer`^3 parts of a block.
+
+    Sizes are padded with edge values to a multiple of `coarsen`.
+    """
     if coarsen == 1:
         return volume
     pad = [p for n in reversed(volume.shape[1:]) for p in (0, -n % coarsen)]
-    return F.avg_pool3d(F.pad(volume[None], pad, mode="replicate"), coarsen)[0]
+    return F.avg_pool3d(F.pad(volume[None], pad, mode="replicate"), coarsen // answer)[0]
+
+
+def split_blocks(volume: torch.Tensor, answer: int) -> torch.Tensor:
+    """Answers [B,C,d*answer,...] as blocks [B,C*answer^3,d,...]: sub-pixel convolution's inverse."""
+    if answer == 1:
+        return volume
+    b, c, *size = volume.shape
+    d, h, w = (n // answer for n in size)
+    parts = volume.reshape(b, c, d, answer, h, answer, w, answer)
+    return parts.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * answer**3, d, h, w)
+
+
+def join_blocks(volume: torch.Tensor, answer: int) -> torch.Tensor:
+    """Blocks [B,C*answer^3,d,h,w] as answers [B,C,d*answer,...] (Shi et al. 2016, arXiv 1609.05158)."""
+    if answer == 1:
+        return volume
+    b, channels, d, h, w = volume.shape
+    parts = volume.reshape(b, channels // answer**3, answer, answer, answer, d, h, w)
+    return parts.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, d * answer, h * answer, w * answer)
 
 
 def refine(volume: torch.Tensor, coarsen: int, shape: tuple) -> torch.Tensor:
@@ -60,22 +113,23 @@ def refine(volume: torch.Tensor, coarsen: int, shape: tuple) -> torch.Tensor:
     return fine[:, :, : shape[0], : shape[1], : shape[2]]
 
 
-def refine_in_mask(volume: torch.Tensor, coarsen: int, mask: torch.Tensor) -> torch.Tensor:
-    """Doses of blocks [N,1,d,h,w] in the box of the mask (bool [D,H,W]) as doses [N,1,D,H,W], 0 outside it.
+def refine_in_mask(volume: torch.Tensor, grid: Grid, mask: torch.Tensor) -> torch.Tensor:
+    """Answered doses [N,1,d,h,w] in the box of the mask (bool [D,H,W]) as doses [N,1,D,H,W], 0 outside it.
 
-    Trilinear between block centres, divided by the mask interpolated alike, so that the zeros outside do not
+    Trilinear between their centres, divided by the mask interpolated alike, so that the zeros outside do not
     pull down the dose at the edge (by at least LEAST_SHARE, for what lies in a sliver of the mask is mostly
     error); then what the result's own block averages miss is added back once (Irani & Peleg 1991, CVGIP
     53:231). More rounds follow a true dose ever closer, and the errors of a predicted one as well. Never
     negative.
     """
-    volume = uncrop(volume, dose_box(mask, coarsen), mask, coarsen)
-    if coarsen == 1:
-        return volume * mask
+    volume = uncrop(volume, mask, grid)
+    if grid.voxels == 1:
+        depth, height, width = mask.shape
+        return volume[..., :depth, :height, :width] * mask
     fine_mask = mask[None, None].float()
-    share = refine(mean_of_blocks(fine_mask[0], coarsen)[None], coarsen, mask.shape).clamp(min=LEAST_SHARE)
+    share = refine(mean_of_blocks(fine_mask[0], *grid)[None], grid.voxels, mask.shape).clamp(min=LEAST_SHARE)
 
     def inside(blocks):
-        return (refine(blocks, coarsen, mask.shape) / share * fine_mask).clamp(min=0)
+        return (refine(blocks, grid.voxels, mask.shape) / share * fine_mask).clamp(min=0)
 
-    return inside(2 * volume - mean_of_blocks(inside(volume)[:, 0], coarsen)[:, None])
+    return inside(2 * volume - mean_of_blocks(inside(volume)[:, 0], *grid)[:, None])

@@ -1,7 +1,8 @@
 """One patient as tensors on the training grid: averaged blocks in the box around the dose mask.
 
-Channels are made at full size; then everything is averaged over blocks of `coarsen`^3 voxels. A sample is
-made once and kept under outputs/features.
+Channels are made at full size and averaged over blocks of `coarsen`^3 voxels; the dose and its mask over the
+grid of what a network answers, the blocks or parts of them. A sample is made once and kept under
+outputs/features.
 """
 
 import json
@@ -14,26 +15,28 @@ import torch
 from lib.cache import FEATURES_VERSION, digest
 from lib.cases.case import Case
 from lib.cases.cohort import Cohort
-from lib.cases.protocols import constraint_vector
 from lib.errors import UserError
 from lib.features.beams import beam_channel
-from lib.features.channels import Channels, channels_of, condition_channels
-from lib.features.grid import crop, dose_box, mean_of_blocks
+from lib.features.channels import Channels, channels_of, condition_channels, constraint_vector
+from lib.features.grid import Grid, crop, dose_box, mean_of_blocks, split_blocks
+from lib.files import in_project
 from lib.progress import progress
 from lib.tensors import load_tensors, save_tensors
 
 CACHE = Path("outputs/features")
-TENSORS = ("cond", "dose", "mask", "constraints")
+TENSORS = ("cond", "dose", "mask", "prior", "constraints")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One case on the training grid: [d,h,w] blocks in the box of its dose mask (grid.dose_box).
+    """One case on the training grid: [d,h,w] blocks in the box of its dose mask (grid.dose_box), and in them
+    [D,H,W] = [d,h,w] * grid.answer doses.
 
     cond         float32 [C,d,h,w]   condition channels, called as `channels` says
-    dose         float32 [1,d,h,w]   fraction of `rx_gy`
-    mask         float32 [1,d,h,w]   share of the voxel inside the case's dose mask
-    constraints  float32 [13]
+    dose         [1,D,H,W]           fraction of `rx_gy`; float32, or float16 where a block has several
+    mask         [1,D,H,W]           share inside the case's dose mask; of its dtype
+    prior        [1,D,H,W]           another network's dose, or zeros; of its dtype
+    constraints  float32 [K]         of channels.constraint_vector
     """
 
     case_id: str
@@ -41,72 +44,80 @@ class Sample:
     cond: torch.Tensor
     dose: torch.Tensor
     mask: torch.Tensor
+    prior: torch.Tensor
     constraints: torch.Tensor
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: tuple[float, float, float]  # of the doses
     rx_gy: float
-    coarsen: int = 1  # voxels of the case along a block's edge
+    grid: Grid
 
     def to(self, device: torch.device | str) -> "Sample":
         return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
 
 
-def make_sample(case: Case, coarsen: int, beams_deg: tuple[float, ...] = ()) -> Sample:
+def make_sample(case: Case, grid: Grid, beams_deg: tuple[float, ...] = ()) -> Sample:
     """The case on the training grid, with the open fields of its beams if there are any."""
-    box = dose_box(torch.from_numpy(case.dose_mask), coarsen)
+    box = dose_box(torch.from_numpy(case.dose_mask), grid.coarsen)
 
-    def to_grid(volume):
-        return crop(mean_of_blocks(volume, coarsen), box)
+    def answered(array):
+        volume = mean_of_blocks(torch.from_numpy(array.astype(np.float32))[None], *grid)
+        return crop(volume, grid.finer(box)).to(torch.float32 if grid.answer == 1 else torch.float16)
 
-    def as_tensor(array):
-        return torch.from_numpy(array.astype(np.float32))[None]
-
-    cond = to_grid(condition_channels(case))
+    cond = crop(mean_of_blocks(condition_channels(case), grid.coarsen), box)
     if beams_deg:
-        cond = torch.cat([cond, beam_channel(case, box, coarsen, beams_deg)])
+        cond = torch.cat([cond, beam_channel(case, box, grid.coarsen, beams_deg)])
+    dose = answered(case.dose_gy / case.rx_gy)
     return Sample(
         case_id=case.case_id,
-        channels=channels_of(case.site, beams_deg),
+        channels=channels_of(case.protocol, beams_deg),
         cond=cond.half().float(),  # as the cache keeps it
-        dose=to_grid(as_tensor(case.dose_gy / case.rx_gy)),
-        mask=to_grid(as_tensor(case.dose_mask)),
+        dose=dose,
+        mask=answered(case.dose_mask),
+        prior=no_prior(dose),
         constraints=torch.tensor(constraint_vector(case)),
-        spacing_mm=tuple(s * coarsen for s in case.spacing_mm),
+        spacing_mm=tuple(s * grid.voxels for s in case.spacing_mm),
         rx_gy=case.rx_gy,
-        coarsen=coarsen,
+        grid=grid,
     )
 
 
+def no_prior(dose: torch.Tensor) -> torch.Tensor:
+    """Zeros of the dose's shape that take no memory."""
+    return torch.zeros((), dtype=dose.dtype).expand_as(dose)
+
+
 def add_prior(sample: Sample, dose: torch.Tensor) -> Sample:
-    """The sample with another network's dose [1,d,h,w] as its last condition channel."""
-    cond = torch.cat([sample.cond, dose.to(sample.cond)])
-    return replace(sample, cond=cond, channels=sample.channels.with_prior())
+    """The sample with another network's dose [1,D,H,W], which is its last condition channel as well."""
+    blocks = split_blocks(dose[None].to(sample.cond), sample.grid.answer).mean(1)
+    cond = torch.cat([sample.cond, blocks])
+    return replace(sample, cond=cond, prior=dose.to(sample.dose), channels=sample.channels.with_prior())
 
 
 def load_samples(
-    cohort: Cohort, case_ids: list[str], coarsen: int, beams_deg: tuple[float, ...] = ()
+    cohort: Cohort, case_ids: list[str], grid: Grid, beams_deg: tuple[float, ...] = ()
 ) -> list[Sample]:
     """The samples of `case_ids` in their order."""
-    return [load_sample(cohort, i, coarsen, beams_deg) for i in progress(case_ids, "reading patients")]
+    return [load_sample(cohort, i, grid, beams_deg) for i in progress(case_ids, "reading patients")]
 
 
-def load_sample(cohort: Cohort, case_id: str, coarsen: int, beams_deg: tuple[float, ...] = ()) -> Sample:
+def load_sample(cohort: Cohort, case_id: str, grid: Grid, beams_deg: tuple[float, ...] = ()) -> Sample:
     """The sample of one case, from disk if it was made before; a damaged file is made again."""
     beams_deg, case_sha256 = tuple(beams_deg), cohort.card["cases"][case_id]["sha256"]
-    key = digest([FEATURES_VERSION, case_sha256, coarsen, beams_deg])[:16]
-    path = CACHE / cohort.name / f"{case_id}-{key}.safetensors"
+    key = digest([FEATURES_VERSION, case_sha256, grid, beams_deg])[:16]
+    path = in_project(CACHE) / cohort.name / f"{case_id}-{key}.safetensors"
     try:
         return read_sample(path)
     except (UserError, KeyError, ValueError, TypeError):
-        sample = make_sample(cohort.load(case_id), coarsen, beams_deg)
+        sample = make_sample(cohort.load(case_id), grid, beams_deg)
         write_sample(path, sample)
         return sample
 
 
 def write_sample(path: Path, sample: Sample) -> None:
-    """Write a sample, its condition channels in half precision."""
-    words = {name: getattr(sample, name) for name in ("case_id", "spacing_mm", "rx_gy", "coarsen")}
-    words["channels"] = (sample.channels.site, sample.channels.beams_deg)
-    tensors = {name: getattr(sample, name) for name in TENSORS} | {"cond": sample.cond.half()}
+    """Write a sample without prior, its condition channels in half precision."""
+    words = {name: getattr(sample, name) for name in ("case_id", "spacing_mm", "rx_gy", "grid")}
+    words["channels"] = (sample.channels.protocol.stored, sample.channels.beams_deg)
+    tensors = {name: getattr(sample, name) for name in TENSORS if name != "prior"}
+    tensors["cond"] = sample.cond.half()
     save_tensors(path, tensors, words=json.dumps(words))
 
 
@@ -114,6 +125,6 @@ def read_sample(path: Path) -> Sample:
     """A sample as it was written; of a file that is missing or damaged a UserError, KeyError or TypeError."""
     tensors, about = load_tensors(path)
     words = json.loads(about["words"])
-    spacing_mm, channels = tuple(words.pop("spacing_mm")), channels_of(*words.pop("channels"))
-    cond = tensors.pop("cond").float()
-    return Sample(channels=channels, cond=cond, spacing_mm=spacing_mm, **tensors, **words)
+    words["spacing_mm"], words["grid"] = tuple(words["spacing_mm"]), Grid(*words["grid"])
+    tensors |= {"cond": tensors["cond"].float(), "prior": no_prior(tensors["dose"])}
+    return Sample(channels=channels_of(*words.pop("channels")), **tensors, **words)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lib.cases.case import Case, save_case
 from lib.cases.cohort import VERSION, Cohort, Split, open_cohort, reference_split
+from lib.cases.protocol import Protocol
 from lib.errors import UserError
 from lib.files import sha256, write_json
 
@@ -32,40 +33,55 @@ def make_cohort(
 ) -> Cohort:
     """Read the patients in parallel and write the cohort to `folder`.
 
-    A patient that cannot be used is left out, listed with the reason, and the others go on.
+    A patient that cannot be used is left out, listed with the reason, and the others go on; patients of
+    several protocols are refused, because a network has the structures of one.
     """
     folder, patients = Path(folder), source.patients
     if not patients:
         raise UserError(f"there is no patient to read for {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    cases, left_out = {}, {}
+    cases, left_out, protocols = {}, {}, {}
     with ProcessPoolExecutor(workers) as pool:
         results = pool.map(
             partial(import_case, folder, source.read), patients, patients.values(), chunksize=4
         )
-        for case_id, (summary, reason) in zip(patients, results):
+        for case_id, (summary, protocol, reason) in zip(patients, results):
             if reason:
                 left_out[case_id] = reason
                 report(f"left out {case_id}: {reason}")
             else:
-                cases[case_id] = summary
+                cases[case_id], protocols[case_id] = summary, protocol
     if not cases:
         first = next(iter(left_out.values()))
         raise UserError(f"none of {len(patients)} patients could be used; the first: {first}")
-    write_json(folder / "card.json", make_card(folder.name, source, cases, left_out))
+    protocol = one_protocol(protocols)
+    write_json(folder / "card.json", make_card(folder.name, source, protocol, cases, left_out))
     return open_cohort(folder)
 
 
-def import_case(folder: Path, read: Callable, case_id: str, item: Any) -> tuple[dict | None, str | None]:
-    """Read and write one case: (its summary, None) or (None, the reason why it is left out)."""
+def one_protocol(protocols: dict[str, Protocol]) -> Protocol:
+    """The one protocol of all patients, by case id; a UserError says who has which if they differ."""
+    patients = {}
+    for case_id, protocol in protocols.items():
+        patients.setdefault(protocol, []).append(case_id)
+    if len(patients) > 1:
+        who = "; ".join(f"{protocol.site}: {', '.join(ids)}" for protocol, ids in patients.items())
+        raise UserError(f"a cohort is of one site, and here are {who}; import the patients of each alone")
+    return next(iter(patients))
+
+
+def import_case(
+    folder: Path, read: Callable, case_id: str, item: Any
+) -> tuple[dict | None, Protocol | None, str | None]:
+    """Read and write one case: (its summary, its protocol, None) or (None, None, why it is left out)."""
     path = folder / f"{case_id}.npz"
     try:
         result = read(item)
         case, details = result if isinstance(result, tuple) else (result, None)
         save_case(case, path)
     except UserError as error:
-        return None, str(error)
-    return summarise(case, path) | ({"import": details} if details else {}), None
+        return None, None, str(error)
+    return summarise(case, path) | ({"import": details} if details else {}), case.protocol, None
 
 
 def summarise(case: Case, path: Path) -> dict:
@@ -80,7 +96,9 @@ def summarise(case: Case, path: Path) -> dict:
     }
 
 
-def make_card(name: str, source: Source, cases: dict[str, dict], left_out: dict[str, str]) -> dict:
+def make_card(
+    name: str, source: Source, protocol: Protocol, cases: dict[str, dict], left_out: dict[str, str]
+) -> dict:
     """The card of a cohort: summaries by case id, reasons by the ids of those left out, and the split.
 
     Without a split of the source's own, fewer than three patients are all for testing.
@@ -89,12 +107,13 @@ def make_card(name: str, source: Source, cases: dict[str, dict], left_out: dict[
     if split is None:
         few = {"train": [], "validation": [], "test": list(cases)}
         split = reference_split(list(cases)) if len(cases) > 2 else few
-    return {
+    card = {
         "version": VERSION,
         "name": name,
         "source": source.title,
-        "site": next(iter(cases.values()))["site"],
+        "site": protocol.site,
         "cases": cases,
         "split": {part: [case_id for case_id in ids if case_id in cases] for part, ids in split.items()},
         "left_out": left_out,
     }
+    return card | ({"protocol": protocol.stored} if isinstance(protocol.stored, dict) else {})

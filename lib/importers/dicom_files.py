@@ -4,9 +4,10 @@ RTDOSE -> RTPLAN -> RTSTRUCT -> CT series and frame of reference, by their UIDs 
 """
 
 import io
+import os
 import re
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,25 @@ from lib.files import DAMAGED_NPZ
 Dataset = Any  # pydicom.Dataset; pydicom is needed only where DICOM is read
 MAX_FILES, MAX_BYTES = 20_000, 2**30
 KINDS = ("CT", "RTSTRUCT", "RTDOSE", "RTPLAN")
-DEFLATED = "1.2.840.10008.1.2.1.99"
+IMAGES = "1.2.840.10008.5.1.4.1.1."
+CLASSES = {  # SOPClassUID, which is right where Modality is not, -> kind
+    IMAGES + "2": "CT",
+    IMAGES + "2.1": "enhanced CT",
+    IMAGES + "2.2": "enhanced CT",
+    IMAGES + "7": "secondary capture",
+    IMAGES + "481.2": "RTDOSE",
+    IMAGES + "481.3": "RTSTRUCT",
+    IMAGES + "481.5": "RTPLAN",
+    IMAGES + "481.8": "RTPLAN",  # of ions
+}
+IMPLICIT, EXPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.1.99"
+INSTEAD = {  # kind -> what may lie there instead, and what to do then
+    "RTDOSE": ("predicted dose", "export the plan's dose too"),
+    "CT": ("enhanced CT", "multi-frame files are not supported yet; export single slices (CT Image Storage)"),
+}
+WHOLE = ("PLAN", "MULTI_PLAN")  # DoseSummationType of a dose of all beams
+UID_ROOT = "2.25.100024279102817142078670145393106942425."  # of what this project writes
+PREDICTION = "PREDICTION by"  # how its series descriptions begin
 
 
 class File(NamedTuple):
@@ -63,20 +82,61 @@ def explain_damage(name: str) -> Iterator[None]:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, list[File]], dict[str, int]]:
-    """(modality -> Files, what else lies there -> how often) of all files below `folder`."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    if not paths or len(paths) > MAX_FILES:
-        raise UserError(f"{folder} holds {len(paths)} files; a patient has between 1 and {MAX_FILES}")
-    files, others = {kind: [] for kind in KINDS}, Counter()
-    for path in paths:
+    """(kind -> Files, what else lies there -> how often) of all files below `folder`."""
+    files, others, first_of = {kind: [] for kind in KINDS}, Counter(), {}
+    for path in find_paths(folder):
         with explain_damage(path.name):
             ds = read_file(path)
-            modality = "not DICOM" if ds is None else str(ds.get("Modality", "DICOM without modality"))
-            if modality in files:
-                files[modality].append(File(path.name, ds, text(ds, "SOPInstanceUID")))
-            else:
-                others[modality if re.fullmatch("[A-Za-z ]{1,24}", modality) else "unknown modality"] += 1
+            kind = "not DICOM" if ds is None else kind_of(ds)
+            file = File(path.name, ds, text(ds, "SOPInstanceUID")) if kind in files else None
+            if file and is_copy(file, first_of.setdefault(file.uid, file)):
+                kind, file = f"copy of {kind}", None
+        if file:
+            files[kind].append(file)
+        else:
+            others[kind if re.fullmatch("[A-Za-z ]{1,24}", kind) else "unknown modality"] += 1
     return files, dict(others)
+
+
+def find_paths(folder: Path) -> list[Path]:
+    """The files below `folder`, also in linked folders, none twice."""
+    paths, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        paths += [Path(parent, name) for name in names if not name.startswith(".")]
+    paths = sorted(path for path in paths if path.is_file())
+    if not paths or len(paths) > MAX_FILES:
+        raise UserError(f"{folder} holds {len(paths)} files; a patient has between 1 and {MAX_FILES}")
+    return paths
+
+
+def kind_of(ds: Dataset) -> str:
+    """One of KINDS, or what else a file is."""
+    modality = str(ds.get("Modality") or "DICOM without modality")
+    kind = CLASSES.get(str(ds.get("SOPClassUID")), modality)
+    if kind == "CT" and "LOCALIZER" in str(ds.get("ImageType")):
+        return "CT localizer"
+    return "predicted dose" if kind == "RTDOSE" and is_prediction(ds) else kind
+
+
+def is_prediction(ds: Dataset) -> bool:
+    """Whether rtdose.py wrote a dose, or one of its marks outlived a system that changed the others."""
+    uids = [str(ds.get(keyword)) + "." for keyword in ("SOPInstanceUID", "InstanceCreatorUID")]
+    texts = [str(ds.get(keyword)) for keyword in ("SeriesDescription", "DoseComment")]
+    return any(uid.startswith(UID_ROOT) for uid in uids) or any(t.startswith(PREDICTION) for t in texts)
+
+
+def is_copy(file: File, first: File) -> bool:
+    """Whether `first`, of the same SOPInstanceUID, is another file that says the same of the patient."""
+    if file is first:
+        return False
+    if file.ds[0x00180000:] != first.ds[0x00180000:]:  # before are dates, names and addresses
+        names = f"{first.name} and {file.name}"
+        raise UserError(f"{names} have one SOPInstanceUID and different contents; remove the wrong one")
+    return True
 
 
 def read_file(path: Path) -> Dataset | None:
@@ -85,14 +145,18 @@ def read_file(path: Path) -> Dataset | None:
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path.name} is larger than {MAX_BYTES} bytes; no CT slice, plan or dose is")
     content = path.read_bytes()
+    if content[128:132] != b"DICM" and content[:2] in (b"\2\0", b"\b\0") and content[3:4] == b"\0":
+        content = bytes(128) + b"DICM" + content  # it begins with a tag, without preamble
     if content[128:132] != b"DICM":
         if path.suffix.lower() in (".dcm", ".ima") or path.suffix[1:].isdigit():
             raise UserError(f"{path.name} is not a DICOM file in spite of its name; export the patient again")
         return None
-    meta = pydicom.filereader.read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") == DEFLATED:  # could inflate to any size
+    if DEFLATED in content[:4096]:  # could inflate to any size
         raise UserError(f"{path.name} is deflated; export it uncompressed")
-    return pydicom.dcmread(io.BytesIO(content))  # from memory, so that a false length cannot allocate much
+    ds = pydicom.dcmread(io.BytesIO(content))  # from memory, so that a false length cannot allocate much
+    if "TransferSyntaxUID" not in ds.file_meta:
+        ds.file_meta.TransferSyntaxUID = EXPLICIT if ds.original_encoding[0] is False else IMPLICIT
+    return ds
 
 
 # --- values of tags ---
@@ -144,52 +208,118 @@ def optional(file: File, keyword: str) -> str:
         return str(file.ds.get(keyword) or "")
 
 
-def reference(file: File, keyword: str) -> str | None:
-    """The SOPInstanceUID to which a sequence's first item refers, or None."""
+def references(file: File, keyword: str) -> list[str]:
+    """The SOPInstanceUIDs to which a sequence's items refer."""
     with explain_damage(file.name):
-        sequence = file.ds.get(keyword)
-        return str(sequence[0].get("ReferencedSOPInstanceUID") or "") or None if sequence else None
+        uids = [str(item.get("ReferencedSOPInstanceUID") or "") for item in file.ds.get(keyword) or []]
+        return [uid for uid in uids if uid]
 
 
 # --- which files belong together ---
 
 
 class Chain(NamedTuple):
-    """Files that refer to each other; `plan` may be None. `others` counts what else lies in the folder."""
+    """Files that refer to each other.
 
-    dose: File
+    doses   that of the whole plan, or those of all its beams
+    plan    None where there is none, or where the dose is of several plans
+    others  what else lies in the folder -> how often
+    notes   sentences for the card
+    """
+
+    doses: list[File]
     plan: File | None
     structures: File
     slices: list[File]
     others: dict[str, int]
+    notes: list[str]
 
 
 def read_chain(folder: Path) -> Chain:
     """The Chain in a patient's folder; a UserError if a file is damaged, lacking, foreign or ambiguous."""
     files, others = read_folder(folder)
-    dose, plan = choose_dose(folder, files), None
-    structures_uid = reference(dose, "ReferencedStructureSetSequence")
-    if files["RTPLAN"]:
-        plan = pick(folder, "RTPLAN", files["RTPLAN"], reference(dose, "ReferencedRTPlanSequence"))
-        structures_uid = reference(plan, "ReferencedStructureSetSequence") or structures_uid
+    for kind, (instead, advice) in INSTEAD.items():
+        if instead in others and not files[kind]:
+            raise UserError(f"{folder.name} holds no {kind} but {instead}; {advice}")
+    n = others.get("predicted dose", 0)
+    notes = [f"{n} predicted doses that were exported are left aside: they are no plan's"] if n else []
+    doses = choose_doses(folder, files, notes)
+    plan, structures_uid = choose_plan(folder, files, doses[0], notes)
     structures = pick(folder, "RTSTRUCT", files["RTSTRUCT"], structures_uid)
     slices = pick_series(folder, files["CT"], structures)
-    for file in (structures, dose, *([plan] if plan else []), *slices[1:]):
+    for file in (structures, *doses, *([plan] if plan else []), *slices[1:]):
         if optional(file, "PatientID") != optional(slices[0], "PatientID"):
             raise UserError(f"{file.name} has another PatientID than {slices[0].name}")
-    with explain_damage(dose.name):
-        frame_uid = text(dose.ds, "FrameOfReferenceUID")
-    if frame_uid != text(slices[0].ds, "FrameOfReferenceUID"):
-        raise UserError(f"{dose.name} has another FrameOfReferenceUID than the CT: it is of another scan")
-    return Chain(dose, plan, structures, slices, others)
+    frame_uids = {optional(file, "FrameOfReferenceUID") for file in (*doses, slices[0])}
+    if len(frame_uids) > 1 or "" in frame_uids:
+        raise UserError(f"{doses[0].name} has another FrameOfReferenceUID than the CT: it is of another scan")
+    return Chain(doses, plan, structures, slices, others, notes)
 
 
-def choose_dose(folder: Path, files: dict[str, list[File]]) -> File:
-    """The dose of a whole plan rather than of a beam; of several the only one whose plan is here."""
-    plans = {plan.uid for plan in files["RTPLAN"]}
-    whole = [file for file in files["RTDOSE"] if optional(file, "DoseSummationType") == "PLAN"]
-    linked = [file for file in whole if reference(file, "ReferencedRTPlanSequence") in plans]
-    return pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or files["RTDOSE"])
+def choose_doses(folder: Path, files: dict[str, list[File]], notes: list[str]) -> list[File]:
+    """The dose of a whole plan, of several the only one whose plan is here; else those of all its beams."""
+    doses, plans = files["RTDOSE"], {plan.uid for plan in files["RTPLAN"]}
+    whole = [file for file in doses if optional(file, "DoseSummationType") in WHOLE]
+    beams = [file for file in doses if optional(file, "DoseSummationType") == "BEAM"]
+    if beams and not whole:
+        return check_beams(folder, beams, files["RTPLAN"], notes)
+    linked = [file for file in whole if plans.intersection(references(file, "ReferencedRTPlanSequence"))]
+    return [pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or doses)]
+
+
+def check_beams(folder: Path, doses: list[File], plans: list[File], notes: list[str]) -> list[File]:
+    """The doses of single beams, if they are those of all beams of one plan, each once."""
+    uids = {uid for file in doses for uid in references(file, "ReferencedRTPlanSequence")}
+    if len(uids) != 1:
+        which = "of no plan or of several"
+        raise UserError(f"{folder.name} holds only doses of beams, {which}; export the dose of a whole plan")
+    plan = pick(folder, "RTPLAN", plans, *uids)
+    with explain_damage(plan.name):
+        beams = items(plan.ds, "BeamSequence") + items(plan.ds, "IonBeamSequence")
+        setup = [number(b, "BeamNumber") for b in beams if b.get("TreatmentDeliveryType") == "SETUP"]
+        planned = sorted(set(beam_numbers(plan.ds)).difference(setup))
+    counts = Counter()
+    for file in doses:
+        with explain_damage(file.name):
+            counts.update(n for ref in items(file.ds, "ReferencedRTPlanSequence") for n in beam_numbers(ref))
+    only = f"{folder.name} holds only doses of beams"
+    missing = ", ".join(f"{n:g}" for n in planned if n not in counts)
+    if missing:
+        lacks = f"none of beam {missing} of {plan.name}"
+        raise UserError(f"{only}, and {lacks}; export them too, or the dose of the whole plan")
+    if sorted(counts.elements()) != planned or not planned:
+        lacks = f"not each beam of {plan.name} once: {names_of(doses)}"
+        raise UserError(f"{only}, and {lacks}; export the dose of the whole plan")
+    notes.append(f"the dose is the sum of the doses of the plan's {len(planned)} beams")
+    return doses
+
+
+def beam_numbers(ds: Dataset) -> list[float]:
+    """The beams to which the fraction groups of a plan, or of a dose's reference to it, refer."""
+    keyword = "FractionGroupSequence" if "FractionGroupSequence" in ds else "ReferencedFractionGroupSequence"
+    beams = [beam for group in items(ds, keyword) for beam in items(group, "ReferencedBeamSequence")]
+    return [number(beam, "ReferencedBeamNumber") for beam in beams]
+
+
+def choose_plan(
+    folder: Path, files: dict[str, list[File]], dose: File, notes: list[str]
+) -> tuple[File | None, str | None]:
+    """(the dose's plan or None, the UID of the structure set to which it or the dose refers, or None)."""
+    plans, uids = files["RTPLAN"], references(dose, "ReferencedRTPlanSequence")
+    structures_uid = next(iter(references(dose, "ReferencedStructureSetSequence")), None)
+    if not plans:
+        notes.append("there is no RTPLAN")
+        return None, structures_uid
+    several = optional(dose, "DoseSummationType") == "MULTI_PLAN"
+    if several:
+        notes.append("the dose is of several plans, whose prescriptions are not added up; they are not taken")
+        fitting = [plan for plan in plans if plan.uid in uids]
+    else:
+        fitting = [pick(folder, "RTPLAN", plans, next(iter(uids), None))]
+    of_plans = {uid for plan in fitting for uid in references(plan, "ReferencedStructureSetSequence")}
+    if len(of_plans) == 1:
+        [structures_uid] = of_plans
+    return None if several else fitting[0], structures_uid
 
 
 def pick(folder: Path, kind: str, files: list[File], uid: str | None = None) -> File:
@@ -212,34 +342,43 @@ def names_of(files: list[File]) -> str:
 
 
 def pick_series(folder: Path, slices: list[File], structures: File) -> list[File]:
-    """The CT slices of the series to which the RTSTRUCT refers, all of them and no other."""
-    series_uids, images = referenced_images(structures)
-    series = {}
+    """All CT slices of the series to which the RTSTRUCT refers, or if these are several its contours."""
+    referenced, series = referenced_images(structures), {}
     for file in slices:
-        with explain_damage(file.name):
-            uid, _ = text(file.ds, "SeriesInstanceUID"), text(file.ds, "FrameOfReferenceUID")
-            series.setdefault(uid, []).append(file)
-    fitting = [files for uid, files in series.items() if uid in series_uids or not series_uids]
+        series.setdefault(optional(file, "SeriesInstanceUID"), []).append(file)
+    fitting = {uid: files for uid, files in series.items() if uid in referenced or not referenced}
+    if len(fitting) > 1:
+        drawn = contour_images(structures)
+        fitting = {u: f for u, f in fitting.items() if any(file.uid in drawn for file in f)} or fitting
     if len(fitting) != 1:
-        first = names_of([files[0] for files in series.values()]) or "none"
+        first = names_of([files[0] for files in (fitting or series).values()]) or "none"
         raise UserError(
             f"{folder.name} holds {len(series)} CT series, of which {structures.name} refers to "
             f"{len(fitting)}: {first}; it must be one"
         )
-    missing = len(images - {file.uid for file in fitting[0]})
+    [(uid, chosen)] = fitting.items()
+    missing = len(referenced.get(uid, set()) - {file.uid for file in chosen})
     if missing:
         raise UserError(f"{folder.name}: {missing} CT slices are missing to which {structures.name} refers")
-    return fitting[0]
+    return chosen
 
 
-def referenced_images(structures: File) -> tuple[set[str], set[str]]:
-    """(UIDs of series, UIDs of images) to which an RTSTRUCT refers; both may be empty, as it need not."""
+def referenced_images(structures: File) -> dict[str, set[str]]:
+    """UID of each series to which an RTSTRUCT refers, as it need not, -> UIDs of the images there."""
+    images = defaultdict(set)
     with explain_damage(structures.name):
-        frames = items(structures.ds, "ReferencedFrameOfReferenceSequence")
-        studies = [study for frame in frames for study in items(frame, "RTReferencedStudySequence")]
-        series = [one for study in studies for one in items(study, "RTReferencedSeriesSequence")]
-        images = [image for one in series for image in items(one, "ContourImageSequence")]
-        return (
-            {text(one, "SeriesInstanceUID") for one in series},
-            {text(image, "ReferencedSOPInstanceUID") for image in images},
-        )
+        for frame in items(structures.ds, "ReferencedFrameOfReferenceSequence"):
+            for study in items(frame, "RTReferencedStudySequence"):
+                for one in items(study, "RTReferencedSeriesSequence"):
+                    uids = [text(i, "ReferencedSOPInstanceUID") for i in items(one, "ContourImageSequence")]
+                    images[text(one, "SeriesInstanceUID")].update(uids)
+    return images
+
+
+def contour_images(structures: File) -> set[str]:
+    """The UIDs of the images on which the contours were drawn, as far as they say so."""
+    with explain_damage(structures.name):
+        rois = items(structures.ds, "ROIContourSequence")
+        contours = [contour for roi in rois for contour in items(roi, "ContourSequence")]
+        images = [image for contour in contours for image in items(contour, "ContourImageSequence")]
+        return {text(image, "ReferencedSOPInstanceUID") for image in images}

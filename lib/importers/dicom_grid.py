@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 from lib.cases.case import Triple
 from lib.errors import UserError
@@ -35,6 +34,17 @@ def even_step(positions_mm: np.ndarray, name: str) -> float:
     return float(positions_mm[-1] - positions_mm[0]) / len(steps_mm)
 
 
+def is_upright(orientation: Sequence[float], name: str) -> bool:
+    """Whether rows of pixels run along x, and not along y; what is not axial is refused."""
+    directions = np.abs(np.reshape(orientation, (2, 3)))
+    axes = np.rint(directions).tolist()
+    if abs(directions - axes).max() > 1e-3 or axes not in ([[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [1, 0, 0]]):
+        raise UserError(
+            f"{name}: ImageOrientationPatient is not axial; export axial images, not oblique ones"
+        )
+    return axes[0][0] == 1
+
+
 def to_patient_axes(
     volume: np.ndarray,
     orientation: Sequence[float],
@@ -49,14 +59,8 @@ def to_patient_axes(
     spacing_mm   from frame to frame, and PixelSpacing: from row to row and from column to column
     """
     directions = np.reshape(orientation, (2, 3))
-    axes = np.rint(abs(directions))
-    upright = axes.tolist() == [[1, 0, 0], [0, 1, 0]]
-    if abs(abs(directions) - axes).max() > 1e-3 or not (upright or axes.tolist() == [[0, 1, 0], [1, 0, 0]]):
-        raise UserError(
-            f"{name}: ImageOrientationPatient is not axial; export axial images, not oblique ones"
-        )
     step_mm, *pixel_mm = spacing_mm
-    if not upright:  # columns run front to back
+    if not is_upright(orientation, name):  # columns run front to back
         volume, directions, pixel_mm = volume.transpose(0, 2, 1), directions[::-1], pixel_mm[::-1]
     signs = np.rint([directions[1, 1], directions[0, 0]]).astype(int)
     extent_mm = (np.array(volume.shape[1:]) - 1) * pixel_mm
@@ -72,8 +76,13 @@ def round_mm(values_mm: Sequence[float]) -> Triple:
     return tuple(round(float(value), 6) for value in values_mm)
 
 
-def new_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
-    """The Grid of `spacing_mm` with the same first outer corner, as large as the old within half a voxel."""
+def new_grid(grid: Grid, spacing_mm: Sequence[float] | None) -> Grid:
+    """The Grid of `spacing_mm` with the same first outer corner, as large as the old within half a voxel.
+
+    None: the same Grid.
+    """
+    if spacing_mm is None:
+        return grid
     try:
         spacing_mm = tuple(float(s) for s in spacing_mm)
     except (TypeError, ValueError):
@@ -107,23 +116,11 @@ def linear_weights(out: Grid, grid: Grid, axis: int, beyond: float) -> np.ndarra
     return weights.astype(np.float32)
 
 
-def overlap_weights(out: Grid, grid: Grid, axis: int) -> np.ndarray:
-    """Weights float32 [n_out, n]: which share of each new voxel lies in which old one."""
-
-    def edges_mm(g: Grid) -> np.ndarray:
-        return (np.arange(g.shape[axis] + 1) - 0.5) * g.spacing_mm[axis] + g.origin_mm[axis]
-
-    new, old = edges_mm(out)[:, None], edges_mm(grid)
-    length = np.minimum(new[1:], old[1:]) - np.maximum(new[:-1], old[:-1])
-    return (length.clip(0) / out.spacing_mm[axis]).astype(np.float32)
-
-
-def apply_weights(volume: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
-    """float32: each axis of a volume times its matrix [n_out, n], the one that shrinks it most first."""
-    for axis in sorted(range(3), key=lambda axis: weights[axis].shape[0] / weights[axis].shape[1]):
-        if not np.array_equal(weights[axis], np.eye(volume.shape[axis])):
-            volume = np.moveaxis(np.tensordot(weights[axis], volume, (1, axis)), 0, axis)
-    return np.ascontiguousarray(volume, np.float32)
+def nearest_slices(out: Grid, grid: Grid) -> list[tuple[int, int]]:
+    """For each slice of `out` the nearest of `grid`, twice, or the two between which it lies halfway."""
+    z_mm = out.origin_mm[0] + np.arange(out.shape[0]) * out.spacing_mm[0]
+    at = ((z_mm - grid.origin_mm[0]) / grid.spacing_mm[0]).round(4)
+    return list(zip(np.ceil(at - 0.5).astype(int).tolist(), np.floor(at + 0.5).astype(int).tolist()))
 
 
 def resample(volume: np.ndarray, grid: Grid, out: Grid, beyond: float = 1.0) -> np.ndarray:
@@ -131,21 +128,16 @@ def resample(volume: np.ndarray, grid: Grid, out: Grid, beyond: float = 1.0) -> 
 
     Outside `grid` it goes on with its last values times `beyond`.
     """
-    if out == grid:
-        return volume
-    return apply_weights(volume, [linear_weights(out, grid, axis, beyond) for axis in range(3)])
+    weights = [linear_weights(out, grid, axis, beyond) for axis in range(3)]
+    for axis in sorted(
+        range(3), key=lambda axis: out.shape[axis] / grid.shape[axis]
+    ):  # what shrinks it first
+        if not np.array_equal(weights[axis], np.eye(volume.shape[axis])):
+            volume = np.moveaxis(np.tensordot(weights[axis], volume, (1, axis)), 0, axis)
+    return np.ascontiguousarray(volume, np.float32)
 
 
 def coverage(grid: Grid, out: Grid) -> np.ndarray:
     """bool on `out`: voxels of which no part is more than half a voxel outside `grid`."""
     z, y, x = (linear_weights(out, grid, axis, beyond=0.0).sum(axis=1) > 0.99 for axis in range(3))
     return z[:, None, None] & y[:, None] & x
-
-
-def resample_mask(mask: np.ndarray, grid: Grid, out: Grid) -> np.ndarray:
-    """bool on `out`: voxels at least half inside."""
-    boxes = find_objects(mask.astype(np.uint8))
-    if out == grid or not boxes:
-        return mask if out == grid else np.zeros(out.shape, bool)
-    weights = [overlap_weights(out, grid, axis)[:, box] for axis, box in enumerate(boxes[0])]
-    return apply_weights(mask[boxes[0]].astype(np.float32), weights) >= 0.5 - 1e-4

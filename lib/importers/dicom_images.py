@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.errors import UserError
-from lib.importers.dicom_files import File, explain_damage, need, number, numbers, text
-from lib.importers.dicom_grid import MAX_VOXELS, Grid, even_step, to_patient_axes
+from lib.importers.dicom_files import WHOLE, File, explain_damage, import_pydicom, need, number, numbers, text
+from lib.importers.dicom_grid import MAX_VOXELS, Grid, even_step, is_upright, to_patient_axes
 
 FIELD_MM = (100.0, 1200.0)  # width of a CT that is in mm
 JUMP_HU = 20.0  # median step between neighbouring slices that two different rescales may leave
-PLANNED_DOSE = {"DoseUnits": "GY", "DoseType": "PHYSICAL", "DoseSummationType": "PLAN"}
+PLANNED_DOSE = {"DoseUnits": ("GY",), "DoseType": ("PHYSICAL",), "DoseSummationType": (*WHOLE, "BEAM")}
 
 
 class Slice(NamedTuple):
@@ -25,6 +25,7 @@ class Slice(NamedTuple):
 def read_ct(files: list[File], folder: str) -> tuple[np.ndarray, Grid]:
     """HU float32 [D,H,W] and the Grid of a series of axial slices in any order (CT Image IOD)."""
     slices = sorted((read_layout(file) for file in files), key=lambda one: one.first_mm[2])
+    is_upright(slices[0].layout[2], slices[0].file.name)
     check_alike(slices)
     rows, columns, orientation, pixel_mm = slices[0].layout[:4]
     name = files[0].name
@@ -56,32 +57,37 @@ def read_layout(file: File) -> Slice:
 def check_alike(slices: list[Slice]) -> None:
     """Raises a UserError that names the first slice unlike most."""
     common = Counter(one.layout for one in slices).most_common(1)[0][0]
-    usual_xy_mm = np.median([one.first_mm[:2] for one in slices], axis=0)
-    for one in slices:
-        if one.layout != common or abs(one.first_mm[:2] - usual_xy_mm).max() > 0.01:
+    first_xy_mm = np.array([one.first_mm[:2] for one in slices])
+    shift_mm = abs(first_xy_mm - np.median(first_xy_mm, axis=0)).max(axis=1)
+    if (shift_mm > 0.01).mean() > 0.5:
+        shifted = "its slices are shifted sideways, one against the other, as by a tilted gantry"
+        raise UserError(f"{slices[0].file.name}: the CT is an oblique stack: {shifted}; export axial images")
+    for one, mm in zip(slices, shift_mm):
+        if one.layout != common or mm > 0.01:
             what = "size, spacing, orientation or position"
             raise UserError(f"{one.file.name} differs in {what} from the other slices")
 
 
 def read_hu(slices: list[Slice]) -> np.ndarray:
     """HU float32 [n, rows, columns]; slices may differ in their rescale, but anatomy goes on across them."""
-    volume, before = [], None
-    for one in slices:
+    volume = np.empty((len(slices), *slices[0].layout[:2]), np.float32)
+    before = None
+    for k, one in enumerate(slices):
         file = one.file
         with explain_damage(file.name):
             rescale = number(file.ds, "RescaleSlope"), number(file.ds, "RescaleIntercept")
             hu = (pixels(file, 1)[0] * rescale[0] + rescale[1]).astype(np.float32)
         if not (-32768 <= hu.min() and hu.max() <= 32767):
             raise UserError(f"{file.name}: RescaleSlope and RescaleIntercept give values that are no HU")
-        jump_hu = np.median(hu - volume[-1]) if volume and rescale != before else 0.0
+        jump_hu = np.median(hu - volume[k - 1]) if k and rescale != before else 0.0
         if abs(jump_hu) > JUMP_HU:
             raise UserError(
                 f"{file.name}: RescaleSlope or RescaleIntercept differs from the slice below, and the "
                 f"values jump by {jump_hu:.0f} HU"
             )
-        volume.append(hu)
+        volume[k] = hu
         before = rescale
-    return np.stack(volume)
+    return volume
 
 
 def pixels(file: File, frames: int) -> np.ndarray:
@@ -95,18 +101,46 @@ def pixels(file: File, frames: int) -> np.ndarray:
     if text(ds, "PhotometricInterpretation") != "MONOCHROME2":
         raise UserError(f"{name}: PhotometricInterpretation is not MONOCHROME2")
     size = voxels * bits // 8
-    if not ds.file_meta.TransferSyntaxUID.is_compressed and len(need(ds, "PixelData")) != size + size % 2:
+    syntax = ds.file_meta.TransferSyntaxUID
+    if syntax.is_compressed:
+        check_decoder(syntax, name)
+    elif len(need(ds, "PixelData")) != size + size % 2:
         raise UserError(f"{name} is cut off or changed: PixelData is not of the length that its tags say")
     return np.asarray(ds.pixel_array, np.float64).reshape(frames, rows, columns)
+
+
+def check_decoder(syntax: str, name: str) -> None:
+    """Raises a UserError where nothing that is installed can decode a transfer syntax."""
+    try:
+        available = import_pydicom().pixels.get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        install = "pip install 'pylibjpeg[all]'"
+        raise UserError(f"{name} is compressed ({syntax.name}); {install}, or export it uncompressed")
+
+
+def read_doses(files: list[File]) -> tuple[np.ndarray, Grid]:
+    """The sum of doses on one grid, and the Grid; see `read_dose`."""
+    total_gy, grid = read_dose(files[0])
+    for file in files[1:]:
+        dose_gy, other = read_dose(file)
+        if other != grid:
+            differs = f"{file.name} has another grid than {files[0].name}"
+            raise UserError(f"{differs}, so they cannot be added; export the dose of the whole plan")
+        total_gy += dose_gy
+    return total_gy, grid
 
 
 def read_dose(file: File) -> tuple[np.ndarray, Grid]:
     """Gy float32 [d,h,w] and the Grid of an RTDOSE (PS3.3 C.8.8.3)."""
     name, ds = file.name, file.ds
     with explain_damage(name):
-        for keyword, value in PLANNED_DOSE.items():
-            if text(ds, keyword) != value:
-                raise UserError(f"{name}: {keyword} is not {value}; export the plan's physical dose in Gy")
+        for keyword, values in PLANNED_DOSE.items():
+            if text(ds, keyword) not in values:
+                raise UserError(
+                    f"{name}: {keyword} is not {values[0]}; export the plan's physical dose in Gy"
+                )
         orientation = numbers(ds, "ImageOrientationPatient", 6)
         first_mm = numbers(ds, "ImagePositionPatient", 3)
         offsets_mm = numbers(ds, "GridFrameOffsetVector", int(number(ds, "NumberOfFrames")))

@@ -5,21 +5,21 @@ names and prescriptions: dicom_structures; contours: dicom_contours; axes and re
 """
 
 import hashlib
+import math
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
-from lib.files import write_text
+from lib.files import is_below_outputs, write_text
 from lib.importers.cohort import Source
 from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import read_chain
-from lib.importers.dicom_grid import Grid, coverage, new_grid, resample, resample_mask
-from lib.importers.dicom_images import read_ct, read_dose
-from lib.importers.dicom_structures import Roi, guess_site, map_names, prescriptions, read_rois
+from lib.importers.dicom_grid import Grid, coverage, new_grid, resample
+from lib.importers.dicom_images import read_ct, read_doses
+from lib.importers.dicom_structures import choose_protocol, map_names, prescriptions, read_rois
 from lib.importers.options import Options
 
 DEFAULTS = Options()
@@ -38,8 +38,9 @@ def dicom_source(
     if pseudonyms:
         order = sorted(patients, key=lambda case_id: hashlib.sha256(case_id.encode()).digest())
         names = {case_id: f"P{number:03d}" for number, case_id in enumerate(order, 1)}
-        if Path(cohort).resolve() in Path(pseudonyms).resolve().parents:
-            raise UserError(f"{pseudonyms} lies in the cohort's folder; who is who belongs elsewhere")
+        inside = Path(cohort).resolve() in Path(pseudonyms).resolve().parents
+        if inside or is_below_outputs(pseudonyms):
+            raise UserError(f"{pseudonyms} lies in outputs or the cohort; who is who belongs elsewhere")
         write_text(Path(pseudonyms), "".join(f"{name},{case_id}\n" for case_id, name in names.items()))
     items = {names[case_id]: (path, names[case_id]) for case_id, path in patients.items()}
     return Source("DICOM-RT folders", items, partial(read_named, options))
@@ -73,30 +74,34 @@ def read_patient(
     The case's id is `name`, or the folder's name. The report is for the cohort's card: which structure became
     which, what was ignored or is missing, where prescription and dose mask come from, what deserves a look.
     """
-    folder, warnings = Path(folder), []
-    chain = read_chain(folder)
+    folder, chain = Path(folder), read_chain(Path(folder))
+    warnings, file = list(chain.notes), chain.structures.name
     ct_hu, ct_grid = read_ct(chain.slices, folder.name)
-    rois, file = read_rois(chain), chain.structures.name
-    site = choose_site(rois, options, file)
-    structures = map_names(rois, PROTOCOLS[site].structures, options.aliases, file)
-    rx = prescriptions(structures, site, rois, chain, options.prescription_gy or {}, warnings)
-    masks = {key: contour_mask(roi, ct_grid, file, warnings) for key, roi in structures.items()}
-    outline, body = find_body(rois, ct_hu, ct_grid, file, warnings)
-    dose_gy, dose_grid = read_dose(chain.dose)
-    inside = coverage(dose_grid, ct_grid)
-    check_targets({key: masks[key] for key in rx}, inside, body, chain.dose.name, warnings)
-    grid = new_grid(ct_grid, options.spacing_mm) if options.spacing_mm is not None else ct_grid
-    masks = {key: resample_mask(mask, ct_grid, grid) for key, mask in masks.items()}
+    grid = new_grid(ct_grid, options.spacing_mm)
+    ct_hu = resample(ct_hu, ct_grid, grid)
+    rois = read_rois(chain)
+    protocol, aliases = choose_protocol(rois, options, file)
+    structures = map_names(rois, protocol, aliases, file)
+    rx = prescriptions(structures, protocol, rois, chain, options.prescription_gy or {}, warnings)
+    masks = {key: contour_mask(roi, ct_grid, grid, file, warnings) for key, roi in structures.items()}
+    targets = {key: masks[key] for key in rx}
+    outline, body = find_body(rois, targets, ct_hu, ct_grid, grid, file, warnings)
+    dose_gy, dose_grid = read_doses(chain.doses)
+    inside = coverage(dose_grid, grid)
+    check_targets(targets, inside, body, chain.doses[0].name, warnings)
     lost = [key for key, mask in masks.items() if not mask.any()]
-    warnings += [f"{key}: no voxel of the new grid is at least half inside" for key in lost]
+    warnings += [f"{key}: it contains no centre of a voxel; left out" for key in lost]
+    covered_pct = {key: share_pct(inside[mask]) for key, mask in masks.items() if not inside[mask].all()}
     case = Case(
         case_id=name or folder.name,
-        ct_hu=np.rint(resample(ct_hu, ct_grid, grid)).astype(np.int16),
-        dose_gy=resample(resample(dose_gy, dose_grid, ct_grid, beyond=0.0), ct_grid, grid),
-        dose_mask=resample_mask(body, ct_grid, grid),
-        site=site,
+        ct_hu=np.rint(ct_hu).astype(np.int16),
+        dose_gy=resample(dose_gy, dose_grid, grid, beyond=0.0),
+        dose_mask=body & inside,
+        site=protocol.site,
+        protocol=protocol,
+        covered_pct=covered_pct,
         prescription_gy={key: gy for key, (gy, _) in rx.items()},
-        masks={key: mask for key, mask in masks.items() if key not in lost or key in rx},
+        masks={key: mask for key, mask in masks.items() if key not in lost},
         spacing_mm=grid.spacing_mm,
         origin_mm=grid.origin_mm,
     )
@@ -108,17 +113,15 @@ def read_patient(
         "dose_mask_from": outline,
         "structures": {key: roi.name for key, roi in structures.items()},
         "ignored": sorted({roi.name for roi in rois} - in_use),
-        "missing": [key for key in PROTOCOLS[site].structures if key not in masks or key in lost],
+        "missing": [key for key in protocol.structures if key not in masks or key in lost],
+        "covered_pct": covered_pct,
         **describe_grids(ct_grid, dose_grid, inside, body),
     }
 
 
-def choose_site(rois: list[Roi], options: Options, file: str) -> str:
-    """The site that is asked for, or that the structures tell."""
-    site = options.site or guess_site(rois, options.aliases, file)
-    if site not in PROTOCOLS:
-        raise UserError(f"site={site!r} is not one of {', '.join(PROTOCOLS)}")
-    return site
+def share_pct(inside: np.ndarray) -> float:
+    """The share in % of True in a bool array, rounded down so that only all are 100."""
+    return math.floor(1000 * float(inside.mean())) / 10 if inside.size else 0.0
 
 
 def check_targets(
@@ -126,8 +129,12 @@ def check_targets(
 ) -> None:
     """Refuses a target that the dose grid does not hold; warns of one that leaves the body."""
     for name, mask in targets.items():
-        if not mask.any() or (mask & ~inside).sum() > 0.01 * mask.sum():
-            raise UserError(f"{file}: the dose grid does not hold {name}, or {name} is empty")
+        if not mask.any():
+            raise UserError(
+                f"{name} contains no centre of a voxel; check its contours, or give a finer spacing_mm"
+            )
+        if (mask & ~inside).sum() > 0.01 * mask.sum():
+            raise UserError(f"{file}: the dose grid does not hold {name}; export the dose on a larger grid")
         if (mask & ~body).sum() > 0.05 * mask.sum():
             warnings.append(f"{name}: more than 5 % of it is outside the body")
 
@@ -139,5 +146,5 @@ def describe_grids(ct_grid: Grid, dose_grid: Grid, inside: np.ndarray, body: np.
         "ct_shape": list(ct_grid.shape),
         "dose_spacing_mm": list(dose_grid.spacing_mm),
         "dose_shape": list(dose_grid.shape),
-        "body_inside_dose_grid_pct": round(100 * float(inside[body].mean()), 1) if body.any() else 0.0,
+        "body_inside_dose_grid_pct": share_pct(inside[body]),
     }

@@ -1,29 +1,18 @@
 """The structures of an RTSTRUCT: their names in our protocols, and what is prescribed to the targets."""
 
 import re
+from collections import defaultdict
 from typing import NamedTuple
 
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.protocol import PROTOCOLS, Protocol, check_aliases, plain, protocol_of
 from lib.errors import UserError
-from lib.importers.dicom_files import Chain, Dataset, File, explain_damage, items, number, text
+from lib.importers.dicom_files import Chain, Dataset, File, explain_damage, items, number
+from lib.importers.options import Options
 
-MAX_POINTS = 10_000_000
+Aliases = dict[str, list[str]]  # name in the protocol -> names of structures, best first
+POINTS = ("POINT", "COORDINATES")  # DoseReferenceStructureType of a reference point
 NAME_GY = 0.5  # by which a plan may differ from the dose in a target's name, such as 50.4 from PTV50
-ALIASES = {  # name in lib.cases.protocols -> other names, best first; case, blanks, _ and - do not count
-    "PTV70": ("PTV_High",),
-    "PTV63": ("PTV_Mid", "PTV_Int"),
-    "PTV56": ("PTV_Low",),
-    "Bladder": ("Urinary_Bladder",),
-    "Femur_L": ("Femur_Head_L", "FemoralHead_L", "Left_Femur", "Femur_Left", "FemoralHead_Left"),
-    "Femur_R": ("Femur_Head_R", "FemoralHead_R", "Right_Femur", "Femur_Right", "FemoralHead_Right"),
-    "Bowel": ("Bag_Bowel", "Bowel_Bag", "Bowel_Small", "Small_Bowel"),
-    "SpinalCord": ("Cord",),
-    "Esophagus": ("Oesophagus",),
-    "LeftParotid": ("Parotid_L", "Parotid_Left", "L_Parotid", "Glnd_Parotid_L"),
-    "RightParotid": ("Parotid_R", "Parotid_Right", "R_Parotid", "Glnd_Parotid_R"),
-    "Mandible": ("Bone_Mandible",),
-}
-KNOWN = {name for protocol in PROTOCOLS.values() for name in protocol.structures}
+LEAST_ORGANS = 0.5  # share of a protocol's organs that must be there for a patient to be taken for its site
 
 
 class Roi(NamedTuple):
@@ -33,27 +22,25 @@ class Roi(NamedTuple):
     name: str
     kind: str
     items: list[Dataset]
+    in_ct_frame: bool  # whether its points are in the CT's frame of reference
 
 
 def read_rois(chain: Chain) -> list[Roi]:
-    """The structures, all in the CT's frame of reference and of at most MAX_POINTS points."""
+    """The structures; what a ROIContourSequence holds in several items for one of them is put together."""
     file, ds, frame_uid = chain.structures.name, chain.structures.ds, chain.slices[0].ds.FrameOfReferenceUID
+    rois, contours = {}, defaultdict(list)
     with explain_damage(file):
         observations = items(ds, "RTROIObservationsSequence")
         kinds = {roi_number(o): str(o.get("RTROIInterpretedType") or "") for o in observations}
-        contours = {roi_number(c): items(c, "ContourSequence") for c in items(ds, "ROIContourSequence")}
-        rois = []
+        for item in items(ds, "ROIContourSequence"):
+            contours[roi_number(item)] += items(item, "ContourSequence")
         for item in items(ds, "StructureSetROISequence"):
-            n = int(number(item, "ROINumber"))
-            rois.append(Roi(n, text(item, "ROIName"), kinds.get(n, ""), contours.get(n, [])))
-            if text(item, "ReferencedFrameOfReferenceUID") != frame_uid:
-                raise UserError(f"{file}: {rois[-1].name} is in another frame of reference than the CT")
-        points = sum(number(contour, "NumberOfContourPoints") for roi in rois for contour in roi.items)
-    roi_numbers = {roi.number for roi in rois}
-    if points > MAX_POINTS or len(roi_numbers) != len(rois) or set(contours) - roi_numbers:
-        many = f"it has more than {MAX_POINTS} points"
-        raise UserError(f"{file}: ROINumber repeats or is unknown, or {many}")
-    return rois
+            n, name = int(number(item, "ROINumber")), str(item.get("ROIName") or "")
+            in_frame = item.get("ReferencedFrameOfReferenceUID") == frame_uid
+            if n in rois:
+                raise UserError(f"{file}: two structures have the ROINumber {n}; export it again")
+            rois[n] = Roi(n, name, kinds.get(n, ""), contours[n], in_frame)
+    return list(rois.values())
 
 
 def roi_number(item: Dataset) -> int:
@@ -64,11 +51,6 @@ def roi_number(item: Dataset) -> int:
 # --- names ---
 
 
-def plain(name: str) -> str:
-    """A name as it is compared: without case, blanks, _ and -."""
-    return re.sub(r"[\s_-]", "", str(name)).lower()
-
-
 def gy_in_name(name: str) -> float | None:
     """70.0 for PTV70, PTV_70Gy or PTV7000, 50.4 for PTV 5040cGy; None where the name is not clear."""
     match = re.fullmatch(r"ptv(?:(\d\d(?:\.\d+)?)(?:gy)?|(\d{4})(?:cgy)?)", plain(name))
@@ -76,15 +58,11 @@ def gy_in_name(name: str) -> float | None:
     return dose_gy if dose_gy and 20 <= dose_gy <= 90 else None
 
 
-def map_names(rois: list[Roi], names: tuple[str, ...], aliases: dict | None, file: str) -> dict[str, Roi]:
+def map_names(rois: list[Roi], protocol: Protocol, aliases: Aliases, file: str) -> dict[str, Roi]:
     """Protocol name -> its structure; one that two fit, or that would serve two names, is refused."""
-    aliases = aliases or {}
-    if not isinstance(aliases, dict) or set(aliases) - KNOWN:
-        known = ", ".join(sorted(KNOWN))
-        raise UserError(f"aliases must map names among {known} to lists of structure names")
     mapped = {}
-    for name in names:
-        fitting = best_matches(name, [roi for roi in rois if roi.items], aliases.get(name, ()))
+    for name in protocol.structures:
+        fitting = best_matches(name, rois, protocol, aliases)
         if len(fitting) > 1:
             both = " and ".join(roi.name for roi in fitting)
             raise UserError(f"{file}: {both} are both {name}; remove one")
@@ -95,26 +73,48 @@ def map_names(rois: list[Roi], names: tuple[str, ...], aliases: dict | None, fil
     return mapped
 
 
-def best_matches(name: str, rois: list[Roi], aliases: str | list[str]) -> list[Roi]:
-    """The structures that fit best: by the user's aliases, the name, ALIASES, or the dose in a PTV's name."""
-    aliases = [aliases] if isinstance(aliases, str) else aliases
-    for alias in (*aliases, name, *ALIASES.get(name, ())):
+def best_matches(name: str, rois: list[Roi], protocol: Protocol, aliases: Aliases) -> list[Roi]:
+    """The contoured structures that fit best: by the user's aliases, the name, the protocol's aliases, or a
+    dose in the name of a PTV that is the target's.
+
+    Of several the one that is spelt exactly so, and the one that is in the CT's frame of reference.
+    """
+    rois = [roi for roi in rois if roi.items]
+    for alias in (*aliases.get(name, ()), name, *protocol.aliases.get(name, ())):
         matches = [roi for roi in rois if plain(roi.name) == plain(alias)]
+        matches = [roi for roi in matches if roi.in_ct_frame] or matches
+        matches = [roi for roi in matches if roi.name == alias] or matches
         if matches:
             return matches
-    dose_gy = gy_in_name(name)
+    dose_gy = protocol.targets.get(name)
     return [roi for roi in rois if dose_gy and gy_in_name(roi.name) == dose_gy]
 
 
-def guess_site(rois: list[Roi], aliases: dict | None, file: str) -> str:
-    """The site of which more organs are there."""
-    count = {
-        site: len(map_names(rois, protocol.organs, aliases, file)) for site, protocol in PROTOCOLS.items()
+def choose_protocol(rois: list[Roi], options: Options, file: str) -> tuple[Protocol, Aliases]:
+    """(the protocol that is asked for, or the one that the structures clearly tell; the user's aliases)."""
+    asked = options.protocol or options.site
+    known = [protocol_of(asked)] if asked else PROTOCOLS.values()
+    names = tuple(dict.fromkeys(name for protocol in known for name in protocol.structures))
+    aliases = check_aliases(options.aliases or {}, names, "aliases")
+    return (known[0] if asked else guess_protocol(rois, aliases, file)), aliases
+
+
+def guess_protocol(rois: list[Roi], aliases: Aliases, file: str) -> Protocol:
+    """The protocol of which a target and half of the organs are there, if more of it is than of any other."""
+    there = {
+        protocol: {name for name in protocol.structures if best_matches(name, rois, protocol, aliases)}
+        for protocol in PROTOCOLS.values()
     }
-    best = [site for site in count if count[site] == max(count.values())]
-    if len(best) > 1:
-        choice = f"give site='{best[0]}' or '{best[1]}'"
-        raise UserError(f"{file}: the structures do not tell the site; {choice}")
+    organs = {protocol: len(names & set(protocol.organs)) for protocol, names in there.items()}
+    half = [protocol for protocol in there if organs[protocol] >= LEAST_ORGANS * len(protocol.organs)]
+    fitting = [protocol for protocol in half if there[protocol] & set(protocol.targets)]
+    most = max((len(there[protocol]) for protocol in fitting), default=0)
+    best = [protocol for protocol in fitting if len(there[protocol]) == most]
+    if len(best) != 1:
+        counts = [f"{n} of {len(of.organs)} organs of {of.site}" for of, n in organs.items() if n]
+        what = ", ".join(counts) or "no organ of a known site"
+        advice = "give --site, or --protocol with a file that names them"
+        raise UserError(f"{file}: the structures do not tell the site (they are {what}); {advice}")
     return best[0]
 
 
@@ -122,10 +122,15 @@ def guess_site(rois: list[Roi], aliases: dict | None, file: str) -> str:
 
 
 def prescriptions(
-    mapped: dict[str, Roi], site: str, rois: list[Roi], chain: Chain, user_gy: dict, warnings: list[str]
+    mapped: dict[str, Roi],
+    protocol: Protocol,
+    rois: list[Roi],
+    chain: Chain,
+    user_gy: dict,
+    warnings: list[str],
 ) -> dict[str, tuple[float, str]]:
     """target -> (Gy, where from) by the RTPLAN, else by `user_gy`, else by the structure's name."""
-    known = PROTOCOLS[site].targets
+    known = protocol.targets
     unknown = set(user_gy) - set(known)
     if unknown:
         raise UserError(f"prescription_gy: {unknown.pop()} is not among {', '.join(known)}")
@@ -136,47 +141,71 @@ def prescriptions(
             f"{chain.structures.name} holds no target; of {names} name one by "
             f"aliases={{'{next(iter(known))}': ['...']}}"
         )
-    plan_gy = plan_doses(chain.plan, {roi.number for roi in rois}) if chain.plan else []
-    warnings += [] if chain.plan else ["there is no RTPLAN"]
+    plan = plan_doses(chain.plan, {roi.number for roi in rois}, warnings) if chain.plan else []
+    fractions = planned_fractions(chain.plan)
+    if fractions and protocol.fractions and fractions != protocol.fractions:
+        warnings.append(f"the plan has {fractions} fractions, the protocol has {protocol.fractions}")
     of_targets = {None, *(roi.number for roi in targets.values())}
     warnings += [
-        f"the plan prescribes {gy:g} Gy to a structure that is not used"
-        for n, gy in plan_gy
-        if n not in of_targets
+        f"the plan prescribes {one.gy:g} Gy to a structure that is not used"
+        for one in plan
+        if one.roi not in of_targets
     ]
-    return {name: prescription(name, roi, plan_gy, user_gy, len(targets)) for name, roi in targets.items()}
+    return {name: prescription(name, roi, plan, user_gy, len(targets)) for name, roi in targets.items()}
 
 
-def plan_doses(plan: File, roi_numbers: set[int]) -> list[tuple[int | None, float]]:
-    """[(ROI number or None, Gy)] of the target prescriptions in the RTPLAN's DoseReferenceSequence."""
+class Prescribed(NamedTuple):
+    """A dose in Gy that a plan prescribes to a structure (its number), or to "SITE" or "VOLUME" at large."""
+
+    gy: float
+    roi: int | None
+    kind: str
+
+
+def plan_doses(plan: File, roi_numbers: set[int], warnings: list[str]) -> list[Prescribed]:
+    """The target prescriptions in the RTPLAN's DoseReferenceSequence; a point's is told, not taken."""
     doses = []
     with explain_damage(plan.name):
         for item in items(plan.ds, "DoseReferenceSequence"):
             if item.get("DoseReferenceType") == "TARGET" and item.get("TargetPrescriptionDose") is not None:
                 roi = roi_number(item) if "ReferencedROINumber" in item else None
-                doses.append((roi, number(item, "TargetPrescriptionDose")))
-    if {roi for roi, _ in doses} - roi_numbers - {None}:
+                kind = str(item.get("DoseReferenceStructureType"))
+                kind = kind if kind in ("SITE", *POINTS) else "VOLUME"
+                doses.append(Prescribed(number(item, "TargetPrescriptionDose"), roi, kind))
+    points = [one for one in doses if one.kind in POINTS]
+    warnings += [f"the plan's {one.gy:g} Gy is the dose of a reference point; not taken" for one in points]
+    doses = [one for one in doses if one.kind not in POINTS]
+    if {one.roi for one in doses} - roi_numbers - {None}:
         raise UserError(f"{plan.name}: DoseReferenceSequence refers to a structure that the RTSTRUCT lacks")
     return doses
 
 
 def prescription(
-    name: str, roi: Roi, plan_gy: list[tuple[int | None, float]], user_gy: dict, n_targets: int
+    name: str, roi: Roi, plan: list[Prescribed], user_gy: dict, n_targets: int
 ) -> tuple[float, str]:
     """(Gy, where from) of one target; where plan and name disagree, `user_gy` decides."""
     in_name = gy_in_name(roi.name)
-    free = [gy for n, gy in plan_gy if n is None]
-    in_plan = [gy for n, gy in plan_gy if n == roi.number]
-    in_plan = in_plan or [gy for gy in free if in_name and abs(gy - in_name) <= NAME_GY]
-    in_plan = in_plan or (free if n_targets == len(free) == 1 else [])
-    doubtful = bool(in_plan and in_name and abs(in_plan[0] - in_name) > NAME_GY)
-    if len(set(in_plan)) == 1 and not doubtful:
-        return in_plan[0], "plan"
+    free = [one for one in plan if one.roi is None]
+    in_plan = [one for one in plan if one.roi == roi.number]
+    in_plan = in_plan or [one for one in free if in_name and abs(one.gy - in_name) <= NAME_GY]
+    in_plan = in_plan or (free if n_targets == len({one.gy for one in free}) == 1 else [])
+    said_gy = sorted({one.gy for one in in_plan})
+    doubtful = bool(in_plan and in_name and abs(said_gy[0] - in_name) > NAME_GY)
+    if len(said_gy) == 1 and not doubtful:
+        return said_gy[0], "plan" if in_plan[0].roi is not None else f"plan ({in_plan[0].kind})"
     if name in user_gy:
         return float(user_gy[name]), "parameter"
-    if doubtful or len(set(in_plan)) > 1 or not in_name:
+    if doubtful or len(said_gy) > 1 or not in_name:
         raise UserError(
-            f"the prescription of {roi.name} is not clear (the plan says {in_plan or 'nothing'}, the name "
+            f"the prescription of {roi.name} is not clear (the plan says {said_gy or 'nothing'}, the name "
             f"{in_name or 'nothing'}); give --prescription-gy {name}=Gy"
         )
     return in_name, "name"
+
+
+def planned_fractions(plan: File | None) -> int:
+    """The number of fractions of an RTPLAN with one group of them; 0 where nothing clear says it."""
+    with explain_damage(plan.name if plan else ""):
+        groups = items(plan.ds, "FractionGroupSequence") if plan else []
+        said = groups[0].get("NumberOfFractionsPlanned") if len(groups) == 1 else None
+        return int(said) if said else 0

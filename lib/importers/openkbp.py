@@ -11,12 +11,13 @@ import pandas as pd
 
 from lib.cases.case import Case, Triple
 from lib.cases.cohort import Split
-from lib.cases.protocols import HEAD_AND_NECK
+from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.importers.cohort import Source
 
 SHAPE = (128, 128, 128)  # rows front to back, columns right to left, slices head to foot
 SPLITS = {"train": "train-pats", "validation": "validation-pats", "test": "test-pats"}
+HEAD_AND_NECK = PROTOCOLS["head-and-neck"]
 VALIDATION_PATIENTS = 25  # taken from training when the published validation patients must be the test
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lib.cases.protocol import Protocol, protocol_of, read_protocol
 from lib.errors import UserError
 
 
@@ -11,15 +12,17 @@ class Options(NamedTuple):
     """How a clinic's patients are read.
 
     spacing_mm       (dz, dy, dx) of the grid; None: the CT's own
-    aliases          name in lib.cases.protocols -> structure names that go before those of ALIASES
+    aliases          name in the protocol -> structure names that go before those of the protocol
     prescription_gy  target -> Gy for targets to which the RTPLAN prescribes nothing
-    site             a key of PROTOCOLS; None: the one of which more organs are there
+    site             a protocol of this code; None: the one that the structures clearly tell
+    protocol         a clinic's own instead
     """
 
     spacing_mm: Sequence[float] | None = None
     aliases: dict[str, str | list[str]] | None = None
     prescription_gy: dict[str, float] | None = None
     site: str | None = None
+    protocol: Protocol | None = None
 
 
 IMPORT_KEYS = Options._fields
@@ -37,7 +40,24 @@ def check_import(section: object, path: str | Path) -> dict:
             raise UserError(f"{path}: import.{key} must be keys and values, not {section[key]!r}")
     for name, gy in section.get("prescription_gy", {}).items():
         check_prescription(name, gy, f"{path}: import.prescription_gy.{name}")
+    for name, of in section.get("aliases", {}).items():
+        if not of or not isinstance(of, (str, list)):
+            raise UserError(
+                f"{path}: import.aliases.{name} must be structure names such as [Rectum], not {of!r}"
+            )
+    for key in ("site", "protocol"):
+        if not isinstance(section.get(key, ""), str):
+            raise UserError(f"{path}: import.{key} must be one name, not {section[key]!r}")
     return section
+
+
+def open_protocol(site: str | None, path: str | None) -> dict[str, str | Protocol]:
+    """What Options says of the site by the name of a protocol of this code or the path of a clinic's own."""
+    if site and path:
+        raise UserError(f"give the site {site} or the protocol {path}, not both")
+    if path:
+        return {"protocol": read_protocol(path)}
+    return {"site": protocol_of(site).site} if site else {}
 
 
 def check_prescription(name: str, gy: object, where: str) -> float:

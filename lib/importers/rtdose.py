@@ -5,14 +5,17 @@ outputs.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from lib.cases.case import Case
 from lib.errors import UserError
-from lib.files import written_whole
+from lib.files import is_below_outputs, replace_file
 from lib.importers.dicom_files import (
+    PREDICTION,
+    UID_ROOT,
     Chain,
     Dataset,
     explain_damage,
@@ -46,11 +49,11 @@ def write_rtdose(
     The step between stored values is at most 0.01 Gy. Raises a UserError.
     """
     path, pydicom = Path(path), import_pydicom()
-    if "outputs" in path.resolve().parts[:-1]:
+    if is_below_outputs(path):
         raise UserError(
             f"{path} is not written: it would hold the patient's name, which must not lie below outputs"
         )
-    title = f"PREDICTION by {method}: {description}"
+    title = f"{PREDICTION} {method}: {description}"
     if len(title) > 64 or not title.isprintable() or "\\" in title:
         rule = "at most 64 printable characters, no backslash"
         raise UserError(f"{title!r} cannot be a SeriesDescription: {rule}")
@@ -62,7 +65,7 @@ def write_rtdose(
         fill_identity(ds, chain, title)
         fill_references(ds, chain)
     fill_grid(ds, case, stored, step_gy)
-    with written_whole(path) as temporary:
+    with replace_file(path) as temporary:
         pydicom.dcmwrite(temporary, ds, enforce_file_format=True)
     return path
 
@@ -92,8 +95,11 @@ def encode(dose_gy: np.ndarray, shape: tuple[int, ...], path: Path) -> tuple[np.
 
 
 def fill_identity(ds: Dataset, chain: Chain, title: str) -> None:
-    """Patient, study, series, equipment and frame of reference, from the CT and with new UIDs."""
-    ct, new_uid = chain.slices[0].ds, import_pydicom().uid.generate_uid
+    """Patient, study, series, equipment and frame of reference, from the CT and with new UIDs.
+
+    By UID_ROOT and `title` the import knows that it is no plan's dose.
+    """
+    ct, new_uid = chain.slices[0].ds, partial(import_pydicom().uid.generate_uid, UID_ROOT)
     for keyword in (*PATIENT, *STUDY):
         if keyword in ct or keyword != "SpecificCharacterSet":
             setattr(ds, keyword, ct.get(keyword))
@@ -102,6 +108,7 @@ def fill_identity(ds: Dataset, chain: Chain, title: str) -> None:
     ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID = RT_DOSE_STORAGE, new_uid(), new_uid()
     ds.FrameOfReferenceUID, ds.Modality, ds.InstanceNumber = need(ct, "FrameOfReferenceUID"), "RTDOSE", 1
     ds.SeriesDescription = ds.DoseComment = title
+    ds.InstanceCreatorUID = UID_ROOT.rstrip(".")
 
 
 def fill_references(ds: Dataset, chain: Chain) -> None:
@@ -121,8 +128,8 @@ def fill_references(ds: Dataset, chain: Chain) -> None:
 
     if chain.plan:
         ds.ReferencedRTPlanSequence = [reference(chain.plan.ds)]
-    elif chain.dose.ds.get("ReferencedRTPlanSequence"):
-        ds.ReferencedRTPlanSequence = chain.dose.ds.ReferencedRTPlanSequence
+    elif chain.doses[0].ds.get("ReferencedRTPlanSequence"):
+        ds.ReferencedRTPlanSequence = chain.doses[0].ds.ReferencedRTPlanSequence
     ds.ReferencedImageSequence = [reference(file.ds) for file in chain.slices]
     code = item(CodeValue="113076", CodingSchemeDesignator="DCM", CodeMeaning="Segmentation")
     ds.ReferencedInstanceSequence = [reference(chain.structures.ds, PurposeOfReferenceCodeSequence=[code])]

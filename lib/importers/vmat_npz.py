@@ -6,7 +6,7 @@ What a file holds, arrays in (y, x, z), 512 x 512 x 256 voxels of 1 x 1 x 2 mm:
     dose         Gy / 70
     masks        uint8 [8,y,x,z], in the order of STRUCTURES
     masks_sdf    signed distances; not read, because they are computed here from the masks
-    constraints  the 13 numbers of the study's conditioning vector; not read, lib.cases.protocols has them
+    constraints  the 13 numbers of the study's conditioning vector; not read, prostate.yaml has them
     metadata     a pickled dict; never opened, because opening a pickle runs what it says
 
 Without the metadata three things are taken for granted: the voxel size above, y from front to back and x from
@@ -20,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROSTATE
+from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.files import DAMAGED_NPZ
 from lib.importers.body import fill_holes, largest_part
@@ -119,7 +119,7 @@ def decode(case_id: str, archive: zipfile.ZipFile) -> Case:
         masks=masks,
         dose_mask=fill_holes(body),
         spacing_mm=SPACING_MM,
-        prescription_gy={name: rx for name, rx in PROSTATE.targets.items() if name in masks},
+        prescription_gy={name: rx for name, rx in PROTOCOLS["prostate"].targets.items() if name in masks},
         site="prostate",
     )
 

@@ -24,9 +24,7 @@ def regions(case: Case) -> dict[str, np.ndarray]:
     """The regions an error is judged in: name -> bool [D,H,W]; the dose mask is the body where the source has
     no own."""
     whole = np.ones(case.shape, bool)
-    return {"dose mask": case.dose_mask, "whole volume": whole} | {
-        n: m for n, m in sorted(case.masks.items()) if m.any()
-    }
+    return {"dose mask": case.dose_mask, "whole volume": whole} | case.judged
 
 
 def region_errors(case: Case, dose_hat_gy: np.ndarray) -> dict[str, dict[str, float]]:

@@ -1,14 +1,18 @@
 """Dose-volume histograms, their points, OpenKBP's DVH score and clinical goals.
 
 A structure of fewer voxels than a statistic needs yields None, never a number that the statistic does not
-have.
+have; so does one that is not judged, because the dose's own grid does not hold it.
 """
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS, Goal
+from lib.cases.protocol import BEYOND, Goal
+
+AGREES_PCT = (
+    2.0  # by which a prescription may differ from the protocol's, and goals in Gy still mean the plan
+)
 
 
 def dvh_curve(dose_gy: np.ndarray, mask: np.ndarray, edges_gy: np.ndarray) -> np.ndarray:
@@ -32,36 +36,56 @@ def dose_at_cc_gy(doses_gy: np.ndarray, volume_cc: float, voxel_cc: float) -> fl
     return float(np.percentile(doses_gy, 100 - 100 * n / len(doses_gy)))
 
 
-def statistic(goal: Goal, doses_gy: np.ndarray, voxel_cc: float) -> float | None:
-    """The goal's statistic for a structure's voxel doses [N], in the goal's unit, or None."""
+def statistic(goal: Goal, doses_gy: np.ndarray, voxel_cc: float, rx_gy: float = 100.0) -> float | None:
+    """The goal's statistic for a structure's voxel doses [N], in the goal's unit, or None.
+
+    `rx_gy` is the prescription of which a relative goal has its dose in %.
+    """
     if len(doses_gy) == 0:
         return None
-    if goal.statistic == "V":
-        return float(100.0 * (doses_gy >= goal.at).mean())
-    if goal.statistic == "Vcc":
-        return float((doses_gy >= goal.at).sum() * voxel_cc)
+    if goal.statistic in ("V", "Vcc"):
+        inside = doses_gy >= (goal.at * rx_gy / 100 if goal.relative else goal.at)
+        return float(100.0 * inside.mean() if goal.statistic == "V" else inside.sum() * voxel_cc)
     if goal.statistic == "D":
-        return dose_at_volume_gy(doses_gy, goal.at)
-    if goal.statistic == "Dcc":
-        return dose_at_cc_gy(doses_gy, goal.at, voxel_cc)
-    return float(doses_gy.mean() if goal.statistic == "mean" else doses_gy.max())
+        value_gy = dose_at_volume_gy(doses_gy, goal.at)
+    elif goal.statistic == "Dcc":
+        value_gy = dose_at_cc_gy(doses_gy, goal.at, voxel_cc)
+    else:
+        value_gy = float(doses_gy.mean() if goal.statistic == "mean" else doses_gy.max())
+    return value_gy * 100 / rx_gy if goal.relative and value_gy is not None else value_gy
 
 
 def structure_mask(case: Case, name: str) -> np.ndarray:
-    """The mask that a goal names; "A beyond 10 mm of B" is A farther than 10 mm from B."""
-    if " beyond 10 mm of " not in name:
-        return case.masks.get(name, np.zeros(case.shape, bool))
-    name, other = name.split(" beyond 10 mm of ")
-    if name not in case.masks or other not in case.masks:
+    """The mask that a goal names, empty where it is not judged; "A beyond 10 mm of B" is A farther than 10 mm
+    from B."""
+    name, _, other = name.partition(BEYOND)
+    mask = case.judged.get(name)
+    if mask is None or (other and other not in case.masks):
         return np.zeros(case.shape, bool)
-    return case.masks[name] & (distance_transform_edt(~case.masks[other], case.spacing_mm) > 10)
+    return mask & (distance_transform_edt(~case.masks[other], case.spacing_mm) > 10) if other else mask
+
+
+def prescribed(case: Case, goal: Goal) -> tuple[float, float | None]:
+    """What is prescribed by the plan and by the protocol, in Gy, to the goal's target; to the highest one for
+    an organ."""
+    name = goal.structure.partition(BEYOND)[0]
+    name = name if name in case.prescription_gy else case.primary_target
+    return case.prescription_gy[name], case.protocol.targets.get(name)
+
+
+def fits_plan(case: Case, goal: Goal) -> bool:
+    """Whether a goal means this plan: one in Gy does not where plan and protocol prescribe differently."""
+    rx_gy, usual_gy = prescribed(case, goal)
+    return goal.relative or usual_gy is None or abs(rx_gy - usual_gy) <= usual_gy * AGREES_PCT / 100
 
 
 def goal_values(case: Case, dose_gy: np.ndarray) -> dict[str, tuple[float | None, bool | None]]:
-    """goal text -> (value or None, met or None), for every goal of the case's protocol."""
+    """goal text -> (value or None, met or None), for every goal of the case's protocol; None where it cannot
+    be judged or does not mean this plan."""
     values = {}
-    for goal in PROTOCOLS[case.site].goals:
-        value = statistic(goal, dose_gy[structure_mask(case, goal.structure)], case.voxel_cc)
+    for goal in case.protocol.goals:
+        doses_gy = dose_gy[structure_mask(case, goal.structure)] if fits_plan(case, goal) else np.empty(0)
+        value = statistic(goal, doses_gy, case.voxel_cc, prescribed(case, goal)[0])
         values[goal.text] = (value, None if value is None else is_met(goal, value))
     return values
 
@@ -73,11 +97,10 @@ def is_met(goal: Goal, value: float) -> bool:
 def openkbp_dvh_metrics_gy(case: Case, dose_gy: np.ndarray) -> dict[tuple[str, str], float]:
     """(structure, metric) -> Gy: targets D99, D95, D1, organs mean and D_0.1cc, if present."""
     points = {}
-    for name in PROTOCOLS[case.site].structures:
-        doses_gy = dose_gy[case.masks[name]].astype(np.float64) if name in case.masks else np.empty(0)
-        if len(doses_gy) == 0:
-            continue
-        if name in PROTOCOLS[case.site].targets:
+    judged = case.judged
+    for name in (name for name in case.protocol.structures if name in judged):
+        doses_gy = dose_gy[judged[name]].astype(np.float64)
+        if name in case.protocol.targets:
             for metric, percentile in (("D99", 1), ("D95", 5), ("D1", 99)):
                 points[name, metric] = float(np.percentile(doses_gy, percentile))
         else:

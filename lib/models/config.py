@@ -5,9 +5,13 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lib.cache import TRAINING_VERSION
+from lib.diffusion.schedule import schedule
 from lib.errors import UserError
 from lib.features.channels import Channels
+from lib.features.grid import Grid
 from lib.features.units import Units
 
 
@@ -48,11 +52,24 @@ class TrainConfig:
     snapshots_pct: list  # shares of the training after which the averaged weights are kept as well
     seed: int
     precision: str
+    n_constraints: int = 13  # numbers that reach the network beside the channels
+    answer: int = 1  # doses along the edge of a block that the network answers
+    snr_divisor: float = 1.0  # by it the signal-to-noise ratio of every level is divided
+    skip: float = 0.0  # deviation of what x_t adds past the network to its dose, in its units; 0: nothing
     compile: bool = False  # the network by torch.compile, here and in sampling
     start_from: str = ""  # folder of the training whose weights it starts from; none: random ones
     dose_shift: float = 0.0  # a network's dose is (fraction of prescription - shift - prior) / scale
     dose_scale: float = 1.0
     version: int = TRAINING_VERSION
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.coarsen, self.answer)
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """The schedule of a diffusion, float64 [T]."""
+        return schedule(self.zero_snr, self.snr_divisor)
 
     @property
     def units(self) -> Units:
@@ -77,14 +94,15 @@ def config_from(stored: Any, path: Path) -> TrainConfig:
     return TrainConfig(**stored)
 
 
-def check_fits(config: TrainConfig, channels: Channels, coarsen: int, cohort_sha256: str = "") -> None:
+def check_fits(config: TrainConfig, channels: Channels, grid: Grid, cohort_sha256: str = "") -> None:
     """A UserError if a training is used on another cohort (if given), grid, beams or channels."""
     names, own_names = ([n for n in both if n != "prior"] for both in (channels.names, config.channels))
     beams_deg = list(channels.beams_deg)
     problems = {
         f"on the cohort {config.cohort} as its card was then": cohort_sha256
         not in ("", config.cohort_sha256),
-        f"with coarsen {config.coarsen}, not {coarsen}": coarsen != config.coarsen,
+        f"with coarsen {config.coarsen}, not {grid.coarsen}": grid.coarsen != config.coarsen,
+        f"with answer {config.answer}, not {grid.answer}": grid.answer != config.answer,
         f"with beams_deg {config.beams_deg}, not {beams_deg}": beams_deg != config.beams_deg,
         f"with the channels {', '.join(own_names)}, not {', '.join(names)}": names != own_names,
     }

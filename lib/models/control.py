@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lib.features.batches import refine_blocks
 from lib.features.channels import CLIP_MM
 from lib.features.samples import Sample
 
@@ -26,6 +27,7 @@ def predict_control(table: np.ndarray, sample: Sample) -> np.ndarray:
 
 def cells(sample: Sample) -> np.ndarray:
     """Each voxel's bins of distance to the primary target and to the nearest of all, as one index [d,h,w]."""
-    targets_mm = sample.channels.select(sample.cond, sample.channels.targets).numpy() * CLIP_MM
+    targets = sample.channels.select(sample.cond, sample.channels.targets)
+    targets_mm = refine_blocks(targets[None], sample.grid.answer)[0].numpy() * CLIP_MM
     primary, nearest = (np.digitize(mm, EDGES_MM) for mm in (targets_mm[0], targets_mm.min(axis=0)))
     return primary * (len(EDGES_MM) + 1) + nearest

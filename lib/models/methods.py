@@ -44,7 +44,8 @@ class Method(NamedTuple):
         return self.timed or self.outputs == 2
 
     def make_network(self, config: TrainConfig) -> UNet:
-        return UNet(len(config.channels), config.base_channels, self.timed, self.outputs)
+        size = {"n_constraints": config.n_constraints, "answer": config.answer}
+        return UNet(len(config.channels), config.base_channels, self.timed, self.outputs, **size)
 
 
 PURE = {"timed": True, "zero_snr": True, "standardised": True}
@@ -77,6 +78,11 @@ def find_method(name: str) -> Method:
 def inside_of(config: TrainConfig, batch: Batch) -> torch.Tensor:
     """Where the loss looks and a dose is predicted, bool [B,1,D,H,W]; elsewhere the dose is known to be 0."""
     return batch.mask > 0 if config.region == "dose mask" else torch.ones_like(batch.mask, dtype=torch.bool)
+
+
+def flow_shift(config: TrainConfig) -> float:
+    """By it the ratio of dose to noise of every time of a flow is divided (lib.diffusion.flow.shift_time)."""
+    return config.snr_divisor**0.5
 
 
 def flow_level(t: torch.Tensor) -> torch.Tensor:

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from lib.diffusion.flow import at_time
-from lib.diffusion.parameterisation import dose_from_noise, target_of
-from lib.diffusion.schedule import T, add_noise, at_level, schedule
+from lib.diffusion.flow import at_time, shift_time
+from lib.diffusion.parameterisation import dose_from_noise, target_of, with_skip
+from lib.diffusion.schedule import T, add_noise, at_level
 from lib.features.batches import Batch
 from lib.models import losses
 from lib.models.config import TrainConfig
-from lib.models.methods import find_method, flow_level, inside_of
+from lib.models.methods import find_method, flow_level, flow_shift, inside_of
 from lib.models.vgg import PerceptualLoss
 
 Draw = tuple[Tensor, Tensor]  # levels [B] (a step t, or a flow's time) and noise [B,1,D,H,W]
@@ -22,7 +22,7 @@ def draw_noise(config: TrainConfig, batch: Batch, generator: torch.Generator) ->
     if not method.timed:
         return None
     if method.predicts == "velocity":
-        levels = torch.rand(size, generator=generator)
+        levels = shift_time(torch.rand(size, generator=generator), flow_shift(config))
     else:
         levels = torch.randint(T, size, generator=generator)
     return levels.to(device), torch.randn(batch.dose.shape, generator=generator).to(device)
@@ -44,9 +44,11 @@ def training_loss(
     if method.predicts == "velocity":
         velocity_hat = network(batch.cond, batch.constraints, at_time(dose, noise, t), flow_level(t))
         return losses.mean_inside((velocity_hat - (dose - noise)) ** 2, inside)
-    alpha_bar_t = at_level(schedule(config.zero_snr), t, dose)
+    alpha_bar_t = at_level(config.alpha_bar, t, dose)
     x_t = add_noise(dose, noise, alpha_bar_t)
     output = network(batch.cond, batch.constraints, x_t, t)
+    if config.skip:
+        output = with_skip(output, x_t, alpha_bar_t, config.skip)
     squared = (output - target_of(method.predicts, dose, noise, alpha_bar_t)) ** 2
     if config.weighting == "min-snr":
         squared = squared * losses.min_snr_weight(method.predicts, alpha_bar_t).to(squared.dtype)

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.features.grid import join_blocks, split_blocks
+
 EMBEDDING_WIDTH = 256
-CONSTRAINTS = 13
 KERNEL = 3
 STRIDE = 16  # four halvings: sizes are padded to a multiple of it and cropped back
 
@@ -61,28 +62,42 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Dose network; with `timed` also the denoiser, whose first input channel is then x_t."""
+    """Dose network; with `timed` also the denoiser, whose first input channels are then x_t.
 
-    def __init__(self, cond_channels: int, base_channels: int, timed: bool, outputs: int = 1):
+    It works on blocks of voxels; with `answer` above 1 it gives `answer`^3 doses in each, and takes as many
+    of x_t: sub-pixel convolution (Shi et al. 2016, arXiv 1609.05158) in three dimensions.
+    """
+
+    def __init__(
+        self,
+        cond_channels: int,
+        base_channels: int,
+        timed: bool,
+        outputs: int = 1,
+        answer: int = 1,
+        n_constraints: int = 13,
+    ):
         super().__init__()
         b = base_channels
         self.base_channels = b
         self.timed = timed
+        self.answer = answer
         if timed:
             self.embed_time = mlp(b, EMBEDDING_WIDTH // 2)
-        self.embed_constraints = mlp(CONSTRAINTS, EMBEDDING_WIDTH // 2 if timed else EMBEDDING_WIDTH)
-        widths = [cond_channels + timed, b, 2 * b, 4 * b, 8 * b]
+        self.embed_constraints = mlp(n_constraints, EMBEDDING_WIDTH // 2 if timed else EMBEDDING_WIDTH)
+        widths = [cond_channels + timed * answer**3, b, 2 * b, 4 * b, 8 * b]
         self.encoder = nn.ModuleList(Block(i, o) for i, o in itertools.pairwise(widths))
         self.bottleneck = Block(8 * b, 8 * b)
         widths = [(16 * b, 4 * b), (8 * b, 2 * b), (4 * b, b), (2 * b, b)]
         self.decoder = nn.ModuleList(Block(i, o) for i, o in widths)
-        self.out = nn.Conv3d(b, outputs, 1)
+        self.out = nn.Conv3d(b, outputs * answer**3, 1)
 
     def forward(
         self, cond: Tensor, constraints: Tensor, x_t: Tensor | None = None, t: Tensor | None = None
     ) -> Tensor:
-        """cond [B,C,D,H,W], constraints [B,13], x_t [B,1,D,H,W] and t [B] when timed -> [B,outputs,D,H,W]."""
-        h = torch.cat([x_t, cond], dim=1) if self.timed else cond
+        """cond [B,C,d,h,w], constraints [B,K], x_t [B,1,D,H,W] and t [B] when timed -> [B,outputs,D,H,W],
+        where D = answer * d, and so on."""
+        h = torch.cat([split_blocks(x_t, self.answer), cond], dim=1) if self.timed else cond
         size = h.shape[2:]
         h = pad_to_stride(h)
         embedding = self.embed_constraints(constraints)
@@ -100,7 +115,7 @@ class UNet(nn.Module):
         # half precision would round a dose near 1 to steps of 0.4 %,
         # and a noise before it is multiplied by up to 64,000
         with torch.autocast(h.device.type, enabled=False):
-            return self.out(h.float())[:, :, : size[0], : size[1], : size[2]]
+            return join_blocks(self.out(h.float())[:, :, : size[0], : size[1], : size[2]], self.answer)
 
 
 def pad_to_stride(x: Tensor) -> Tensor:

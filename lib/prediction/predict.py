@@ -12,18 +12,18 @@ from torch import Tensor
 
 from lib.cases.case import Case
 from lib.device import autocast, choose_device, choose_precision, compile_for, memory_format
-from lib.diffusion.parameterisation import estimates, noise_from_dose
+from lib.diffusion.parameterisation import estimates, noise_from_dose, with_skip
 from lib.diffusion.samplers import DDIM, REFERENCE, DiffusionSampler, Euler, Sampler, check_known
-from lib.diffusion.schedule import at_level, schedule
+from lib.diffusion.schedule import at_level
 from lib.errors import UserError
 from lib.features.batches import Batch, make_batch
-from lib.features.grid import refine_in_mask
+from lib.features.grid import Grid, refine_in_mask
 from lib.features.samples import Sample, add_prior
 from lib.features.units import Units
 from lib.files import read_json
 from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.losses import LOG_VARIANCE_LIMITS
-from lib.models.methods import Method, find_method, flow_level, inside_of
+from lib.models.methods import Method, find_method, flow_level, flow_shift, inside_of
 from lib.models.unet import UNet
 from lib.prediction.windows import sample_windows, windowed
 from lib.progress import progress
@@ -95,7 +95,7 @@ def usual_sampler(config: TrainConfig, n_steps: int) -> Sampler | None:
     if not method.timed:
         return None
     if method.predicts == "velocity":
-        return Euler(n_steps)
+        return Euler(n_steps, flow_shift(config))
     return DDIM(n_steps) if config.zero_snr else replace(REFERENCE, n_steps=n_steps)
 
 
@@ -160,7 +160,7 @@ def check(config: TrainConfig, samples: Sequence[Sample], sampler: Sampler | Non
     if method.timed and not isinstance(sampler, fitting):
         raise UserError(f"{config.method} cannot be sampled by {sampler}")
     for sample in samples:
-        check_fits(config, sample.channels, sample.coarsen)
+        check_fits(config, sample.channels, sample.grid)
 
 
 def with_priors(prior: Predictor, samples: Sequence[Sample], label: str | None = None) -> list[Sample]:
@@ -171,7 +171,7 @@ def with_priors(prior: Predictor, samples: Sequence[Sample], label: str | None =
 
 def batches(samples: Sequence[Sample], members: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:
     """Pairs (index of a sample, member) in batches of at most `size`, each of volumes of one shape."""
-    shapes = [sample.dose.shape for sample in samples]
+    shapes = [sample.cond.shape for sample in samples]
     for shape in dict.fromkeys(shapes):
         alike = [(i, member) for i, s in enumerate(shapes) if s == shape for member in members]
         yield from (alike[first : first + size] for first in range(0, len(alike), size))
@@ -206,7 +206,7 @@ def sample_batch(
     if method.predicts == "velocity":
         return units.to_dose(sampler.sample(velocity_of(predictor, batch, window), noise, watch), prior)
     if method.timed:
-        denoise, alpha_bar = denoiser(predictor, batch, window), schedule(predictor.config.zero_snr)
+        denoise, alpha_bar = denoiser(predictor, batch, window), predictor.config.alpha_bar
         bounds = tuple(units.to_network(bound, prior) for bound in CLAMP)
         x = sampler.sample(denoise, noise, alpha_bar, bounds, generator_for(*stream), watch)
         return units.to_dose(x, prior)
@@ -222,11 +222,14 @@ def denoiser(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
     """
     config, network = predictor.config, network_of(predictor, batch, window)
     inside, nothing = inside_of(config, batch), config.units.to_network(0.0, batch.prior)
-    alpha_bar = schedule(config.zero_snr)
+    alpha_bar = config.alpha_bar
 
     def denoise(x_t, t):
         alpha_bar_t, known = at_level(alpha_bar, t, x_t), nothing.to(x_t).expand_as(x_t)
-        dose_hat, noise_hat = estimates(predictor.method.predicts, network(x_t, t), x_t, alpha_bar_t)
+        output = network(x_t, t)
+        if config.skip:
+            output = with_skip(output, x_t, alpha_bar_t, config.skip)
+        dose_hat, noise_hat = estimates(predictor.method.predicts, output, x_t, alpha_bar_t)
         known_noise = noise_from_dose(x_t, known, alpha_bar_t)
         return torch.where(inside, dose_hat, known), torch.where(inside, noise_hat, known_noise)
 
@@ -261,7 +264,7 @@ def network_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
     return network
 
 
-def on_case_grid(dose: Tensor, case: Case, coarsen: int) -> np.ndarray:
+def on_case_grid(dose: Tensor, case: Case, grid: Grid) -> np.ndarray:
     """A predicted dose [N,1,d,h,w] (fraction of the prescription) in Gy on the case's own grid, float32
     [N,D,H,W], 0 outside its dose mask."""
-    return refine_in_mask(dose.float(), coarsen, torch.from_numpy(case.dose_mask))[:, 0].numpy() * case.rx_gy
+    return refine_in_mask(dose.float(), grid, torch.from_numpy(case.dose_mask))[:, 0].numpy() * case.rx_gy

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
-from lib.features.grid import dose_box, refine_in_mask
-from lib.files import DAMAGED_NPZ, written_whole
+from lib.features.grid import Grid, dose_box, refine_in_mask
+from lib.files import DAMAGED_NPZ, replace_file
 
 STEP_GY = 0.01
 
@@ -48,35 +48,34 @@ def predicted_cases(folder: str | Path, method: str) -> list[str]:
     return sorted(path.stem for path in prediction_path(folder, method, "").parent.glob("*.npz"))
 
 
-def save_prediction(
-    path: Path, dose_gy: np.ndarray, coarsen: int, spread_gy: np.ndarray | None = None
-) -> None:
+def save_prediction(path: Path, dose_gy: np.ndarray, grid: Grid, spread_gy: np.ndarray | None = None) -> None:
     """Write volumes [d,h,w] of the training grid; what is stored is rounded to 0.01 Gy."""
     volumes = {"dose": dose_gy} if spread_gy is None else {"dose": dose_gy, "spread": spread_gy}
     if not all(np.isfinite(volume).all() for volume in volumes.values()):
         raise UserError(f"{path} is not written: the prediction holds values that are not finite")
     steps = {name: np.rint(np.asarray(volume) / STEP_GY).clip(0, 65535) for name, volume in volumes.items()}
-    write_npz(path, coarsen=coarsen, **{name: volume.astype(np.uint16) for name, volume in steps.items()})
+    write_npz(path, **grid._asdict(), **{name: volume.astype(np.uint16) for name, volume in steps.items()})
 
 
 def load_prediction(path: Path, dose_mask: np.ndarray) -> Prediction:
     """The prediction on the case's own grid, that of its `dose_mask` (bool [D,H,W]), and 0 outside it."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            coarsen, names = int(stored["coarsen"]), ["dose", *({"spread"} & {*stored.files})]
+            grid = Grid(*(int(stored[name]) for name in Grid._fields if name in stored.files))
+            names = ["dose", *({"spread"} & {*stored.files})]
             volumes = [stored[name] for name in names]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run 04_comparison first") from None
     except DAMAGED_NPZ as error:
         raise UserError(f"{path} is damaged ({error}); run 04_comparison again") from None
     mask = torch.from_numpy(dose_mask)
-    box = tuple(span.stop - span.start for span in dose_box(mask, coarsen))
+    box = tuple(span.stop - span.start for span in grid.finer(dose_box(mask, grid.coarsen)))
     if any(volume.dtype != np.uint16 for volume in volumes):
         raise UserError(f"{path} does not hold doses in steps of {STEP_GY} Gy; run 04_comparison again")
     if any(volume.shape != box for volume in volumes):
         raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
     steps = [torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None] for volume in volumes]
-    fine = [refine_in_mask(volume, coarsen, mask)[0, 0].numpy() for volume in steps]
+    fine = [refine_in_mask(volume, grid, mask)[0, 0].numpy() for volume in steps]
     return Prediction(fine[0], fine[1] if len(fine) > 1 else None)
 
 
@@ -107,5 +106,5 @@ def thousandths(values: np.ndarray) -> np.ndarray:
 
 
 def write_npz(path: Path, **arrays) -> None:
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **{name: np.array(values) for name, values in arrays.items()})

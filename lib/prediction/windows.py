@@ -2,7 +2,7 @@
 
 Half a window is shared with the next one, as in the reference study (128 with an overlap of 64). What is made
 of each is blended with Gaussian weights, of a quarter of the window as deviation. A window is given by its
-box, an index of volumes [B,C,D,H,W].
+box of blocks, an index of volumes [B,C,d,h,w], its answers by `answers_in`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,16 +27,25 @@ def window_boxes(size: Sequence[int], window: int) -> list[tuple]:
 
 def part_of(batch: Batch, box: tuple) -> Batch:
     """The batch in one window."""
-    return replace(batch, cond=batch.cond[box], dose=batch.dose[box], mask=batch.mask[box])
+    answered = answers_in(box, batch.grid.answer)
+    volumes = {name: getattr(batch, name)[answered] for name in ("dose", "mask", "prior")}
+    return replace(batch, cond=batch.cond[box], **volumes)
+
+
+def answers_in(box: tuple, answer: int) -> tuple:
+    """The window of answered doses of a window of blocks."""
+    return (..., *(slice(b.start * answer, b.stop * answer) for b in box[1:]))
 
 
 def windowed(network_of: Callable, batch: Batch, window: int) -> Callable:
     """`network_of(batch)`, a function of (x_t, t), called on each window and blended into one volume."""
 
     def network(x_t: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        boxes = window_boxes(batch.dose.shape[2:], window)
-        parts = (network_of(part_of(batch, box))(None if x_t is None else x_t[box], t) for box in boxes)
-        return blended(zip(boxes, parts), batch.dose.shape[2:], window)
+        boxes, answer = window_boxes(batch.cond.shape[2:], window), batch.grid.answer
+        answers = [answers_in(box, answer) for box in boxes]
+        pieces = (None if x_t is None else x_t[box] for box in answers)
+        parts = (network_of(part_of(batch, box))(piece, t) for box, piece in zip(boxes, pieces))
+        return blended(zip(answers, parts), batch.dose.shape[2:], window * answer)
 
     return network
 
@@ -54,9 +63,10 @@ def sample_windows(
         noise = torch.stack([torch.randn(part.dose.shape[1:], generator=g) for g in generators])
         return sample(part, temperature * noise.to(part.dose.device))
 
-    boxes = window_boxes(batch.dose.shape[2:], window)
+    boxes, answer = window_boxes(batch.cond.shape[2:], window), batch.grid.answer
     parts = (sample_window(number, part_of(batch, box)) for number, box in enumerate(boxes))
-    return blended(zip(boxes, parts), batch.dose.shape[2:], window)
+    answers = (answers_in(box, answer) for box in boxes)
+    return blended(zip(answers, parts), batch.dose.shape[2:], window * answer)
 
 
 def blended(parts: Iterable[tuple], size: Sequence[int], window: int) -> Tensor:

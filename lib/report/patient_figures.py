@@ -13,7 +13,7 @@ from lib.metrics.dvh import dvh_curve
 from lib.models.methods import kind
 from lib.prediction.predict import on_case_grid
 from lib.report import views
-from lib.report.slices import PLANES, primary_target, structure_colour, target_index
+from lib.report.slices import PLANES, structure_colour, target_index
 from lib.report.style import BESIDE, NO_PICTURE, colour, panels, picture_grid
 from lib.studies.experiment import Experiment
 
@@ -31,7 +31,7 @@ def dose_panels(run: Experiment, case_id: str, methods: Sequence[str], plane: st
     figure, axes = picture_grid(pictures, ["planned", *methods], 1 + len(methods))
     legend = axes[1 + len(methods)]
     for name in case.masks:
-        legend.plot([], [], color=structure_colour(name), label=name.replace("_", " "))
+        legend.plot([], [], color=structure_colour(case, name), label=name.replace("_", " "))
     legend.legend(loc="center", fontsize=6.5, labelspacing=0.25)
     return figure
 
@@ -55,7 +55,7 @@ def planned_dvhs(cohort: Cohort) -> Figure:
     cases = [cohort.load(case_id) for case_id in cohort.case_ids[::every][:PATIENTS]]
     edges_gy = views.dose_axis_gy(*(case.dose_gy for case in cases))
     for ax, name in zip(axes, structures):
-        drawn = [case for case in cases if name in case.masks and case.masks[name].any()]
+        drawn = [case for case in cases if name in case.judged]
         for case in drawn:
             volume_pct = dvh_curve(case.dose_gy, case.masks[name], edges_gy)
             ax.plot(edges_gy, volume_pct, color="#333333", alpha=0.3, linewidth=0.8)
@@ -91,7 +91,7 @@ def profiles(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
     """fig18: Doses of one patient along lines through the middle of the target, which is grey; with two of
     their spreads each way where they are means of samples."""
     case = run.open_cohort().load(case_id)
-    target, centre = case.masks[primary_target(case)], [target_index(case, plane) for plane in PLANES]
+    target, centre = case.masks[case.primary_target], [target_index(case, plane) for plane in PLANES]
     doses = [views.load_dose(run.folder, method, case) for method in methods]
     figure, axes = panels(len(LINES), height_in=2.9, sharey=True)
     for ax, (name, axis) in zip(axes, LINES.items()):
@@ -118,12 +118,15 @@ def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor])
     case, columns = run.open_cohort().load(sample.case_id), min(4, len(members))
     figure, axes = panels(columns, rows=-(-len(members) // columns), height_in=2.5, sharex=True, sharey=True)
     for ax, (source, dose) in zip(axes, members.items()):
-        members_gy = on_case_grid(dose, case, run.coarsen)
+        members_gy = on_case_grid(dose, case, run.grid)
         edges_gy = views.dose_axis_gy(case.dose_gy, members_gy)
         views.draw_dvhs(ax, case, [], tuple(case.masks))
-        for name, mask in ((name, mask) for name, mask in case.masks.items() if mask.any()):
+        for name, mask in case.judged.items():
             curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
-            ink, ends = views.darken(structure_colour(name)), (np.min(curves, axis=0), np.max(curves, axis=0))
+            ink, ends = (
+                views.darken(structure_colour(case, name)),
+                (np.min(curves, axis=0), np.max(curves, axis=0)),
+            )
             ax.fill_between(edges_gy, *ends, color=ink, alpha=0.3, linewidth=0)
         ax.set_title("\n".join(textwrap.wrap(f"{source}, {len(members_gy)} members", 17)), fontsize=8)
         ax.label_outer()

@@ -83,7 +83,7 @@ def scrubber(case: Case, doses: Iterable[MethodDose]) -> Markup:
         films, methods = films + [film._replace(method=dose.method) for film in more], [*methods, dose.method]
     labels = [f"{z_mm:+.0f} mm" for z_mm in (indices - indices[middle]) * case.spacing_mm[0]]
     size = render_panels(view)["planned dose"].shape[:2]
-    about = {"methods": methods, "structures": {n: structure_colour(n) for n in view.structures}}
+    about = {"methods": methods, "structures": {n: structure_colour(case, n) for n in view.structures}}
     return page_part(
         case.case_id, "slice", labels, middle, films, size, **about, isodoses_gy=view.isodoses_gy
     )

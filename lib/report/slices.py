@@ -17,7 +17,6 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS
 
 Box = tuple[slice, slice, slice]  # a part of a volume
 Contour = tuple[np.ndarray, float, str | tuple]  # values [rows, columns], level and colour of a line
@@ -28,12 +27,6 @@ DOSE_MAP, ERROR_MAP, SPREAD_MAP = "turbo", "RdBu_r", "viridis"  # matplotlib's n
 ISODOSE_SHARES = (0.95, 0.5)  # of the prescription
 WARM = ("#FF2D2D", "#FF9500", "#FFE033")  # of targets
 COOL = ("#56B4E9", "#00E0C0", "#FF9FD6", "#B48CFF", "#C49A6C", "#3D7DFF", "#DADADA")  # of organs
-COLOURS = {
-    name: colour
-    for protocol in PROTOCOLS.values()
-    for names, colours in ((protocol.targets, WARM), (protocol.organs, COOL))
-    for name, colour in zip(names, colours)
-}
 ABOVE = "#FF00FF"  # the colour of values beyond the upper end of the colours
 BELOW = {DOSE_MAP: "#8C8C8C", ERROR_MAP: "#00E5FF", SPREAD_MAP: "#8C8C8C"}  # and beyond the lower end
 AIR_HU = -400  # less is air around the patient
@@ -53,8 +46,12 @@ class Overlay(NamedTuple):
     unit: str = "Gy"
 
 
-def structure_colour(name: str) -> str:
-    return COLOURS.get(name, "#C8C8C8")
+def structure_colour(case: Case, name: str) -> str:
+    """By the place among the protocol's targets or organs; where there are many, colours come again."""
+    for names, colours in ((list(case.protocol.targets), WARM), (case.protocol.organs, COOL)):
+        if name in names:
+            return colours[names.index(name) % len(colours)]
+    return "#C8C8C8"
 
 
 def take_slice(volume: np.ndarray, plane: str, index: int, box: Box | None = None) -> np.ndarray:
@@ -72,14 +69,9 @@ def central_index(mask: np.ndarray, plane: str) -> int:
     return int(indices[len(indices) // 2]) if len(indices) else mask.shape[PLANES[plane]] // 2
 
 
-def primary_target(case: Case) -> str:
-    """The target with the highest prescription."""
-    return max(case.prescription_gy, key=case.prescription_gy.get)
-
-
 def target_index(case: Case, plane: str) -> int:
     """The slice that halves the primary target."""
-    return central_index(case.masks[primary_target(case)], plane)
+    return central_index(case.masks[case.primary_target], plane)
 
 
 def mask_box(mask: np.ndarray, spacing_mm: Sequence[float], margin_mm: float = 10.0) -> Box:
@@ -189,7 +181,7 @@ def render_slices(
     size = slice_size_px(hu.shape, case.spacing_mm, plane, size_px)
     ct = enlarge(colour_index(hu.astype(np.float32), ct_hu), size).convert("RGB")
     names = [name for name in reversed(structures) if name in case.masks]  # the first on top
-    outlines = [(take_slice(case.masks[n], plane, index, box), 0.5, structure_colour(n)) for n in names]
+    outlines = [(take_slice(case.masks[n], plane, index, box), 0.5, structure_colour(case, n)) for n in names]
     front = line_layer(outlines, size, LETTERS[plane])
     pictures = []
     for overlay in overlays:

@@ -301,6 +301,9 @@ def cohort(results: Results) -> pd.DataFrame:
     rows = {"source": found.get("source"), "site": found.get("site")}
     rows |= {part: f"{n} patients" for part, n in found.get("split", {}).items()}
     rows |= {name: " to ".join(f"{n:g}" for n in sorted({size.min(), size.max()})) for name, size in sizes}
+    for name, inside in select(frame, measure="covered_pct").groupby("structure")["value"]:
+        shares = f"{inside.min():.1f} to {inside.max():.1f} % in the dose grid"
+        rows[f"{name} not judged"] = f"{len(inside)} patients, {shares}"
     rows["with findings"] = f"{len({row['case_id'] for row in found.get('findings', [])})} patients"
     rows["left out"] = "; ".join(f"{n}: {why}" for n, why in found.get("left_out", {}).items()) or "none"
     return pd.Series(rows).to_frame(found.get("name", "")).rename_axis("cohort")
@@ -344,8 +347,15 @@ def imports(cohort: Cohort) -> pd.DataFrame | None:
             "ignored": ", ".join(d.get("ignored", [])),
             "prescription from": ", ".join(sorted(set(d.get("prescription_from", {}).values()))),
             "dose mask from": d.get("dose_mask_from", ""),
+            "in the dose grid": shares_text(d),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient") if rows else None
+
+
+def shares_text(details: dict[str, Any]) -> str:
+    """How much of what reaches beyond the dose's own grid is inside it."""
+    shares = {"body": details.get("body_inside_dose_grid_pct", 100)} | details.get("covered_pct", {})
+    return ", ".join(f"{name} {pct:.1f} %" for name, pct in shares.items() if pct < 100)
 
 
 def speed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def input_channels(sample: Sample) -> Figure:
         "ct": ((-1, 1), "gray")
     }
     for ax, name, volume in zip(axes, names, sample.cond):
-        show(ax, name.replace("_", " "), volume[index], *looks.get(name, ((0, 1),)))
+        show(ax, name.replace("_", " "), volume[index // sample.grid.answer], *looks.get(name, ((0, 1),)))
     for ax in axes[len(names) :]:
         ax.remove()
     return figure

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS
 from lib.errors import UserError
+from lib.features.grid import Grid
 from lib.metrics.dose import errors_gy
 from lib.metrics.dvh import dvh_curve, goal_values
 from lib.metrics.gamma import gamma_index
@@ -85,11 +85,11 @@ def load_dose(folder: Path, method: str, case: Case) -> MethodDose:
     return dose_of(case, method, *load_prediction(path, case.dose_mask))
 
 
-def at_step(case: Case, dose: MethodDose, step: int, coarsen: int) -> MethodDose:
+def at_step(case: Case, dose: MethodDose, step: int, grid: Grid) -> MethodDose:
     """The dose estimate after network call `step` (from 0) in place of the final dose."""
     t, estimate = dose.estimates[step]
     name = f"{dose.method}, call {step + 1} of {len(dose.estimates)} (t = {t:.4g})"
-    return dose_of(case, name, on_case_grid(estimate[None], case, coarsen)[0], None, dose.estimates)
+    return dose_of(case, name, on_case_grid(estimate[None], case, grid)[0], None, dose.estimates)
 
 
 def with_gamma(case: Case, dose: MethodDose) -> MethodDose:
@@ -104,7 +104,7 @@ def open_view(
     """The view that opens: every structure, at the middle of the primary target. The ends of the colours
     follow from the plan, so that a patient has the same in all pictures; what exceeds them is marked."""
     index = slices.target_index(case, plane) if index is None else index
-    order = {name: number for number, name in enumerate(PROTOCOLS[case.site].structures)}
+    order = {name: number for number, name in enumerate(case.protocol.structures)}
     structures = tuple(sorted(case.masks, key=lambda name: order.get(name, 99)))
     ends = {"top_gy": float(np.ceil(1.05 * case.dose_gy.max())), "end_gy": float(np.ceil(0.2 * case.rx_gy))}
     return View(case, tuple(doses), slices.body_box(case), plane, index, structures=structures, **ends)
@@ -195,7 +195,7 @@ def goal_table(view: View) -> pd.DataFrame:
     """The clinical goals that can be judged, planned and by each method: value and whether it is met."""
     doses_gy = {"planned": view.case.dose_gy} | {dose.method: dose.dose_gy for dose in view.doses}
     values = {name: goal_values(view.case, dose_gy) for name, dose_gy in doses_gy.items()}
-    goals = [goal for goal in PROTOCOLS[view.case.site].goals if values["planned"][goal.text][0] is not None]
+    goals = [goal for goal in view.case.protocol.goals if values["planned"][goal.text][0] is not None]
     cells = {
         name: [f"{of[g.text][0]:.1f} {g.unit} {'✓' if of[g.text][1] else '✗'}" for g in goals]
         for name, of in values.items()
@@ -206,8 +206,11 @@ def goal_table(view: View) -> pd.DataFrame:
 def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structures: Sequence[str]) -> None:
     """DVHs of the named structures: planned as lines, the predicted doses [D,H,W] dashed, then dotted."""
     edges_gy = dose_axis_gy(case.dose_gy, *doses_hat_gy)
-    for name in (name for name in structures if case.masks[name].any()):
-        mask, line = case.masks[name], {"color": darken(slices.structure_colour(name)), "linewidth": 1.4}
+    for name in (name for name in structures if name in case.judged):
+        mask, line = (
+            case.masks[name],
+            {"color": darken(slices.structure_colour(case, name)), "linewidth": 1.4},
+        )
         ax.plot(edges_gy, dvh_curve(case.dose_gy, mask, edges_gy), label=name.replace("_", " "), **line)
         for dose_hat_gy, style in zip(doses_hat_gy, ("--", ":")):
             ax.plot(edges_gy, dvh_curve(dose_hat_gy, mask, edges_gy), linestyle=style, **line)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.errors import UserError
+from lib.errors import UserError, closest
 from lib.metrics.statistics import paired_difference, verdict
 from lib.runner.command import Parser, one_sentence_errors
-from lib.runner.parameters import closest
 from lib.studies.results import add_labels, read_frame, select
 
 MEASURES = {  # title -> which rows
@@ -29,25 +28,22 @@ def read_answer(folder: str, name: str) -> pd.DataFrame:
     frame = add_labels(read_frame(Path(folder) / "results" / "04_comparison.csv"))
     named = select(frame, label=name)
     if named.empty:
-        labels = list(frame["label"].unique())
-        raise UserError(f"{folder} judged no {name!r}{closest(name, labels)}")
+        raise UserError(f"{folder} judged no {name!r}{closest(name, frame['label'].unique())}")
     return frame.merge(named[ANSWER].drop_duplicates(), on=ANSWER)
 
 
 def compare(first: tuple[str, str], second: tuple[str, str], margin_gy: float = 0.1) -> list[str]:
     """Lines that say how the first (folder, answer) stands to the second by every measure they share. Raises
     a UserError where the patients differ."""
-    a, b = read_answer(*first), read_answer(*second)
-    if set(a["case_id"]) != set(b["case_id"]):
+    answers = [read_answer(*first), read_answer(*second)]
+    if len({frozenset(rows["case_id"]) for rows in answers}) > 1:
         other = f"{first[0]} and {second[0]} judged other patients"
         raise UserError(f"{other}; a paired difference needs the same")
-    seeds = [
-        f"{name} ({folder}, seeds: {rows['training'].nunique()})"
-        for (folder, name), rows in ((first, a), (second, b))
-    ]
-    lines = [" minus ".join(seeds)]
+    seeds = [rows["training"].nunique() for rows in answers]
+    named = [f"{name} ({folder}, seeds: {n})" for (folder, name), n in zip((first, second), seeds)]
+    lines = [" minus ".join(named)]
     for title, which in MEASURES.items():
-        x, y = (select(rows, **which).groupby("case_id")["value"].mean() for rows in (a, b))
+        x, y = (select(rows, **which).groupby("case_id")["value"].mean() for rows in answers)
         if len(x) and len(y):
             d = paired_difference(x, y.loc[x.index])
             interval = "" if d.low is None else f", 95 % interval {d.low:+.2f} to {d.high:+.2f}"
@@ -59,10 +55,9 @@ def compare(first: tuple[str, str], second: tuple[str, str], margin_gy: float = 
 def main(arguments: list[str] | None = None) -> None:
     text = "The paired difference of two answers of one or two experiments."
     parser = Parser(prog="python -m lib compare", description=text)
-    parser.add_argument("first_folder", help="folder of an experiment, such as outputs/openkbp-small")
-    parser.add_argument("first", help='an answer of its tables, such as baseline or "flow, mean of 3"')
-    parser.add_argument("second_folder")
-    parser.add_argument("second")
+    for which in ("first", "second"):
+        parser.add_argument(f"{which}_folder", help="of an experiment, such as outputs/openkbp-small")
+        parser.add_argument(which, help='an answer of its tables, such as baseline or "flow, mean of 3"')
     given = parser.parse_args(arguments)
     with one_sentence_errors():
         print("\n".join(compare((given.first_folder, given.first), (given.second_folder, given.second))))

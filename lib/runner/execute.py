@@ -1,7 +1,6 @@
 """One notebook executed by papermill into the output folder, with a line of progress."""
 
 import os
-import re
 import shutil
 import sys
 import threading
@@ -9,16 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir
 from typing import Any
 
-from lib.files import write_text
+from lib.cache import digest
+from lib.files import in_project, write_text
 from lib.progress import VARIABLE, clock
 from lib.runner.command import Failure
 from lib.runner.parameters import read_parameters
 from lib.runner.plan import Stage
 
-SOCKETS = "dose-kernel-"
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 GO_ON = "the same command goes on from here"
 
@@ -37,7 +36,7 @@ def execute(stage: Stage, folder: Path, label: str) -> float:
             parameters_to_pass(stage),
             progress_bar=False,
             kernel_name="python3",
-            cwd=str(Path.cwd()),
+            cwd=str(in_project(".").absolute()),
             request_save_on_cell_execute=False,
             config=Config({"KernelManager": kernel_manager(sockets)}),
             extra_arguments=["--log-level=50"],
@@ -71,7 +70,7 @@ def kernel_failures(name: str, target: Path) -> Iterator[None]:
         raise Failure(f"{name}: its kernel died before it was ready ({error}); {GO_ON}") from None
 
 
-def kernel_manager(sockets: str) -> dict[str, str]:
+def kernel_manager(sockets: Path) -> dict[str, str]:
     """How the runner talks with its kernel: by sockets in a folder that only this person reads; Windows has
     none."""
     connection = {"connection_file": f"{sockets}/kernel.json"}
@@ -79,18 +78,16 @@ def kernel_manager(sockets: str) -> dict[str, str]:
 
 
 @contextmanager
-def socket_folder(folder: Path) -> Iterator[str]:
-    """A temporary folder for the kernel's sockets, whose paths must be short; an old one is removed."""
-    note = folder / "checkpoints" / "sockets.txt"
-    left = note.read_text(encoding="utf-8") if note.exists() else ""
-    if re.fullmatch(f"{SOCKETS}[a-z0-9_]+", left):
-        shutil.rmtree(Path(gettempdir()) / left, ignore_errors=True)
-    with TemporaryDirectory(prefix=SOCKETS) as sockets:
-        write_text(note, Path(sockets).name)
-        try:
-            yield sockets
-        finally:
-            note.unlink()
+def socket_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder for the kernel's sockets, whose paths must be short, the same for an output folder
+    each time: what a killed run left there is removed."""
+    sockets = Path(gettempdir(), f"dose-kernel-{digest(str(folder.resolve()))[:16]}")
+    shutil.rmtree(sockets, ignore_errors=True)
+    sockets.mkdir(mode=0o700)
+    try:
+        yield sockets
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def tidy(path: Path) -> None:
@@ -116,7 +113,7 @@ def live_line(label: str, folder: Path) -> Iterator[None]:
     write_text(words, "")
     os.environ.update(KERNEL_ENVIRONMENT | {VARIABLE: str(words)})
     ended = threading.Event()
-    thread = threading.Thread(target=show_progress, args=(label, words, ended, time.monotonic()), daemon=True)
+    thread = threading.Thread(target=show_progress, args=(label, words, ended), daemon=True)
     thread.start()
     try:
         yield
@@ -126,16 +123,11 @@ def live_line(label: str, folder: Path) -> Iterator[None]:
         words.unlink(missing_ok=True)
 
 
-def show_progress(label: str, words: Path, ended: threading.Event, started: float) -> None:
+def show_progress(label: str, words: Path, ended: threading.Event) -> None:
     """On a terminal one line that changes; in a log one line a minute."""
-    terminal = sys.stderr.isatty()
+    terminal, started = sys.stderr.isatty(), time.monotonic()
     while not ended.wait(1.0 if terminal else 60.0):
-        progress = words.read_text(encoding="utf-8") if words.exists() else ""
-        line = f"{label}  {clock(time.monotonic() - started)}  {progress}"
-        show(f"\r{line:<100.100}" if terminal else f"{line}\n")
+        line = f"{label}  {clock(time.monotonic() - started)}  {words.read_text(encoding='utf-8')}"
+        print(f"\r{line:<100.100}" if terminal else f"{line}\n", end="", file=sys.stderr, flush=True)
     if terminal:
-        show("\r" + " " * 100 + "\r")
-
-
-def show(text: str) -> None:
-    print(text, end="", file=sys.stderr, flush=True)
+        print("\r" + " " * 100 + "\r", end="", file=sys.stderr, flush=True)

@@ -2,7 +2,9 @@
 
 python -m lib import openkbp /data/open-kbp/provided-data --name openkbp
 python -m lib import dicom /data/clinic --name clinic --spacing-mm 3 3 3 --prescription-gy PTV70=70 PTV56=56
-python -m lib import dicom /data/clinic --name clinic --params clinic.yaml
+python -m lib import dicom /data/clinic --look --write-protocol clinic.yaml
+python -m lib import dicom /data/clinic --name clinic --protocol clinic.yaml
+python -m lib import dicom /data/clinic --name clinic --params clinic-params.yaml
 python -m lib import vmat /data/processed_npz --name clinic-npz
 python -m lib import phantom
 """
@@ -12,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.cases.cohort import FOLDER
-from lib.cases.protocols import PROTOCOLS
+from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.importers.cohort import Source, make_cohort
 from lib.importers.dicom_rt import dicom_source
+from lib.importers.look import look, write_protocol
 from lib.importers.openkbp import openkbp_source
-from lib.importers.options import Options, check_import, parse_prescriptions
+from lib.importers.options import IMPORT_KEYS, Options, check_import, open_protocol, parse_prescriptions
 from lib.importers.phantom import phantom_source
 from lib.importers.vmat_npz import vmat_source
 from lib.runner.command import Parser, one_sentence_errors
@@ -33,7 +36,7 @@ FLAGS = {
         "help": "dicom: grid of the cases; default: the CT's",
     },
     "--params": {
-        "help": "dicom: params file whose section import holds spacing_mm, aliases, prescription_gy, site"
+        "help": f"dicom: params file whose section import holds some of {', '.join(IMPORT_KEYS)}",
     },
     "--prescription-gy": {
         "nargs": "+",
@@ -45,7 +48,16 @@ FLAGS = {
         "metavar": "FILE.csv",
         "help": "dicom: call the patients P001, P002, ... and write who is who to this file",
     },
-    "--site": {"choices": list(PROTOCOLS), "help": "dicom: default: the one whose organs are found"},
+    "--site": {
+        "choices": list(PROTOCOLS),
+        "help": "dicom: default: the one that the structures clearly tell",
+    },
+    "--protocol": {"metavar": "FILE.yaml", "help": "dicom: a clinic's own site"},
+    "--look": {
+        "action": "store_true",
+        "help": "dicom: list what is there and what would be taken for what; no cohort is made",
+    },
+    "--write-protocol": {"metavar": "FILE.yaml", "help": "dicom, with --look: write a first protocol of it"},
 }
 
 
@@ -59,10 +71,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     target = FOLDER / (options.name or options.source)
     with one_sentence_errors():
+        if options.look or options.write_protocol:
+            return look_first(options)
         cohort = make_cohort(target, choose_source(options, target), options.workers)
     parts = ", ".join(f"{len(ids)} {part}" for part, ids in cohort.split.items())
     cases, left_out = len(cohort.card["cases"]), len(cohort.card["left_out"])
     print(f"{cohort.folder}: {cases} cases ({parts}); {left_out} left out")
+
+
+def look_first(options: Namespace) -> None:
+    """List what is in a folder of DICOM patients, and write a first protocol where that is asked for."""
+    if options.source != "dicom" or not options.folder or not options.look:
+        raise UserError("--look and --write-protocol go with: python -m lib import dicom FOLDER --look")
+    tables = look(options.folder, dicom_options(options))
+    if options.write_protocol:
+        write_protocol(options.write_protocol, tables)
+        print(f"{options.write_protocol} is a first protocol; look it through, then give it to --protocol")
 
 
 def choose_source(options: Namespace, target: Path) -> Source:
@@ -78,11 +102,14 @@ def choose_source(options: Namespace, target: Path) -> Source:
 
 def dicom_options(options: Namespace) -> Options:
     """The section `import` of the params file, with the flags put over it."""
-    flags = {
-        "spacing_mm": options.spacing_mm,
-        "site": options.site,
-        "prescription_gy": parse_prescriptions(options.prescription_gy),
-    }
+    keys = ("spacing_mm", "site", "protocol")
+    flags = {key: value for key, value in vars(options).items() if key in keys and value}
+    if options.prescription_gy:
+        flags["prescription_gy"] = parse_prescriptions(options.prescription_gy)
     path = options.params
     section = check_import(load_params(path).get("import"), path) if path else {}
-    return Options(**section | {key: value for key, value in flags.items() if value})
+    if "site" in flags or "protocol" in flags:  # a flag goes before the file, also one before the other
+        section = {key: value for key, value in section.items() if key not in ("site", "protocol")}
+    values = section | flags
+    asked = [values.pop(key, None) for key in ("site", "protocol")]
+    return Options(**values, **open_protocol(*asked))

@@ -11,17 +11,15 @@ list for each element:
 """
 
 import ast
-import difflib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
 
-from lib.errors import UserError
+from lib.errors import UserError, closest
 
-NUMBER = r"-?[\d.]+(?:e-?\d+)?"
+NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
 LIMITS = re.compile(
     rf"(?:(one|some|any|\d+) of )?(?:({NUMBER})\.\.({NUMBER})|(methods)|(\w[^|;]*(?: \| [^|;]+)+))"
 )
@@ -68,8 +66,7 @@ def parameters_cell(notebook: nbformat.NotebookNode) -> str:
 
 def parse_lines(source: str) -> dict[str, Parameter]:
     """name -> Parameter of lines `name = default  # meaning; limits`."""
-    lines = source.splitlines()
-    parameters = {}
+    lines, parameters = source.splitlines(), {}
     for node in ast.parse(source).body:
         name, comment = node.targets[0].id, lines[node.lineno - 1].partition("  # ")[2]
         parameters[name] = parse_line(name, ast.literal_eval(node.value), comment)
@@ -90,15 +87,17 @@ def parse_line(name: str, default: Any, comment: str) -> Parameter:
 
 def check_value(parameter: Parameter, value: Any, where: str) -> Any:
     """The value in the parameter's own type; raises a UserError that says `where` and what was expected."""
-    default = parameter.default
-    if isinstance(default, list):
+    if isinstance(parameter.default, list):
         return check_list(parameter, value, where)
-    typed = as_type(value, type(default))
+    typed, usual, choices = as_type(value, parameter), parameter.default, parameter.choices
+    if choices and typed not in choices:
+        must = f"it must be one of {', '.join(choices)}{closest(value, choices, '')}"
+        raise UserError(f"{where} is {value!r}; {must}")
     if typed is None:
-        raise UserError(f"{where} must be {TYPE_WORDS[type(default)]} like {default!r}, not {value!r}")
-    if parameter.choices and typed not in parameter.choices:
-        choices = ", ".join(parameter.choices) + closest(typed, parameter.choices, "")
-        raise UserError(f"{where} is {typed!r}; it must be one of {choices}")
+        quoted = f"; as a word it is written '{value}', in quotes"
+        is_number = isinstance(usual, str) and type(value) in (int, float)
+        sentence = f"{where} must be {TYPE_WORDS[type(usual)]} like {usual!r}, not {value!r}"
+        raise UserError(sentence + (quoted if is_number else ""))
     if parameter.low is not None and not parameter.low <= typed <= parameter.high:
         span = f"from {parameter.low:g} to {parameter.high:g}"
         raise UserError(f"{where} is {typed}; it must be {span} ({parameter.help})")
@@ -109,30 +108,23 @@ def check_list(parameter: Parameter, value: Any, where: str) -> list:
     if not isinstance(value, list):
         of_text = "; papermill takes a list by -y 'name: [1, 2]'" if isinstance(value, str) else ""
         raise UserError(f"{where} must be a list like {parameter.default}, not {value!r}{of_text}")
-    values = [check_value(parameter.element(), item, where) for item in value]
-    if not values and parameter.count != "any":
+    values, count = [check_value(parameter.element(), item, where) for item in value], parameter.count
+    if not values and count != "any":
         raise UserError(f"{where} is an empty list; it must hold at least one ({parameter.help})")
-    if parameter.count and parameter.count.isdigit():
-        if len(values) != int(parameter.count):
-            raise UserError(f"{where} must be {parameter.count} numbers, not {values} ({parameter.help})")
-        return values
-    repeated = next((item for item in values if values.count(item) > 1), None)
-    if repeated is not None:
-        raise UserError(f"{where} holds {repeated} twice")
+    if count and count.isdigit():
+        if len(values) != int(count):
+            raise UserError(f"{where} must be {count} numbers, not {values} ({parameter.help})")
+    elif repeated := [item for item in values if values.count(item) > 1]:
+        raise UserError(f"{where} holds {repeated[0]} twice")
     return values
 
 
-def as_type(value: Any, wanted: type) -> Any:
-    """The value if it is of the wanted type (whole numbers pass as floats, "1e-4" too), else None."""
-    if wanted is float:
-        if isinstance(value, str) and re.fullmatch(NUMBER, value):
-            return float(value)
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-    return value if type(value) is wanted else None
-
-
-def closest(name: object, names: Iterable[str], otherwise: str | None = None) -> str:
-    """What to add to a sentence on a wrong name: the one that was meant, or else what there is."""
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    listed = f"; there are {', '.join(names)}" if otherwise is None else otherwise
-    return f"; did you mean {near[0]}?" if near else listed
+def as_type(value: Any, parameter: Parameter) -> Any:
+    """The value in the parameter's type, else None: a whole number passes as a float, "1e-4" too, and a
+    number as a word where that is among those to choose from (precision: 32)."""
+    wanted = type(parameter.default)
+    if type(value) is wanted:
+        return value
+    if wanted is float and (type(value) is int or isinstance(value, str) and re.fullmatch(NUMBER, value)):
+        return float(value)
+    return str(value) if type(value) is int and str(value) in (parameter.choices or ()) else None

@@ -13,7 +13,7 @@ import yaml
 
 from lib.cache import is_fresh, stage_key, write_stamp
 from lib.errors import UserError
-from lib.files import lock, read_json, sha256, write_text
+from lib.files import in_project, lock, read_json, sha256, write_text
 from lib.progress import clock
 from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.execute import execute
@@ -38,9 +38,11 @@ def main(arguments: list[str] | None = None) -> None:
 def run_experiment(params: Values, options: argparse.Namespace) -> None:
     """Execute the stages that are not up to date, then build the report. Raises UserError and Failure."""
     stages = plan(params, options.params)
-    chosen = choose(stages, options.only)
-    folder = OUTPUTS / params["experiment"]
-    card = Path(params["cohort"]) / "card.json"
+    chosen = [stage for stage in stages if stage.name.startswith(tuple(options.only or [""]))]
+    if not chosen:
+        names = ", ".join(stage.name for stage in stages)
+        raise UserError(f"--only {' '.join(options.only)}: no notebook begins so; there are {names}")
+    folder, card = in_project(OUTPUTS / params["experiment"]), in_project(params["cohort"]) / "card.json"
     if not card.exists():
         raise UserError(f"{card} does not exist; make the cohort with python -m lib import (--help says how)")
     sentence = f"another run is working on {folder}; wait for it or stop it"
@@ -49,15 +51,6 @@ def run_experiment(params: Values, options: argparse.Namespace) -> None:
         remove_others(stages, folder)
         executed = execute_stages(chosen, stages, folder, options.force)
         finish(folder, executed, options.publish)
-
-
-def choose(stages: list[Stage], only: list[str]) -> list[Stage]:
-    """The stages whose names begin as one of `only`; all if it is empty."""
-    chosen = [stage for stage in stages if not only or stage.name.startswith(tuple(only))]
-    if not chosen:
-        names = ", ".join(stage.name for stage in stages)
-        raise UserError(f"--only {' '.join(only)}: no notebook begins so; there are {names}")
-    return chosen
 
 
 def execute_stages(chosen: list[Stage], stages: list[Stage], folder: Path, force: bool) -> bool:
@@ -91,21 +84,16 @@ def stamp_path(folder: Path, name: str) -> Path:
 def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
     """The stage's key: its code and parameters, the cohort's card, the weights it starts from, and what the
     stages it needs have written. The list of trainings is a parameter of the comparison alone."""
-    parameters = dict(stage.parameters)
-    if stage.name != "04_comparison":
-        del parameters["methods"]
-    inputs = {"cohort": digest_of(Path(stage.parameters["cohort"], "card.json"))}
-    start = training_in(stage.parameters.get("start_from"), stage.name.removeprefix(f"{TRAIN}_"))
-    if start:
-        inputs["start"] = digest_of(Path(start, "weights.safetensors"))
+    lists = () if stage.name == "04_comparison" else ("methods",)
+    parameters = {name: value for name, value in stage.parameters.items() if name not in lists}
+    start = training_in(parameters.get("start_from"), stage.name.removeprefix(f"{TRAIN}_"))
+    files = {"cohort": Path(parameters["cohort"], "card.json"), "start": Path(start, "weights.safetensors")}
+    paths = {name: in_project(path) for name, path in files.items()}
+    inputs = {name: sha256(path) for name, path in paths.items() if path.exists()}
     for name in [other.name for other in stages if other.name in stage.needs]:
         stamp = stamp_path(folder, name)
         inputs[name] = read_json(stamp)["products"] if stamp.exists() else None
     return stage_key(stage.notebook, parameters, inputs)
-
-
-def digest_of(path: Path) -> str | None:
-    return sha256(path) if path.exists() else None
 
 
 def remove_others(stages: list[Stage], folder: Path) -> None:
@@ -122,14 +110,11 @@ def finish(folder: Path, executed: bool, publishes: bool) -> None:
     """Build the report if anything is new, publish or compare with what is published, say where the report
     lies."""
     from lib.report.page import build_report
-    from lib.runner.published import compare_with_published, publish, write_weights
+    from lib.runner.published import compare_with_published, publish
 
     report = folder / "report.html"
     if executed or publishes or not report.exists():
         build_report(folder)
     if publishes:
-        write_weights(folder)
         publish(folder)
-    for line in compare_with_published(folder)[0]:
-        print(line)
-    print(f"report: {report}")
+    print("\n".join([*compare_with_published(folder)[0], f"report: {report}"]))

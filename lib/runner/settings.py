@@ -4,15 +4,15 @@ The runner and a notebook opened by hand ask the same function, so that both run
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lib.errors import UserError
+from lib.errors import UserError, closest
 from lib.files import ROOT
-from lib.models.methods import METHODS, Method, find_method, kind
-from lib.runner.parameters import Parameter, check_value, closest, parse_lines, read_parameters
+from lib.models.methods import METHODS, Method, find_method
+from lib.runner.parameters import Parameter, check_value, parse_lines, read_parameters
 from lib.studies.experiment import Experiment
 
 Values = dict[str, Any]  # name -> value
@@ -31,89 +31,94 @@ COMMON = parse_lines("""
 cohort = "outputs/cohorts/phantom"  # folder of the cohort of cases
 first_cases = 0  # take only the first so many cases of the cohort, 0 takes all; 0..100000
 coarsen = 2  # voxels averaged along each axis before a network sees them; 1..16
+answer = 1  # doses along the edge of such a block that networks give; a divisor of coarsen; 1..16
 beams_deg = []  # gantry angles of coplanar beams, whose open fields networks see; any of 0..360
 seed = 42  # names every random stream; 0..1000000000
 device = "auto"  # where networks run; auto | cpu | cuda
 precision = "auto"  # of the arithmetic, auto takes bf16 where the hardware has it; auto | 32 | bf16 | 16
 methods = ["baseline"]  # what is trained and compared: <method>, or <method>-<variant>
 """)  # what all notebooks of an experiment share, defined as a notebook's own parameters are
-SUITS: dict[str, Callable[[Method], bool]] = {
-    "method": lambda method: method.timed,
-    "regression": lambda method: not method.timed,
-    "sampled": lambda method: method.sampled,
+REGRESSION = "a regression", lambda method: not method.timed
+TIMED = "a method that is sampled in steps", lambda method: method.timed
+SUITS: dict[str, tuple[str, Callable[[Method], bool]]] = {
+    "method": TIMED,
+    "others": TIMED,
+    "variants": TIMED,
+    "sampled": ("a method whose samples differ", lambda method: method.sampled),
+    "regression": REGRESSION,
+    "deep": REGRESSION,
+    "mirrored": REGRESSION,
 }  # which methods can stand for a parameter that names trainings; any, if it is not here
 # keys of older params files
 REPLACED = {"explore": "its notebook is opened by hand, and its parameters stand in its first cell"}
 
 
-def check_params(params: Values, path: str | Path) -> None:
-    """Refuse a params file with keys that no notebook knows, without the needed ones, or with trainings that
-    cannot be. Raises a UserError."""
+def check_params(params: Values, path: str | Path) -> Values:
+    """The params with every value in its own type. A UserError for keys that no notebook knows, values that
+    do not fit, a file without the needed keys, and trainings that cannot be."""
     sections = sections_of(params)
-    check_keys(params, ["experiment", *COMMON, "variants", "import", *sections.values()], path, "")
-    for key in ("experiment", "cohort", *(["methods"] if sections is SECTIONS else [])):
-        if key not in params:
-            raise UserError(f"{path}: the key {key!r} is missing")
+    parts = dict.fromkeys(["experiment", "variants", "import", *sections.values()])
+    needed = ("experiment", "cohort", *(["methods"] if sections is SECTIONS else []))
+    checked = check_section(params, COMMON | parts, f"{path}: ")
+    if missing := [key for key in needed if key not in params]:
+        raise UserError(f"{path}: the key {missing[0]!r} is missing")
     check_name(params["experiment"], f"{path}: experiment")
-    for notebook, section in sections.items():
-        check_keys(params.get(section), section_keys(notebook), path, section)
-        for key, value in (params.get(section) or {}).items():
-            check_value(notebook_parameters(notebook)[key], value, f"{path}: {section}.{key}")
+    for notebook, name in sections.items():
+        checked[name] = check_section(params.get(name), section_parameters(notebook), f"{path}: {name}.")
     if sections is SECTIONS:
-        methods = check_value(COMMON["methods"], params["methods"], f"{path}: methods")
-        check_variants(params.get("variants"), methods, path)
-        check_methods(methods, params.get("variants") or {}, path)
+        checked["variants"] = check_trainings(checked["methods"], params.get("variants"), path)
+    return checked
 
 
 def sections_of(params: Values) -> dict[str, str]:
     return ALONE if set(ALONE.values()) & set(params) else SECTIONS
 
 
-def check_keys(section: Any, known: list[str], path: str | Path, name: str) -> None:
-    """Refuse a section that is none, and keys that it cannot hold."""
+def check_section(section: Any, known: dict[str, Parameter | None], where: str) -> Values:
+    """The section's values in their own types; refuses one that is none, and keys and values that it cannot
+    hold. `where` comes before a key; what is known as None is checked elsewhere."""
     if not isinstance(section, dict | None):
-        raise UserError(f"{path}: {name} must be a section of keys, not {section!r}")
+        raise UserError(f"{where.rstrip('. :')} must be a section of keys, not {section!r}")
     for key in section or {}:
-        if key in REPLACED and not name:
-            raise UserError(f"{path}: the key {key!r} is no more: {REPLACED[key]}")
+        if key in REPLACED and where.endswith(": "):
+            raise UserError(f"{where}the key {key!r} is no more: {REPLACED[key]}")
         if key not in known:
-            where = f"{name}.{key}" if name else key
-            raise UserError(f"{path}: there is no key {where!r}{closest(key, known)}")
+            *file, name = where.rpartition(": ")
+            word = "key" if where else "parameter"
+            raise UserError(f"{''.join(file)}there is no {word} {f'{name}{key}'!r}{closest(key, known)}")
+    values = section or {}
+    typed = {key: check_value(known[key], value, where + key) for key, value in values.items() if known[key]}
+    return values | typed
 
 
 def check_name(name: Any, where: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_-]+", name):
-        raise UserError(f"{where} must be a name of small letters, digits and dashes, not {name!r}")
+        quoted = f"; as a word it is written '{name}', in quotes" if type(name) is int else ""
+        raise UserError(f"{where} must be a name of small letters, digits and dashes, not {name!r}{quoted}")
 
 
-def check_methods(methods: list[str], variants: Any, path: str | Path) -> None:
-    """Every training that is listed can be trained: its method, its prior and its variant are known."""
+def check_trainings(methods: list[str], variants: Any, path: str | Path) -> Values:
+    """The variants with every value in its own type. A UserError for a training whose method, prior or
+    variant is not there, and for a variant of none that is listed, or of what a training cannot change."""
+    where, known = f"{path}: variants.", section_parameters(TRAIN)
+    known |= {key: COMMON[key] for key in ("beams_deg", "seed", "device", "precision")}
+    variants = check_section(variants, dict.fromkeys(name for name in methods if "-" in name), where)
     for name in methods:
         check_name(name, f"{path}: methods")
-        if kind(name) not in METHODS:
+        method = METHODS.get(name.partition("-")[0])
+        if method is None:
             raise UserError(f"{path}: there is no method {name!r}{closest(name, METHODS)}")
-        prior = METHODS[kind(name)].prior
-        if prior and prior not in methods:
-            raise UserError(f"{path}: {name} starts from {prior}, which methods does not list; add it")
+        if method.prior and method.prior not in methods:
+            raise UserError(f"{path}: {name} starts from {method.prior}, which methods does not list; add it")
         if "-" in name and name not in variants:
             raise UserError(f"{path}: methods lists {name}, but variants does not say what it has otherwise")
+    return {name: check_section(section, known, f"{where}{name}.") for name, section in variants.items()}
 
 
-def check_variants(variants: Any, methods: list[str], path: str | Path) -> None:
-    """Every variant is that of a listed training, and changes what a training may change."""
-    if not isinstance(variants, dict | None):
-        raise UserError(f"{path}: variants must be a section of trainings, not {variants!r}")
-    for name, section in (variants or {}).items():
-        if name not in methods or "-" not in str(name):
-            raise UserError(f"{path}: variants.{name} is no training that methods lists, <method>-<variant>")
-        known = ["beams_deg", "seed", "device", "precision", *section_keys(TRAIN)]
-        check_keys(section, known, path, f"variants.{name}")
-
-
-def section_keys(notebook: str) -> list[str]:
+def section_parameters(notebook: str) -> dict[str, Parameter]:
     """What the notebook's section of a params file may hold; `methods` says which trainings there are."""
-    not_there = ("experiment", "method", "variant") if notebook == TRAIN else ("experiment",)
-    return [name for name in notebook_parameters(notebook) if name not in not_there]
+    elsewhere = ("experiment", "method", "variant") if notebook == TRAIN else ("experiment",)
+    return {name: line for name, line in notebook_parameters(notebook).items() if name not in elsewhere}
 
 
 @cache
@@ -123,34 +128,33 @@ def notebook_parameters(notebook: str) -> dict[str, Parameter]:
 
 
 def notebook_values(params: Values, notebook: str, path: str | Path, given: Values) -> Values:
-    """The value of every common setting and of every parameter of the notebook, checked: what is `given` by
-    hand, else what a checked params file says, else the cell's. Raises a UserError."""
-    parameters = COMMON | notebook_parameters(notebook)
+    """The value of every common setting and of every parameter of the notebook: what is `given` by hand, else
+    what the checked params say, else the cell's. Raises a UserError."""
+    parameters, section = COMMON | notebook_parameters(notebook), (SECTIONS | ALONE)[notebook]
+    given = check_section(given, parameters, "")
     values = {name: parameter.default for name, parameter in parameters.items()}
-    where = {}
-    training = training_name(values | given) if notebook == TRAIN else ""
-    for prefix, section in sources(params, notebook, training, path, given):
-        for name in [name for name in parameters if name in section]:
-            where[name] = f"{prefix}{name}"
-            values[name] = check_value(parameters[name], section[name], where[name])
+    variant = params.get("variants", {}).get(training_name(values | given), {}) if notebook == TRAIN else {}
+    chosen = {name: params[name] for name in ("experiment", *COMMON) if name in params}
+    chosen |= params.get(section, {}) | variant | given
+    values |= {name: chosen[name] for name in parameters if name in chosen}
     for name, parameter in parameters.items():
-        if name not in where:
+        where = name if name in given else f"{path}: {section}.{name}"
+        if name not in chosen:
             values[name] = fitting_default(parameter, values)
         elif parameter.of_methods:
-            check_trainings(values[name], values["methods"], where[name])
-    check_sizes(values, where)
+            check_named(parameter, values, where)
+        else:
+            check_together(name, values, where)
     return values
 
 
-def sources(
-    params: Values, notebook: str, training: str, path: str | Path, given: Values
-) -> Iterable[tuple[str, Values]]:
-    """(where it stands, values), the weakest first."""
-    section = (SECTIONS | ALONE).get(notebook)
-    yield f"{path}: ", {name: params[name] for name in ("experiment", *COMMON) if name in params}
-    yield f"{path}: {section}.", params.get(section) or {}
-    yield f"{path}: variants.{training}.", (params.get("variants") or {}).get(training) or {}
-    yield "", given
+def check_together(name: str, values: Values, where: str) -> None:
+    """Refuse a value that does not go with the others, or whose numbers do not go together."""
+    value = values[name]
+    if name == "sizes" and max(value) > values["members"]:
+        raise UserError(f"{where} holds {max(value)}, but members is only {values['members']}")
+    if name == "patch_voxels" and 0 in value and any(value):
+        raise UserError(f"{where} is {value}; it must be three sizes, or three zeros for whole volumes")
 
 
 def training_name(values: Values) -> str:
@@ -160,35 +164,34 @@ def training_name(values: Values) -> str:
 def fitting_default(parameter: Parameter, values: Values) -> Any:
     """The cell's value; of what names trainings those that the experiment has, or else such as can stand
     there; of ensemble sizes those that the members allow."""
-    default = parameter.default
+    default, methods = parameter.default, values["methods"]
     if parameter.name == "sizes":
         return [size for size in default if size <= values["members"]]
     if not parameter.of_methods:
         return default
-    methods = values["methods"]
-    suits = SUITS.get(parameter.name, lambda method: True)
+    _, suits = SUITS.get(parameter.name, ("", lambda method: True))
     suiting = [name for name in methods if suits(find_method(name))]
     if isinstance(default, list):
         return [name for name in default if name in methods] or ([] if parameter.count == "any" else suiting)
     return default if default in methods else (suiting or methods)[0]
 
 
-def check_trainings(names: str | list[str], methods: list[str], where: str) -> None:
-    """Refuse a study of a training that is not among the methods."""
-    for name in [names] if isinstance(names, str) else names:
+def check_named(parameter: Parameter, values: Values, where: str) -> None:
+    """Refuse a study of a training that is not among the methods, or that cannot stand there."""
+    value, methods = values[parameter.name], values["methods"]
+    needed, suits = SUITS.get(parameter.name, ("", lambda method: True))
+    for name in [value] if isinstance(value, str) else value:
         if name not in methods:
             raise UserError(f"{where} names {name}, which methods does not list{closest(name, methods)}")
+        if not suits(find_method(name)):
+            raise UserError(f"{where} names {name}; it must be {needed}")
 
 
-def check_sizes(values: Values, where: dict[str, str]) -> None:
-    """Refuse an ensemble size above the number of members."""
-    if "sizes" in where and max(values["sizes"]) > values["members"]:
-        raise UserError(
-            f"{where['sizes']} holds {max(values['sizes'])}, but members is only {values['members']}"
-        )
+def training_parameters(values: Values) -> Values:
+    """What of the values of 01_train a configuration is made of."""
+    return {name: values[name] for name in ("method", *section_parameters(TRAIN))}
 
 
 def experiment_of(values: Values) -> Experiment:
-    """The Experiment of checked values; its lists are tuples, as it is a key of what is kept."""
-    common = {name: values[name] for name in ("experiment", *COMMON)}
-    return Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in common.items()})
+    """The Experiment of checked values."""
+    return Experiment(**{name: values[name] for name in ("experiment", *COMMON)})

@@ -9,7 +9,6 @@ from lib.files import ROOT, write_text
 from lib.studies.results import add_labels, read_frame, select
 
 PUBLISHED = ROOT / "outputs" / "published"
-REFERENCE_SETTING = "reference's grid"
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 IN_README = {  # experiment -> title of its column
     "openkbp": "real patients, 64^3",
@@ -30,41 +29,33 @@ TITLES = {
 }
 
 
-def mean_mae_gy(experiment: str) -> pd.Series:
-    """Mean absolute error in the dose mask over the test patients, by label of the answer."""
+def mean_gy(experiment: str, measure: str = "mae_gy", region: str = "dose mask") -> pd.Series:
+    """An error averaged over the test patients, by label of the answer."""
     frame = read_frame(PUBLISHED / experiment / "results" / "04_comparison.csv")
-    maes = add_labels(select(frame, measure="mae_gy", region="dose mask"))
-    return maes.groupby("label", sort=False)["value"].mean()
+    rows = add_labels(select(frame, measure=measure, region=region, structure=""))
+    return rows.groupby("label", sort=False)["value"].mean()
 
 
 def results_table() -> str:
     """The table of README.md: one sample or answer a row, an experiment a column."""
-    columns = {title: mean_mae_gy(experiment) for experiment, title in IN_README.items()}
+    columns = {title: mean_gy(experiment) for experiment, title in IN_README.items()}
     table = pd.DataFrame(columns).reindex(list(TITLES)).rename(index=TITLES).dropna(how="all")
     return as_markdown(table, "one answer or sample")
 
 
 def measures_table(experiment: str) -> str:
     """Every answer of an experiment with its mean errors, sorted by the first."""
-    frame = add_labels(read_frame(PUBLISHED / experiment / "results" / "04_comparison.csv"))
-    inside = select(frame, region="dose mask", structure="")
-    patient = select(frame, region="", structure="")
-    columns = {
-        "MAE / Gy": select(inside, measure="mae_gy"),
-        "RMSE / Gy": select(inside, measure="rmse_gy"),
-        "on the network's grid / Gy": select(patient, measure="grid_dose_score_gy"),
-    }
-    means = {title: rows.groupby("label", sort=False)["value"].mean() for title, rows in columns.items()}
+    means = {"MAE / Gy": mean_gy(experiment), "RMSE / Gy": mean_gy(experiment, "rmse_gy")}
+    means["on the network's grid / Gy"] = mean_gy(experiment, "grid_dose_score_gy", "")
     return as_markdown(pd.DataFrame(means).sort_values("MAE / Gy"), "answer")
 
 
 def as_markdown(table: pd.DataFrame, corner: str) -> str:
     """A table of numbers as Markdown, two decimals."""
-    cells = table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
-    head = [f"| {corner} | " + " | ".join(cells) + " |", "|---|" + "---|" * len(cells.columns)]
-    return "\n".join(
-        [*head, *(f"| {name} | {' | '.join(row)} |" for name, row in zip(cells.index, cells.values))]
-    )
+    cells = table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}").reset_index(names=corner)
+    rows = [list(cells), *cells.values]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(cells.columns) + "|", *lines[1:]])
 
 
 def published_page() -> str:

@@ -9,12 +9,11 @@ The notebooks then find the trainings finished and show their course.
 from pathlib import Path
 
 from lib.device import choose_device
-from lib.errors import UserError
+from lib.errors import UserError, closest
 from lib.runner.command import Parser, one_sentence_errors
-from lib.runner.parameters import closest
 from lib.runner.params_file import load_params
 from lib.runner.plan import plan
-from lib.runner.settings import TRAIN, Values, experiment_of, notebook_parameters
+from lib.runner.settings import TRAIN, Values, experiment_of, training_parameters
 from lib.studies.experiment import training_in
 from lib.training.loop import fit
 from lib.training.processes import join_processes
@@ -36,9 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def trainings(params: Values, path: str | Path, names: list[str]) -> dict[str, Values]:
     """name -> values of 01_train, for the names, or for all methods in order. Raises a UserError."""
-    prefix = f"{TRAIN}_"
-    stages = [stage for stage in plan(params, path) if stage.name.startswith(prefix)]
-    listed = {stage.name.removeprefix(prefix): stage.parameters for stage in stages}
+    stages = {stage.name.removeprefix(f"{TRAIN}_"): stage.parameters for stage in plan(params, path)}
+    listed = {name: stages[name] for name in params.get("methods", []) if name in stages}
     for name in names:
         if name not in listed:
             raise UserError(f"{path}: methods does not list {name!r}{closest(name, listed)}")
@@ -50,8 +48,7 @@ def train_one(name: str, values: Values) -> None:
     run, method = experiment_of(values), values["method"]
     samples = run.load_samples("train"), run.load_samples("validation", optional=True)
     training, validation = start_from_prior(run, method, *samples)
-    own = {key: values[key] for key in notebook_parameters(TRAIN) if key not in ("experiment", "variant")}
-    own["start_from"] = training_in(own["start_from"], name)
+    start = {"start_from": training_in(values["start_from"], name)}
     print(f"{name}:", flush=True)
-    config, prior = make_config(run, training, **own), run.prior_checkpoint(method)
-    fit(config, training, validation, run.checkpoint(name), run.device, prior)
+    config = make_config(run, training, **training_parameters(values) | start)
+    fit(config, training, validation, run.checkpoint(name), run.device, run.prior_checkpoint(method))

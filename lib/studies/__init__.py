@@ -1,5 +1,6 @@
-"""The three studies that the notebooks run: sampling, ensembles, the comparison of methods.
+"""The studies that the notebooks run: checks of a cohort, sampling, ensembles, the comparison of methods,
+speed.
 
-Each returns rows (dicts of plain numbers, one per patient and setting) that results/*.json keeps and figures,
-sentences and the report read. Errors are in Gy on the case's own grid, inside the dose mask unless named.
+Each returns a DataFrame with one row per measured thing, which results/*.csv keeps and figures, sentences and
+the report read. Errors are in Gy on the case's own grid, inside the dose mask unless named.
 """

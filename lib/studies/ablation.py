@@ -12,25 +12,18 @@ import pandas as pd
 import torch
 
 from lib.diffusion.samplers import REFERENCE, DPMSolver, Sampler, as_dict
-from lib.diffusion.schedule import add_noise, at_level, schedule
+from lib.diffusion.schedule import add_noise, at_level
 from lib.features.batches import make_batch
 from lib.features.samples import Sample
 from lib.metrics.dose import errors_gy
 from lib.metrics.uncertainty import ensemble_law
-from lib.prediction.predict import (
-    CLAMP,
-    Predictor,
-    denoiser,
-    on_case_grid,
-    predict,
-    start_noise,
-    usual_sampler,
-)
+from lib.models.methods import find_method
+from lib.prediction.predict import CLAMP, Predictor, denoiser, predict, start_noise, usual_sampler
 from lib.prediction.store import Steps
 from lib.progress import progress
 from lib.studies.experiment import Experiment
+from lib.studies.predictions import Prediction, inside, on_case_grids, predict_members, predict_naive
 from lib.studies.results import REFERENCE_GRID, make_frame, measured
-from lib.studies.sampled import predict_naive, sampled_doses
 
 Trajectory = dict[int, tuple[float, torch.Tensor]]  # network call, from 1 -> (t, dose_hat [1,d,h,w])
 
@@ -61,22 +54,17 @@ class Setting:
         values = as_dict(self.sampler)
         return values.get("grid") != "held" or n_steps <= values["start"] + 1
 
-    def doses(self, run: Experiment, samples: list[Sample], members: int) -> tuple[list[torch.Tensor], float]:
-        """`sampled_doses` of this setting."""
-        steps = f", {self.sampler.n_steps} steps" if self.sampler else ""
-        options = {"window": self.window, "window_noise": self.window_noise} if self.window else {}
-        numbers, label = tuple(range(members)), self.name + steps
-        return sampled_doses(
-            run, self.training, samples, self.sampler, numbers, weights=self.weights, label=label, **options
-        )
-
-    def columns(self, run: Experiment, members: int) -> dict[str, Any]:
-        """The columns that say which setting a row is of; nfe counts the calls for all members."""
+    def predict(self, run: Experiment, samples: list[Sample], members: int = 1) -> Prediction:
+        """`predict_members` of this setting, with the columns that say which setting a row is of."""
         named = {"weights": self.weights, "switch": self.switch, "setting": self.name}
-        windows = {"window": self.window, "window_noise": self.window_noise if self.window else ""}
-        sampler = as_dict(self.sampler) | windows if self.sampler else {}
-        nfe = self.sampler.nfe * members if self.sampler else 1
-        return run.columns(self.training) | named | sampler | {"nfe": nfe}
+        windows = {"window": self.window, "window_noise": self.window_noise} if self.window else {}
+        sampler = as_dict(self.sampler) | {"window": 0} | windows if self.sampler else {}
+        steps = f", {self.sampler.n_steps} steps" if self.sampler else ""
+        options = {"weights": self.weights, "label": self.name + steps} | windows
+        prediction = predict_members(run, self.training, samples, self.sampler, members, **options)
+        return prediction._replace(
+            columns=run.columns(self.training) | named | sampler | {"nfe": prediction.nfe}
+        )
 
 
 def start_settings(method: str, held_at: Iterable[int]) -> list[Setting]:
@@ -96,11 +84,10 @@ def sampler_settings(method: str, window: int) -> list[Setting]:
         "second order (DPM-Solver++)": DPMSolver(50, grid="leading", clamp="keep noise"),
     }
     settings = [Setting(name, "sampler", method, sampler) for name, sampler in samplers.items()]
-    noises = {"each its own noise": "own", "one noise field": "shared"} if window else {}
-    return settings + [
-        Setting(f"windows of {window}, {text}", "windows", method, window=window, window_noise=noise)
-        for text, noise in noises.items()
-    ]
+    for text, noise in {"each its own noise": "own", "one noise field": "shared"}.items() if window else ():
+        name = f"windows of {window}, {text}"
+        settings.append(Setting(name, "windows", method, window=window, window_noise=noise))
+    return settings
 
 
 def training_settings(run: Experiment, method: str, names: Iterable[str]) -> list[Setting]:
@@ -122,35 +109,26 @@ def ablate(
     run: Experiment,
     samples: list[Sample],
     settings: list[Setting],
-    steps_of: dict[str, Sequence[int]],
+    steps_of: dict[str, list],
     regression: str,
 ) -> pd.DataFrame:
-    """Errors of every setting at its numbers of steps, by its switch, of the regression and of the control
-    without a network, by which a training that failed is known: 02_steps."""
-    rows = step_rows(run, samples, Setting(regression, "regression", regression, None))
-    control = predict_naive(run, samples)
-    columns = control.columns | {"switch": "control", "setting": "control", "nfe": 0}
-    rows += error_rows(run, samples, control.doses, columns, control.seconds)
+    """Errors of the regression, of the control without a network, by which a training that failed is known,
+    and of every setting at the numbers of steps of its switch: 02_steps."""
+    control, of_control = predict_naive(run, samples), {"switch": "control", "setting": "control", "nfe": 0}
+    rows = error_rows(run, samples, Setting(regression, "regression", regression, None).predict(run, samples))
+    rows += error_rows(run, samples, control._replace(columns=control.columns | of_control))
     for setting in settings:
         for n_steps in filter(setting.allows, steps_of[setting.switch]):
-            rows += step_rows(run, samples, setting.with_steps(n_steps))
+            rows += error_rows(run, samples, setting.with_steps(n_steps).predict(run, samples))
     return make_frame("02_steps", rows)
 
 
-def step_rows(run: Experiment, samples: list[Sample], setting: Setting) -> list[dict[str, Any]]:
-    doses, seconds = setting.doses(run, samples, 1)
-    return error_rows(run, samples, doses, setting.columns(run, 1), seconds / len(samples))
-
-
-def error_rows(
-    run: Experiment, samples: list[Sample], doses: list[torch.Tensor], columns: dict[str, Any], seconds: float
-) -> list[dict[str, Any]]:
+def error_rows(run: Experiment, samples: list[Sample], prediction: Prediction) -> list[dict[str, Any]]:
     """Errors of each patient's first dose, and the seconds for a patient."""
     rows = []
-    for sample, dose in zip(samples, doses):
-        case = run.load_case(sample.case_id)
-        measures = errors_gy(on_case_grid(dose, case, run.coarsen)[0], case.dose_gy, case.dose_mask)
-        rows += measured(columns | {"case_id": sample.case_id}, {**measures, "seconds": seconds})
+    for columns, case, members_gy in on_case_grids(run, samples, prediction):
+        errors = errors_gy(members_gy[0], case.dose_gy, case.dose_mask)
+        rows += measured(columns, {**errors, "seconds": prediction.seconds})
     return rows
 
 
@@ -160,12 +138,10 @@ def decompose(
     """Squared error as floor + b by number of steps: is it bias, or spread? The frame 02_decomposition."""
     rows = []
     for setting in (s.with_steps(n) for s in settings for n in filter(s.allows, n_steps)):
-        columns = setting.columns(run, members) | {"members": members}
-        for sample, dose in zip(samples, setting.doses(run, samples, members)[0]):
-            case = run.load_case(sample.case_id)
-            members_gy = on_case_grid(dose, case, run.coarsen)[:, case.dose_mask].astype(np.float64)
-            law = ensemble_law(members_gy, case.dose_gy[case.dose_mask].astype(np.float64))
-            rows += measured(columns | {"case_id": sample.case_id}, law._asdict())
+        prediction = setting.predict(run, samples, members)
+        for columns, case, members_gy in on_case_grids(run, samples, prediction):
+            law = ensemble_law(*inside(case, members_gy))
+            rows += measured(columns | {"members": members}, law._asdict())
     return make_frame("02_decomposition", rows)
 
 
@@ -175,24 +151,25 @@ def level_errors(
 ) -> pd.DataFrame:
     """Error of the dose the network sees in a truly noised x_t, level by level: one call each, no sampling.
 
-    The frame 02_levels, for diffusions without a prior: on the training grid inside the dose mask, the
-    estimate clamped as the reference clamps it.
+    The frame 02_levels, of the diffusions without a prior among the trainings `names`: on the training grid
+    inside the dose mask, the estimate clamped as the reference clamps it.
     """
-    rows = []
-    for name in names:
+    rows, methods = [], {name: find_method(run.config(name).method) for name in names}
+    plain = [n for n, m in methods.items() if m.timed and m.predicts != "velocity" and not m.prior]
+    for name in plain:
         predictor, columns = run.load_predictor(name), run.columns(name)
         for sample in progress(samples, f"noise levels, {name}"):
             for t in levels:
-                dose_hat = denoised(predictor, sample, t, run.seed).clamp(*CLAMP)
+                dose_hat = denoise_from(predictor, sample, t, run.seed).clamp(*CLAMP)
                 error = ((dose_hat - sample.dose).abs() * sample.mask).sum() / sample.mask.sum()
                 columns_of = columns | {"t": t, "case_id": sample.case_id}
                 rows += measured(columns_of, {"mae_gy": float(error) * sample.rx_gy})
     return make_frame("02_levels", rows)
 
 
-def denoised(predictor: Predictor, sample: Sample, t: int, seed: int) -> torch.Tensor:
+def denoise_from(predictor: Predictor, sample: Sample, t: int, seed: int) -> torch.Tensor:
     """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose noised to level t."""
-    batch, alpha_bar = make_batch([sample.to(predictor.device)]), schedule(predictor.config.zero_snr)
+    batch, alpha_bar = make_batch([sample.to(predictor.device)]), predictor.config.alpha_bar
     units = predictor.config.units
     level = torch.full((1,), t, device=predictor.device)
     noise = start_noise(sample, 0, seed)[None].to(predictor.device)

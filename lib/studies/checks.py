@@ -9,9 +9,8 @@ import pandas as pd
 
 from lib.cases.case import Case
 from lib.cases.cohort import Cohort
-from lib.cases.protocols import PROTOCOLS
 from lib.features.channels import signed_distance_mm
-from lib.metrics.dvh import dose_at_volume_gy, goal_values
+from lib.metrics.dvh import AGREES_PCT, dose_at_volume_gy, fits_plan, goal_values
 from lib.progress import progress
 from lib.studies.results import make_frame, measured
 
@@ -48,15 +47,17 @@ def describe_case(case: Case) -> list[dict[str, Any]]:
     rows = measured({}, {"max_gy": float(case.dose_gy.max())})
     for axis, voxels, spacing_mm in zip("zyx", case.shape, case.spacing_mm):
         rows += measured({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
+    doses_gy = {name: case.dose_gy[mask] for name, mask in case.judged.items()}
     for name, mask in sorted(case.masks.items()):
         if mask.any():
-            measures = {"volume_cc": mask.sum() * case.voxel_cc, "mean_gy": float(case.dose_gy[mask].mean())}
+            measures = {"volume_cc": mask.sum() * case.voxel_cc, "covered_pct": case.covered_pct.get(name)}
+            measures["mean_gy"] = float(doses_gy[name].mean()) if name in doses_gy else None
             rows += measured({"structure": name}, measures)
     for name, rx_gy in case.prescription_gy.items():
-        d95_gy = dose_at_volume_gy(case.dose_gy[case.masks[name]], 95)
+        d95_gy = dose_at_volume_gy(doses_gy.get(name, ()), 95)
         rows += measured({"structure": name}, {"prescription_gy": rx_gy, "d95_gy": d95_gy})
     values = goal_values(case, case.dose_gy)
-    for goal in PROTOCOLS[case.site].goals:
+    for goal in case.protocol.goals:
         value, met = values[goal.text]
         rows += measured({"structure": goal.structure, "met": met}, {goal.text: value})
     return rows
@@ -64,8 +65,30 @@ def describe_case(case: Case) -> list[dict[str, Any]]:
 
 def find_oddities(case: Case) -> list[str]:
     """Sentences on what looks wrong in a case; an empty list if nothing does."""
-    checks = (target_doses, dose_outside_targets, structures_inside, sides, ct_range)
+    checks = (
+        plan_as_protocol,
+        coverage,
+        target_doses,
+        dose_outside_targets,
+        structures_inside,
+        sides,
+        ct_range,
+    )
     return [sentence for check in checks for sentence in check(case)]
+
+
+def plan_as_protocol(case: Case) -> Iterator[str]:
+    for name, rx_gy in case.prescription_gy.items():
+        usual_gy = case.protocol.targets.get(name)
+        if usual_gy and abs(rx_gy - usual_gy) > usual_gy * AGREES_PCT / 100:
+            text = f"{name}: the plan prescribes {rx_gy:g} Gy, the protocol {case.site} {usual_gy:g} Gy"
+            out = sum(not fits_plan(case, goal) for goal in case.protocol.goals)
+            yield f"{text}: {out} goals in Gy are not judged"
+
+
+def coverage(case: Case) -> Iterator[str]:
+    for name, pct in sorted(case.covered_pct.items()):
+        yield f"{name}: the dose grid holds {pct:.1f} % of it, so its dose is not judged"
 
 
 def target_doses(case: Case) -> Iterator[str]:
@@ -73,7 +96,7 @@ def target_doses(case: Case) -> Iterator[str]:
         median_gy = float(np.median(case.dose_gy[case.masks[name]]))
         if median_gy < rx_gy * (1 - MARGIN_PCT / 100):
             yield f"{name}: the median dose {median_gy:.1f} Gy is far below its prescription of {rx_gy:g} Gy"
-    primary = max(case.prescription_gy, key=case.prescription_gy.get)
+    primary = case.primary_target
     if case.dose_gy[case.masks[primary]].mean() > case.rx_gy * (1 + MARGIN_PCT / 100):
         yield f"{primary}: the mean dose is far above its prescription of {case.rx_gy:g} Gy"
 
@@ -88,15 +111,17 @@ def dose_outside_targets(case: Case) -> Iterator[str]:
 
 
 def structures_inside(case: Case) -> Iterator[str]:
-    """CT below -400 HU around a structure's voxels means it lies in air: shifted, or another patient's."""
-    for name, mask in case.masks.items():
-        if mask.any() and (case.ct_hu[mask] < -400).mean() > 0.3:
+    """Outside of the dose mask, CT below -400 HU is the air around the patient; a structure there is shifted,
+    or another patient's."""
+    air = (case.ct_hu < -400) & ~case.dose_mask
+    for name, mask in case.judged.items():
+        if air[mask].mean() > 0.3:
             yield f"{name}: more than 30 % of its voxels lie in air"
 
 
 def sides(case: Case) -> Iterator[str]:
     """A structure called left must lie to the patient's left of its right twin."""
-    for left, right in PROTOCOLS[case.site].mirrored:
+    for left, right in case.protocol.mirrored:
         if (
             left in case.masks
             and right in case.masks
@@ -109,5 +134,5 @@ def sides(case: Case) -> Iterator[str]:
 
 def ct_range(case: Case) -> Iterator[str]:
     low, high = np.percentile(case.ct_hu[case.dose_mask], [1, 99])
-    if low < -1100 or high > 4000 or not -400 < np.median(case.ct_hu[case.dose_mask]) < 400:
+    if low < -1100 or high > 4000 or not -900 < np.median(case.ct_hu[case.dose_mask]) < 400:
         yield f"the CT inside the dose mask runs from {low:.0f} to {high:.0f} HU, which is no body"

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from lib.cases.case import Case
-from lib.cases.protocols import PROTOCOLS
 from lib.diffusion.samplers import Sampler, as_dict, sampler_from
 from lib.errors import UserError
 from lib.features.samples import Sample
@@ -20,13 +18,11 @@ from lib.metrics.dvh import goal_values, openkbp_dvh_points_gy
 from lib.metrics.gamma import gamma_index, pass_pct
 from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.metrics.uncertainty import spread_gy
-from lib.prediction.predict import on_case_grid, usual_sampler, usual_temperature
+from lib.prediction.predict import usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
-from lib.progress import progress
-from lib.studies.ensembles import both_sides
-from lib.studies.experiment import Experiment, has_study
-from lib.studies.results import SAMPLING, Results, make_frame, measured
-from lib.studies.sampled import Prediction, predict_members
+from lib.studies.experiment import Experiment
+from lib.studies.predictions import Prediction, both_sides, on_case_grids, pool, predict_members
+from lib.studies.results import make_frame, measured
 from lib.training.history import read_history
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
@@ -34,18 +30,11 @@ CRITERIA = (3, 2)  # of gamma, % of the prescription and mm
 Row = dict[str, Any]
 
 
-def studies_before(run: Experiment, methods: Iterable[str]) -> list[Results | None]:
-    """The results of the ablation and of the ensembles; None for one that an experiment of these methods does
-    not have."""
-    names = ("02_sampling_ablation", "03_ensemble")
-    return [run.load_results(name) if has_study(name, methods) else None for name in names]
-
-
 def best_sampler(steps: pd.DataFrame, training: str) -> Sampler | None:
     """The setting of the lowest mean error among a training's rows of 02_steps with its final weights."""
     rows = steps.query("training == @training and weights == 'weights' and measure == 'mae_gy'")
     rows = rows[(rows["solver"] != "") & (rows["window"] == 0)]
-    keys = [column for column in SAMPLING if column not in ("window", "window_noise", "nfe")]
+    keys = ["solver", "grid", "start", "clamp", "eta", "n_steps"]
     if rows.empty:
         return None
     means = rows.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
@@ -58,12 +47,9 @@ def choose_samplers(
     """name -> sampler: what was best on validation patients, of a further seed that of its group; what the
     ablation did not sample in its usual way. A choice that rests on test patients is refused."""
     steps = make_frame("02_steps", []) if steps is None else steps
-    seen = set(steps["case_id"]) & set(run.open_cohort().split["test"])
-    if seen:
-        raise UserError(
-            f"the ablation's results hold {min(seen)}, a test patient: "
-            "run 02_sampling_ablation again, on validation patients"
-        )
+    if seen := set(steps["case_id"]) & set(run.open_cohort().split["test"]):
+        sentence = f"the ablation's results hold {min(seen)}, a test patient"
+        raise UserError(f"{sentence}: run 02_sampling_ablation again, on validation patients")
     samplers = {}
     for name in names:
         usual = usual_sampler(run.config(name), n_steps)
@@ -74,29 +60,23 @@ def choose_samplers(
 
 def describe_samplers(samplers: dict[str, Sampler | None]) -> dict[str, Row]:
     """name -> how it is sampled: plain values, network calls and words."""
-    return {
-        name: (as_dict(sampler) | {"nfe": sampler.nfe} if sampler else {"nfe": 1})
-        | {"text": sampler_text(sampler)}
-        for name, sampler in samplers.items()
-    }
+    rows = {name: as_dict(s) | {"nfe": s.nfe} if s else {"nfe": 1} for name, s in samplers.items()}
+    return {name: row | {"text": sampler_text(row)} for name, row in rows.items()}
 
 
-def sampler_text(sampler: Sampler | None) -> str:
+def sampler_text(values: Row) -> str:
     """How a dose is sampled, in words."""
-    if sampler is None:
+    if "solver" not in values:
         return "one pass"
-    values = as_dict(sampler)
-    steps = f"{sampler.n_steps} step{'' if sampler.n_steps == 1 else 's'}"
+    words = f"{values['n_steps']} step{'' if values['n_steps'] == 1 else 's'}"
     if "grid" not in values:
-        return f"{steps} of {'the midpoint rule' if values['solver'] == 'midpoint' else 'Euler'}"
-    grids = {
-        "leading": "the reference's grid",
-        "corrected": "the reference's grid, as many as asked",
-        "held": f"from t = {values['start']}",
-    }
-    parts = [steps, grids[values["grid"]], f"clamp: {values['clamp']}"]
-    parts += [f"eta {values['eta']:g}"] if values.get("eta") else []
-    return ", ".join(parts + ["second order"] * (values["solver"] == "dpm_solver"))
+        return f"{words} of {'the midpoint rule' if values['solver'] == 'midpoint' else 'Euler'}"
+    corrected = "the reference's grid, as many as asked"
+    held = f"from t = {values['start']}"
+    grids = {"leading": "the reference's grid", "corrected": corrected, "held": held}
+    words += f", {grids[values['grid']]}, clamp: {values['clamp']}"
+    words += f", eta {values['eta']:g}" if values.get("eta") else ""
+    return words + (", second order" if values["solver"] == "dpm_solver" else "")
 
 
 def predict_all(
@@ -113,56 +93,45 @@ def predict_all(
 def answers_of(prediction: Prediction) -> list[Prediction]:
     """The first member alone, and if there are more the mean of all."""
     n = len(prediction.doses[0])
-    first = answer(prediction, "none", 1, [dose[:1] for dose in prediction.doses])
-    return [first, mean_answer(prediction, "samples")] if n > 1 else [first]
+    return [answer(prediction, "none", 1)] + ([answer(prediction, "samples", n)] if n > 1 else [])
 
 
-def mean_answer(prediction: Prediction, averaged_over: str) -> Prediction:
-    """The mean of all members."""
-    means = [dose.mean(dim=0, keepdim=True) for dose in prediction.doses]
-    return answer(prediction, averaged_over, len(prediction.doses[0]), means)
-
-
-def answer(prediction: Prediction, averaged_over: str, members: int, doses: list[torch.Tensor]) -> Prediction:
-    cost = prediction.cost(members)
-    columns = prediction.columns | {"averaged_over": averaged_over, "members": members}
-    return Prediction(columns, doses, prediction.seconds_of(members), cost["nfe"])
+def answer(prediction: Prediction, averaged_over: str, members: int) -> Prediction:
+    """The mean of the first `members`, with its cost."""
+    columns = prediction.columns | prediction.cost(members) | {"averaged_over": averaged_over}
+    means = [dose[:members].mean(dim=0, keepdim=True) for dose in prediction.doses]
+    return Prediction(columns, means, prediction.seconds_of(members), columns["nfe"])
 
 
 def means_of_sides(run: Experiment, names: Iterable[str], samples: list[Sample]) -> list[Prediction]:
     """The mean of each regression's doses of the patient and of the mirror image: test-time augmentation."""
-    return [mean_answer(both_sides(run, name, samples), "sides") for name in names]
+    return [answer(both_sides(run, name, samples), "sides", 2) for name in names]
 
 
 def means_of_seeds(answers: list[Prediction]) -> list[Prediction]:
     """The mean over the seeds of each regression that was trained with several: averaging without samples."""
     groups = {}
     for one in answers:
-        over = one.columns["averaged_over"]
-        if over in ("none", "sides") and "n_steps" not in one.columns:
+        over = {"none": "seeds", "sides": "sides and seeds"}.get(one.columns["averaged_over"])
+        if over and "n_steps" not in one.columns:
             groups.setdefault((one.columns["group"], over), []).append(one)
-    return [mean_of_seeds(group, over, of) for (group, over), of in groups.items() if len(of) > 1]
+    return [mean_of_seeds(seeds, over) for (_, over), seeds in groups.items() if len(seeds) > 1]
 
 
-def mean_of_seeds(group: str, averaged_over: str, answers: list[Prediction]) -> Prediction:
-    columns = answers[0].columns | {"training": group, "seed": None}
-    columns["averaged_over"] = "seeds" if averaged_over == "none" else "sides and seeds"
-    columns["members"] = sum(one.columns["members"] for one in answers)
-    doses = [torch.stack(of_patient).mean(0) for of_patient in zip(*(one.doses for one in answers))]
-    return Prediction(columns, doses, sum(one.seconds for one in answers), sum(one.nfe for one in answers))
+def mean_of_seeds(seeds: list[Prediction], averaged_over: str) -> Prediction:
+    mean = answer(pool(seeds), averaged_over, len(seeds))
+    return mean._replace(columns=mean.columns | {"members": sum(one.columns["members"] for one in seeds)})
 
 
 def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
     """Every measure of every answer for every patient: the frame 04_comparison."""
     rows = []
     for one in answers:
-        columns = one.columns | {"nfe": one.nfe}
-        for sample, dose in zip(samples, progress(one.doses, f"judging {columns['training']}")):
-            case = run.load_case(sample.case_id)
-            of_patient = columns | {"case_id": sample.case_id}
+        patients = on_case_grids(run, samples, one, f"judging {one.columns['training']}")
+        for sample, dose, (columns, case, answer_gy) in zip(samples, one.doses, patients):
             scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, dose), "seconds": one.seconds}
-            rows += measured(of_patient, scores)
-            rows += [of_patient | row for row in dose_rows(case, on_case_grid(dose, case, run.coarsen)[0])]
+            rows += measured(columns, scores)
+            rows += [columns | row for row in dose_rows(case, answer_gy[0])]
     return make_frame("04_comparison", rows)
 
 
@@ -172,7 +141,7 @@ def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     rows = measured({"region": "dose mask"}, errors["dose mask"])
     rows += measured({"region": "whole volume"}, {"mae_gy": errors["whole volume"]["mae_gy"]})
     rows += measured({}, {"dose_score_gy": openkbp_dose_error_gy(case, dose_gy)})
-    for name in sorted(case.masks.keys() & errors.keys()):
+    for name in case.judged:
         rows += measured({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
     points = openkbp_dvh_points_gy(case, dose_gy)
     rows += [both(name, f"{point}_gy", *values) for (name, point), values in points.items()]
@@ -189,15 +158,15 @@ def goal_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     return [
         both(goal.structure, goal.text, predicted[goal.text][0], planned[goal.text][0])
         | {"met": predicted[goal.text][1], "planned_met": planned[goal.text][1]}
-        for goal in PROTOCOLS[case.site].goals
+        for goal in case.protocol.goals
         if planned[goal.text][0] is not None
     ]
 
 
 def index_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     """Conformity and homogeneity of the primary target, predicted and planned, and overlaps of isodoses."""
-    primary = max(case.prescription_gy, key=case.prescription_gy.get)
-    target, level_gy = case.masks[primary], 0.95 * case.rx_gy
+    primary, level_gy = case.primary_target, 0.95 * case.rx_gy
+    target = case.judged.get(primary, np.zeros(case.shape, bool))
     conformity = [conformity_index(dose, target, level_gy) for dose in (dose_gy, case.dose_gy)]
     homogeneity = [homogeneity_index(dose, target) for dose in (dose_gy, case.dose_gy)]
     dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])
@@ -209,11 +178,8 @@ def study_gamma(run: Experiment, answers: list[Prediction], samples: list[Sample
     """Gamma pass rates, global to the prescription, cut-off 10 %, of body and targets: the frame 04_gamma."""
     rows = []
     for one in answers:
-        columns = one.columns | {"nfe": one.nfe}
-        for sample, dose in zip(progress(samples, f"gamma of {columns['training']}"), one.doses):
-            case = run.load_case(sample.case_id)
-            dose_gy = on_case_grid(dose, case, run.coarsen)[0]
-            rows += [columns | {"case_id": sample.case_id} | row for row in gamma_rows(case, dose_gy)]
+        patients = on_case_grids(run, samples, one, f"gamma of {one.columns['training']}")
+        rows += [columns | row for columns, case, dose_gy in patients for row in gamma_rows(case, dose_gy[0])]
     return make_frame("04_gamma", rows)
 
 
@@ -243,15 +209,14 @@ def keep_predictions(
 ) -> None:
     """Write the predictions of `case_ids` for the explorer, the mean of a sampled method's members with its
     spread; those of an earlier run go."""
-    kept = {
-        prediction_path(run.folder, one.columns["training"], sample.case_id): dose[:, 0].numpy()
-        * sample.rx_gy
-        for one in predictions
-        for sample, dose in zip(samples, one.doses)
-        if sample.case_id in case_ids
-    }
-    for path in set((run.folder / "predictions").glob("*/*.npz")) - kept.keys():
+    written = set()
+    for one in predictions:
+        for sample, dose in zip(samples, one.doses):
+            if sample.case_id in case_ids:
+                members_gy = dose[:, 0].numpy() * sample.rx_gy
+                spread = spread_gy(members_gy) if len(members_gy) > 1 else None
+                path = prediction_path(run.folder, one.columns["training"], sample.case_id)
+                save_prediction(path, members_gy.mean(axis=0), run.grid, spread)
+                written.add(path)
+    for path in set((run.folder / "predictions").glob("*/*.npz")) - written:
         path.unlink()
-    for path, members_gy in kept.items():
-        spread = spread_gy(members_gy) if len(members_gy) > 1 else None
-        save_prediction(path, members_gy.mean(axis=0), run.coarsen, spread)

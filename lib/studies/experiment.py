@@ -4,25 +4,27 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from lib.cases.case import Case
 from lib.cases.cohort import Cohort, open_cohort
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
 from lib.features.channels import channels_of
+from lib.features.grid import Grid
 from lib.features.samples import Sample, load_samples
-from lib.files import ROOT, read_json, sha256
+from lib.files import ROOT, in_project, read_json, sha256
 from lib.models.config import TrainConfig, check_fits, config_from
-from lib.models.methods import Method, find_method, kind
+from lib.models.methods import find_method
 from lib.prediction.predict import Predictor, load_predictor
+from lib.strict_yaml import read_yaml
 from lib.studies.results import Results, load_results, save_results
 
 OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the repository holds
@@ -41,27 +43,33 @@ class Experiment:
     device: str
     precision: str
     methods: tuple = ()
+    answer: int = 1
 
     def __post_init__(self):
-        object.__setattr__(self, "beams_deg", tuple(self.beams_deg))  # a notebook gives a list
+        for name in ("beams_deg", "methods"):  # files and notebooks give lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.coarsen, self.answer)
 
     @property
     def folder(self) -> Path:
-        return project_folder() / OUTPUTS / self.experiment
+        return in_project(OUTPUTS / self.experiment)
 
     @property
     def prediction_folder(self) -> Path:
         """The folder whose predictions are looked at: the experiment's, or the published one's."""
-        published = project_folder() / OUTPUTS / "published" / self.experiment
+        published = in_project(OUTPUTS / "published" / self.experiment)
         has_none = not (self.folder / "predictions").exists()
         return published if has_none and (published / "predictions").exists() else self.folder
 
     def open_cohort(self) -> Cohort:
-        return open_cohort(project_folder() / self.cohort, self.first_cases)
+        return open_cohort(in_project(self.cohort), self.first_cases)
 
     def load_case(self, case_id: str) -> Case:
         """A case of the cohort; the last few stay in memory, as a study asks for the same patients again."""
-        return cached_case(project_folder() / self.cohort, self.first_cases, case_id)
+        return cached_case(in_project(self.cohort), self.first_cases, case_id)
 
     def load_samples(self, part: str, first: int | None = None, optional: bool = False) -> list[Sample]:
         """The samples of "train", "validation" or "test", only the `first` so many if given.
@@ -70,11 +78,9 @@ class Experiment:
         """
         cohort = self.open_cohort()
         if not cohort.split[part] and not optional:
-            raise UserError(
-                f"the cohort {cohort.folder} has no {part} patients, which this needs; "
-                "its card's split says who is who"
-            )
-        return load_samples(cohort, cohort.split[part][:first], self.coarsen, self.beams_deg)
+            sentence = f"the cohort {cohort.folder} has no {part} patients, which this needs"
+            raise UserError(f"{sentence}; its card's split says who is who")
+        return load_samples(cohort, cohort.split[part][:first], self.grid, self.beams_deg)
 
     def checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / name
@@ -87,22 +93,17 @@ class Experiment:
     def load_predictor(self, name: str, weights: str = "weights") -> Predictor:
         """The network of a training, which a UserError refuses if it is of another method, cohort or grid."""
         predictor = load_predictor(self.checkpoint(name), self.device, self.precision, weights)
-        if predictor.config.method != kind(name):
-            raise UserError(
-                f"{self.checkpoint(name)} holds a training of {predictor.config.method}, "
-                f"not of {kind(name)}; train {name} again"
-            )
+        if predictor.method != find_method(name):
+            there = f"{self.checkpoint(name)} holds a training of {predictor.config.method}"
+            raise UserError(f"{there}, not of {name}; train {name} again")
         cohort = self.open_cohort()
-        channels = channels_of(cohort.card["site"], self.beams_deg)
-        check_fits(predictor.config, channels, self.coarsen, sha256(cohort.folder / "card.json"))
+        channels = channels_of(cohort.protocol, self.beams_deg)
+        check_fits(predictor.config, channels, self.grid, sha256(cohort.folder / "card.json"))
         return predictor
 
     def config(self, name: str) -> TrainConfig:
         path = self.checkpoint(name) / "config.json"
         return config_from(read_json(path), path)
-
-    def method(self, name: str) -> Method:
-        return find_method(self.config(name).method)
 
     def columns(self, name: str) -> dict[str, Any]:
         """The columns of results that say which training a row is of; "control" has no network."""
@@ -115,20 +116,16 @@ class Experiment:
 
     def replicates(self, name: str) -> list[str]:
         """The trainings whose configuration is that of `name` but for the seed, the shortest name first."""
-        config = replace(self.config(name), seed=0)
-        paths = (self.folder / "checkpoints").glob("*/config.json")
-        same = [path.parent.name for path in paths if same_but_for_seed(path, config)]
-        return sorted(same, key=lambda other: (len(other), other))
-
-    def is_plain_diffusion(self, name: str) -> bool:
-        """Whether a training denoises the dose itself, so that it can be shown a noised one."""
-        method = find_method(name)
-        return method.timed and method.predicts != "velocity" and not method.prior
+        config, names = replace(self.config(name), seed=0), []
+        for path in (self.folder / "checkpoints").glob("*/config.json"):
+            with suppress(UserError):  # left there by an older version
+                if replace(config_from(read_json(path), path), seed=0) == config:
+                    names.append(path.parent.name)
+        return sorted(names, key=lambda other: (len(other), other))
 
     def trained(self, names: list[str]) -> list[str]:
         """The names without those that were tried and have no result."""
-        failed = self.failures(names)
-        return [name for name in names if name not in failed]
+        return [name for name in names if name not in self.failures(names)]
 
     def failures(self, names: list[str]) -> dict[str, str]:
         """name -> why it was not trained, of those that were tried and have no result."""
@@ -137,8 +134,7 @@ class Experiment:
 
     def save_results(self, name: str, settings: dict[str, Any], **frames: pd.DataFrame) -> None:
         """Write results/<name>.json, the settings and where they came from, and its tables as CSV."""
-        settings = {"made": self.provenance(), **settings}
-        save_results(self.folder / "results", name, settings, **frames)
+        save_results(self.folder / "results", name, {"made": self.provenance(), **settings}, **frames)
 
     def load_results(self, name: str) -> Results:
         return load_results(self.folder / "results", name)
@@ -152,44 +148,29 @@ class Experiment:
             "device": describe(device, choose_precision(self.precision, device)),
             "python": platform.python_version(),
             "date": time.strftime("%Y-%m-%d"),
-            "versions": {name: package_version(name) for name in ("torch", "numpy", "scipy", "papermill")},
+            "versions": {name: version(name) for name in ("torch", "numpy", "scipy", "papermill")},
         }
 
 
 def find_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
     """An experiment by its name: a person's own run, else what is published of it, else its params file."""
-    outputs, params = ROOT / "outputs", ROOT / "params" / f"{name}.yaml"
-    files = [outputs / name / "experiment.yaml", outputs / "published" / name / "experiment.yaml", params]
+    folders = [in_project(OUTPUTS / name), ROOT / OUTPUTS / "published" / name]
+    files = [*(folder / "experiment.yaml" for folder in folders), ROOT / "params" / f"{name}.yaml"]
     path = next((path for path in files if path.exists()), None)
     if path is None:
         raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
-    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "beams_deg": [], "seed": 42}
-    return Experiment(name, *(stored.get(key, usual) for key, usual in keys.items()), device, precision)
-
-
-def project_folder() -> Path:
-    """What relative paths are of: the project's folder from anywhere inside it, such as notebooks/; outside
-    of it the folder that the process runs in."""
-    here = Path.cwd()
-    return ROOT if here != ROOT and here.is_relative_to(ROOT) else Path()
-
-
-def same_but_for_seed(path: Path, config: TrainConfig) -> bool:
-    """Whether the configuration at `path` is `config`, whose seed is 0, with another seed."""
-    try:
-        return replace(config_from(read_json(path), path), seed=0) == config
-    except UserError:  # left there by an older version
-        return False
+    stored = read_yaml(path)
+    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "answer": 1}
+    keys |= {"beams_deg": [], "seed": 42}
+    values = {key: stored.get(key, usual) for key, usual in keys.items()}
+    return Experiment(name, device=device, precision=precision, **values)
 
 
 def has_study(notebook: str, methods: Iterable[str]) -> bool:
     """Whether an experiment of these methods runs the notebook: that of steps if one is sampled in steps,
     that of ensembles if members of one differ."""
-    methods = [find_method(name) for name in methods]
-    needs = {"02_sampling_ablation": any(m.timed for m in methods)}
-    needs["03_ensemble"] = any(m.sampled for m in methods)
-    return needs.get(notebook, True)
+    needs = {"02_sampling_ablation": "timed", "03_ensemble": "sampled"}
+    return notebook not in needs or any(getattr(find_method(name), needs[notebook]) for name in methods)
 
 
 def training_in(experiment: str, name: str) -> str:
@@ -205,8 +186,8 @@ def cached_case(cohort: Path, first_cases: int, case_id: str) -> Case:
 def commit() -> str:
     """The commit of the code, with "+ changes" when files of lib or notebooks differ from it."""
     try:
-        hashed = git("rev-parse", "--short=10", "HEAD")
-        return hashed + (" + changes" if git("status", "--porcelain", "--", "lib", "notebooks") else "")
+        digits = git("rev-parse", "--short=10", "HEAD")
+        return digits + (" + changes" if git("status", "--porcelain", "--", "lib", "notebooks") else "")
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
 
@@ -214,10 +195,3 @@ def commit() -> str:
 def git(*arguments: str) -> str:
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def package_version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

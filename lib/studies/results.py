@@ -13,43 +13,33 @@ import pandas as pd
 from lib.errors import UserError
 from lib.files import read_json, write_json, write_text
 
-TRAINING = ("training", "method", "variant", "group", "seed")
-SAMPLING = ("solver", "grid", "start", "clamp", "eta", "window", "window_noise", "n_steps", "nfe")
-SETTING = (*TRAINING, "weights", "switch", "setting", *SAMPLING)
-ANSWER = (*TRAINING, "n_steps", "nfe", "members", "averaged_over")
-MEASURED = ("case_id", "measure", "value")
+TRAINING = "training method variant group seed"
+SETTING = f"{TRAINING} weights switch setting solver grid start clamp eta window window_noise n_steps nfe"
+ANSWER = f"{TRAINING} n_steps nfe members averaged_over"
+MEASURED = "case_id measure value"
+OF_STRUCTURE = "case_id region structure measure value"
+PEAKS = "peak_gflop_s peak_gbyte_s of_peak_flop_pct of_peak_byte_pct"
 
 REFERENCE_GRID = "reference's grid"  # the ablation's setting from which one thing at a time is switched
-# file -> its columns
-FRAMES = {
-    "00_cohort": ("part", "case_id", "structure", "measure", "value", "met"),
-    "02_steps": (*SETTING, *MEASURED),
-    "02_levels": (*TRAINING, "t", *MEASURED),
-    "02_decomposition": (*SETTING, "members", *MEASURED),
-    "03_ensemble": (
-        *(*TRAINING, "n_steps", "nfe", "source", "members", "level_pct", "factor"),
-        *("case_id", "region", "structure", "measure", "value"),
-    ),
-    "03_spread_skill": (*TRAINING, "source", "members", "factor", "bin_gy", *MEASURED),
-    "04_comparison": (
-        *ANSWER,
-        *("case_id", "region", "structure", "measure", "value", "planned", "met", "planned_met"),
-    ),
-    "04_gamma": (*ANSWER, "case_id", "region", "measure", "value"),
-    "04_history": (*TRAINING, "epoch", "step", "loss", "learning_rate", "validation_mae_gy", "seconds"),
-    "06_speed": ("part", "against", "plain_s", "ours_s", "ratio", "ratio_low", "ratio_high"),
-    "06_ceilings": (
-        *("part", "seconds", "gflop", "gbyte", "peak_gflop_s", "peak_gbyte_s"),
-        *("of_peak_flop_pct", "of_peak_byte_pct"),
-    ),
-    "06_scaling": ("axis", "size", "seconds"),
-    "06_notebooks": ("notebook", "minutes"),
+COLUMNS = {  # of each file
+    "00_cohort": "part case_id structure measure value met",
+    "02_steps": f"{SETTING} {MEASURED}",
+    "02_levels": f"{TRAINING} t {MEASURED}",
+    "02_decomposition": f"{SETTING} members {MEASURED}",
+    "03_ensemble": f"{TRAINING} n_steps nfe source members level_pct factor {OF_STRUCTURE}",
+    "03_spread_skill": f"{TRAINING} source members factor bin_gy {MEASURED}",
+    "04_comparison": f"{ANSWER} {OF_STRUCTURE} planned met planned_met",
+    "04_gamma": f"{ANSWER} case_id region measure value",
+    "04_history": f"{TRAINING} epoch step loss learning_rate validation_mae_gy seconds",
+    "06_speed": "part against plain_s ours_s ratio ratio_low ratio_high",
+    "06_ceilings": f"part seconds gflop gbyte {PEAKS}",
+    "06_scaling": "axis size seconds",
+    "06_notebooks": "notebook minutes",
 }
-TEXT = {
-    *("training", "method", "variant", "group", "weights", "switch", "setting", "solver", "grid", "clamp"),
-    *("window_noise", "source", "averaged_over", "case_id", "region", "structure", "measure"),
-    *("part", "against", "axis", "notebook"),
-}
+FRAMES = {file: tuple(columns.split()) for file, columns in COLUMNS.items()}
+WORDS = """training method variant group weights switch setting solver grid clamp window_noise source
+averaged_over case_id region structure measure part against axis notebook"""
+TEXT = set(WORDS.split())
 
 
 class Results(NamedTuple):
@@ -65,13 +55,10 @@ def make_frame(file: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows), columns=None if rows else columns)
     if unknown := set(frame) - set(columns):
         raise ValueError(f"{file} has no column {', '.join(sorted(unknown))}")
+    text = [column for column in columns if column in TEXT]
     frame = frame.reindex(columns=list(columns))
-    for column in columns:
-        text = column in TEXT
-        frame[column] = (
-            frame[column].astype(object).fillna("").astype(str) if text else frame[column].astype(float)
-        )
-    return frame
+    frame[text] = frame[text].astype(object).fillna("").astype(str)
+    return frame.astype({column: float for column in columns if column not in TEXT})
 
 
 def measured(columns: Mapping[str, Any], measures: Mapping[str, float | None]) -> list[dict[str, Any]]:
@@ -91,21 +78,17 @@ def read_frame(path: Path) -> pd.DataFrame:
     """Read a table; a UserError names the file and what is wrong where it was edited into nonsense."""
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if not isinstance(frame.index, pd.RangeIndex):  # pandas' way with lines longer than the first
+            raise pd.errors.ParserError("lines of other lengths")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run its notebook") from None
     except (ValueError, OSError) as error:  # pandas' errors of parsing are ValueErrors
-        raise UserError(
-            f"{path} is not readable as CSV ({str(error).strip()}); run its notebook again"
-        ) from None
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas' way with lines longer than the first
-        raise UserError(f"{path} is not readable as CSV (lines of other lengths); run its notebook again")
-    missing = [column for column in FRAMES[path.stem] if column not in frame]
-    if missing:
+        sentence = f"{path} is not readable as CSV ({str(error).strip()})"
+        raise UserError(f"{sentence}; run its notebook again") from None
+    if missing := [column for column in FRAMES[path.stem] if column not in frame]:
         raise UserError(f"{path} has no column {', '.join(missing)}; run its notebook again")
     frame = frame[list(FRAMES[path.stem])].fillna("")
-    for column in frame.columns.difference(list(TEXT), sort=False):
-        frame[column] = numbers(path, frame[column])
-    return frame
+    return frame.assign(**{name: numbers(path, frame[name]) for name in frame if name not in TEXT})
 
 
 def numbers(path: Path, texts: pd.Series) -> pd.Series:
@@ -114,9 +97,8 @@ def numbers(path: Path, texts: pd.Series) -> pd.Series:
     wrong = (values.isna() & (texts != "")) | np.isinf(values)
     if wrong.any():
         line = int(wrong.idxmax())
-        raise UserError(
-            f"{path}, line {line + 2}: {texts[line]!r} is no number for {texts.name}; run its notebook again"
-        )
+        where = f"{path}, line {line + 2}: {texts[line]!r} is no number for {texts.name}"
+        raise UserError(f"{where}; run its notebook again")
     return values
 
 

@@ -6,11 +6,13 @@ case's whole volume cut to windows that are sampled one by one.
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pandas as pd
 import torch
@@ -23,15 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.cases.case import Case
 from lib.features.augmentation import augment
 from lib.features.batches import Batch, make_batch
-from lib.features.channels import condition_channels
-from lib.features.grid import mean_of_blocks
+from lib.features.grid import Grid
 from lib.features.samples import Sample, load_samples, make_sample
 from lib.metrics.dose import grid_dose_score_gy
 from lib.models.config import TrainConfig
 from lib.prediction.predict import Predictor, network_of, predict, ready, usual_sampler
 from lib.studies.experiment import Experiment
 from lib.training.loop import train_step
-from lib.training.setup import make_config
 from lib.training.state import TrainingState
 
 PEAK_EDGE, PEAK_MIB = 2048, 256  # the matrix product and the copy that the machine is measured by
@@ -50,13 +50,17 @@ class Bench:
     repeats: int
 
     @property
-    def case_ids(self) -> list[str]:
-        return [sample.case_id for sample in self.samples]
-
-    @property
     def configs(self) -> list[TrainConfig]:
         """The configuration in float32, and as it is."""
         return [replace(self.config, precision=p) for p in dict.fromkeys(("32", self.config.precision))]
+
+    def predictors(self, train_steps: int = 0) -> list[Predictor]:
+        """A network after a few steps of training, in float32 and in the configured precision."""
+        state = TrainingState(self.config, self.device)
+        for _ in range(train_steps):
+            train_step(state, self.samples)
+        precisions = ("32", self.config.precision)
+        return [ready(deepcopy(state.network), self.config, self.device, p) for p in precisions]
 
     def row(self, part: str, against: str, plain: Work, ours: Work, patients: int = 1) -> Row:
         """`ratio_row` of both ways; ours is of so many patients at a time."""
@@ -91,87 +95,63 @@ def ratio_row(part: str, against: str, seconds: np.ndarray) -> Row:
     return {"part": part, "against": against, "plain_s": plain_s, "ours_s": ours_s} | limits
 
 
-def config_to_time(
-    run: Experiment, samples: list[Sample], method: str, base_channels: int, batch_size: int
-) -> TrainConfig:
-    """A configuration as in a full training; of its numbers only those given change the time of a step."""
-    usual = {"standardise": "auto", "terminal_snr": "auto", "epochs": 1000, "learning_rate": 1e-3}
-    usual |= {"accumulate": 1, "patches_per_case": 1, "patch_voxels": [0, 0, 0], "ema_decay": 0.99}
-    usual |= {"region": "dose mask", "weighting": "none", "dose_error": "squared", "dvh_weight": 0.0}
-    usual |= {"gradient_weight": 1.0, "gradient_units": "per mm", "vgg_weight": 0.0, "vgg_file": ""}
-    usual |= {"augment": "rotated", "validate_every": 1000, "validation_steps": 1, "patience": 0}
-    usual |= {"keep": "last", "snapshots_pct": [], "base_channels": base_channels, "batch_size": batch_size}
-    return make_config(run, samples, method=method, **usual)
-
-
 def training_rows(bench: Bench) -> list[Row]:
     """A step of one batch: in float32, contiguous, AdamW one tensor after another; against ours."""
-    config, samples = replace(bench.config, precision="32"), bench.samples
-    plain, rows = TrainingState(config, bench.device), []
-    plain.optimizer = torch.optim.AdamW(plain.network.parameters(), config.learning_rate, foreach=False)
-    for our_config in bench.configs:
-        ours = partial(train_step, TrainingState(our_config, bench.device), samples)
-        part = f"training step, {our_config.precision}"
-        step = partial(train_step, plain, samples)
-        rows.append(bench.row(part, "float32, contiguous, AdamW tensor by tensor", step, ours))
+    plain, rows = TrainingState(bench.configs[0], bench.device), []
+    plain.optimizer = torch.optim.AdamW(plain.network.parameters(), bench.config.learning_rate, foreach=False)
+    for config in bench.configs:
+        steps = [partial(train_step, s, bench.samples) for s in (plain, TrainingState(config, bench.device))]
+        part, against = f"training step, {config.precision}", "float32, contiguous, AdamW tensor by tensor"
+        rows.append(bench.row(part, against, *steps))
     return rows
 
 
 def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
     """A patient sampled: by windows of the whole case, one by one, in float32; against ours. Then each of its
     two gains alone."""
-    run, config, n = bench.run, bench.config, len(bench.samples)
-    network, sampler = TrainingState(config, bench.device).network, usual_sampler(config, n_steps)
-    plain, ours = (ready(network, config, bench.device, precision) for precision in ("32", config.precision))
-    whole, first = whole_sample(run.load_case(bench.case_ids[0]), run), bench.samples[:1]
-    by_windows = partial(predict, plain, [whole], sampler, window=window, window_noise="own")
-    one_plain, one_ours = (partial(predict, predictor, first, sampler) for predictor in (plain, ours))
-    all_ours, precision = partial(predict, ours, bench.samples, sampler), config.precision
+    samples, precision, n = bench.samples, bench.config.precision, len(bench.samples)
+    plain, ours = bench.predictors()
+    sample = partial(predict, sampler=usual_sampler(bench.config, n_steps))
+    whole = [whole_sample(bench.run.load_case(samples[0].case_id), bench.run.grid)]
+    by_windows = partial(sample, plain, whole, window=window, window_noise="own")
+    one_plain, one_ours = partial(sample, plain, samples[:1]), partial(sample, ours, samples[:1])
     against = f"windows of {window} one by one, float32, {n} patients at a time here"
     same = "the same volume, float32 and contiguous"
     return [
-        bench.row(f"sampling a patient, {precision}", against, by_windows, all_ours, n),
+        bench.row(f"sampling a patient, {precision}", against, by_windows, partial(sample, ours, samples), n),
         bench.row("of it: windows", "the box around the patient at once, float32", by_windows, one_plain),
         bench.row(f"of it: network in {precision}", same, one_plain, one_ours),
     ]
 
 
-def whole_sample(case: Case, run: Experiment) -> Sample:
+def whole_sample(case: Case, grid: Grid) -> Sample:
     """A sample of the case's whole volume, air and all; without the open fields of beams."""
-    arrays = {"dose": case.dose_gy / case.rx_gy, "mask": case.dose_mask}
-    volumes = {name: torch.from_numpy(array.astype(np.float32))[None] for name, array in arrays.items()}
-    volumes = {"cond": condition_channels(case)} | volumes
-    coarse = {name: mean_of_blocks(volume, run.coarsen) for name, volume in volumes.items()}
-    return replace(make_sample(case, run.coarsen), **coarse)
+    return make_sample(replace(case, dose_mask=np.ones(case.shape, bool)), grid)
 
 
 def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> float:
     """By how much the MAE differs between float32 and the configured precision, from one noise, by a network
     trained for a few steps."""
-    config, samples = bench.config, bench.samples
-    state, errors_gy = TrainingState(config, bench.device), []
-    for _ in range(train_steps):
-        train_step(state, samples)
-    for precision in ("32", config.precision):
-        predictor = ready(state.network, config, bench.device, precision)
-        doses = predict(predictor, samples, usual_sampler(config, n_steps))
-        errors_gy.append(np.mean([grid_dose_score_gy(s, dose) for s, dose in zip(samples, doses)]))
+    errors_gy, sampler = [], usual_sampler(bench.config, n_steps)
+    for predictor in bench.predictors(train_steps):
+        doses = zip(bench.samples, predict(predictor, bench.samples, sampler))
+        errors_gy.append(np.mean([grid_dose_score_gy(sample, dose) for sample, dose in doses]))
     return float(errors_gy[1] - errors_gy[0])
 
 
 def data_rows(bench: Bench) -> list[Row]:
     """Features and their cache, and augmentation."""
-    run, case_ids = bench.run, bench.case_ids
-    cohort, grid, batch = run.open_cohort(), (run.coarsen, run.beams_deg), make_batch(bench.samples[:2])
+    cohort, grid = bench.run.open_cohort(), (bench.run.grid, bench.run.beams_deg)
+    case_ids, batch = [sample.case_id for sample in bench.samples], make_batch(bench.samples[:2])
 
-    def made():
+    def make_all():
         return [make_sample(cohort.load(case_id), *grid) for case_id in case_ids]
 
-    kept = partial(load_samples, cohort, case_ids, *grid)
-    moved = [partial(plain_augment, batch), partial(augment, batch, "rotated", torch.Generator())]
+    stored = partial(load_samples, cohort, case_ids, *grid)
+    ways = partial(plain_augment, batch), partial(augment, batch, "rotated", torch.Generator())
     return [
-        bench.row("reading patients", "features made again from the case", made, kept),
-        bench.row("augmentation of a batch", "scipy, channel by channel", *moved),
+        bench.row("reading patients", "features made again from the case", make_all, stored),
+        bench.row("augmentation of a batch", "scipy, channel by channel", *ways),
     ]
 
 
@@ -215,11 +195,10 @@ def ceiling_rows(bench: Bench) -> list[Row]:
     """Counted work of a training step and a network call over its time, against the same device's peaks."""
     rows, patients = [], bench.samples[: bench.config.batch_size]
     batch = make_batch([sample.to(bench.device) for sample in patients])
-    for config in bench.configs:
-        state, rates = TrainingState(config, bench.device), peaks(bench.device, config.precision)
-        predictor = ready(state.averaged, config, bench.device, config.precision)
+    for config, predictor in zip(bench.configs, bench.predictors()):
+        rates, state = peaks(bench.device, config.precision), TrainingState(config, bench.device)
         works = {"training step": partial(train_step, state, bench.samples)}
-        works |= {"network call": partial(call_network, predictor, batch)}
+        works["network call"] = partial(call_network, predictor, batch)
         for name, work in works.items():
             rows.append(ceiling_row(f"{name}, {config.precision}", work, *rates, bench.repeats))
     return rows
@@ -235,58 +214,43 @@ def ceiling_row(name: str, work: Work, flop_rate: float, byte_rate: float, repea
     work()
     with FlopCounterMode(display=False) as flops, BytesCounter() as moved:
         work()
-    seconds, gflop, gbyte = median_seconds(work, repeats), flops.get_total_flops() / 1e9, moved.total / 1e9
-    peak = {"peak_gflop_s": flop_rate / 1e9, "peak_gbyte_s": byte_rate / 1e9}
-    shares = {"flop": gflop / seconds / peak["peak_gflop_s"], "byte": gbyte / seconds / peak["peak_gbyte_s"]}
-    counted = {"part": name, "seconds": seconds, "gflop": gflop, "gbyte": gbyte}
-    return counted | peak | {f"of_peak_{what}_pct": 100 * share for what, share in shares.items()}
+    seconds, flop, byte = median_seconds(work, repeats), flops.get_total_flops(), moved.total
+    row = {"part": name, "seconds": seconds, "gflop": flop / 1e9, "gbyte": byte / 1e9}
+    row |= {"peak_gflop_s": flop_rate / 1e9, "peak_gbyte_s": byte_rate / 1e9}
+    shares = {"flop": flop / seconds / flop_rate, "byte": byte / seconds / byte_rate}
+    return row | {f"of_peak_{what}_pct": 100 * share for what, share in shares.items()}
 
 
 def scaling_rows(bench: Bench, edges: list[int], counts: list[int]) -> list[Row]:
     """Seconds against voxels a volume, patients a batch, sampling steps and patients: one row per size."""
-    config = bench.config
-    predictor = ready(TrainingState(config, bench.device).averaged, config, bench.device, config.precision)
-    work = partial(work_of, predictor, bench.samples[0])
-    works = {("voxels", edge**3): work(edge=edge) for edge in edges}
-    works |= {("patients a batch", n): work(patients=n, batch_size=n) for n in counts}
-    works |= {("sampling steps", n): work(n_steps=n) for n in counts}
-    works |= {("patients", n): work(patients=n) for n in counts}
-    return [
-        {"axis": axis, "size": size, "seconds": median_seconds(work, bench.repeats)}
-        for (axis, size), work in works.items()
-    ]
+    predictor, sample = bench.predictors()[1], bench.samples[0]
+    volumes = {name: getattr(sample, name)[None].float() for name in ("cond", "dose", "mask", "prior")}
 
+    def seconds(n_steps=1, patients=1, edge=32, batch_size=2):
+        sizes = {"cond": edge} | dict.fromkeys(("dose", "mask", "prior"), edge * sample.grid.answer)
+        cube = {name: interpolate(volumes[name], size=(size,) * 3)[0] for name, size in sizes.items()}
+        samples = [replace(sample, case_id=str(number), **cube) for number in range(patients)]
+        sampler = usual_sampler(bench.config, n_steps)
+        work = partial(predict, predictor, samples, sampler, batch_size=batch_size)
+        return median_seconds(work, bench.repeats)
 
-def work_of(
-    predictor: Predictor, sample: Sample, n_steps: int = 1, patients: int = 1, edge: int = 32, **options: int
-) -> Work:
-    """The prediction of so many cubes of the sample."""
-    samples = [cube_of(sample, edge, str(number)) for number in range(patients)]
-    sampler = usual_sampler(predictor.config, n_steps)
-    return partial(predict, predictor, samples, sampler, **{"batch_size": 2} | options)
-
-
-def cube_of(sample: Sample, edge: int, name: str) -> Sample:
-    """A sample of the same channels on edge^3 voxels."""
-    size, volumes = (edge,) * 3, {n: getattr(sample, n)[None] for n in ("cond", "dose", "mask")}
-    return replace(sample, case_id=name, **{n: interpolate(v, size=size)[0] for n, v in volumes.items()})
+    sizes = [("voxels", edge**3, {"edge": edge}) for edge in edges]
+    sizes += [("patients a batch", n, {"patients": n, "batch_size": n}) for n in counts]
+    sizes += [("sampling steps", n, {"n_steps": n}) for n in counts]
+    sizes += [("patients", n, {"patients": n}) for n in counts]
+    return [{"axis": axis, "size": size, "seconds": seconds(**options)} for axis, size, options in sizes]
 
 
 def exponents(scaling: pd.DataFrame) -> dict[str, float]:
     """axis -> power of the size by which time grows: least squares of logarithms (Cost = c size^p)."""
-    return {
-        axis: float(np.polyfit(np.log(rows["size"]), np.log(rows["seconds"]), 1)[0])
-        for axis, rows in scaling.groupby("axis", sort=False)
-    }
+    logs = np.log(scaling.set_index("axis")[["size", "seconds"]])
+    parts = logs.groupby("axis", sort=False)
+    return {axis: float(np.polyfit(rows["size"], rows["seconds"], 1)[0]) for axis, rows in parts}
 
 
 def notebook_times(folder: Path) -> list[Row]:
     """Minutes that each executed notebook of an experiment took, as papermill noted: a row per notebook."""
-    import nbformat
-
-    rows = []
-    for path in sorted(folder.glob("[0-9]*.ipynb")):
-        noted = nbformat.read(path, as_version=4).metadata.get("papermill", {})
-        if noted.get("duration"):
-            rows.append({"notebook": path.stem, "minutes": noted["duration"] / 60})
-    return rows
+    paths = sorted(folder.glob("[0-9]*.ipynb"))
+    notes = {path.stem: nbformat.read(path, as_version=4).metadata.get("papermill", {}) for path in paths}
+    seconds = {name: note["duration"] for name, note in notes.items() if note.get("duration")}
+    return [{"notebook": name, "minutes": duration / 60} for name, duration in seconds.items()]

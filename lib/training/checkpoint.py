@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lib.errors import UserError
-from lib.files import written_whole
+from lib.files import in_project, replace_file
 from lib.training.processes import is_first, say
 from lib.training.state import TrainingState
 
@@ -29,7 +29,7 @@ def resume(state: TrainingState, folder: Path, key: str) -> None:
         state.load_state_dict(stored)
         say(f"going on from step {state.step} of {state.config.n_steps}")
     elif state.config.start_from:
-        state.load_weights(state.config.start_from)
+        state.load_weights(in_project(state.config.start_from))
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def save_state(folder: Path, key: str, state: dict) -> None:
     buffer, current = io.BytesIO(), folder / CURRENT
     torch.save({"key": key, "state": state}, buffer)
     payload = buffer.getvalue()
-    with written_whole(current) as temporary:
+    with replace_file(current) as temporary:
         temporary.write_bytes(hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
         if current.exists():
             os.replace(current, folder / PREVIOUS)

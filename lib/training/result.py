@@ -18,7 +18,7 @@ import torch
 
 from lib.cache import digest, write_stamp
 from lib.errors import UserError
-from lib.files import lock, sha256, write_json, write_text
+from lib.files import in_project, lock, sha256, write_json, write_text
 from lib.models.config import TrainConfig
 from lib.tensors import save_tensors
 from lib.training.checkpoint import CURRENT, PREVIOUS
@@ -27,15 +27,15 @@ from lib.training.state import CannotTrain, TrainingState
 
 STAMP = "trained.json"
 # the last digits of the units depend on how many threads add them up, and those of the gradients on the parts
-# a batch is cut into; of the start its weights count, not where they lie
-NOT_IN_KEY = ("dose_shift", "dose_scale", "accumulate", "start_from")
+# a batch is cut into; the card decides the constraints; of the start its weights count, not where they lie
+NOT_IN_KEY = ("dose_shift", "dose_scale", "accumulate", "n_constraints", "start_from")
 
 
 def training_key(config: TrainConfig, prior: Path | None = None) -> str:
     """What a training depends on: its configuration, which names its cohort's card and TRAINING_VERSION, and
     the weights of its prior and of its start."""
     decisive = {name: value for name, value in asdict(config).items() if name not in NOT_IN_KEY}
-    starts = [Path(folder) / "weights.safetensors" for folder in (prior, config.start_from) if folder]
+    starts = [in_project(folder) / "weights.safetensors" for folder in (prior, config.start_from) if folder]
     for path in starts:
         if not path.exists():
             raise UserError(f"{path.parent} holds no finished training, from which this one is to start")

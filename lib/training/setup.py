@@ -24,12 +24,21 @@ def start_from_prior(run: Any, method: str, *parts: list[Sample]) -> tuple[list[
 
 
 def make_config(
-    run: Any, training: list[Sample], *, method: str, standardise: str, terminal_snr: str, **parameters: Any
+    run: Any,
+    training: list[Sample],
+    *,
+    method: str,
+    standardise: str,
+    terminal_snr: str,
+    noise_shift: str = "yes",
+    skip: float = 0.0,
+    **parameters: Any,
 ) -> TrainConfig:
     """The configuration of a training of `run` (an Experiment) on the samples `training`.
 
     `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
-    method has it. A UserError if noise is to be predicted where there is nothing else.
+    method has it. With `noise_shift` ("yes" | "no") the noise moves with the number of answers in a block. A
+    UserError if noise is to be predicted where there is nothing else, or if there is no dose to add x_t to.
     """
     row, cohort, first = find_method(method), run.open_cohort(), training[0]
     zero_snr = row.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
@@ -38,18 +47,25 @@ def make_config(
             "with zero terminal signal-to-noise ratio a predicted noise says nothing of the dose; "
             "take terminal_snr: reference, or a method that predicts v or the dose"
         )
+    if skip and not (row.timed and row.predicts == "dose"):
+        raise UserError(
+            f"skip is for methods that predict the dose from x_t, such as ddpm_dose, not {method}"
+        )
     config = TrainConfig(
         method=method,
         cohort=cohort.name,
         cohort_sha256=sha256(cohort.folder / "card.json"),
         case_ids=[sample.case_id for sample in training],
-        site=first.channels.site,
+        site=first.channels.protocol.site,
+        n_constraints=len(first.constraints),
         channels=list(first.channels.names),
         beams_deg=list(first.channels.beams_deg),
-        coarsen=first.coarsen,
+        **first.grid._asdict(),
         seed=run.seed,
         precision=choose_precision(run.precision, choose_device(run.device)),
         zero_snr=zero_snr,
+        snr_divisor=1.0 if noise_shift == "no" else float(first.grid.answer**3),
+        skip=skip,
         **parameters,
     )
     standardised = row.standardised if standardise == "auto" else standardise == "yes"
@@ -58,6 +74,6 @@ def make_config(
 
 def with_units(config: TrainConfig, training: list[Sample]) -> TrainConfig:
     """The configuration in whose units the training doses less their priors' have mean 0, deviation 1."""
-    residuals = [(s.dose - s.channels.prior(s.cond))[s.mask > 0.5] for s in training]
+    residuals = [(s.dose - s.prior)[s.mask > 0.5].float() for s in training]
     doses = torch.cat(residuals).double()
     return replace(config, dose_shift=float(doses.mean()), dose_scale=float(doses.std()))

@@ -8,6 +8,7 @@ import torch
 
 from lib.device import compile_for
 from lib.errors import UserError
+from lib.files import in_project
 from lib.models.config import TrainConfig
 from lib.models.methods import find_method
 from lib.models.vgg import WHERE, PerceptualLoss, load_vgg16
@@ -102,4 +103,4 @@ def perceptual_loss(config: TrainConfig, device: torch.device) -> PerceptualLoss
         return None
     if not config.vgg_file:
         raise CannotTrain(f"{config.method} needs the weights of VGG16 as train.vgg_file; {WHERE}")
-    return PerceptualLoss(load_vgg16(config.vgg_file), device)
+    return PerceptualLoss(load_vgg16(in_project(config.vgg_file)), device)

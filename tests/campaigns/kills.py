@@ -35,6 +35,7 @@ def start(folder: Path, params: str) -> subprocess.Popen:
         (folder / "outputs" / "cohorts").symlink_to(ROOT / "outputs" / "cohorts")
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
+        "DOSE_FOLDER": str(folder.resolve()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     return subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,16 +12,16 @@ from toys import toy_cohort
 
 from lib.diffusion.samplers import DDIM, DPMSolver, Euler
 from lib.errors import UserError
+from lib.features.grid import Grid
 from lib.files import ROOT, write_json
 from lib.models.methods import find_method
 from lib.prediction.store import prediction_path, save_prediction
 from lib.runner import train as command
-from lib.studies import sampled
+from lib.studies import predictions
 from lib.studies.comparison import answers_of, keep_predictions, means_of_seeds, means_of_sides
-from lib.studies.ensembles import both_sides, deep_ensemble
 from lib.studies.experiment import Experiment
+from lib.studies.predictions import Prediction, both_sides, predict_members
 from lib.studies.results import label
-from lib.studies.sampled import Prediction, sampled_doses
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +51,24 @@ def files(run):
 
 def test_what_was_sampled_is_read_back_exactly(run, monkeypatch):
     samples = run.load_samples("test")
-    doses, seconds = sampled_doses(run, "ddpm_v", samples, DDIM(2), (0, 1))
-    assert doses[0].shape[0] == 2 and seconds > 0
-    monkeypatch.setattr(sampled, "predict", None)
-    again, same_seconds = sampled_doses(run, "ddpm_v", samples, DDIM(2), (0, 1))
-    assert same_seconds == seconds and all(torch.equal(a, b) for a, b in zip(doses, again))
+    first = predict_members(run, "ddpm_v", samples, DDIM(2), 2)
+    assert first.doses[0].shape[0] == 2 and first.seconds > 0 and first.nfe == 4
+    monkeypatch.setattr(predictions, "predict", None)
+    again = predict_members(run, "ddpm_v", samples, DDIM(2), 2)
+    assert again.seconds == first.seconds and again.columns == first.columns
+    assert all(torch.equal(a, b) for a, b in zip(first.doses, again.doses))
 
 
 def test_another_setting_member_or_weights_are_other_doses(run):
     samples = run.load_samples("test")
     before = len(files(run))
     for sampler, members, weights in (
-        (DDIM(3), (0,), "weights"),
-        (DDIM(3, eta=1.0), (0,), "weights"),
-        (DDIM(3), (0, 1), "weights"),
-        (DDIM(3), (0,), "weights-last"),
+        (DDIM(3), 1, "weights"),
+        (DDIM(3, eta=1.0), 1, "weights"),
+        (DDIM(3), 2, "weights"),
+        (DDIM(3), 1, "weights-last"),
     ):
-        sampled_doses(run, "ddpm_v", samples, sampler, members, weights=weights)
+        predict_members(run, "ddpm_v", samples, sampler, members, weights=weights)
     assert len(files(run)) == before + 4
 
 
@@ -75,29 +77,29 @@ def test_what_two_names_of_a_grid_have_in_common_is_sampled_once():
     ddpm, flow = find_method("ddpm"), find_method("flow")
 
     def same(a, b):
-        return sampled.decisive(ddpm, a) == sampled.decisive(ddpm, b)
+        return predictions.decisive(ddpm, a) == predictions.decisive(ddpm, b)
 
     leading = DDIM(5, grid="leading")
     assert same(DDIM(1000, grid="leading"), DDIM(1000, grid="held"))
     assert same(leading, DDIM(5, grid="corrected")) and not same(leading, DDIM(5, grid="held"))
     assert not same(leading, DDIM(5, grid="leading", eta=1.0)) and not same(DDIM(5), DPMSolver(5))
-    assert sampled.decisive(flow, Euler(5)) != sampled.decisive(flow, Euler(10))
+    assert predictions.decisive(flow, Euler(5)) != predictions.decisive(flow, Euler(10))
 
 
 def test_a_damaged_file_is_made_again(run):
     samples = run.load_samples("test")
-    doses, _ = sampled_doses(run, "ddpm_v", samples, DDIM(4))
+    doses = predict_members(run, "ddpm_v", samples, DDIM(4)).doses
     for path in files(run):
         path.write_bytes(path.read_bytes()[:-50])
-    again, _ = sampled_doses(run, "ddpm_v", samples, DDIM(4))
+    again = predict_members(run, "ddpm_v", samples, DDIM(4)).doses
     assert all(torch.equal(a, b) for a, b in zip(doses, again))
 
 
 def test_a_network_is_not_judged_on_patients_that_it_was_trained_on(run):
     samples = run.load_samples("train")
     for judge in (
-        lambda: sampled_doses(run, "ddpm_v", samples, DDIM(2)),
-        lambda: deep_ensemble(run, ["baseline"], samples),
+        lambda: predict_members(run, "ddpm_v", samples, DDIM(2)),
+        lambda: predict_members(run, "baseline", samples),
         lambda: both_sides(run, "baseline", samples),
     ):
         with pytest.raises(UserError, match=f"was trained on the patient {samples[0].case_id}"):
@@ -125,11 +127,17 @@ def test_what_a_row_is_of_comes_from_the_configurations(run, tmp_path):
             shutil.rmtree(run.checkpoint(name))
 
 
-def test_relative_paths_are_of_the_project_from_anywhere_inside_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT / "notebooks")
-    assert Experiment("try", "toys", 0, 1, [], 42, "cpu", "32").folder == ROOT / "outputs" / "try"
-    monkeypatch.chdir(tmp_path)
-    assert Experiment("try", "toys", 0, 1, [], 42, "cpu", "32").folder.resolve() == tmp_path / "outputs/try"
+def test_relative_paths_are_of_the_project_wherever_a_process_runs(tmp_path, monkeypatch):
+    try_out, elsewhere = Experiment("try", "toys", 0, 1, [], 42, "cpu", "32"), tmp_path / "elsewhere"
+    monkeypatch.delenv("DOSE_FOLDER")
+    for folder in (ROOT / "notebooks", tmp_path):
+        monkeypatch.chdir(folder)
+        assert try_out.folder == ROOT / "outputs" / "try"
+    monkeypatch.setenv("DOSE_FOLDER", str(elsewhere))
+    assert try_out.folder == elsewhere / "outputs" / "try"
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("DOSE_FOLDER")
+    assert try_out.folder == Path("outputs", "try")  # what is printed there names no folder of the machine
 
 
 def test_both_sides_of_a_patient_are_averaged(run):
@@ -167,7 +175,7 @@ def test_regressions_of_several_seeds_are_averaged_and_samples_are_not():
 def test_more_members_cost_more_calls_except_of_a_network_that_predicts_a_deviation():
     sampled_ones = prediction("flow", "flow", 1.0, members=4, n_steps=1)
     assert sampled_ones.cost(2) == {"members": 2, "nfe": 2} and sampled_ones.seconds_of(2) == 1.0
-    gaussian = sampled_ones._replace(nfe=1, one_pass=True)
+    gaussian = sampled_ones._replace(nfe=1)
     assert gaussian.cost(4) == {"members": 4, "nfe": 1} and gaussian.seconds_of(4) == 0.5
     first, mean = answers_of(sampled_ones)
     assert (label(first.columns), first.nfe) == ("flow", 1)
@@ -175,9 +183,9 @@ def test_more_members_cost_more_calls_except_of_a_network_that_predicts_a_deviat
 
 
 def test_predictions_of_an_earlier_run_do_not_stay_for_the_explorer(tmp_path):
-    run = SimpleNamespace(folder=tmp_path, coarsen=2)
+    run = SimpleNamespace(folder=tmp_path, grid=Grid(2))
     old = prediction_path(tmp_path, "ddpm-old", "p0")
-    save_prediction(old, np.ones((4, 4, 4)), 2)
+    save_prediction(old, np.ones((4, 4, 4)), Grid(2))
     samples = [SimpleNamespace(case_id=f"p{i}", rx_gy=70.0) for i in range(3)]
     doses = [
         torch.full((2, 1, 4, 4, 4), 0.5) + torch.arange(2)[:, None, None, None, None] * 0.1 for _ in samples

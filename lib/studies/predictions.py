@@ -1,0 +1,163 @@
+"""What the studies predict: doses of one training, kept as soon as made, so that a killed study goes on."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lib.cache import FEATURES_VERSION, PREDICTION_VERSION, digest
+from lib.cases.case import Case
+from lib.device import choose_device, choose_precision
+from lib.diffusion.samplers import Sampler, as_dict
+from lib.errors import UserError
+from lib.features.augmentation import mirror
+from lib.features.samples import Sample
+from lib.files import sha256
+from lib.models.control import fit_control, predict_control
+from lib.models.methods import Method, find_method
+from lib.prediction.predict import Predictor, on_case_grid, predict
+from lib.progress import progress
+from lib.studies.experiment import Experiment
+from lib.tensors import load_tensors, save_tensors
+
+
+class Prediction(NamedTuple):
+    """Members of every patient's dose, and what they are of.
+
+    columns   of the rows that are made of it, such as training and averaged_over
+    doses     [N,1,d,h,w] of each patient, fractions of the prescription
+    seconds   for a patient's N members
+    nfe       network calls for a patient's N members; fewer than N if any number of members comes of the
+              same calls, as of a network that predicts a deviation
+    """
+
+    columns: dict[str, Any]
+    doses: list[torch.Tensor]
+    seconds: float
+    nfe: int
+
+    def cost(self, members: int) -> dict[str, float]:
+        """Columns `members` and `nfe` of so many members."""
+        size = len(self.doses[0])
+        return {"members": members, "nfe": self.nfe if self.nfe < size else self.nfe * members // size}
+
+    def seconds_of(self, members: int) -> float:
+        """Of a network that predicts a deviation every member took a call, of which one is enough."""
+        size = len(self.doses[0])
+        return self.seconds * (1 if self.nfe < size else members) / size
+
+
+def predict_members(
+    run: Experiment,
+    name: str,
+    samples: list[Sample],
+    sampler: Sampler | None = None,
+    members: int = 1,
+    *,
+    weights: str = "weights",
+    label: str | None = None,
+    **options: Any,
+) -> Prediction:
+    """So many members by a training of the experiment, from disk where made before; a regression has one.
+
+    `options` are window, window_noise and temperature. What is kept is named by all that decides it.
+    """
+    method = find_method(run.config(name).method)
+    numbers = list(range(members if method.sampled else 1))
+    key = key_of(run, name, samples, weights, [decisive(method, sampler), numbers, options])
+    path = run.folder / "checkpoints" / "doses" / f"{key}.safetensors"
+    doses, seconds = read_kept(path, samples)
+    if not doses:
+        predictor, started = run.load_predictor(name, weights), time.monotonic()
+        refuse_seen(predictor, samples)
+        doses = predict(predictor, samples, sampler, members=numbers, seed=run.seed, label=label, **options)
+        seconds = time.monotonic() - started
+        of_patients = {sample.case_id: dose for sample, dose in zip(samples, doses)}
+        save_tensors(path, of_patients, seconds=repr(seconds))
+    columns = run.columns(name) | ({"n_steps": sampler.n_steps} if method.timed else {})
+    nfe = sampler.nfe * len(numbers) if method.timed else 1
+    return Prediction(columns, doses, seconds / len(samples), nfe)
+
+
+def refuse_seen(predictor: Predictor, samples: list[Sample]) -> None:
+    """A network is not judged on patients that it was trained on."""
+    config = predictor.config
+    for case_id in [sample.case_id for sample in samples if sample.case_id in config.case_ids]:
+        sentence = f"{config.method} was trained on the patient {case_id}, so it cannot be judged there"
+        raise UserError(f"{sentence}; train it again or make the cohort's split again")
+
+
+def key_of(run: Experiment, name: str, samples: list[Sample], weights: str, asked: list) -> str:
+    """Name of doses: by network, patients, grid, what was asked, machine and versions."""
+    folder, device = run.checkpoint(name), choose_device(run.device)
+    files = [folder / f"{weights}.safetensors", folder / "config.json", folder / "prior/weights.safetensors"]
+    decided = [sha256(path) if path.exists() else None for path in files]
+    decided += [sha256(run.open_cohort().folder / "card.json"), [sample.case_id for sample in samples]]
+    decided += [run.grid, run.beams_deg, run.seed, device.type, choose_precision(run.precision, device)]
+    return digest([*decided, asked, FEATURES_VERSION, PREDICTION_VERSION])[:32]
+
+
+def decisive(method: Method, sampler: Sampler | None) -> dict[str, Any]:
+    """What of a sampler decides the doses: its times, so that what two names of a grid have in common is
+    sampled once; nothing where the method is not sampled in steps."""
+    if not method.timed:
+        return {}
+    given = {key: value for key, value in as_dict(sampler).items() if key not in ("n_steps", "grid", "start")}
+    return {"times": sampler.times(), **given}
+
+
+def read_kept(path: Path, samples: list[Sample]) -> tuple[list[torch.Tensor], float]:
+    """Doses and seconds; no doses if they are not there or damaged."""
+    try:
+        tensors, about = load_tensors(path)
+        doses, seconds = [tensors[sample.case_id] for sample in samples], float(about["seconds"])
+    except (UserError, KeyError, ValueError):
+        return [], 0.0
+    return (doses, seconds) if all(torch.isfinite(dose).all() for dose in doses) else ([], 0.0)
+
+
+def predict_naive(run: Experiment, samples: list[Sample]) -> Prediction:
+    """The doses of the control without a network."""
+    table = fit_control(run.load_samples("train"))
+    started = time.monotonic()
+    doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
+    return Prediction(run.columns("control"), doses, (time.monotonic() - started) / len(samples), 0)
+
+
+def pool(predictions: Sequence[Prediction]) -> Prediction:
+    """The members of trainings that differ in their seed, together."""
+    first = min(predictions, key=lambda one: one.columns["training"] != one.columns["group"])
+    columns = first.columns | {"training": first.columns["group"], "seed": None}
+    doses = [torch.cat(of_patient) for of_patient in zip(*(one.doses for one in predictions))]
+    seconds, nfe = sum(one.seconds for one in predictions), sum(one.nfe for one in predictions)
+    return Prediction(columns, doses, seconds, nfe)
+
+
+def both_sides(run: Experiment, name: str, samples: list[Sample]) -> Prediction:
+    """One regression on each patient and on the mirror image, turned back: two members."""
+    predictor = run.load_predictor(name)
+    refuse_seen(predictor, samples)
+    started = time.monotonic()
+    straight = predict(predictor, samples)
+    turned = predict(predictor, [mirror(sample) for sample in samples])
+    doses = [torch.cat([a, b.flip(-1)]) for a, b in zip(straight, turned)]
+    seconds = (time.monotonic() - started) / len(samples)
+    return Prediction(run.columns(name), doses, seconds, 2)
+
+
+def on_case_grids(
+    run: Experiment, samples: list[Sample], prediction: Prediction, label: str = ""
+) -> Iterator[tuple[dict[str, Any], Case, np.ndarray]]:
+    """For each patient the columns of its rows, its case, and the members in Gy on the case's own grid,
+    float32 [N,D,H,W]. `label` is of the progress."""
+    for sample, dose in zip(progress(samples, label), prediction.doses):
+        case = run.load_case(sample.case_id)
+        yield prediction.columns | {"case_id": case.case_id}, case, on_case_grid(dose, case, run.grid)
+
+
+def inside(case: Case, members_gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Members [N,V] and planned dose [V] in the dose mask, in double precision."""
+    return members_gy[:, case.dose_mask].astype(np.float64), case.dose_gy[case.dose_mask].astype(np.float64)

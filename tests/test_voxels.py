@@ -1,0 +1,246 @@
+"""Networks that see blocks and answer every voxel in them: grids, noise, the way past the network, chains."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from test_diffusion import MU, S, quantiles
+from test_flow import gaussian_velocity
+from test_training import config_for
+from toys import toy_case, toy_cohort
+
+from lib.diffusion.flow import at_time, shift_time
+from lib.diffusion.parameterisation import noise_from_dose, with_skip
+from lib.diffusion.samplers import DDIM, Euler, Midpoint
+from lib.diffusion.schedule import add_noise, at_level, schedule
+from lib.errors import UserError
+from lib.features import augmentation
+from lib.features.augmentation import augment, mirror, shift
+from lib.features.batches import cut, make_batch, patch_start
+from lib.features.grid import Grid, join_blocks, split_blocks
+from lib.features.samples import add_prior, load_samples, make_sample
+from lib.models.config import check_fits
+from lib.models.control import fit_control, predict_control
+from lib.models.unet import UNet
+from lib.prediction.predict import on_case_grid, predict, ready, usual_sampler
+from lib.prediction.store import load_prediction, save_prediction
+from lib.training.loop import train_step
+from lib.training.state import TrainingState
+
+GRIDS = [Grid(2, 2), Grid(4, 2), Grid(4, 4), Grid(3, 3)]
+
+
+@pytest.mark.parametrize("answer", [1, 2, 3])
+def test_blocks_of_answers_come_apart_and_together_in_place(answer):
+    volume = torch.randn(2, 3, 4 * answer, 2 * answer, 3 * answer)
+    blocks = split_blocks(volume, answer)
+    assert blocks.shape == (2, 3 * answer**3, 4, 2, 3)
+    assert torch.equal(join_blocks(blocks, answer), volume)
+    means = blocks.view(2, 3, answer**3, 4, 2, 3).mean(2)
+    assert torch.allclose(means, torch.nn.functional.avg_pool3d(volume, answer), atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("shape", [(16, 24, 24), (17, 22, 27)])
+def test_a_planned_dose_on_the_grid_of_answers_comes_back_to_its_voxels(grid, shape):
+    case = toy_case(shape=shape)
+    sample, blocks = make_sample(case, grid), make_sample(case, Grid(grid.coarsen))
+    assert sample.dose.shape[1:] == tuple(n * grid.answer for n in sample.cond.shape[1:])
+    assert torch.equal(sample.cond, blocks.cond)
+    planned_gy = np.where(case.dose_mask, case.dose_gy, 0)
+    error_gy, coarse_gy = (
+        np.abs(on_case_grid(s.dose[None], case, s.grid)[0] - planned_gy).max() for s in (sample, blocks)
+    )
+    assert error_gy < (0.03 if grid.voxels == 1 else 0.8 * coarse_gy)
+
+
+def test_a_grid_of_answers_that_does_not_divide_the_blocks_is_refused():
+    with pytest.raises(UserError, match="answer 3 does not divide coarsen 4"):
+        Grid(4, 3).check()
+    Grid(4, 2).check()
+
+
+@pytest.mark.parametrize("timed, inputs", [(False, 9), (True, 9 + 27)])
+def test_only_the_first_and_the_last_layer_know_of_answers(timed, inputs):
+    torch.manual_seed(0)
+    network, cond, constraints = UNet(9, 8, timed, answer=3), torch.randn(2, 9, 5, 4, 6), torch.randn(2, 13)
+    further = (torch.randn(2, 1, 15, 12, 18), torch.tensor([1, 2])) if timed else ()
+    assert network(cond, constraints, *further).shape == (2, 1, 15, 12, 18)
+    plain = UNet(9, 8, timed).state_dict()
+    unlike = {name for name, w in network.state_dict().items() if w.shape != plain[name].shape}
+    first = {"encoder.0.conv1.weight", "encoder.0.residual.weight"} if timed else set()
+    assert unlike == {"out.weight", "out.bias"} | first
+    assert network.encoder[0].conv1.in_channels == inputs
+
+
+def test_blocks_and_answers_move_and_flip_together(monkeypatch):
+    """A block that the condition marks holds the dose that was in it, however the patient is moved."""
+    monkeypatch.setattr(augmentation, "CT_NOISE", 0.0)
+    sample = make_sample(toy_case(), Grid(2, 2))
+    marks = torch.arange(1, sample.cond[0].numel() + 1.0).view(1, *sample.cond.shape[1:])
+    volume = torch.nn.functional.interpolate(marks[None], scale_factor=2)[0]
+    background = float(sample.channels.background()[-1])
+    cond = torch.cat([sample.cond[:-1], marks + background])
+    marked = make_batch([replace(sample, cond=cond, dose=volume)])
+    for seed in range(5):
+        moved = augment(marked, "whole voxels", torch.Generator().manual_seed(seed))
+        blocks = split_blocks(moved.dose, 2)
+        assert torch.allclose(blocks.amin(1), blocks.amax(1))
+        assert torch.allclose(blocks.amax(1), moved.cond[:, -1] - background, atol=1e-2)
+
+
+def test_a_shift_takes_what_lay_further_on_and_leaves_zeros():
+    volume = torch.arange(24.0).view(1, 1, 2, 3, 4).expand(2, -1, -1, -1, -1)
+    moved = shift(volume, torch.tensor([[0, 1, -2], [5, 0, 0]]))
+    assert torch.equal(moved[0, 0, :, :2, 2:], volume[0, 0, :, 1:, :2])
+    assert float(moved[0, 0, :, 2].abs().sum() + moved[0, 0, ..., :2].abs().sum()) == 0 and not moved[1].any()
+
+
+def test_a_patch_cuts_the_answers_of_its_blocks():
+    sample = make_sample(toy_case(), Grid(2, 2))
+    cond, dose, mask, prior = cut(sample, (1, 2, 3), (4, 4, 5))
+    assert cond.shape[1:] == (4, 4, 5) and dose.shape == mask.shape == prior.shape == (1, 8, 8, 10)
+    assert torch.equal(dose, sample.dose[:, 2:10, 4:12, 6:16].float())
+    start = patch_start(sample, (4, 4, 4), torch.Generator().manual_seed(0))
+    assert all(0 <= a <= n - 4 for a, n in zip(start, sample.cond.shape[1:]))
+
+
+def test_a_prior_is_seen_in_blocks_and_added_in_voxels():
+    sample = make_sample(toy_case(), Grid(2, 2))
+    primed = add_prior(sample, sample.dose)
+    assert torch.equal(primed.prior, sample.dose)
+    assert torch.allclose(primed.cond[-1:], torch.nn.functional.avg_pool3d(sample.dose.float(), 2), atol=1e-3)
+    assert torch.equal(mirror(primed).prior, sample.dose.flip(-1))
+    assert torch.equal(make_batch([primed]).prior[0], sample.dose.float())
+
+
+@pytest.mark.parametrize("divisor", [1.0, 8.0, 64.0])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_a_shifted_schedule_has_the_ratio_divided_at_every_level(divisor, zero_snr):
+    plain, shifted = schedule(zero_snr), schedule(zero_snr, divisor)
+    snr = [a / (1 - a) for a in (plain, shifted)]
+    assert torch.allclose(snr[1], snr[0] / divisor, rtol=1e-9) and (shifted[1:] < shifted[:-1]).all()
+
+
+@pytest.mark.parametrize("divisor", [1.0, 8.0])
+def test_a_shifted_time_has_the_ratio_of_dose_to_noise_divided(divisor):
+    t = torch.linspace(0, 0.99, 50, dtype=torch.float64)
+    shifted = shift_time(t, divisor)
+    assert torch.allclose(shifted / (1 - shifted), t / (1 - t) / divisor)
+    assert shift_time(0.0, divisor) == 0 and shift_time(1.0, divisor) == 1
+
+
+def test_the_mean_of_a_block_is_hidden_by_the_shifted_schedule_as_a_voxel_is_by_the_plain_one():
+    """Of voxels that have one dose d and noise of their own the mean is d signal + noise / sqrt(n)."""
+    torch.manual_seed(0)
+    level, voxels = torch.tensor([400]), 4**3
+    plain, shifted = (at_level(schedule(True, d), level, torch.zeros(1, 1))[0, 0] for d in (1.0, voxels))
+    noise = torch.randn(200_000, voxels, dtype=torch.float64)
+    means = add_noise(torch.ones_like(noise), noise, shifted).mean(1)
+    assert float(means.mean() / means.std()) == pytest.approx(float((plain / (1 - plain)).sqrt()), rel=0.01)
+
+
+def test_the_way_past_the_network_is_the_mean_of_a_normal_dose_given_its_noised_state():
+    """Against the mean of drawn doses, weighted by the density of the state that each would give."""
+    generator = torch.Generator().manual_seed(0)
+    doses = MU + S * torch.randn(400_000, generator=generator, dtype=torch.float64)
+    for t, x in [(100, 0.9), (500, 0.2), (900, -0.5)]:
+        a = schedule(False)[t]
+        weight = torch.exp(-((x - a.sqrt() * doses) ** 2) / (2 * (1 - a)))
+        mean = (weight * doses).sum() / weight.sum()
+        state = torch.full((1,), x, dtype=torch.float64)
+        assert float(with_skip(torch.full_like(state, MU), state, a, S)) == pytest.approx(
+            float(mean), abs=2e-3
+        )
+    assert torch.equal(with_skip(doses, doses, schedule(False)[500], 0.0), doses)
+
+
+@pytest.mark.parametrize("divisor", [8.0, 64.0])
+def test_an_exact_denoiser_samples_the_right_spread_by_a_shifted_schedule(divisor):
+    """A narrow network that always answers the mean, with the right way past it, is the exact denoiser."""
+    alpha_bar, noise = schedule(True, divisor), quantiles()
+
+    def denoise(x_t, t):
+        a = at_level(alpha_bar, t, x_t)
+        dose_hat = with_skip(torch.full_like(x_t, MU), x_t, a, S)
+        return dose_hat, noise_from_dose(x_t, dose_hat, a)
+
+    errors = [
+        float((DDIM(n, clamp="none").sample(denoise, noise, alpha_bar) - MU - S * noise).abs().max())
+        for n in (125, 250, 500)
+    ]
+    assert errors[2] < 0.04 and errors[0] > errors[1] > errors[2]
+    assert torch.allclose(DDIM(1, clamp="none").sample(denoise, noise, alpha_bar), torch.full_like(noise, MU))
+
+
+@pytest.mark.parametrize("kind, order", [(Euler, 1), (Midpoint, 2)])
+def test_a_flow_of_shifted_steps_ends_where_it_should(kind, order):
+    samplers, noise = [kind(n, shift=8.0) for n in (100, 200, 400)], quantiles()
+    errors = [float((s.sample(gaussian_velocity, noise) - MU - S * noise).abs().max()) for s in samplers]
+    assert all(a / b > 0.85 * 2**order for a, b in pairwise(errors)) and errors[-1] < 0.02
+    times = samplers[0].times()
+    assert times[0] == 0 and times == sorted(times) and times[-1] < 1 and len(times) == 100 * order
+    assert torch.equal(at_time(noise, noise, torch.ones(9)), noise)
+
+
+@pytest.mark.parametrize(
+    "method", ["baseline", "ddpm", "ddpm_dose", "flow", "refine", "gaussian", "gradient"]
+)
+def test_every_method_trains_and_predicts_in_voxels(method):
+    samples = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(2, 2)) for i in range(2)]
+    if method == "refine":
+        samples = [add_prior(s, s.dose / 2) for s in samples]
+    changes = {"method": method, "coarsen": 2, "answer": 2, "dvh_weight": 0.1, "augment": "rotated"}
+    changes |= {"channels": list(samples[0].channels.names), "zero_snr": method in ("ddpm_dose", "refine")}
+    changes |= {"snr_divisor": 8.0, "skip": 0.3 if method == "ddpm_dose" else 0.0}
+    state = TrainingState(config_for(samples, **changes), torch.device("cpu"))
+    for _ in range(2):
+        train_step(state, samples)
+    predictor = ready(state.averaged, state.config, torch.device("cpu"), "32")
+    doses = predict(predictor, samples, usual_sampler(state.config, 2), members=(0, 1))
+    assert all(d.shape[1:] == s.dose.shape and d.isfinite().all() for d, s in zip(doses, samples))
+    whole = predict(predictor, samples[:1], usual_sampler(state.config, 2), members=(0, 1), window=64)
+    assert torch.allclose(whole[0], doses[0], atol=1e-4)
+    parts = predict(predictor, samples[:1], usual_sampler(state.config, 2), window=6)
+    assert parts[0].shape[1:] == samples[0].dose.shape and parts[0].isfinite().all()
+
+
+def test_a_network_of_another_answer_is_refused():
+    samples = [make_sample(toy_case(), Grid(2, 2))]
+    config = config_for(samples, coarsen=2, answer=1)
+    with pytest.raises(UserError, match="with answer 1, not 2"):
+        check_fits(config, samples[0].channels, samples[0].grid)
+
+
+def test_the_control_answers_in_voxels():
+    """Of a patient of his own the control in voxels is nearer than one of blocks, however it is refined."""
+    case, errors = toy_case(shape=(32, 48, 48)), []
+    for grid in (Grid(4, 4), Grid(4)):
+        sample = make_sample(case, grid)
+        dose = torch.from_numpy(predict_control(fit_control([sample]), sample))[None, None]
+        errors.append(np.abs(on_case_grid(dose, case, grid)[0] - case.dose_gy)[case.dose_mask].mean())
+    assert errors[0] < errors[1]
+
+
+def test_a_stored_prediction_in_voxels_is_read_on_the_cases_grid(tmp_path):
+    case, grid = toy_case(shape=(17, 22, 27)), Grid(2, 2)
+    sample, path = make_sample(case, grid), tmp_path / "p.npz"
+    save_prediction(path, sample.dose[0].float().numpy() * case.rx_gy, grid)
+    dose_gy = load_prediction(path, case.dose_mask).dose_gy
+    assert np.abs(dose_gy - np.where(case.dose_mask, case.dose_gy, 0)).max() < 0.04
+    assert not dose_gy[~case.dose_mask].any()
+
+
+def test_what_is_answered_is_cached_apart_and_read_back_exactly(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cohort = toy_cohort(tmp_path / "toys", n=3)
+    made = {grid: load_samples(cohort, ["toy_1"], grid)[0] for grid in (Grid(2), Grid(2, 2))}
+    for grid, sample in made.items():
+        again = load_samples(cohort, ["toy_1"], grid)[0]
+        assert (
+            again.grid == grid
+            and torch.equal(again.dose, sample.dose)
+            and again.prior.shape == again.dose.shape
+        )
