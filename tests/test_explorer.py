@@ -22,7 +22,7 @@ from lib.files import ROOT, write_json
 from lib.importers.cohort import summarise
 from lib.prediction.predict import on_case_grid, predict, usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
-from lib.report import dose_figures, patient_figures, slices, views
+from lib.report import patient_figures, slices, views
 from lib.report.style import plt
 from lib.runner import train as command
 from lib.studies.experiment import Experiment, find_experiment
@@ -264,12 +264,12 @@ def test_the_figures_of_doses_are_drawn(run):
     save_prediction(
         prediction_path(run.folder, "control", "pt_1"), np.full([n // 2 for n in SHAPE], 3.0), Grid(2)
     )
-    figure = dose_figures.dose_panels(run, "pt_1", ["baseline"])
+    figure = patient_figures.dose_panels(run, "pt_1", ["baseline"])
     assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 0, 1, 1]
     assert [ax.get_title("left") for ax in figure.axes[:3]] == ["planned", "control", "baseline"]
-    figure = dose_figures.gallery(run.open_cohort(), ["pt_3"], 2)
+    figure = patient_figures.gallery(run.open_cohort(), ["pt_3"], 2)
     assert [ax.get_title("left") for ax in figure.axes] == ["pt_3 (finding)", "pt_4", "", ""]
-    assert len(dose_figures.planned_dvhs(run.open_cohort()).axes) == 10
+    assert len(patient_figures.planned_dvhs(run.open_cohort()).axes) == 10
     plt.close("all")
 
 

@@ -20,23 +20,20 @@ from lib.studies.ablation import calls_to_show
 def sheets(html):
     return [
         Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-        for data in re.findall(r"data:image/webp;base64,([^)]+)\)", str(html))
+        for data in re.findall(r"url\(data:image/webp;base64,([^)]+)\)", str(html))
     ]
 
 
 def test_each_tile_is_the_slice_that_its_label_says():
     case = toy_case(shape=(40, 24, 24))
-    view = str(
-        scrubber.scrubber(
-            case, [dose_of(case, "baseline", 0.9 * case.dose_gy), dose_of(case, "ddpm", case.dose_gy)]
-        )
-    )
+    doses = [dose_of(case, "baseline", 0.9 * case.dose_gy), dose_of(case, "ddpm", case.dose_gy)]
+    view = str(scrubber.scrubber(case, doses))
     width, height = (int(re.search(rf'data-{name}="(\d+)"', view)[1]) for name in ("width", "height"))
     planned, *rest = sheets(view)
-    view_of = scrubber.view_of(case, [])
+    view_of = scrubber.view_of(case)
     labels = json.loads(re.search(r'data-labels="([^"]+)"', view)[1].replace("&#34;", '"'))
-    indices = scrubber.slices_to_show(case)
-    assert len(labels) == len(indices) <= scrubber.SLICES and len(rest) == 4
+    indices = np.flatnonzero(case.dose_mask.any(axis=(1, 2)))
+    assert len(labels) == len(indices) and len(rest) == 4 and max(width, height) == scrubber.SIZE_PX
     for number in (0, len(indices) // 2, len(indices) - 1):
         x, y = number % scrubber.COLUMNS * width, number // scrubber.COLUMNS * height
         tile = np.asarray(planned.crop((x, y, x + width, y + height))).astype(float)
@@ -93,7 +90,15 @@ def test_the_calls_that_are_shown_begin_with_the_first_and_end_with_the_last():
     assert shown[0] == 1 and shown[-1] == 1000 and len(shown) <= 24 and shown == sorted(set(shown))
 
 
+def test_as_many_methods_as_fit_are_in_the_page(monkeypatch):
+    case = toy_case()
+    doses = [dose_of(case, name, case.dose_gy) for name in ("flow", "baseline", "ddpm")]
+    for most, count in ((10**9, 3), (1, 1)):
+        monkeypatch.setattr(scrubber, "MOST_CHARACTERS", most)
+        assert str(scrubber.scrubber(case, doses)).count("<option>") == count
+
+
 def test_a_name_is_text():
     case = toy_case(case_id="<img src=x>")
     view = str(scrubber.scrubber(case, [dose_of(case, "<b>", case.dose_gy)]))
-    assert "<img" not in view and "<b>" not in view
+    assert "<img src=x" not in view and "<b>" not in view

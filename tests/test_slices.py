@@ -31,6 +31,10 @@ def make_case(case_id="pt_1", ct_hu=None):
     )
 
 
+def render_slice(case, plane, index, overlay=None, **look):
+    return slices.render_slices(case, plane, index, [overlay], **look)[0]
+
+
 @pytest.fixture
 def case():
     return make_case()
@@ -42,7 +46,7 @@ def case():
 def test_the_marker_lies_where_radiologists_look_for_it(case, plane, row, column):
     index = MARKER[slices.PLANES[plane]]
     rows, columns = slices.take_slice(case.ct_hu, plane, index).shape
-    rgb = slices.render_slice(case, plane, index, size_px=400, ct_hu=(-500, 500))
+    rgb = render_slice(case, plane, index, size_px=400, ct_hu=(-500, 500))
     y, x = np.argwhere(rgb.min(axis=2) > 235).mean(axis=0) + 0.5  # the marker is white, letters are grey
     assert y / rgb.shape[0] * rows == pytest.approx(row + 0.5, abs=0.1)
     assert x / rgb.shape[1] * columns == pytest.approx(column + 0.5, abs=0.1)
@@ -51,7 +55,7 @@ def test_the_marker_lies_where_radiologists_look_for_it(case, plane, row, column
 @pytest.mark.parametrize("plane", slices.PLANES)
 def test_pictures_have_the_proportions_of_the_patient(case, plane):
     sides_mm = [n * s for axis, (n, s) in enumerate(zip(SHAPE, SPACING_MM)) if axis != slices.PLANES[plane]]
-    height, width = slices.render_slice(case, plane, 3, size_px=300).shape[:2]
+    height, width = render_slice(case, plane, 3, size_px=300).shape[:2]
     assert max(height, width) == 300
     assert height / width == pytest.approx(sides_mm[0] / sides_mm[1], rel=0.02)
 
@@ -69,21 +73,23 @@ def test_pictures_have_the_proportions_of_the_patient(case, plane):
 )
 def test_an_overlay_is_seen_above_its_threshold_and_opacity_zero_leaves_the_ct(case, gy, opacity, seen):
     overlay = slices.Overlay(np.full(SHAPE, gy, np.float32), DOSE, hidden_below_gy=2.0)
-    rgb = slices.render_slice(case, "axial", 5, overlay, opacity=opacity)
-    assert np.array_equal(rgb, slices.render_slice(case, "axial", 5)) != seen
+    rgb = render_slice(case, "axial", 5, overlay, opacity=opacity)
+    assert np.array_equal(rgb, render_slice(case, "axial", 5)) != seen
 
 
 def test_full_opacity_shows_the_colour_of_the_value(case):
-    rgb = slices.render_slice(
-        case, "axial", 5, slices.Overlay(np.full(SHAPE, 77.0, np.float32), DOSE), opacity=1.0
-    )
-    assert np.array_equal(rgb[60, 60], slices.colour_lut("turbo")[255])
+    rgb = render_slice(case, "axial", 5, slices.Overlay(np.full(SHAPE, 77.0, np.float32), DOSE), opacity=1.0)
+    assert np.array_equal(rgb[60, 60], slices.colour_lut("turbo")[254])
+    for colours, most_gy in (("turbo", 80), ("RdBu_r", 80), ("RdBu_r", -80)):
+        beyond = slices.Overlay(np.full(SHAPE, most_gy, np.float32), (-77.0, 77.0), colours)
+        rgb = render_slice(case, "axial", 5, beyond, opacity=1.0)
+        assert "#{:02X}{:02X}{:02X}".format(*rgb[60, 60]) == (slices.ABOVE if most_gy > 0 else "#00E5FF")
 
 
 def test_a_structure_is_outlined_and_an_absent_one_changes_nothing(case):
-    plain = slices.render_slice(case, "axial", 5)
-    assert np.array_equal(slices.render_slice(case, "axial", 5, structures=("Larynx",)), plain)
-    changed = np.argwhere((slices.render_slice(case, "axial", 5, structures=("PTV70",)) != plain).any(axis=2))
+    plain = render_slice(case, "axial", 5)
+    assert np.array_equal(render_slice(case, "axial", 5, structures=("Larynx",)), plain)
+    changed = np.argwhere((render_slice(case, "axial", 5, structures=("PTV70",)) != plain).any(axis=2))
     scale = 320 / SHAPE[2]
     edges = np.array([SHAPE[1] // 4, SHAPE[2] // 4, SHAPE[1] // 2, SHAPE[2] // 2]) * scale
     found = np.array([*changed.min(axis=0), *changed.max(axis=0) + 1])
@@ -112,22 +118,20 @@ def test_a_single_slice_is_drawn_in_every_plane(plane, shape):
         "head-and-neck",
     )
     overlay = slices.Overlay(case.dose_gy, DOSE, isodoses_gy=(20.0,))
-    rgb = slices.render_slice(case, plane, 0, overlay, structures=("PTV70",), box=slices.body_box(case))
+    rgb = render_slice(case, plane, 0, overlay, structures=("PTV70",), box=slices.body_box(case))
     assert rgb.dtype == np.uint8 and max(rgb.shape[:2]) == 320
 
 
 def test_no_dose_at_all_and_a_range_without_width_are_drawn(case):
     nothing = slices.Overlay(np.zeros(SHAPE, np.float32), (0.0, 0.0), isodoses_gy=(20.0,))
-    assert np.array_equal(
-        slices.render_slice(case, "axial", 5, nothing), slices.render_slice(case, "axial", 5)
-    )
+    assert np.array_equal(render_slice(case, "axial", 5, nothing), render_slice(case, "axial", 5))
     assert slices.colour_bar("turbo", (0.0, 0.0)).shape == (34, 320, 3)
 
 
 def test_pictures_are_deterministic_to_the_byte(case):
     overlay = slices.Overlay(case.dose_gy, DOSE, isodoses_gy=(20.0,))
     first, second = (
-        slices.render_slice(case, "coronal", 5, overlay, structures=tuple(case.masks)) for _ in range(2)
+        render_slice(case, "coronal", 5, overlay, structures=tuple(case.masks)) for _ in range(2)
     )
     assert first.tobytes() == second.tobytes()
 

@@ -186,9 +186,7 @@ def test_a_flow_of_shifted_steps_ends_where_it_should(kind, order):
     assert torch.equal(at_time(noise, noise, torch.ones(9)), noise)
 
 
-@pytest.mark.parametrize(
-    "method", ["baseline", "ddpm_dose", "flow", "refine", "gaussian"]
-)
+@pytest.mark.parametrize("method", ["baseline", "ddpm_dose", "flow", "refine", "gaussian"])
 def test_every_method_trains_and_predicts_in_voxels(method):
     samples = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(2, 2)) for i in range(2)]
     if method == "refine":

@@ -39,7 +39,7 @@ def make_controls(
         layers=[toggle(name, name != "gamma") for name in LAYERS],
         opacity=widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="opacity"),
         top_gy=number(widgets.BoundedFloatText, 77, 1, 200, "dose to / Gy"),
-        end_gy=widgets.FloatSlider(10, min=1, max=30, step=1, description="diff. ± Gy", readout_format=".0f"),
+        end_gy=widgets.FloatSlider(14, min=1, max=30, step=1, description="diff. ± Gy", readout_format=".0f"),
         ct_hu=widgets.IntRangeSlider(value=(-160, 240), min=-1000, max=2000, step=10, description="CT / HU"),
         colours=toggle("dose colours"),
         contours=toggle("structures"),

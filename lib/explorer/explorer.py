@@ -98,7 +98,7 @@ class Explorer:
         listen(self.draw_dvhs, *self.structures.children)
         levels_gy = [0.95 * rx_gy for rx_gy in opened.case.prescription_gy.values()]
         c.isodoses_gy.value = sorted({*levels_gy, 0.5 * opened.case.rx_gy}, reverse=True)
-        c.top_gy.value = opened.top_gy
+        c.top_gy.value, c.end_gy.value = opened.top_gy, opened.end_gy
         self.go_to_target(opened.case)
         self.opened = opened
         self.open_methods()

@@ -16,9 +16,8 @@ from PIL import Image
 from lib.errors import UserError
 from lib.files import write_text
 from lib.models.methods import METHODS
-from lib.report import frames
-from lib.report.pictures import pictures_to_webp, webp_uri
-from lib.studies.results import Results
+from lib.report.pictures import MANY, pictures_to_webp, webp_uri
+from lib.report.statements import ACCURACY, CONTROL, LIMITS, SPREAD, STEPS
 
 REPORT = "05_report"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -62,23 +61,28 @@ def without_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
-    """A figure of the experiment with its caption; `seen` is what it shows, for those who do not see it."""
+    """A figure of the experiment with its caption and the number of its file; `seen` is what it shows, for
+    those who do not see it. Figures of lines can be turned dark, pictures of patients can not."""
     path = folder / "figures" / f"{name}.png"
     if not path.exists():
         return HTML(Markup("<p class=missing>{} was not made in this run.</p>").format(name))
-    pdf = f"figures/{name}.pdf" if path.with_suffix(".pdf").exists() else ""
-    link = Markup(' <a href="{}">PDF</a>').format(pdf) if pdf else ""
-    text = '<figure id="{}"><img alt="{}" src="{}"><figcaption>{}{}</figcaption></figure>'
-    alt = f"{caption} {seen}".strip().replace("`", "")
-    return HTML(Markup(text).format(name, alt, webp_uri(Image.open(path)), caption, link))
+    picture, number = Image.open(path).convert("RGB"), "".join(filter(str.isdigit, name.partition("_")[0]))
+    pdf = (
+        Markup(' <a href="figures/{}.pdf">PDF</a>').format(name) if path.with_suffix(".pdf").exists() else ""
+    )
+    text = '<figure id="{}" class="{}"><div class="wide" tabindex="0"><img alt="{}" src="{}"></div>'
+    text += "<figcaption><b>Figure {}.</b> {}{}</figcaption></figure>"
+    alt, look = (
+        f"{caption} {seen}".strip().translate({96: "", 42: ""}),
+        "lines" if picture.getcolors(MANY) else "",
+    )
+    return HTML(Markup(text).format(name, look, alt, webp_uri(picture), number, caption, pdf))
 
 
 def answer_list(told: pd.DataFrame) -> str:
-    """The first statement of every question as Markdown."""
-    first = told.drop_duplicates("question")
-    return "\n\n".join(
-        f"**{question}** {said}" for question, said in zip(first["question"], first["sentence"])
-    )
+    """The answers in one minute, as Markdown."""
+    questions = [q for q in (ACCURACY, STEPS, SPREAD, CONTROL, LIMITS) if q in set(told["question"])]
+    return "\n\n".join(f"**{question}** {answer(told, question)}" for question in questions)
 
 
 def answer(told: pd.DataFrame, question: str) -> str:
@@ -92,25 +96,3 @@ def glossary(frame: pd.DataFrame) -> str:
     titles = {name: METHODS[method].title for name, method, _ in names if method in METHODS}
     variants = {name: f", trained once more: {variant}" for name, _, variant in names if variant}
     return "\n".join(f"- `{name}`: {title}{variants.get(name, '')}" for name, title in titles.items())
-
-
-def executed_notebooks(folder: Path) -> str:
-    """Links to the pages of the executed notebooks, as Markdown."""
-    names = [path.stem for path in sorted(folder.glob("[0-9]*.ipynb")) if path.stem != REPORT]
-    return ", ".join(f"[{name}](pages/{name}.html)" for name in names)
-
-
-def subtitle(results: Results, coarsen: int) -> str:
-    """Whose patients, what the networks see of them, where and when it was made."""
-    made, cohort = frames.setting(results, "made", {}), results.settings.get("00_cohort", {})
-    seen = "every voxel" if coarsen == 1 else f"blocks of {coarsen} x {coarsen} x {coarsen} voxels"
-    patients = f"{sum(cohort.get('split', {}).values())} patients ({cohort.get('source', 'of no study')})"
-    return f"{patients}; networks see {seen}; {made.get('device', '')}, {made.get('date', '')}."
-
-
-def provenance(results: Results) -> pd.DataFrame:
-    """Commit, date, device, seed and versions of the last study that says them."""
-    made = dict(frames.setting(results, "made", {}))
-    versions = {"python": made.pop("python", ""), **made.pop("versions", {})}
-    made["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return pd.Series(made).astype(str).to_frame("").rename_axis("made by")

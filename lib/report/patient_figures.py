@@ -1,23 +1,79 @@
-"""One patient closely: every layer in three planes, doses along lines through the target, samples' DVHs."""
+"""Figures of patients: doses on CT, dose-volume histograms, profiles; by several methods, or of a cohort."""
 
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lib.cases.cohort import Cohort
 from lib.features.samples import Sample
 from lib.metrics.dvh import dvh_curve
+from lib.models.methods import kind
 from lib.prediction.predict import on_case_grid
 from lib.report import views
 from lib.report.slices import PLANES, structure_colour, target_index
-from lib.report.style import BESIDE, colour, dashes, panels, picture_grid
+from lib.report.style import BESIDE, NO_PICTURE, colour, panels, picture_grid
 from lib.studies.experiment import Experiment
 
+PATIENTS = 24  # whose planned DVHs are drawn
 LINES = {"right - left": 2, "front - back": 1, "foot - head": 0}  # and the axis they follow
 PICTURE_PX = 220
+
+
+def dose_panels(run: Experiment, case_id: str, methods: Sequence[str], plane: str = "axial") -> Figure:
+    """fig6: Planned and predicted doses of one patient and their differences, through the target's middle."""
+    case, methods = run.open_cohort().load(case_id), ["control", *methods]
+    view = views.close_view(case, [views.load_dose(run.folder, method, case) for method in methods], plane)
+    planned, *others = views.render_view(view._replace(layers=("difference",))).values()
+    pictures = [planned, *others[::2], NO_PICTURE, *others[1::2]]
+    figure, axes = picture_grid(pictures, ["planned", *methods], 1 + len(methods))
+    legend = axes[1 + len(methods)]
+    for name in case.masks:
+        legend.plot([], [], color=structure_colour(case, name), label=name.replace("_", " "))
+    legend.legend(loc="center", fontsize=6.5, labelspacing=0.25)
+    return figure
+
+
+def dvhs(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
+    """fig7: Dose-volume histograms of one patient: planned as lines, predicted dashed, one panel a method."""
+    case = run.open_cohort().load(case_id)
+    figure, axes = panels(len(methods), height_in=3.0, sharex=True, sharey=True)
+    for ax, method in zip(axes, methods):
+        views.draw_dvhs(ax, case, [views.load_dose(run.folder, method, case).dose_gy], tuple(case.masks))
+        ax.set(title=method, ylabel="volume / %" if ax is axes[0] else "")
+    axes[-1].legend(fontsize=7, title="planned, dashed: predicted", title_fontsize=7, **BESIDE)
+    return figure
+
+
+def planned_dvhs(cohort: Cohort) -> Figure:
+    """Planned DVHs of up to 24 patients of the cohort, one panel a structure, a line a patient."""
+    structures, columns = list(cohort.protocol.structures), 5
+    figure, axes = panels(columns, -(-len(structures) // columns), height_in=1.7, sharex=True, sharey=True)
+    every = max(1, len(cohort.case_ids) // PATIENTS)
+    cases = [cohort.load(case_id) for case_id in cohort.case_ids[::every][:PATIENTS]]
+    edges_gy = views.dose_axis_gy(*(case.dose_gy for case in cases))
+    for ax, name in zip(axes, structures):
+        drawn = [case for case in cases if name in case.judged_masks]
+        for case in drawn:
+            volume_pct = dvh_curve(case.dose_gy, case.masks[name], edges_gy)
+            ax.plot(edges_gy, volume_pct, color="#333333", alpha=0.3, linewidth=0.8)
+        ax.set_title(f"{name.replace('_', ' ')} (n = {len(drawn)})", fontsize=8)
+    for ax in axes[len(structures) :]:
+        ax.remove()
+    figure.supxlabel("planned dose / Gy", fontsize=9)
+    figure.supylabel("volume / %", fontsize=9)
+    return figure
+
+
+def gallery(cohort: Cohort, findings: Sequence[str], count: int) -> Figure:
+    """Planned doses of `count` patients, those with findings first, axial and coronal through the target."""
+    case_ids = list(dict.fromkeys([*findings, *cohort.case_ids]))[:count]
+    cases = [cohort.load(case_id) for case_id in case_ids]
+    seen = [views.close_view(case, [], plane) for plane in ("axial", "coronal") for case in cases]
+    titles = [f"{i} (finding)" if i in findings else i for i in case_ids]
+    return picture_grid([views.render_panels(view)["planned dose"] for view in seen], titles, len(cases))[0]
 
 
 def three_planes(run: Experiment, case_id: str, method: str) -> Figure:
@@ -25,18 +81,15 @@ def three_planes(run: Experiment, case_id: str, method: str) -> Figure:
     difference, spread, gamma; a row a plane."""
     case = run.open_cohort().load(case_id)
     doses = [views.with_gamma(case, views.load_dose(run.folder, method, case))]
-    rows = [
-        views.render_view(
-            views.close_view(case, doses, plane)._replace(layers=views.LAYERS, size_px=PICTURE_PX)
-        )
-        for plane in PLANES
-    ]
+    look = {"layers": views.LAYERS, "size_px": PICTURE_PX}
+    rows = [views.render_view(views.close_view(case, doses, plane)._replace(**look)) for plane in PLANES]
     titles = [title.replace(": ", ":\n") for title in rows[0]]
-    return picture_grid([list(row.values()) for row in rows], titles)[0]
+    return picture_grid([picture for row in rows for picture in row.values()], titles, len(titles))[0]
 
 
 def profiles(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
-    """fig18: Doses of one patient along lines through the middle of the target of highest prescription."""
+    """fig18: Doses of one patient along lines through the middle of the target, which is grey; with two of
+    their spreads each way where they are means of samples."""
     case = run.open_cohort().load(case_id)
     target, centre = case.masks[case.primary_target], [target_index(case, plane) for plane in PLANES]
     doses = [views.load_dose(run.folder, method, case) for method in methods]
@@ -44,30 +97,20 @@ def profiles(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
     for ax, (name, axis) in zip(axes, LINES.items()):
         line = tuple(slice(None) if a == axis else index for a, index in enumerate(centre))
         at_mm = (np.arange(case.shape[axis]) - centre[axis]) * case.spacing_mm[axis]
-        shade_extent(ax, at_mm, target[line])
+        grey = {"transform": ax.get_xaxis_transform(), "color": "#E6E6E6", "step": "mid"}
+        ax.fill_between(at_mm, 0, 1, where=target[line], linewidth=0, **grey)
         ax.plot(at_mm, case.dose_gy[line], color="black", label="planned")
         for dose in doses:
-            draw_profile(ax, at_mm, dose, line)
+            dose_gy, ink = dose.dose_gy[line], colour(dose.method)
+            stroke = "--" if dose.method == kind(dose.method) else ":"  # a variant has its method's colour
+            ax.plot(at_mm, dose_gy, stroke, color=ink, linewidth=1.4, label=dose.method)
+            if dose.spread_gy is not None:
+                ends_gy = (dose_gy + times * dose.spread_gy[line] for times in (-2, 2))
+                ax.fill_between(at_mm, *ends_gy, color=ink, alpha=0.18, linewidth=0)
         ax.set(xlabel=f"{name} / mm", xlim=at_mm[np.flatnonzero(case.dose_mask[line])[[0, -1]]])
     axes[0].set(ylabel="dose / Gy", ylim=(0, None))
     axes[-1].legend(fontsize=7.5, **BESIDE)
     return figure
-
-
-def shade_extent(ax: Axes, at_mm: np.ndarray, inside: np.ndarray) -> None:
-    """Grey where the line runs through the target."""
-    look = {"transform": ax.get_xaxis_transform(), "color": "#E6E6E6", "linewidth": 0, "step": "mid"}
-    ax.fill_between(at_mm, 0, 1, where=inside, **look)
-
-
-def draw_profile(ax: Axes, at_mm: np.ndarray, dose: views.MethodDose, line: tuple) -> None:
-    """A predicted dose along a line; where it is a mean of samples, with two of their spreads each way."""
-    dose_gy, ink = dose.dose_gy[line], colour(dose.method)
-    stroke = ":" if dashes(dose.method) == "--" else "--"  # a variant has its method's colour
-    ax.plot(at_mm, dose_gy, stroke, color=ink, linewidth=1.4, label=dose.method)
-    if dose.spread_gy is not None:
-        reach_gy = 2 * dose.spread_gy[line]
-        ax.fill_between(at_mm, dose_gy - reach_gy, dose_gy + reach_gy, color=ink, alpha=0.18, linewidth=0)
 
 
 def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor]) -> Figure:
@@ -76,22 +119,16 @@ def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor])
     figure, axes = panels(columns, rows=-(-len(members) // columns), height_in=2.5, sharex=True, sharey=True)
     for ax, (source, dose) in zip(axes, members.items()):
         members_gy = on_case_grid(dose, case, run.grid)
+        edges_gy = views.dose_axis_gy(case.dose_gy, members_gy)
         views.draw_dvhs(ax, case, [], tuple(case.masks))
         for name, mask in case.judged_masks.items():
-            ink = views.darken(structure_colour(case, name))
-            draw_band(ax, members_gy, mask, np.arange(0, 1.15 * case.rx_gy, views.DOSE_STEP_GY), ink)
-        ax.set_title("\n".join(textwrap.wrap(f"{source}, {len(members_gy)} members", 26)), fontsize=8)
+            curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
+            ink, ends = views.darken(structure_colour(case, name)), (np.min(curves, 0), np.max(curves, 0))
+            ax.fill_between(edges_gy, *ends, color=ink, alpha=0.3, linewidth=0)
+        ax.set_title("\n".join(textwrap.wrap(f"{source}, {len(members_gy)} members", 17)), fontsize=8)
         ax.label_outer()
     for ax in axes[len(members) :]:
         ax.set_axis_off()
     title = "planned; bands:\nrange of members"
     axes[columns - 1].legend(fontsize=6.5, title=title, title_fontsize=6.5, **BESIDE)
     return figure
-
-
-def draw_band(ax: Axes, members_gy: np.ndarray, mask: np.ndarray, edges_gy: np.ndarray, ink: tuple) -> None:
-    """From the lowest to the highest DVH of members [N,D,H,W] in one structure."""
-    curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
-    ax.fill_between(
-        edges_gy, np.min(curves, axis=0), np.max(curves, axis=0), color=ink, alpha=0.3, linewidth=0
-    )

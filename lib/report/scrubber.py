@@ -5,7 +5,7 @@ background, and the browser decodes nothing.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,78 +20,89 @@ from lib.errors import UserError
 from lib.files import in_project
 from lib.prediction.store import load_steps, predicted_cases, predicted_methods
 from lib.report.pictures import webp_uri
-from lib.report.slices import DOSE_MAP, colour_index, colour_lut, mask_box
-from lib.report.views import MethodDose, View, close_view, load_dose, render_panels
+from lib.report.slices import DOSE_MAP, colour_bar, colour_index, colour_lut, mask_box, structure_colour
+from lib.report.views import MethodDose, View, close_view, load_dose, overlays, render_panels
 from lib.strict_yaml import read_yaml
 
-PATIENTS, METHODS, SLICES = 1, 3, 22
-SIZE_PX, COLUMNS, QUALITY = 176, 8, 40
-ESTIMATES = (-0.3, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
+PATIENTS = 1
+MOST_CHARACTERS = 1_500_000  # of a patient: as many methods as fit are in the page
+SIZE_PX, STEP_PX, COLUMNS, QUALITY = 300, 176, 8, 30
+ESTIMATES = (0.0, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
 LOADER = jinja2.FileSystemLoader(Path(__file__).parent)
 TEMPLATES = jinja2.Environment(loader=LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 class Film(NamedTuple):
-    """Pictures of one kind, uint8 [H,W,3] of one size; of `method` if another may be chosen instead."""
+    """Slices of one kind as a sheet of tiles in rows of COLUMNS, with a colour bar, as data URIs; of `method`
+    if another may be chosen instead."""
 
     title: str
-    pictures: Sequence[np.ndarray]
+    sheet: str
+    bar: str = ""
     method: str = ""
 
-    def sheet(self) -> str:
-        """The pictures in rows of COLUMNS, as a data URI."""
-        height, width = self.pictures[0].shape[:2]
-        sheet = Image.new("RGB", (width * COLUMNS, height * -(-len(self.pictures) // COLUMNS)))
-        for number, picture in enumerate(self.pictures):
-            row, column = divmod(number, COLUMNS)
-            sheet.paste(Image.fromarray(picture), (column * width, row * height))
-        return webp_uri(sheet, QUALITY)
+
+def make_sheet(pictures: Sequence[np.ndarray]) -> str:
+    """Pictures uint8 [H,W,3] of one size as a sheet."""
+    height, width = pictures[0].shape[:2]
+    sheet = Image.new("RGB", (width * COLUMNS, height * -(-len(pictures) // COLUMNS)))
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, COLUMNS)
+        sheet.paste(Image.fromarray(picture), (column * width, row * height))
+    return webp_uri(sheet, QUALITY)
 
 
 def scrubbers(folder: Path, wanted: Sequence[str] = (), patients: int | None = PATIENTS) -> Markup:
-    """The first so many patients that have predictions (None: all), with the first few methods `wanted`.
+    """The first so many patients that have predictions (None: all), with the methods `wanted` first.
 
     A sentence if their cohort is not at hand.
     """
     methods, path = predicted_methods(folder), folder / "experiment.yaml"
-    methods = [name for name in dict.fromkeys([*wanted, *methods]) if name in methods][:METHODS]
+    methods = [name for name in dict.fromkeys([*wanted, *methods]) if name in methods]
     if not methods or not path.exists():
         return Markup("<p class=missing>No predictions are kept in this run.</p>")
     try:
-        cohort = open_cohort(in_project(read_yaml(path)["cohort"]))
-        cases = (cohort.load(case_id) for case_id in predicted_cases(folder, methods[0])[:patients])
-        return Markup("").join(scrubber(case, load_doses(folder, methods, case)) for case in cases)
+        cohort, parts = open_cohort(in_project(read_yaml(path)["cohort"])), []
+        for case_id in predicted_cases(folder, methods[0])[:patients]:
+            case, there = cohort.load(case_id), [n for n in methods if case_id in predicted_cases(folder, n)]
+            parts.append(scrubber(case, (load_dose(folder, name, case) for name in there)))
+        return Markup("").join(parts)
     except UserError as error:
         return Markup("<p class=missing>The slices are not shown: {}.</p>").format(str(error))
 
 
-def load_doses(folder: Path, methods: Sequence[str], case: Case) -> list[MethodDose]:
-    """The doses by those methods that predicted the patient."""
-    there = [method for method in methods if case.case_id in predicted_cases(folder, method)]
-    return [load_dose(folder, method, case) for method in there]
-
-
-def scrubber(case: Case, doses: Sequence[MethodDose]) -> Markup:
+def scrubber(case: Case, doses: Iterable[MethodDose]) -> Markup:
     """One patient: planned, predicted, difference side by side, a slider for the slice, a list of methods."""
-    view, indices = view_of(case, doses), slices_to_show(case)
-    middle = int(np.argmin(np.abs(indices - view.index)))
-    rows = [render_panels(view._replace(index=index)) for index in indices]
-    of = ["", *(dose.method for dose in doses for _ in range(2))]  # its dose and its difference
-    films = [Film(title, [row[title] for row in rows], method) for title, method in zip(rows[0], of)]
+    view = view_of(case)
+    indices = np.arange(case.shape[0])[case.dose_mask.any(axis=(1, 2))]
+    middle, films, methods = int(np.argmin(np.abs(indices - view.index))), films_of(view, indices), []
+    for dose in doses:
+        more = films_of(view._replace(doses=(dose,)), indices)[1:]
+        if methods and sum(len(film.sheet) for film in films + more) > MOST_CHARACTERS:
+            break
+        films, methods = films + [film._replace(method=dose.method) for film in more], [*methods, dose.method]
     labels = [f"{z_mm:+.0f} mm" for z_mm in (indices - indices[middle]) * case.spacing_mm[0]]
-    return page_part(case.case_id, "slice", labels, middle, films, [dose.method for dose in doses])
+    size = render_panels(view)["planned dose"].shape[:2]
+    about = {"methods": methods, "structures": {n: structure_colour(case, n) for n in view.structures}}
+    return page_part(
+        case.case_id, "slice", labels, middle, films, size, **about, isodoses_gy=view.isodoses_gy
+    )
 
 
-def view_of(case: Case, doses: Sequence[MethodDose]) -> View:
+def view_of(case: Case) -> View:
     """Doses and differences around the dose mask: what lies beyond it has no dose to be looked at."""
     box = mask_box(case.dose_mask, case.spacing_mm)
-    return close_view(case, doses)._replace(box=box, size_px=SIZE_PX, layers=("difference",))
+    return close_view(case, [])._replace(box=box, size_px=SIZE_PX, layers=("difference",))
 
 
-def slices_to_show(case: Case) -> np.ndarray:
-    """At most SLICES axial slices, evenly through the dose mask."""
-    first, last = np.flatnonzero(case.dose_mask.any(axis=(1, 2)))[[0, -1]]
-    return np.unique(np.linspace(first, last, SLICES).round().astype(int))
+def films_of(view: View, indices: Sequence[int]) -> list[Film]:
+    """What the view shows, slice by slice, with colour bars."""
+    rows = [render_panels(view._replace(index=index)) for index in indices]
+    bars = {title: colour_bar(o.colours, o.range_gy, SIZE_PX, o.unit) for title, o in overlays(view).items()}
+    return [
+        Film(title, make_sheet([row[title] for row in rows]), webp_uri(Image.fromarray(bar)))
+        for title, bar in bars.items()
+    ]
 
 
 def step_scrubber(folder: Path) -> Markup:
@@ -100,25 +111,25 @@ def step_scrubber(folder: Path) -> Markup:
     if steps is None:
         return Markup("")
     count = min(map(len, steps.estimates.values()))
-    films = [Film(name, [in_colour(dose) for dose in doses]) for name, doses in steps.estimates.items()]
-    films.append(Film("planned", [in_colour(steps.planned)] * count))
+    volumes = steps.estimates | {"planned": [steps.planned] * count}
+    films = [Film(name, make_sheet([in_colour(dose) for dose in doses])) for name, doses in volumes.items()]
     labels = next(iter(steps.labels.values()))[:count]
-    return page_part(steps.case_id, "step", labels, count - 1, films)
+    return page_part(steps.case_id, "step", labels, count - 1, films, in_colour(steps.planned).shape[:2])
 
 
 def in_colour(dose: np.ndarray) -> np.ndarray:
     """A slice of fractions of the prescription [h,w] as a picture of whole pixels."""
-    times = max(1, round(SIZE_PX / max(dose.shape)))
+    times = max(1, round(STEP_PX / max(dose.shape)))
     return colour_lut(DOSE_MAP)[colour_index(dose, ESTIMATES)].repeat(times, axis=0).repeat(times, axis=1)
 
 
 def page_part(
-    title: str, what: str, labels: list[str], index: int, films: list[Film], methods: Sequence[str] = ()
+    title: str, what: str, labels: list[str], index: int, films: list[Film], size_px: tuple, **about
 ) -> Markup:
-    """Films under one slider over `what`, whose labels say where it stands; it opens at `index`."""
-    height, width = films[0].pictures[0].shape[:2]
-    row, column = divmod(index, COLUMNS)
-    values = {"title": title, "what": what, "labels": labels, "labels_json": json.dumps(labels)}
-    values |= {"index": index, "films": films, "methods": methods, "columns": COLUMNS}
-    values |= {"width": width, "height": height, "position": f"{-column * width}px {-row * height}px"}
+    """Films of tiles (height, width) under one slider over `what`, whose labels say where it stands; it opens
+    at `index`."""
+    (height, width), (row, column) = size_px, divmod(index, COLUMNS)
+    values = {"title": title, "what": what, "labels": labels, "labels_json": json.dumps(labels)} | about
+    values |= {"index": index, "films": films, "columns": COLUMNS, "width": width, "height": height}
+    values["position"] = f"{-column * width}px {-row * height}px"
     return Markup(TEMPLATES.get_template("scrubber.html.jinja").render(values))

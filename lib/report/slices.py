@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from contourpy import contour_generator
 from matplotlib import colormaps
+from matplotlib.colors import Colormap
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
@@ -26,6 +27,8 @@ DOSE_MAP, ERROR_MAP, SPREAD_MAP = "turbo", "RdBu_r", "viridis"  # matplotlib's n
 ISODOSE_SHARES = (0.95, 0.5)  # of the prescription
 WARM = ("#FF2D2D", "#FF9500", "#FFE033")  # of targets
 COOL = ("#56B4E9", "#00E0C0", "#FF9FD6", "#B48CFF", "#C49A6C", "#3D7DFF", "#DADADA")  # of organs
+ABOVE = "#FF00FF"  # the colour of values beyond the upper end of the colours
+BELOW = {DOSE_MAP: "#8C8C8C", ERROR_MAP: "#00E5FF", SPREAD_MAP: "#8C8C8C"}  # and beyond the lower end
 AIR_HU = -400  # less is air around the patient
 SMOOTH = 2  # lines are drawn this much larger, then averaged
 font = lru_cache(ImageFont.load_default)
@@ -100,15 +103,21 @@ def slice_size_px(shape: Sequence[int], spacing_mm: Sequence[float], plane: str,
 
 
 @lru_cache(maxsize=16)
+def colour_map(name: str) -> Colormap:
+    """One of matplotlib's colour maps with colours of their own for what lies beyond its range."""
+    return colormaps[name].with_extremes(under=BELOW.get(name), over=ABOVE)
+
+
+@lru_cache(maxsize=16)
 def colour_lut(name: str) -> np.ndarray:
-    """uint8 [256,3] of one of matplotlib's colour maps."""
-    return (colormaps[name](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)
+    """uint8 [256,3] of a colour map; the first and the last row are for what lies beyond its range."""
+    return (colour_map(name)(np.linspace(-1 / 253, 254 / 253, 256))[:, :3] * 255 + 0.5).astype(np.uint8)
 
 
 def colour_index(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Row of the look-up table for each value; values beyond the limits take its ends."""
+    """Row of the look-up table for each value."""
     low, high = limits
-    return np.clip((values - low) * (255.0 / max(high - low, 1e-6)) + 0.5, 0, 255).astype(np.uint8)
+    return np.clip((values - low) * (253.0 / max(high - low, 1e-6)) + 1.5, 0, 255).astype(np.uint8)
 
 
 def enlarge(values: np.ndarray, size_px: tuple) -> Image.Image:
@@ -128,45 +137,28 @@ def put_overlay(image: Image.Image, values_gy: np.ndarray, overlay: Overlay, opa
     image.paste(colours.convert("RGB"), mask=Image.fromarray(mask))
 
 
-def contour_lines(values: np.ndarray, level: float, size_px: tuple) -> list[np.ndarray]:
-    """Lines of values [rows, columns] at `level`, each [n,2], (x, y) in pixels of a picture of `size_px`."""
+def contour_lines(values: np.ndarray, level: float, size_px: tuple) -> list[list[float]]:
+    """Lines of values [rows, columns] at `level`, each x, y, x, y, ... in pixels of `size_px`."""
     # a rim of zeros closes what touches the border, and gives a single row its neighbours
     padded = np.pad(values.astype(np.float32), 1)
     scale = np.array([size_px[1] / values.shape[1], size_px[0] / values.shape[0]])
     lines = contour_generator(z=padded).lines(level) if values.any() else []
-    return [(line - 0.5) * scale for line in lines]
+    return [((line - 0.5) * scale).ravel().tolist() for line in lines]
 
 
 def line_layer(contours: Iterable[Contour], size_px: tuple, letters: str = "") -> Image.Image:
     """A transparent picture of lines with a dark rim, and of the letters that say where left and up are."""
-    height, width = (n * SMOOTH for n in size_px)
+    height, width = size = tuple(n * SMOOTH for n in size_px)
     draw = ImageDraw.Draw(layer := Image.new("RGBA", (width, height)))
-    paths = [
-        (line.ravel().tolist(), colour)
-        for values, level, colour in contours
-        for line in contour_lines(values, level, (height, width))
-    ]
+    paths = [(line, ink) for values, level, ink in contours for line in contour_lines(values, level, size)]
     for path, _ in paths:
         draw.line(path, fill=(0, 0, 0, 150), width=2 * SMOOTH + 1)
-    for path, colour in paths:
-        draw.line(path, fill=colour, width=SMOOTH + 1)
+    for path, ink in paths:
+        draw.line(path, fill=ink, width=SMOOTH + 1)
     places = [(8, height // 2), (width - 8, height // 2), (width // 2, 16), (width // 2, height - 18)]
     for letter, place, anchor in zip(letters, places, ("lm", "rm", "mm", "mm")):
         draw.text(place, letter, fill=(200, 200, 200, 255), font=font(11 * SMOOTH), anchor=anchor)
     return layer.reduce(SMOOTH)
-
-
-def outlines(case: Case, names: Sequence[str], plane: str, index: int, box: Box | None) -> list[Contour]:
-    """Of the named structures that the case has, the first on top."""
-    present = [name for name in reversed(names) if name in case.masks]
-    return [(take_slice(case.masks[n], plane, index, box), 0.5, structure_colour(case, n)) for n in present]
-
-
-def isodoses(values_gy: np.ndarray, overlay: Overlay) -> list[Contour]:
-    """In the colours of their values."""
-    rows = colour_index(np.float32(overlay.isodoses_gy), overlay.range_gy)
-    colours = map(tuple, colour_lut(overlay.colours)[rows].tolist())
-    return [(values_gy, level, colour) for level, colour in zip(overlay.isodoses_gy, colours)]
 
 
 def render_slices(
@@ -188,7 +180,9 @@ def render_slices(
     hu = take_slice(case.ct_hu, plane, index, box)
     size = slice_size_px(hu.shape, case.spacing_mm, plane, size_px)
     ct = enlarge(colour_index(hu.astype(np.float32), ct_hu), size).convert("RGB")
-    front = line_layer(outlines(case, structures, plane, index, box), size, LETTERS[plane])
+    names = [name for name in reversed(structures) if name in case.masks]  # the first on top
+    outlines = [(take_slice(case.masks[n], plane, index, box), 0.5, structure_colour(case, n)) for n in names]
+    front = line_layer(outlines, size, LETTERS[plane])
     pictures = []
     for overlay in overlays:
         image = ct.copy()
@@ -196,25 +190,26 @@ def render_slices(
             values_gy = take_slice(overlay.volume_gy, plane, index, box)
             put_overlay(image, np.asarray(enlarge(values_gy, size)), overlay, opacity)
             if overlay.isodoses_gy:
-                layer = line_layer(isodoses(values_gy, overlay), size)
+                rows = colour_index(np.float32(overlay.isodoses_gy), overlay.range_gy)
+                colours = map(tuple, colour_lut(overlay.colours)[rows].tolist())
+                lines = [(values_gy, level, ink) for level, ink in zip(overlay.isodoses_gy, colours)]
+                layer = line_layer(lines, size)
                 image.paste(layer, mask=layer)
         image.paste(front, mask=front)
         pictures.append(np.asarray(image))
     return pictures
 
 
-def render_slice(case: Case, plane: str, index: int, overlay: Overlay | None = None, **look) -> np.ndarray:
-    """One picture uint8 [H,W,3]; `look` as in render_slices."""
-    return render_slices(case, plane, index, [overlay], **look)[0]
-
-
 @lru_cache(maxsize=64)
 def colour_bar(colours: str, limits: tuple, width_px: int = 320, unit: str = "Gy") -> np.ndarray:
-    """A strip uint8 [34,width_px,3] of the colours with ticks in `unit`."""
+    """A strip uint8 [34,width_px,3] of the colours with ticks in `unit`, and of those beyond its ends."""
     low, high = limits
-    left, right = 12, width_px - 14 - 8 * len(unit)
-    strip = np.zeros((34, width_px, 3), np.uint8)
-    strip[4:14, left:right] = colour_lut(colours)[np.linspace(0, 255, right - left).astype(int)]
+    left, right = 14, width_px - 24 - 8 * len(unit)
+    strip, lut = np.zeros((34, width_px, 3), np.uint8), colour_lut(colours)
+    strip[4:14, left:right] = lut[np.linspace(1, 254, right - left).astype(int)]
+    strip[4:14, right + 2 : right + 10] = lut[255]
+    if low < 0:
+        strip[4:14, left - 10 : left - 2] = lut[0]
     draw = ImageDraw.Draw(image := Image.fromarray(strip))
     for tick in MaxNLocator(5).tick_values(low, high):
         if low <= tick <= high:
@@ -229,4 +224,4 @@ def draw_axial(case: Case, index: int) -> np.ndarray:
     """An axial slice of the planned dose with two isodoses and every structure, uint8 [H,W,3]."""
     isodoses_gy = tuple(share * case.rx_gy for share in ISODOSE_SHARES)
     overlay = Overlay(case.dose_gy, (0.0, case.rx_gy), isodoses_gy=isodoses_gy)
-    return render_slice(case, "axial", index, overlay, structures=tuple(case.masks))
+    return render_slices(case, "axial", index, [overlay], structures=tuple(case.masks))[0]

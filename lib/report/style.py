@@ -1,7 +1,7 @@
 """The one visual language: colours by method, sizes, typeface; every figure is drawn under it."""
 
 from collections.abc import Sequence
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,6 @@ def use_style() -> None:
 def colour(training: str) -> str:
     """The colour of a training is that of its method."""
     return COLOURS.get(kind(training), "#333333")
-
-
-def dashes(training: str) -> str:
-    """Line style: a method trained once more with something else ("ddpm_v-minsnr") is dashed."""
-    return "--" if kind(training) in COLOURS and training.split(",")[0] != kind(training) else "-"
 
 
 def look(frame: pd.DataFrame, column: str) -> dict[str, Any]:
@@ -96,15 +91,18 @@ def panels(columns: int, rows: int = 1, height_in: float = 2.9, **options) -> tu
     return figure, axes
 
 
-def picture_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """Rows of pictures uint8 [H,W,3], with titles over the first row; an empty one leaves its place free."""
-    heights = [max(rgb.shape[0] / max(1, rgb.shape[1]) for rgb in row) for row in rows]
-    height_in = WIDTH_IN / len(rows[0]) * np.mean(heights) + 0.15
-    figure, axes = panels(len(rows[0]), len(rows), height_in, height_ratios=heights)
-    for ax, rgb, title in zip_longest(axes, chain(*rows), titles, fillvalue=""):
-        ax.set_title(title, fontsize=8)
+def picture_grid(
+    pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int
+) -> tuple[Figure, list[Axes]]:
+    """Pictures uint8 [H,W,3] row by row, with titles over the first; an empty one leaves its place free."""
+    sides = [rgb.shape[0] / max(1, rgb.shape[1]) for rgb in pictures]
+    heights = [max(sides[first : first + columns]) for first in range(0, len(sides), columns)]
+    height_in = WIDTH_IN / columns * np.mean(heights) + 0.15
+    figure, axes = panels(columns, len(heights), height_in, height_ratios=heights)
+    for ax, rgb, title in zip_longest(axes, pictures, titles):
+        ax.set_title(title or "", fontsize=8)
         ax.set_axis_off()
-        if rgb.size:
+        if rgb is not None and rgb.size:
             ax.imshow(rgb)
     return figure, axes
 

@@ -1,11 +1,10 @@
 """Tables of results, numbers in the cells; `styled` shows one, in a notebook and on the page alike.
 
-A column is a number or a text; a mean over patients with its 95 % interval is three columns of two levels,
-(quantity, "mean" | "low" | "high"), which `styled` shows as one, "3.30 [3.11, 3.49]".
+A cell is a number, a text or an `Interval`, which `styled` writes as "3.30 [3.11, 3.49]".
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,62 +14,71 @@ from pandas.io.formats.style import Styler
 from lib.cases.cohort import Cohort
 from lib.diffusion.samplers import leading_grid
 from lib.diffusion.schedule import cosine_alpha_bar, noise_gain
-from lib.metrics.statistics import Difference, holm, paired_difference
+from lib.metrics.statistics import holm, paired_difference
 from lib.report import frames
 from lib.report.statements import ACCURACY, judge
 from lib.studies.results import Results, add_labels, select
 
-INTERVAL, LESS = ["mean", "low", "high"], "less the U-Net's / Gy"
+LESS = "less the U-Net's / Gy"
 COUNTS = ("patients", "steps", "network calls", "members", "met", "plans judged", "first t")
 # how a quantity is written where two decimals do not fit it
 FORMATS = {
     **dict.fromkeys((*COUNTS, "goals as planned / %", "met / %", "volume / cc"), "{:.0f}"),
-    **dict.fromkeys(("bias / Gy", LESS, "effect size d_z"), "{:+.2f}"),
+    **dict.fromkeys(("bias / Gy", LESS, "effect size d_z"), "{:+z.2f}"),
     **dict.fromkeys(("training / min", "minutes", "times as fast"), "{:.1f}"),
     **dict.fromkeys(("Wilcoxon p", "p after Holm"), "{:.2g}"),
     "gain at the first t": "{:,.2f}",
 }
 
 
+class Interval(NamedTuple):
+    """A mean or median with the edges of what it stands for, None where there are too few patients."""
+
+    middle: float
+    low: float | None = None
+    high: float | None = None
+
+
 def styled(table: pd.DataFrame, caption: str = "") -> Styler:
-    """A table as it is shown: rounded, intervals in one cell, all text escaped; of no rows, it says so."""
-    corner = str(escape(table.index.name or ""))
-    shown = pd.DataFrame(index=table.index.astype(str)).rename_axis(index=None, columns=corner)
-    for quantity in dict.fromkeys(table.columns.get_level_values(0)):
-        texts = pd.DataFrame(table[quantity]).map(cell, form=FORMATS.get(quantity, "{:.2f}")).to_numpy()
-        shown[quantity] = [f"{row[0]} [{', '.join(row[1:])}]" if any(row[1:]) else row[0] for row in texts]
-    style = (shown if len(shown) else pd.DataFrame(index=["not in this run"])).style
+    """A table as it is shown: rounded, all text escaped; of no rows, it says so."""
+    usual = "{:.0f}" if str(table.index.name).endswith(" %") else "{:z.2f}"  # a table of shares
+    shown = pd.DataFrame({c: [cell(value, FORMATS.get(c, usual)) for value in table[c]] for c in table})
+    shown = shown.set_axis(table.index.astype(str)).rename_axis(columns=str(escape(table.index.name or "")))
+    style = (shown.rename_axis(index=None) if len(shown) else pd.DataFrame(index=["not in this run"])).style
     style = style.format(escape="html").format_index(escape="html").format_index(escape="html", axis=1)
     return style.set_caption(str(escape(caption)))
 
 
 def cell(value: Any, form: str) -> str:
     """A value as text, nothing where it is missing."""
+    if isinstance(value, Interval):
+        edges = [form.format(edge) for edge in value[1:] if pd.notna(edge)]
+        return cell(value.middle, form) + (f" [{', '.join(edges)}]" if edges else "")
     if isinstance(value, (str, int, np.integer)):
         return str(value)
     return "" if pd.isna(value) else form.format(value)
 
 
-def means(rows: pd.DataFrame, index: str, quantity: str) -> pd.DataFrame:
+def means(rows: pd.DataFrame, index: str) -> pd.Series:
     """The mean of the rows' values by `index`."""
-    return rows.groupby(index, sort=False)["value"].mean().to_frame(quantity)
+    return rows.groupby(index, sort=False)["value"].mean()
 
 
-def intervals(rows: pd.DataFrame, index: str, quantity: str) -> pd.DataFrame:
+def intervals(rows: pd.DataFrame, index: str) -> pd.Series:
     """The mean of the rows' values by `index` with its 95 % interval."""
-    found = {key: frames.mean_of(values)[1:4] for key, values in rows.groupby(index, sort=False)["value"]}
-    return edges(pd.DataFrame.from_dict(found, orient="index", columns=INTERVAL), quantity)
+    groups = rows.groupby(index, sort=False)["value"]
+    return pd.Series({key: Interval(*frames.mean_of(values)[1:4]) for key, values in groups}, dtype=object)
 
 
-def edges(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """Three columns, a middle and two edges, as those of one quantity."""
-    return table.astype(float).set_axis(pd.MultiIndex.from_product([[quantity], INTERVAL]), axis=1)
+def pack(rows: pd.DataFrame, middle: str, low: str = "low", high: str = "high") -> pd.Series:
+    """Three columns as one of intervals."""
+    packed = [Interval(*row) for row in rows[[middle, low, high]].itertuples(index=False)]
+    return pd.Series(packed, rows.index, dtype=object)
 
 
-def join(parts: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
-    """Tables of one index side by side, columns of one level given a second."""
-    parts = [p if p.columns.nlevels == 2 else pd.concat({"": p}, axis=1).swaplevel(axis=1) for p in parts]
-    return pd.concat(parts, axis=1).rename_axis(index=name) if parts else pd.DataFrame()
+def join(name: str, columns: dict[str, pd.Series]) -> pd.DataFrame:
+    """Columns of one index side by side."""
+    return pd.concat(columns, axis=1).rename_axis(name) if columns else pd.DataFrame()
 
 
 def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -78,56 +86,47 @@ def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {
         "MAE / Gy": frames.rows_of(frame),
         "RMSE / Gy": frames.rows_of(frame, "rmse_gy"),
-        "dose score / Gy": select(frame, measure="dose_score_gy"),
         "DVH score / Gy": frames.dvh_errors(frame),
     }
 
 
 def key(results: Results, told: pd.DataFrame) -> pd.DataFrame:
     """The first table: one form of each method, seeds averaged, against the U-Net as the statements say."""
-    scores = scores_of(results.frames["04_comparison"])
-    rows_of = {name: frames.average(rows) for name, rows in scores.items()}
-    values, about = frames.answers(rows_of["MAE / Gy"])
+    scores = {name: frames.average(r) for name, r in scores_of(results.frames["04_comparison"]).items()}
+    values, about = frames.answers(scores["MAE / Gy"])
     against = select(told, question=ACCURACY, second="baseline", quantity="MAE").set_index("first")
-    less = edges(against[["difference", "low", "high"]], LESS)
-    mae, *others = (
-        (intervals if name == "MAE / Gy" else means)(add_labels(rows), "label", name)
-        for name, rows in rows_of.items()
-    )
-    table = join([mae, less, against[["verdict"]], *others], "method")
-    return table.loc[[name for name in values if name == "control" or name in frames.one_form(about)]]
+    columns = {"MAE / Gy": intervals(add_labels(scores.pop("MAE / Gy")), "label")}
+    columns |= {LESS: pack(against, "difference"), "verdict": against["verdict"]}
+    columns |= {name: means(add_labels(rows), "label") for name, rows in scores.items()}
+    return join("method", columns).loc[[n for n in values if n == "control" or n in frames.one_form(about)]]
 
 
 def comparison(frame: pd.DataFrame) -> pd.DataFrame:
     """Every answer's errors, scores and cost, best first."""
     frame = add_labels(frame)
-    mae, rmse, *others = (
-        scores_of(frame)
-        | {
-            "bias / Gy": frames.rows_of(frame, "bias_gy"),
-            "MAE, whole volume / Gy": frames.rows_of(frame, region="whole volume"),
-            "dose score on the network's grid / Gy": select(frame, measure="grid_dose_score_gy"),
-            "goals as planned / %": frames.goal_rows(frame),
-            "s per patient": select(frame, measure="seconds"),
-        }
-    ).items()
-    parts = [intervals(rows, "label", name) for name, rows in (mae, rmse)]
-    parts += [means(rows, "label", name) for name, rows in others]
-    return join(parts, "answer").sort_values(("MAE / Gy", "mean"))
+    rows = scores_of(frame) | {
+        "bias / Gy": frames.rows_of(frame, "bias_gy"),
+        "MAE, whole volume / Gy": frames.rows_of(frame, region="whole volume"),
+        "dose score on the network's grid / Gy": select(frame, measure="grid_dose_score_gy"),
+        "goals as planned / %": frames.goal_rows(frame),
+        "s per patient": select(frame, measure="seconds"),
+    }
+    columns = {
+        name: (intervals if number < 2 else means)(rows[name], "label") for number, name in enumerate(rows)
+    }
+    return join("answer", columns).sort_values("MAE / Gy")
 
 
 def differences(results: Results) -> pd.DataFrame:
     """Each answer, seeds averaged, less the U-Net, paired by patient; p by Wilcoxon, after Holm for all."""
     values, _ = frames.answers(frames.average(frames.rows_of(results.frames["04_comparison"])))
-    found = {
-        name: paired_difference(values[name], values["baseline"]) for name in values if name != "baseline"
-    }
-    table = pd.DataFrame.from_dict(found, orient="index", columns=Difference._fields)
-    table["after"] = holm([d.p for d in found.values()])
-    table["verdict"] = [judge(d, frames.setting(results, "margin_gy", 0.1)) for d in found.values()]
-    names = {"n": "patients", "effect": "effect size d_z", "p": "Wilcoxon p", "after": "p after Holm"}
-    rest = table[["effect", "p", "after", "verdict"]].rename(columns=names)
-    return join([table[["n"]].rename(columns=names), edges(table[INTERVAL], LESS), rest], "method")
+    found = {n: paired_difference(values[n], values["baseline"]) for n in values if n != "baseline"}
+    margin_gy, after = frames.setting(results, "margin_gy", 0.1), holm([d.p for d in found.values()])
+    names = ["patients", LESS, "effect size d_z", "Wilcoxon p", "p after Holm", "verdict"]
+    rows = [
+        (d.n, Interval(*d[1:4]), d.effect, d.p, p, judge(d, margin_gy)) for d, p in zip(found.values(), after)
+    ]
+    return pd.DataFrame(rows, pd.Index(found, name="method"), names)
 
 
 def by_label(rows: pd.DataFrame, index: str, name: str) -> pd.DataFrame:
@@ -150,66 +149,60 @@ def goals_predicted(frame: pd.DataFrame) -> pd.DataFrame:
     """The share of plans / % that meets each goal, as planned and by each method's dose."""
     goals = frames.goal_rows(frame)
     table = by_label(goals.assign(value=100 * goals["met"]), "measure", "met / %")
-    table.insert(
-        1, "planned", 100 * select(goals, training="control").groupby("measure")["planned_met"].mean()
-    )
+    planned = select(goals, training="control").groupby("measure")["planned_met"].mean()
+    table.insert(1, "planned", 100 * planned)
     return table
 
 
 def goals_off(frame: pd.DataFrame) -> pd.DataFrame:
     """How far each goal's predicted value is from the planned one, in the goal's unit."""
-    goals = frames.goal_rows(frame)
-    return by_label(
-        goals.assign(value=(frame["value"] - frame["planned"]).abs()), "measure", "predicted off by"
-    )
+    off = (frame["value"] - frame["planned"]).abs()
+    return by_label(frames.goal_rows(frame).assign(value=off), "measure", "predicted off by")
 
 
 def gamma(frame: pd.DataFrame) -> pd.DataFrame:
     """Gamma pass rates / %, mean over patients."""
     titles = {f"gamma_{n}pct_{n}mm_pass_pct": f"{n} % / {n} mm" for n in (3, 2)}
     frame = add_labels(frame).assign(title=lambda rows: rows["region"] + ", " + rows["measure"].map(titles))
-    table = frame.pivot_table("value", "label", "title", sort=False).rename_axis(
-        index="pass / %", columns=None
-    )
+    table = frame.pivot_table("value", "label", "title", sort=False).rename_axis("pass / %")
     table.insert(0, "patients", frame.groupby("label")["case_id"].nunique())
     return table
 
 
 def indices(frame: pd.DataFrame) -> pd.DataFrame:
     """Conformity and homogeneity of the primary target, planned and predicted; Dice of isodose volumes."""
-    frame, parts = add_labels(frame), []
+    frame, columns = add_labels(frame), {}
     for measure in ("conformity", "homogeneity"):
         rows = select(frame, measure=measure).dropna(subset=["value", "planned"])
-        parts.append(means(rows.assign(value=rows["planned"]), "label", f"{measure}, planned"))
-        parts.append(means(rows, "label", f"{measure}, predicted"))
+        columns[f"{measure}, planned"] = means(rows.assign(value=rows["planned"]), "label")
+        columns[f"{measure}, predicted"] = means(rows, "label")
     for level in (30, 50, 80, 95):
-        parts.append(means(select(frame, measure=f"dice_{level}"), "label", f"Dice of {level} %"))
-    return join(parts, "answer")
+        columns[f"Dice of {level} %"] = means(select(frame, measure=f"dice_{level}"), "label")
+    return join("answer", columns)
 
 
 def costs(results: Results) -> pd.DataFrame:
     """What each training costs: minutes, how it is sampled, network calls and seconds per patient."""
     frame = select(results.frames["04_comparison"], averaged_over="none")
-    seconds = results.frames["04_history"].groupby("training")["seconds"].last() / 60
-    samplings = pd.DataFrame.from_dict(frames.setting(results, "samplings", {}), orient="index", columns=None)
-    sampled = samplings.reindex(columns=["nfe", "text"]).set_axis(["network calls", "sampled"], axis=1)
-    parts = [
-        seconds.to_frame("training / min"),
-        sampled,
-        means(select(frame, measure="seconds"), "training", "s per patient"),
-    ]
-    return join([*parts, means(frames.rows_of(frame), "training", "MAE / Gy")], "training").loc[
-        samplings.index
-    ]
+    sampled = pd.DataFrame.from_dict(frames.setting(results, "samplings", {}), orient="index", columns=None)
+    sampled = sampled.reindex(columns=["nfe", "text"])
+    columns = {
+        "training / min": results.frames["04_history"].groupby("training")["seconds"].last() / 60,
+        "network calls": sampled["nfe"],
+        "sampled": sampled["text"],
+        "s per patient": means(select(frame, measure="seconds"), "training"),
+        "MAE / Gy": means(frames.rows_of(frame), "training"),
+    }
+    return join("training", columns).loc[sampled.index]
 
 
 def step_grids(n_steps: Sequence[int], held_at: Sequence[int] = ()) -> pd.DataFrame:
     """Where the reference's grid starts by number of steps, and held starts: how a noise error is multiplied
     there, and how much of the dose x_t still holds."""
-    alpha_bar, grids = cosine_alpha_bar(), {n: leading_grid(n) for n in n_steps}
-    table = pd.DataFrame({"network calls": [len(grid) for grid in grids.values()] + [None] * len(held_at)})
-    table["first t"] = first = [int(grid[0]) for grid in grids.values()] + list(held_at)
-    table["gain at the first t"] = noise_gain(alpha_bar)[first].tolist()
+    alpha_bar, grids = cosine_alpha_bar(), [leading_grid(n) for n in n_steps]
+    first = [int(grid[0]) for grid in grids] + list(held_at)
+    table = pd.DataFrame({"network calls": [len(grid) for grid in grids] + [None] * len(held_at)})
+    table["first t"], table["gain at the first t"] = first, noise_gain(alpha_bar)[first].tolist()
     table["dose left in x_t / %"] = (100 * alpha_bar[first].sqrt()).tolist()
     return table.set_axis([*map(str, n_steps), *(f"any, held at {t}" for t in held_at)]).rename_axis("steps")
 
@@ -217,20 +210,17 @@ def step_grids(n_steps: Sequence[int], held_at: Sequence[int] = ()) -> pd.DataFr
 def step_curves(steps: pd.DataFrame, switch: str) -> pd.DataFrame:
     """MAE in the dose mask / Gy by setting of a switch and number of steps."""
     rows = frames.rows_of(select(steps, switch=switch)).astype({"n_steps": "Int64"})
-    parts = [intervals(own, "n_steps", name) for name, own in rows.groupby("setting", sort=False)]
-    return join(parts, "steps (MAE / Gy)").sort_index()
+    columns = {name: intervals(own, "n_steps") for name, own in rows.groupby("setting", sort=False)}
+    return join("steps (MAE / Gy)", columns).sort_index()
 
 
 def step_costs(steps: pd.DataFrame) -> pd.DataFrame:
     """Network calls and seconds per patient beside the error, of each setting at its most steps."""
     most = steps[steps["n_steps"] == steps.groupby("setting")["n_steps"].transform("max")]
-    counts = (
-        most.groupby("setting", sort=False)[["n_steps", "nfe"]]
-        .first()
-        .set_axis(["steps", "network calls"], axis=1)
-    )
-    seconds = means(select(most, measure="seconds"), "setting", "s per patient")
-    return join([counts, seconds, intervals(frames.rows_of(most), "setting", "MAE / Gy")], "setting")
+    first = most.groupby("setting", sort=False)[["n_steps", "nfe"]].first()
+    columns = {"steps": first["n_steps"], "network calls": first["nfe"]}
+    columns["s per patient"] = means(select(most, measure="seconds"), "setting")
+    return join("setting", columns | {"MAE / Gy": intervals(frames.rows_of(most), "setting")})
 
 
 def levels(frame: pd.DataFrame) -> pd.DataFrame:
@@ -251,11 +241,12 @@ def decomposition(results: Results) -> pd.DataFrame:
 
 def ensemble(results: Results) -> pd.DataFrame:
     """Errors by number of answers averaged, the law of averages and the spread, a column per source."""
-    rx_gy, columns = frames.setting(results, "rx_gy", np.nan), {}
+    rx_gy, maes, laws = frames.setting(results, "rx_gy", np.nan), {}, {}
     for name, rows in frames.sources(results).items():
         value = rows.groupby(["region", "measure"])["value"].mean()
         floor, b = value["dose mask", "floor_gy2"], value["dose mask", "b_gy2"]
-        columns[name] = frames.rows_of(rows).groupby("members")["value"].mean().to_dict() | {
+        maes[name] = means(frames.rows_of(rows), "members")
+        laws[name] = {
             "MAE of the members' median / Gy": value["dose mask", "median_mae_gy"],
             "floor / Gy²": floor,
             "b / Gy²": b,
@@ -264,17 +255,15 @@ def ensemble(results: Results) -> pd.DataFrame:
             "spread in the dose mask / Gy": value["dose mask", "spread_gy"],
             "spread over the whole volume / prescription": value["whole volume", "spread_gy"] / rx_gy,
         }
-    table = pd.DataFrame(columns).rename_axis("quantity")
-    sizes = sorted(size for size in table.index if not isinstance(size, str))
-    table = table.loc[[*sizes, *(name for name in table.index if isinstance(name, str))]]
-    return table.rename({size: f"MAE of a mean of {size:.0f} / Gy" for size in sizes})
+    maes = pd.DataFrame(maes).sort_index().rename("MAE of a mean of {:.0f} / Gy".format)
+    return pd.concat([maes, pd.DataFrame(laws)]).rename_axis("quantity")
 
 
 def spread_by_structure(results: Results) -> pd.DataFrame:
     """Mean spread / Gy in each structure, over the patients that have it, a column per source."""
     sources = frames.sources(results).items()
-    parts = [means(rows[rows["structure"] != ""], "structure", name) for name, rows in sources]
-    return join(parts, "spread / Gy in").sort_index()
+    columns = {name: means(rows[rows["structure"] != ""], "structure") for name, rows in sources}
+    return join("spread / Gy in", columns).sort_index()
 
 
 def calibration(results: Results) -> pd.DataFrame:
@@ -282,25 +271,27 @@ def calibration(results: Results) -> pd.DataFrame:
     table = []
     for name, rows in frames.sources(results).items():
         for factor, own in rows.dropna(subset="factor").groupby("factor", sort=False):
-            covered = select(own, measure="coverage_pct").groupby("level_pct")["value"].mean()
-            table.append({"source": name, "spread times": factor, "members": rows["members"].max()})
-            table[-1] |= {
+            row = {"source": name, "spread times": factor, "members": rows["members"].max()}
+            row |= {
                 "network calls": rows["nfe"].max(),
-                "CRPS / Gy": frames.scores(own, "crps_gy").mean().iloc[0],
+                "CRPS / Gy": select(own, measure="crps_gy")["value"].mean(),
             }
-            table[-1]["spread / error"] = frames.spread_ratio(results, rows, factor).mean
-            table[-1] |= {f"{level:.0f} % interval holds / %": share for level, share in covered.items()}
-            table[-1]["DVH points in the members' range / %"] = select(rows, measure="dvh_band_pct")[
-                "value"
-            ].mean()
+            row["spread / error"] = frames.spread_ratio(results, rows, factor).mean
+            for level, share in means(select(own, measure="coverage_pct"), "level_pct").sort_index().items():
+                row[f"{level:.0f} % interval holds / %"] = share
+            in_range = select(rows, measure="dvh_band_pct")["value"].mean()
+            table.append(row | {"DVH points in the members' range / %": in_range})
     return pd.DataFrame(table, columns=None if table else ["source"]).set_index("source")
 
 
 def told_rows(told: pd.DataFrame) -> pd.DataFrame:
     """Statements as a table."""
-    told = told.rename(columns={"second": "against", "n": "patients"}).set_index("first")
-    numbers = edges(told[["difference", "low", "high"]], "value or difference")
-    return join([told[["against", "quantity"]], numbers, told[["unit", "patients", "verdict"]]], "of")
+    told = (
+        told.assign(**{"value or difference": pack(told, "difference")}).set_index("first").rename_axis("of")
+    )
+    told = told.rename(columns={"second": "against", "n": "patients"})
+    told = told[["against", "quantity", "value or difference", "unit", "patients", "verdict"]]
+    return told.loc[:, told.ne("").any()]
 
 
 def cohort(results: Results) -> pd.DataFrame:
@@ -309,29 +300,22 @@ def cohort(results: Results) -> pd.DataFrame:
     sizes = frame[frame["measure"].str.match("voxels|spacing")].groupby("measure", sort=False)["value"]
     rows = {"source": found.get("source"), "site": found.get("site")}
     rows |= {part: f"{n} patients" for part, n in found.get("split", {}).items()}
-    rows |= {
-        name: f"{size.min():g}" + (f" to {size.max():g}" if size.min() < size.max() else "")
-        for name, size in sizes
-    }
+    rows |= {name: " to ".join(f"{n:g}" for n in sorted({size.min(), size.max()})) for name, size in sizes}
     for name, inside in select(frame, measure="covered_pct").groupby("structure")["value"]:
         shares = f"{inside.min():.1f} to {inside.max():.1f} % in the dose grid"
         rows[f"{name} not judged"] = f"{len(inside)} patients, {shares}"
     rows["with findings"] = f"{len({row['case_id'] for row in found.get('findings', [])})} patients"
-    rows["left out"] = (
-        "; ".join(f"{name}: {why}" for name, why in found.get("left_out", {}).items()) or "none"
-    )
+    rows["left out"] = "; ".join(f"{n}: {why}" for n, why in found.get("left_out", {}).items()) or "none"
     return pd.Series(rows).to_frame(found.get("name", "")).rename_axis("cohort")
 
 
 def structures(frame: pd.DataFrame) -> pd.DataFrame:
     """Presence, volume and planned mean dose of every structure: median, least and most."""
-    parts = [
-        select(frame, measure="volume_cc").groupby("structure")["case_id"].nunique().to_frame("patients")
-    ]
+    columns = {"patients": select(frame, measure="volume_cc").groupby("structure")["case_id"].nunique()}
     for measure, quantity in (("volume_cc", "volume / cc"), ("mean_gy", "planned mean dose / Gy")):
         numbers = select(frame, measure=measure).groupby("structure")["value"].agg(["median", "min", "max"])
-        parts.append(edges(numbers, quantity))
-    return join(parts, "median [least, most]")
+        columns[quantity] = pack(numbers, "median", "min", "max")
+    return join("median [least, most]", columns)
 
 
 def goals_met(frame: pd.DataFrame) -> pd.DataFrame:
@@ -344,27 +328,27 @@ def goals_met(frame: pd.DataFrame) -> pd.DataFrame:
 def findings(settings: dict[str, Any]) -> pd.DataFrame:
     """Every finding of the checks, by patient."""
     rows = settings.get("findings") or [{"case_id": "all", "text": "nothing looks wrong"}]
-    table = pd.DataFrame(rows, columns=["case_id", "part", "text"]).rename(columns={"text": "finding"})
-    return table.set_index("case_id").rename_axis("patient")
+    table = pd.DataFrame(rows, columns=["case_id", "part", "text"]).set_axis(
+        ["patient", "part", "finding"], axis=1
+    )
+    return table.set_index("patient")
 
 
 def imports(cohort: Cohort) -> pd.DataFrame | None:
     """What the import took from each patient's files, or None if the source has nothing to say."""
     said = {case_id: case["import"] for case_id, case in cohort.card["cases"].items() if case.get("import")}
-    rows = {
-        case_id: {
+    rows = {}
+    for case_id, d in said.items():
+        renamed = [f"{to} ← {name}" for to, name in d.get("structures", {}).items() if to != name]
+        rows[case_id] = {
             "warnings": "; ".join(d.get("warnings", [])),
             "structures missing": ", ".join(d.get("missing", [])),
-            "taken as": ", ".join(
-                f"{to} ← {name}" for to, name in d.get("structures", {}).items() if to != name
-            ),
+            "taken as": ", ".join(renamed),
             "ignored": ", ".join(d.get("ignored", [])),
             "prescription from": ", ".join(sorted(set(d.get("prescription_from", {}).values()))),
             "dose mask from": d.get("dose_mask_from", ""),
             "in the dose grid": shares_text(d),
         }
-        for case_id, d in said.items()
-    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient") if rows else None
 
 
@@ -377,10 +361,9 @@ def shares_text(details: dict[str, Any]) -> str:
 def speed(frame: pd.DataFrame) -> pd.DataFrame:
     """Seconds of the straightforward way and of this code, and their ratio with its range."""
     frame = frame.set_index("part")
-    times = frame[["against", "plain_s", "ours_s"]].set_axis(
-        ["against", "straightforward / s", "here / s"], axis=1
-    )
-    return join([times, edges(frame[["ratio", "ratio_low", "ratio_high"]], "times as fast")], "part")
+    times = frame[["against", "plain_s", "ours_s"]]
+    times = times.assign(ratio=pack(frame, "ratio", "ratio_low", "ratio_high"))
+    return times.set_axis(["against", "straightforward / s", "here / s", "times as fast"], axis=1)
 
 
 def ceilings(frame: pd.DataFrame) -> pd.DataFrame:

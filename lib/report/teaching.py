@@ -12,10 +12,10 @@ from matplotlib.image import AxesImage
 from lib.cases.case import Case
 from lib.features.samples import Sample
 from lib.metrics.uncertainty import EnsembleLaw
-from lib.report.slices import ERROR_MAP
+from lib.report.slices import ERROR_MAP, colour_map
 from lib.report.style import colour, panels
 
-SHARES = (-0.3, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
+SHARES = (0.0, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
 
 
 def slice_of_most_dose(sample: Sample) -> int:
@@ -28,7 +28,8 @@ def show(ax: Axes, title: str, plane: torch.Tensor, limits=SHARES, colours="turb
     ax.set_title(title, fontsize=7.5, fontweight="normal")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
-    return ax.imshow(plane.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    look = {"cmap": colour_map(colours), "vmin": limits[0], "vmax": limits[1]}
+    return ax.imshow(plane.numpy(), interpolation="nearest", **look)
 
 
 def input_channels(sample: Sample) -> Figure:

@@ -23,10 +23,10 @@ from lib.metrics.gamma import gamma_index
 from lib.prediction.predict import on_case_grid
 from lib.prediction.store import load_prediction, prediction_path
 from lib.report import slices
-from lib.report.style import NO_PICTURE, picture_grid
+from lib.report.style import picture_grid
 
 LAYERS = ("difference", "spread", "gamma")
-GAMMA = {"dose_pct": 3, "distance_mm": 3, "max_gamma": 2.0}
+MOST_GAMMA = 2.0
 DOSE_STEP_GY = 0.5  # of DVHs
 
 
@@ -62,7 +62,7 @@ class View(NamedTuple):
     opacity: float = 0.5
     isodoses_gy: tuple[float, ...] = ()
     top_gy: float = 77.0  # of the colours of the dose
-    end_gy: float = 10.0  # of the colours of the difference, and twice that of the spread
+    end_gy: float = 14.0  # of the colours of the difference, and twice that of the spread
     ct_hu: tuple[float, float] = (-160, 240)  # black and white
     size_px: int = 300  # longest side of a picture
     note: str = ""  # what is missing
@@ -94,19 +94,20 @@ def at_step(case: Case, dose: MethodDose, step: int, grid: Grid) -> MethodDose:
 
 def with_gamma(case: Case, dose: MethodDose) -> MethodDose:
     """The same with its gamma index; some seconds at full size."""
-    gamma = gamma_index(case.dose_gy, dose.dose_gy, case.spacing_mm, global_gy=case.rx_gy, **GAMMA)
-    return dose._replace(gamma=np.nan_to_num(gamma))
+    how = {"dose_pct": 3, "distance_mm": 3, "max_gamma": MOST_GAMMA, "global_gy": case.rx_gy}
+    return dose._replace(gamma=np.nan_to_num(gamma_index(case.dose_gy, dose.dose_gy, case.spacing_mm, **how)))
 
 
 def open_view(
     case: Case, doses: Sequence[MethodDose], plane: str = "axial", index: int | None = None
 ) -> View:
-    """The view that opens: every structure, at the middle of the primary target."""
+    """The view that opens: every structure, at the middle of the primary target. The ends of the colours
+    follow from the plan, so that a patient has the same in all pictures; what exceeds them is marked."""
     index = slices.target_index(case, plane) if index is None else index
     order = {name: number for number, name in enumerate(case.protocol.structures)}
     structures = tuple(sorted(case.masks, key=lambda name: order.get(name, 99)))
-    top_gy = float(np.ceil(1.1 * case.rx_gy))
-    return View(case, tuple(doses), slices.body_box(case), plane, index, structures=structures, top_gy=top_gy)
+    ends = {"top_gy": float(np.ceil(1.05 * case.dose_gy.max())), "end_gy": float(np.ceil(0.2 * case.rx_gy))}
+    return View(case, tuple(doses), slices.body_box(case), plane, index, structures=structures, **ends)
 
 
 def close_view(case: Case, doses: Sequence[MethodDose], plane: str = "axial") -> View:
@@ -114,45 +115,24 @@ def close_view(case: Case, doses: Sequence[MethodDose], plane: str = "axial") ->
     view = open_view(case, doses, plane)
     isodoses_gy = tuple(share * case.rx_gy for share in slices.ISODOSE_SHARES)
     box = slices.slice_box(case, plane, view.index)
-    return view._replace(box=box, isodoses_gy=isodoses_gy, opacity=0.55, end_gy=15.0)
+    return view._replace(box=box, isodoses_gy=isodoses_gy, opacity=0.55)
 
 
 def overlays(view: View) -> dict[str, slices.Overlay]:
     """title -> Overlay, of what there is."""
     plan = slices.Overlay(view.case.dose_gy, (0.0, view.top_gy), isodoses_gy=view.isodoses_gy)
-    panels = {"planned dose": plan}
+    panels, end_gy = {"planned dose": plan}, view.end_gy
     for dose in view.doses:
-        predicted = {"predicted dose": plan._replace(volume_gy=dose.dose_gy)}
-        layers = predicted | layers_of(dose, view.layers, view.end_gy)
-        panels |= {f"{dose.method}: {title}": overlay for title, overlay in layers.items()}
+        difference = slices.Overlay(dose.error_gy, (-end_gy, end_gy), slices.ERROR_MAP, 0.5, 0.4 * end_gy)
+        spread = slices.Overlay(dose.spread_gy, (0.0, end_gy / 2), slices.SPREAD_MAP, 0.25)
+        gamma = slices.Overlay(dose.gamma, (0.0, MOST_GAMMA), slices.ERROR_MAP, 0.05, 1.0, (), "gamma")
+        titles = ("predicted - planned", "spread of samples", "gamma, 3 % 3 mm")
+        layers = zip(LAYERS, titles, (difference, spread, gamma))
+        shown = {"predicted dose": plan._replace(volume_gy=dose.dose_gy)}
+        shown |= {title: overlay for name, title, overlay in layers if name in view.layers}
+        there = {title: overlay for title, overlay in shown.items() if overlay.volume_gy is not None}
+        panels |= {f"{dose.method}: {title}": overlay for title, overlay in there.items()}
     return panels
-
-
-def layers_of(dose: MethodDose, layers: Sequence[str], end_gy: float) -> dict[str, slices.Overlay]:
-    """title -> Overlay of the layers that are asked for and there."""
-    all_of_them = {
-        "difference": (
-            "predicted - planned",
-            dose.error_gy,
-            (-end_gy, end_gy),
-            slices.ERROR_MAP,
-            0.5,
-            0.4 * end_gy,
-        ),
-        "spread": ("spread of samples", dose.spread_gy, (0.0, end_gy / 2), slices.SPREAD_MAP, 0.25),
-        "gamma": (
-            "gamma, 3 % 3 mm",
-            dose.gamma,
-            (0.0, GAMMA["max_gamma"]),
-            slices.ERROR_MAP,
-            0.05,
-            1.0,
-            (),
-            "gamma",
-        ),
-    }
-    there = (all_of_them[name] for name in LAYERS if name in layers)
-    return {title: slices.Overlay(volume, *look) for title, volume, *look in there if volume is not None}
 
 
 def render_panels(view: View) -> dict[str, np.ndarray]:
@@ -225,7 +205,7 @@ def goal_table(view: View) -> pd.DataFrame:
 
 def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structures: Sequence[str]) -> None:
     """DVHs of the named structures: planned as lines, the predicted doses [D,H,W] dashed, then dotted."""
-    edges_gy = np.arange(0, 1.15 * case.rx_gy, DOSE_STEP_GY)
+    edges_gy = dose_axis_gy(case.dose_gy, *doses_hat_gy)
     for name in (name for name in structures if name in case.judged_masks):
         mask, line = (
             case.masks[name],
@@ -234,7 +214,13 @@ def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structur
         ax.plot(edges_gy, dvh_curve(case.dose_gy, mask, edges_gy), label=name.replace("_", " "), **line)
         for dose_hat_gy, style in zip(doses_hat_gy, ("--", ":")):
             ax.plot(edges_gy, dvh_curve(dose_hat_gy, mask, edges_gy), linestyle=style, **line)
-    ax.set(xlabel="dose / Gy", ylabel="volume / %", xlim=(0, edges_gy[-1]), ylim=(0, 102))
+    ax.set(xlabel="dose / Gy", ylabel="volume / %", ylim=(0, 102))
+    ax.margins(x=0)
+
+
+def dose_axis_gy(*doses_gy: np.ndarray) -> np.ndarray:
+    """Doses from 0 to beyond the highest of all volumes, so that no overdose is cut off."""
+    return np.arange(0, max(dose_gy.max() for dose_gy in doses_gy) + 2 * DOSE_STEP_GY, DOSE_STEP_GY)
 
 
 def darken(hex_colour: str, share: float = 0.75) -> tuple:
@@ -245,9 +231,6 @@ def darken(hex_colour: str, share: float = 0.75) -> tuple:
 def draw_view(view: View) -> Figure:
     """A view as a figure: panels with colour bars, four in a row, under the read-out."""
     pictures = render_view(view._replace(size_px=400))
-    columns = min(4, len(pictures))
-    places = [*pictures.values()] + [NO_PICTURE] * (-len(pictures) % columns)
-    rows = [places[first : first + columns] for first in range(0, len(places), columns)]
-    figure, _ = picture_grid(rows, list(pictures))
+    figure, _ = picture_grid([*pictures.values()], [*pictures], min(4, len(pictures)))
     figure.suptitle(textwrap.fill(read_out(view), 115), x=0.01, ha="left", fontsize=9)
     return figure

@@ -11,13 +11,19 @@ for (const view of document.querySelectorAll(".scrub")) {
   const choose = () => { if (select) for (const one of view.querySelectorAll("[data-method]")) one.hidden = one.dataset.method !== select.value; };
   range.addEventListener("input", show);
   if (select) select.addEventListener("change", choose);
-  view.querySelector(".frames").addEventListener("wheel", event => {
-    const before = range.value;
-    range.value = +before - Math.sign(event.deltaY);
-    if (range.value === before) return;  // at the end the page scrolls on
+  const pictures = view.querySelector(".frames");
+  let turned = 0;  // a touchpad's small ticks add up to a slice
+  pictures.addEventListener("wheel", event => {
+    turned -= event.deltaMode ? 40 * Math.sign(event.deltaY) : event.deltaY;
+    const by = Math.trunc(turned / 40), at = +range.value, end = turned < 0 ? 0 : +range.max;
+    if (at === end) { turned = 0; return; }  // at the end the page scrolls on
     event.preventDefault();
+    if (!by) return;
+    turned -= 40 * by;
+    range.value = at + Math.sign(by);
     show();
   }, {passive: false});
+  pictures.addEventListener("click", () => range.focus());  // which takes the arrow keys
   show();
   choose();
 }
@@ -34,7 +40,17 @@ function sortBy(table, column, down) {
   body.append(...(down ? rows.reverse() : rows));
 }
 
+// What a table shows, as CSV for other programs.
+function csvLink(table) {
+  const quoted = cell => `"${cell.textContent.trim().replaceAll('"', '""')}"`, link = document.createElement("a");
+  const lines = [...table.rows].map(row => [...row.cells].map(quoted).join(","));
+  Object.assign(link, {href: "data:text/csv;charset=utf-8," + encodeURIComponent(lines.join("\n")), className: "csv",
+    download: "table.csv", textContent: "CSV"});
+  table.after(link);
+}
+
 for (const table of document.querySelectorAll(".output table")) {
+  csvLink(table);
   if (!table.tHead || table.tBodies[0].rows.length < 3) continue;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
