@@ -21,9 +21,9 @@ from lib.studies.results import Results, add_labels, select
 
 LESS = "less the U-Net's / Gy"
 COUNTS = ("patients", "steps", "network calls", "members", "met", "plans judged", "first t")
-# how a quantity, of a column or of a whole table, is written where two decimals do not fit it
+# how a quantity is written where two decimals do not fit it
 FORMATS = {
-    **dict.fromkeys((*COUNTS, "goals as planned / %", "met / %", "pass / %", "volume / cc"), "{:.0f}"),
+    **dict.fromkeys((*COUNTS, "goals as planned / %", "met / %", "volume / cc"), "{:.0f}"),
     **dict.fromkeys(("bias / Gy", LESS, "effect size d_z"), "{:+z.2f}"),
     **dict.fromkeys(("training / min", "minutes", "times as fast"), "{:.1f}"),
     **dict.fromkeys(("Wilcoxon p", "p after Holm"), "{:.2g}"),
@@ -41,7 +41,7 @@ class Interval(NamedTuple):
 
 def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     """A table as it is shown: rounded, all text escaped; of no rows, it says so."""
-    usual = FORMATS.get(table.index.name, "{:z.2f}")
+    usual = "{:.0f}" if str(table.index.name).endswith(" %") else "{:z.2f}"  # a table of shares
     shown = pd.DataFrame({c: [cell(value, FORMATS.get(c, usual)) for value in table[c]] for c in table})
     shown = shown.set_axis(table.index.astype(str)).rename_axis(columns=str(escape(table.index.name or "")))
     style = (shown.rename_axis(index=None) if len(shown) else pd.DataFrame(index=["not in this run"])).style
