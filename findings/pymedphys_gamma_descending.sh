@@ -9,7 +9,7 @@
 # Who is hurt: whoever compares doses from a system that writes frames downwards (offsets 0, -2.5, ...), which DICOM
 # allows: a batch reports nothing, or that everything fails.
 # Where it comes from: the compiled interpolation (_interp/interp.py) takes the first and last of the evaluated dose's
-# axis for its least and greatest, so that every point lies outside; max_gamma then ends the search.
+# axis for its least and greatest, so that every point lies outside.
 # Seen with pymedphys 0.41.0, numba 0.68.1, pydicom 3.0.2, numpy 2.4.6; identical doses:
 #   judged voxels: upwards 1000, downwards 0, downwards with scipy 1000
 set -euo pipefail
