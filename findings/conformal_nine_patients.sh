@@ -10,7 +10,7 @@
 # Who is hurt: whoever compares widths of methods over libraries, or calibrates one structure on 9 or 19 patients,
 # where it matters most.
 # Where it comes from: crepes takes the int of (1 - 0.9) (n + 1), which is 0.9999999999999998 for nine; MAPIE asks for
-# more than 10 samples unless infinite bounds are allowed, and those it gives to asymmetric scores only.
+# n of 1 / (1 - 0.9) unless infinite bounds are allowed, and those it gives to asymmetric scores only.
 # Seen with crepes 0.9.1, MAPIE 1.6.0, puncc 0.9.3, numpy 1.26.4; half width from residuals 1, 2, ... n:
 #   9 patients: crepes inf, MAPIE refused, puncc 9
 #   19 patients: crepes 19, MAPIE 18, puncc 18

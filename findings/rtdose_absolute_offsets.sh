@@ -3,9 +3,9 @@
 #
 # One would guess: GridFrameOffsetVector is in every RTDOSE, so every reader knows both forms that DICOM allows (PS3.3
 # C.8.8.3.2): offsets from the first frame, or z itself, then beginning with the z of ImagePositionPatient.
-# What happens: SimpleITK reads both alike. pymedphys adds the position to offsets that hold it already, so that the dose
-# lies at twice its z. dicompyler-core does the same and gives a full DVH from the contours that still meet some dose:
-# mean 56 Gy instead of 40. Its note says only that the grid does not reach every contour.
+# What happens: SimpleITK reads both alike. pymedphys adds the position to offsets that hold it already, so that the
+# dose lies at twice its z. dicompyler-core does the same and gives a full DVH from the contours that still meet some
+# dose: mean 56 Gy instead of 40. Its note says only that the grid does not reach every contour.
 # Who is hurt: whoever mixes vendors, or anonymises with a tool that rewrites offsets. By how much depends on where
 # the patient lies: at a first frame of z = 0 nothing is wrong.
 # Where it comes from: dicomparser.GetDoseGrid and pymedphys' _dicom/coords.py: position[2] + offsets in both cases.
@@ -34,7 +34,8 @@ DOSE_GY = (40 + 0.5 * Z_MM)[:, None, None] + np.zeros((33, 33, 33))
 def dataset(modality, uid):
     ds = Dataset()
     ds.file_meta, ds.Modality, ds.is_little_endian, ds.is_implicit_VR = FileMetaDataset(), modality, True, False
-    ds.file_meta.TransferSyntaxUID, ds.SOPClassUID = pydicom.uid.ExplicitVRLittleEndian, "1.2.840.10008.5.1.4.1.1." + uid
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1." + uid
     ds.SOPInstanceUID = ds.SeriesInstanceUID = ds.StudyInstanceUID = ds.FrameOfReferenceUID = "2.25.1"
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, "2.25.1"
     return ds

@@ -3,14 +3,14 @@
 #
 # One would guess: "pwm" (probability weighted moments) and "fair" are two ways to one number, as they are without
 # weights (equal to the last digit); so they stay with ens_w. And a mirrored forecast, all signs changed, is as good.
-# What happens: with weights "pwm" leaves "fair", and by another amount when everything is mirrored: a forecast and
-# its mirror image get -0.13, less than a perfect one, and 0.31; "fair" gives both 0.09. "qd" and "nrg" stay together and mirror well.
-# The order in which the members are handed over makes no difference.
+# What happens: with weights "pwm" leaves "fair", and by another amount when everything is mirrored: a forecast and its
+# mirror image get -0.13, less than a perfect one, and 0.31; "fair" gives both 0.09. "qd" and "nrg" stay together and
+# mirror well. The order in which the members are handed over makes no difference.
 # Who is hurt: whoever weights members (by likelihood, by age of the forecast) and compares over- with underdosage: one
 # side is scored better than the other for no reason.
-# Where it comes from: _crps_ensemble_pwm_w. Half of the mean difference is sum w x (2 W - 1 + w) / (1 - sum w^2), with W
-# the weight below the member; instead of that sum w x - 2 sum w x W / (1 - sum w^2) is subtracted, which is the
-# same for equal weights only.
+# Where it comes from: _crps_ensemble_pwm_w. Half of the mean distance of two members is sum w x (2 W - 1 + w) /
+# (1 - sum w^2), W being the weight below a member; 2 sum w x W / (1 - sum w^2) - sum w x is taken instead, which is
+# the same for equal weights only.
 # Seen with scoringrules 0.10.0, numpy 2.4.6:
 #   as it is: fair 0.0889, pwm -0.1333 · mirrored: fair 0.0889, pwm 0.3111
 set -euo pipefail
@@ -27,7 +27,8 @@ TRUTH, MEMBERS, WEIGHTS = np.array([1.0]), np.array([[0.0, 1.0, 2.0]]), np.array
 
 def score(estimator, sign=1, weights=None, order=(0, 1, 2)):
     weights = None if weights is None else weights[:, order]
-    return float(scoringrules.crps_ensemble(sign * TRUTH, sign * MEMBERS[:, order], ens_w=weights, estimator=estimator)[0])
+    members = sign * MEMBERS[:, order]
+    return float(scoringrules.crps_ensemble(sign * TRUTH, members, ens_w=weights, estimator=estimator)[0])
 
 
 as_it_is, mirrored = ({name: score(name, sign, WEIGHTS) for name in ("fair", "pwm", "qd", "nrg")} for sign in (1, -1))

@@ -4,8 +4,8 @@
 # One would guess: an image of SimpleITK has one slice distance, so that a dose with frames 2.5 mm apart in the target
 # and 5 mm apart elsewhere is refused, resampled, or at least read with the warning about uneven sampling that a series
 # of CT slices gets.
-# What happens: it is read in silence with the distance of the first two frames, whatever SliceThickness says. All frames
-# behind the first change lie at wrong places: a grid of 80 mm is 55 mm long, and at z = 60 mm, where 60 Gy were
+# What happens: it is read in silence with the distance of the first two frames. All frames behind the first change lie
+# at wrong places: a grid of 80 mm is 55 mm long, and at z = 60 mm, where 60 Gy were
 # calculated, GetPixel has nothing. The same frames from head to foot make a grid of 110 mm.
 # Who is hurt: whoever resamples doses to a CT by SimpleITK (or a package on top of it): organs above the change get the
 # dose of others, and the length depends on the end at which the file begins.
