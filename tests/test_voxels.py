@@ -1,6 +1,6 @@
 """Networks that see blocks and answer every voxel in them: grids, noise, the way past the network, chains."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +11,7 @@ from test_flow import gaussian_velocity
 from test_training import config_for, made
 from toys import toy_case, toy_cohort
 
+from lib.cache import digest
 from lib.diffusion.flow import at_time, shift_time
 from lib.diffusion.parameterisation import noise_from_dose, with_skip
 from lib.diffusion.samplers import DDIM, Euler, Midpoint
@@ -21,13 +22,14 @@ from lib.features.augmentation import augment, mirror, shift
 from lib.features.batches import cut, make_batch, patch_start
 from lib.features.grid import Grid, join_blocks, split_blocks
 from lib.features.samples import add_prior, load_samples, make_sample
-from lib.models.config import check_fits
+from lib.models.config import check_fits, config_from
 from lib.models.control import fit_control, predict_control
 from lib.models.unet import UNet
 from lib.prediction.predict import on_case_grid, predict, ready, usual_sampler
 from lib.prediction.store import load_prediction, save_prediction
 from lib.runner.plan import plan
 from lib.training.loop import train_step
+from lib.training.result import LATER, NOT_IN_KEY, training_key
 from lib.training.state import TrainingState
 
 GRIDS = [Grid(2, 2), Grid(4, 2), Grid(4, 4), Grid(3, 3)]
@@ -257,3 +259,16 @@ def test_a_params_file_with_an_answer_that_does_not_fit_is_refused_before_anythi
     params = {"experiment": "x", "cohort": "c", "methods": ["baseline"], "coarsen": 4, "answer": 3}
     with pytest.raises(UserError, match="answer is 3; it must divide coarsen, which is 4"):
         plan(params, "x.yaml")
+
+
+def test_a_training_of_before_is_read_and_keeps_its_key(tmp_path):
+    """What its file lacks is as it was then; what came later counts where it is used."""
+    config = config_for([make_sample(toy_case(), Grid(1))])
+    stored = {name: value for name, value in asdict(config).items() if name not in LATER}
+    assert len(stored) == len(asdict(config)) - 3
+    before = config_from(stored, tmp_path)
+    assert before == config and (before.grid, before.skip, before.snr_divisor) == (Grid(1), 0.0, 1.0)
+    keys = {training_key(replace(before, **later)) for later in ({}, {"answer": 2}, {"skip": 0.1})}
+    assert len(keys) == 3 and training_key(config) in keys
+    kept = {name: value for name, value in asdict(config).items() if name not in (*NOT_IN_KEY, *LATER)}
+    assert training_key(config) == digest([kept, []])

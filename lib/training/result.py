@@ -29,12 +29,15 @@ STAMP = "trained.json"
 # the last digits of the units depend on how many threads add them up, and those of the gradients on the parts
 # a batch is cut into; the card decides the constraints; of the start its weights count, not where they lie
 NOT_IN_KEY = ("dose_shift", "dose_scale", "accumulate", "n_constraints", "start_from")
+# fields that came later, as trainings of before had them: those keep their keys
+LATER = {"answer": 1, "snr_divisor": 1.0, "skip": 0.0}
 
 
 def training_key(config: TrainConfig, prior: Path | None = None) -> str:
     """What a training depends on: its configuration, which names its cohort's card and TRAINING_VERSION, and
     the weights of its prior and of its start."""
-    decisive = {name: value for name, value in asdict(config).items() if name not in NOT_IN_KEY}
+    values = {name: value for name, value in asdict(config).items() if name not in NOT_IN_KEY}
+    decisive = {name: value for name, value in values.items() if (name, value) not in LATER.items()}
     starts = [in_project(folder) / "weights.safetensors" for folder in (prior, config.start_from) if folder]
     for path in starts:
         if not path.exists():
