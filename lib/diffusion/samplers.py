@@ -5,6 +5,7 @@
     noise       [B,1,D,H,W], the state at the first time; as are all states and estimates
     alpha_bar   float64 [T], with _t and _s at the time of a step and at the next
     bounds      (lo, hi) of dose_hat, numbers or tensors
+    shift       of a flow: the times are moved by it (lib.diffusion.flow.shift_time)
     generator   of the noise that DDIM draws if eta > 0
     watch       called with (step, t, dose_hat) after each network call
 
@@ -13,7 +14,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
+from itertools import count, pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -148,26 +149,26 @@ class DPMSolver(DiffusionSampler):
 class Euler(Sampler):
     """A flow's velocity integrated from t = 0 to 1 by steps of first order, one call each."""
 
-    shift: float = 1.0  # the steps are even in the time that `shift_time` divides by it
     stages = (1.0,)  # how far of a step each call's velocity leads from where the step began
 
-    def bounds(self) -> list[float]:
-        check_steps(self.n_steps)
-        return [shift_time(step / self.n_steps, self.shift) for step in range(self.n_steps + 1)]
-
     def times(self) -> list[float]:
+        check_steps(self.n_steps)
         ahead = (0.0, *self.stages[:-1])
-        return [t + a * (s - t) for t, s in pairwise(self.bounds()) for a in ahead]
+        return [(step + a) / self.n_steps for step in range(self.n_steps) for a in ahead]
 
-    def sample(self, velocity: Callable, noise: Tensor, watch: Callable | None = None) -> Tensor:
-        x_t, times = noise, iter(enumerate(self.times()))
-        for t_start, t_end in pairwise(self.bounds()):
-            start = x_t
-            for stage, (call, t) in zip(self.stages, times):
+    def sample(
+        self, velocity: Callable, noise: Tensor, shift: float = 1.0, watch: Callable | None = None
+    ) -> Tensor:
+        bounds = [shift_time(t, shift) for t in [*self.times()[:: len(self.stages)], 1.0]]
+        ahead, x_t, calls = (0.0, *self.stages[:-1]), noise, count()
+        for t_start, t_end in pairwise(bounds):
+            start, length = x_t, t_end - t_start
+            for a, stage in zip(ahead, self.stages):
+                t = t_start + a * length
                 velocity_hat = velocity(x_t, x_t.new_full((len(x_t),), t))
                 if watch:
-                    watch(call, t, dose_from_velocity(x_t, velocity_hat, t))
-                x_t = start + stage * (t_end - t_start) * velocity_hat
+                    watch(next(calls), t, dose_from_velocity(x_t, velocity_hat, t))
+                x_t = start + stage * length * velocity_hat
         return x_t
 
 

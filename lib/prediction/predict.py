@@ -95,7 +95,7 @@ def usual_sampler(config: TrainConfig, n_steps: int) -> Sampler | None:
     if not method.timed:
         return None
     if method.predicts == "velocity":
-        return Euler(n_steps, flow_shift(config))
+        return Euler(n_steps)
     return DDIM(n_steps) if config.zero_snr else replace(REFERENCE, n_steps=n_steps)
 
 
@@ -204,7 +204,8 @@ def sample_batch(
     """Doses [B,1,d,h,w] (fraction of the prescription) from start noise; `stream` names DDIM's noise."""
     method, units, prior = predictor.method, predictor.config.units, batch.prior
     if method.predicts == "velocity":
-        return units.to_dose(sampler.sample(velocity_of(predictor, batch, window), noise, watch), prior)
+        velocity, shift = velocity_of(predictor, batch, window), flow_shift(predictor.config)
+        return units.to_dose(sampler.sample(velocity, noise, shift, watch), prior)
     if method.timed:
         denoise, alpha_bar = denoiser(predictor, batch, window), predictor.config.alpha_bar
         bounds = tuple(units.to_network(bound, prior) for bound in CLAMP)
