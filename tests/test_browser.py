@@ -9,7 +9,7 @@ from PIL import Image
 
 from lib.files import ROOT
 from lib.prediction.store import predicted_cases
-from lib.report.page import build_report
+from lib.report.render import build_report
 from lib.report.scrubber import COLUMNS
 
 pytestmark = pytest.mark.chromium

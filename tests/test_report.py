@@ -17,7 +17,7 @@ from PIL import Image
 from lib.errors import UserError
 from lib.files import ROOT, read_json, write_json, write_text
 from lib.metrics.statistics import Difference
-from lib.report import page, pictures, style, tables
+from lib.report import page, pictures, render, style, tables
 from lib.report.claims import claims
 from lib.report.statements import (
     ACCURACY,
@@ -609,7 +609,7 @@ def executed(path, *sources, title="# What is it?"):
 def test_every_executed_notebook_becomes_a_page_and_05_report_the_report(tmp_path):
     executed(tmp_path / "quick" / "02_sampling_ablation.ipynb", "<p>steps</p>")
     executed(tmp_path / "quick" / "05_report.ipynb", "<p>report</p>")
-    page.build_report(tmp_path / "quick")
+    render.build_report(tmp_path / "quick")
     report = (tmp_path / "quick" / "report.html").read_text()
     steps_page = (tmp_path / "quick" / "pages" / "02_sampling_ablation.html").read_text()
     assert "<p>report</p>" in report and "code_of_a_cell" not in report and "quick: What is it?" in report
@@ -619,18 +619,18 @@ def test_every_executed_notebook_becomes_a_page_and_05_report_the_report(tmp_pat
 
 def test_an_experiment_of_one_notebook_has_it_as_its_report_and_one_of_none_says_so(tmp_path):
     executed(tmp_path / "speed" / "06_speed.ipynb", "<p>fast</p>")
-    page.build_report(tmp_path / "speed")
+    render.build_report(tmp_path / "speed")
     assert "<p>fast</p>" in (tmp_path / "speed" / "report.html").read_text()
     with pytest.raises(UserError, match="has no executed notebook; run the experiment"):
-        page.build_report(tmp_path / "none")
+        render.build_report(tmp_path / "none")
 
 
 def test_widgets_stay_out_of_a_page_and_a_title_is_escaped(tmp_path):
     executed(tmp_path / "06_speed.ipynb", "<p>static</p>", title="# <script>")
     notebook = nbformat.read(tmp_path / "06_speed.ipynb", 4)
-    notebook.cells[1].outputs[0].data[page.WIDGET] = {}
+    notebook.cells[1].outputs[0].data[render.WIDGET] = {}
     nbformat.write(notebook, tmp_path / "06_speed.ipynb")
-    page.build_report(tmp_path)
+    render.build_report(tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert "static" not in text and "&lt;script&gt;</title>" in text
 

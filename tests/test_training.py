@@ -88,7 +88,7 @@ def without_time(history):
 
 def test_a_network_learns_one_patient_by_heart(samples, tmp_path):
     config = config_for(
-        samples[:1], epochs=60, batch_size=1, augment="none", learning_rate=3e-3, validate_every=60
+        samples[:1], epochs=30, batch_size=1, augment="none", learning_rate=3e-3, validate_every=30
     )
     assert train(config, samples[:1], tmp_path)[-1]["validation_mae_gy"] < 3.0
 

@@ -90,8 +90,8 @@ def tidy(path: Path) -> None:
     out of its outputs, and colours that nobody sees out of its figures."""
     import nbformat
 
-    from lib.report.page import without_widgets
     from lib.report.pictures import smaller_output
+    from lib.report.render import without_widgets
 
     notebook = without_widgets(nbformat.read(path, as_version=4))
     for key in ("input_path", "output_path", "environment_variables"):

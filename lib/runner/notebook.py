@@ -11,13 +11,12 @@ import ast
 import subprocess
 from pathlib import Path
 
-import nbformat
 import yaml
 
 from lib.errors import UserError
 from lib.files import ROOT, in_project
 from lib.runner import settings
-from lib.runner.parameters import Parameter, parameters_cell, parse_lines
+from lib.runner.parameters import DAMAGED_NOTEBOOK, Parameter, parameters_cell, parse_lines
 from lib.runner.params_file import load_params, name_meant
 from lib.runner.settings import COMMON, Values
 from lib.studies.experiment import OUTPUTS, Experiment, git
@@ -75,6 +74,6 @@ def committed_parameters(notebook: str) -> dict[str, Parameter]:
     """The notebook's parameters as they are committed; none where that cannot be asked."""
     try:
         text = git("show", f"HEAD:notebooks/{notebook}.ipynb")
-        return parse_lines(parameters_cell(nbformat.reads(text, as_version=4)))
-    except (OSError, subprocess.CalledProcessError, nbformat.reader.NotJSONError, SyntaxError, UserError):
+        return parse_lines(parameters_cell(text))
+    except (OSError, subprocess.CalledProcessError, UserError, *DAMAGED_NOTEBOOK):
         return {}

@@ -109,7 +109,7 @@ def remove_others(stages: list[Stage], folder: Path) -> None:
 def finish(folder: Path, executed: bool, publishes: bool) -> None:
     """Build the report if anything is new, publish or compare with what is published, say where the report
     lies."""
-    from lib.report.page import build_report
+    from lib.report.render import build_report
     from lib.runner.published import compare_with_published, publish
 
     report = folder / "report.html"

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import pandas as pd
 import torch
@@ -27,6 +26,7 @@ from lib.features.augmentation import augment
 from lib.features.batches import Batch, make_batch
 from lib.features.grid import Grid
 from lib.features.samples import Sample, load_samples, make_sample
+from lib.files import read_json
 from lib.metrics.dose import grid_dose_score_gy
 from lib.models.config import TrainConfig
 from lib.prediction.predict import Predictor, network_of, predict, ready, usual_sampler
@@ -251,6 +251,6 @@ def exponents(scaling: pd.DataFrame) -> dict[str, float]:
 def notebook_times(folder: Path) -> list[Row]:
     """Minutes that each executed notebook of an experiment took, as papermill noted: a row per notebook."""
     paths = sorted(folder.glob("[0-9]*.ipynb"))
-    notes = {path.stem: nbformat.read(path, as_version=4).metadata.get("papermill", {}) for path in paths}
+    notes = {path.stem: read_json(path)["metadata"].get("papermill", {}) for path in paths}
     seconds = {name: note["duration"] for name, note in notes.items() if note.get("duration")}
     return [{"notebook": name, "minutes": duration / 60} for name, duration in seconds.items()]
