@@ -25,7 +25,7 @@ from lib.report.views import MethodDose, View, close_view, load_dose, overlays, 
 from lib.strict_yaml import read_yaml
 
 PATIENTS = 1
-MOST_CHARACTERS = 1_500_000  # of a patient: as many methods as fit are in the page
+MOST_CHARACTERS = 800_000  # of a patient: as many methods as fit are in the page
 SIZE_PX, STEP_PX, COLUMNS, QUALITY = 300, 176, 8, 30
 ESTIMATES = (0.0, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
 LOADER = jinja2.FileSystemLoader(Path(__file__).parent)
