@@ -110,11 +110,11 @@ def refused(changes, tmp_path):
             "variants.baseline-x.epochs is 0",
         ),
         (
-            {"methods": ["baseline", "flow"], "ablation": {"method": "flwo"}},
+            {"methods": ["baseline", "flow", "ddpm"], "ablation": {"method": "flwo"}},
             "ablation.method names flwo, which methods does not list; did you mean flow?",
         ),
         (
-            {"methods": ["baseline", "flow"], "ablation": {"method": "flow", "others": ["ddpm_v"]}},
+            {"methods": ["baseline", "ddpm"], "ablation": {"others": ["ddpm_v"]}},
             "ablation.others names ddpm_v",
         ),
         (
@@ -122,9 +122,13 @@ def refused(changes, tmp_path):
             "comparison.mirrored names cascade",
         ),
         *(
-            ({"methods": ["baseline", "flow"], section: {name: value}}, f"{section}.{name} names {sentence}")
+            (
+                {"methods": ["baseline", "flow", "ddpm"], section: {name: value}},
+                f"{section}.{name} names {sentence}",
+            )
             for section, name, value, sentence in (
-                ("ablation", "method", "baseline", "baseline; it must be a method that is sampled in steps"),
+                ("ablation", "method", "baseline", "baseline; it must be a diffusion"),
+                ("ablation", "method", "flow", "flow; it must be a diffusion"),
                 (
                     "ablation",
                     "others",

@@ -39,6 +39,11 @@ class Method(NamedTuple):
         return 2 if self.predicts == "dose and deviation" else 1
 
     @property
+    def denoises(self) -> bool:
+        """Whether it is a diffusion, sampled from level to level; a flow is integrated."""
+        return self.timed and self.predicts != "velocity"
+
+    @property
     def sampled(self) -> bool:
         """Whether members of an ensemble differ."""
         return self.timed or self.outputs == 2

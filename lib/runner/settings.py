@@ -41,10 +41,11 @@ methods = ["baseline"]  # what is trained and compared: <method>, or <method>-<v
 """)  # what all notebooks of an experiment share, defined as a notebook's own parameters are
 REGRESSION = "a regression", lambda method: not method.timed
 TIMED = "a method that is sampled in steps", lambda method: method.timed
+DIFFUSION = "a diffusion", lambda method: method.denoises
 SUITS: dict[str, tuple[str, Callable[[Method], bool]]] = {
-    "method": TIMED,
+    "method": DIFFUSION,
     "others": TIMED,
-    "variants": TIMED,
+    "variants": DIFFUSION,
     "sampled": ("a method whose samples differ", lambda method: method.sampled),
     "regression": REGRESSION,
     "deep": REGRESSION,

@@ -149,7 +149,7 @@ def level_errors(
     inside the dose mask, the estimate clamped as the reference clamps it.
     """
     rows, methods = [], {name: find_method(run.config(name).method) for name in names}
-    plain = [n for n, m in methods.items() if m.timed and m.predicts != "velocity" and not m.prior]
+    plain = [n for n, m in methods.items() if m.denoises and not m.prior]
     for name in plain:
         predictor, columns = run.load_predictor(name), run.columns(name)
         for sample in progress(samples, f"noise levels, {name}"):

@@ -168,9 +168,9 @@ def find_experiment(name: str, device: str = "auto", precision: str = "auto") ->
 
 
 def has_study(notebook: str, methods: Iterable[str]) -> bool:
-    """Whether an experiment of these methods runs the notebook: that of steps if one is sampled in steps,
+    """Whether an experiment of these methods runs the notebook: that of steps if one is a diffusion,
     that of ensembles if members of one differ."""
-    needs = {"02_sampling_ablation": "timed", "03_ensemble": "sampled"}
+    needs = {"02_sampling_ablation": "denoises", "03_ensemble": "sampled"}
     return notebook not in needs or any(getattr(find_method(name), needs[notebook]) for name in methods)
 
 
