@@ -45,6 +45,11 @@ def in_project(path: str | Path) -> Path:
     return Path(path) if folder.absolute() == Path.cwd() else folder / path
 
 
+def find_path(path: str | Path) -> Path:
+    """A path as a person types it: from the folder that the process runs in, or else the project's."""
+    return Path(path) if Path(path).exists() else in_project(path)
+
+
 @contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; it takes `path`'s place only if the block succeeds."""

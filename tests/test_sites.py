@@ -19,7 +19,7 @@ from lib.cases.protocol import PROTOCOLS, read_protocol
 from lib.errors import UserError
 from lib.features.grid import Grid
 from lib.features.samples import load_sample
-from lib.files import write_text
+from lib.files import find_path, write_text
 from lib.importers.cohort import Source, make_cohort
 from lib.importers.dicom_rt import read_patient
 from lib.importers.options import Options
@@ -277,3 +277,16 @@ def test_a_wrong_site_or_alias_is_refused_in_a_sentence(section, words, tmp_path
     with pytest.raises(SystemExit) as end:
         import_patients.main(["dicom", "clinic", "--params", "clinic.yaml"])
     assert end.value.code == 2 and re.search(words, capsys.readouterr().err)
+
+
+def test_from_any_folder_a_cohort_comes_into_the_project_and_is_found_there(tmp_path, monkeypatch, capsys):
+    for k in range(3):
+        write_patient(toy_case(f"p_{k}", SMALL, BREAST), tmp_path / "clinic" / f"p_{k}", names={})
+    monkeypatch.setenv("DOSE_FOLDER", str(tmp_path))
+    (tmp_path / "notebooks" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    import_patients.main(["dicom", "../clinic", "--name", "ours", "--site", BREAST])
+    assert [path.name for path in tmp_path.glob("outputs/cohorts/*")] == ["ours"]
+    assert [path.name for path in (tmp_path / "notebooks").iterdir()] == ["mine"]
+    assert find_path("outputs/cohorts/ours") == tmp_path / "outputs" / "cohorts" / "ours"
+    assert str(find_path("mine")) == "mine"  # what is here goes before

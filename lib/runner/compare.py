@@ -5,11 +5,10 @@
 An answer is called as in the report's tables; one that was trained with several seeds is averaged over them.
 """
 
-from pathlib import Path
-
 import pandas as pd
 
 from lib.errors import UserError, closest
+from lib.files import find_path
 from lib.metrics.statistics import paired_difference, verdict
 from lib.runner.command import Parser, one_sentence_errors
 from lib.studies.results import add_labels, read_frame, select
@@ -25,7 +24,7 @@ ANSWER = ["group", "averaged_over", "members"]
 
 def read_answer(folder: str, name: str) -> pd.DataFrame:
     """The rows of an answer by its label, of all its seeds. Raises a UserError."""
-    frame = add_labels(read_frame(Path(folder) / "results" / "04_comparison.csv"))
+    frame = add_labels(read_frame(find_path(folder) / "results" / "04_comparison.csv"))
     named = select(frame, label=name)
     if named.empty:
         raise UserError(f"{folder} judged no {name!r}{closest(name, frame['label'].unique())}")

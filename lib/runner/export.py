@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
+from lib.files import find_path, in_project
 from lib.importers.rtdose import write_rtdose
 from lib.prediction.store import load_prediction, predicted_cases, predicted_methods, prediction_path
 from lib.runner.command import Parser, one_sentence_errors
@@ -21,10 +22,10 @@ def export(
     folder: str | Path, method: str, case_id: str, dicom: str | Path, target: str | Path, spread: bool = False
 ) -> Path:
     """Write the dose, or the spread, of experiment `folder`; returns the path. Raises a UserError."""
-    folder = Path(folder)
+    folder = find_path(folder)
     params = load_params(folder / "experiment.yaml")
     check_kept(folder, method, case_id)
-    case = open_cohort(params["cohort"], params.get("first_cases", 0)).load(case_id)
+    case = open_cohort(in_project(params["cohort"]), params.get("first_cases", 0)).load(case_id)
     prediction = load_prediction(prediction_path(folder, method, case_id), case.dose_mask)
     if spread and prediction.spread_gy is None:
         raise UserError(f"{method} has no spread for {case_id}: it gives one dose, or one sample was drawn")

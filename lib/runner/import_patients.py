@@ -16,6 +16,7 @@ from pathlib import Path
 from lib.cases.cohort import FOLDER
 from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
+from lib.files import in_project
 from lib.importers.cohort import Source, make_cohort
 from lib.importers.dicom_rt import dicom_source
 from lib.importers.look import look, write_protocol
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for flag, settings in FLAGS.items():
         parser.add_argument(flag, **settings)
     options = parser.parse_args(arguments)
-    target = FOLDER / (options.name or options.source)
+    target = in_project(FOLDER / (options.name or options.source))
     with one_sentence_errors():
         if options.look or options.write_protocol:
             return look_first(options)
