@@ -8,7 +8,7 @@ from dicom_toys import item
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from lib.importers.dicom_grid import Grid
+from lib.importers.dicom_grid import ImageGrid
 from lib.importers.dicom_structures import Roi
 
 ANGLES = np.linspace(0, 2 * np.pi, 90, endpoint=False)
@@ -139,4 +139,4 @@ def body_mask(body, grid, centre_mm):
 def field(spacing_mm, size_mm):
     """A grid round the origin of at least `size_mm` each way."""
     shape = tuple(int(np.ceil(size_mm / s)) + 1 for s in spacing_mm)
-    return Grid(tuple(-s * (n - 1) / 2 for s, n in zip(spacing_mm, shape)), tuple(spacing_mm), shape)
+    return ImageGrid(tuple(-s * (n - 1) / 2 for s, n in zip(spacing_mm, shape)), tuple(spacing_mm), shape)

@@ -6,10 +6,10 @@ from bodies import BODIES, body_mask, body_roi, contour, cylinder, field, roi_of
 
 from lib.errors import UserError
 from lib.importers.dicom_contours import contour_mask, find_body
-from lib.importers.dicom_grid import Grid, new_grid, resample
+from lib.importers.dicom_grid import ImageGrid, new_grid, resample
 from lib.metrics.dvh import dose_at_cc_gy, dose_at_volume_gy
 
-GRID = Grid((0.0, 0.0, 0.0), (2.0, 1.0, 1.0), (5, 40, 40))  # a pixel is 1 mm2
+GRID = ImageGrid((0.0, 0.0, 0.0), (2.0, 1.0, 1.0), (5, 40, 40))  # a pixel is 1 mm2
 CT_GRIDS = [(1.0, 1.0, 1.0), (2.0, 3.0, 3.0), (5.0, 1.2, 1.2), (5.0, 3.0, 3.0)]
 PAIRS = [  # CT voxel -> asked voxel in mm; in the first two every new slice is halfway between two old ones
     ((1.5, 1.5, 1.5), (3.0, 3.0, 3.0)),

@@ -13,10 +13,10 @@ from toys import toy_case
 
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
-from lib.features.grid import Grid as Blocks
+from lib.features.grid import Grid
 from lib.files import ROOT, write_text
 from lib.importers.dicom_files import File
-from lib.importers.dicom_grid import Grid
+from lib.importers.dicom_grid import ImageGrid
 from lib.importers.dicom_images import read_dose
 from lib.importers.dicom_rt import read_patient
 from lib.importers.options import Options
@@ -49,7 +49,9 @@ def test_what_is_read_back_is_within_half_a_step_of_at_most_001_gy(patient, tmp_
 def test_it_lies_where_the_planned_dose_lies(patient, tmp_path):
     case, dose_gy, ds = exported(patient, tmp_path / "dose.dcm")
     got_gy, grid = read_dose(File("dose.dcm", ds, ds.SOPInstanceUID))
-    assert grid == Grid(case.origin_mm, case.spacing_mm, case.shape) and abs(got_gy - dose_gy).max() < 0.002
+    assert (
+        grid == ImageGrid(case.origin_mm, case.spacing_mm, case.shape) and abs(got_gy - dose_gy).max() < 0.002
+    )
 
 
 @pytest.mark.parametrize("mark", ["SOPInstanceUID", "InstanceCreatorUID", "SeriesDescription", "DoseComment"])
@@ -188,9 +190,9 @@ def clinic(patient, tmp_path_factory):
         write_text(
             Path("outputs/clinic/experiment.yaml"), "experiment: clinic\ncohort: outputs/cohorts/clinic\n"
         )
-        save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, Blocks(1))
+        save_prediction(prediction_path("outputs/clinic", "baseline", "p1"), case.dose_gy, Grid(1))
         save_prediction(
-            prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, Blocks(1), case.dose_gy / 10
+            prediction_path("outputs/clinic", "flow", "p1"), case.dose_gy, Grid(1), case.dose_gy / 10
         )
     return folder
 

@@ -22,6 +22,7 @@ from lib.features.augmentation import augment, mirror, shift
 from lib.features.batches import cut, make_batch, patch_start
 from lib.features.grid import Grid, join_blocks, split_blocks
 from lib.features.samples import add_prior, load_samples, make_sample
+from lib.metrics.dose import grid_dose_score_gy
 from lib.models.config import check_fits, config_from
 from lib.models.control import fit_control, predict_control
 from lib.models.unet import UNet
@@ -278,3 +279,14 @@ def test_a_training_of_before_is_read_and_keeps_its_key(tmp_path):
     assert len(keys) == 3 and training_key(config) in keys
     kept = {name: value for name, value in asdict(config).items() if name not in (*NOT_IN_KEY, *LATER)}
     assert training_key(config) == digest([kept, []])
+
+
+def test_doses_of_more_voxels_than_a_half_can_count_are_judged_right():
+    """The sum of a float16 mask ends at 65,504; a dose wrong by 10 % everywhere is wrong by 7 Gy."""
+    case = toy_case(shape=(48, 64, 64))
+    case = replace(case, dose_mask=np.ones(case.shape, bool))
+    sample = make_sample(case, Grid(4, 4))
+    assert sample.mask.dtype == torch.float16 and sample.mask.numel() > 2 * 65504
+    assert grid_dose_score_gy(sample, sample.dose[None].float() + 0.1) == pytest.approx(7.0, rel=1e-3)
+    coarse = make_sample(case, Grid(4))
+    assert fit_control([sample]).max() == pytest.approx(fit_control([coarse]).max(), abs=0.15)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from lib.errors import UserError
 from lib.features.channels import Channels
-from lib.features.grid import Grid
+from lib.features.grid import Grid, refine
 from lib.features.samples import TENSORS, Sample
 
 
@@ -29,7 +29,7 @@ class Batch:
     @property
     def structures(self) -> torch.Tensor:
         """Where each structure lies, bool [B,S,D,H,W]: where its signed distance is negative."""
-        return refine_blocks(self.channels.select(self.cond, self.channels.structures), self.grid.answer) < 0
+        return refine(self.channels.select(self.cond, self.channels.structures), self.grid.answer) < 0
 
     def part(self, patients: slice) -> "Batch":
         """The batch of some of its patients."""
@@ -87,10 +87,3 @@ def cut(sample: Sample, start: tuple, size: tuple) -> list[torch.Tensor]:
         pad(volume, sample.grid.finer(box)).float() for volume in (sample.dose, sample.mask, sample.prior)
     ]
     return [pad(sample.cond - outside, box) + outside, *answered]
-
-
-def refine_blocks(volume: torch.Tensor, answer: int) -> torch.Tensor:
-    """[B,C,d,h,w] of blocks at their answers, trilinear between the centres of blocks."""
-    if answer == 1:
-        return volume
-    return F.interpolate(volume, scale_factor=answer, mode="trilinear", align_corners=False)

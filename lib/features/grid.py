@@ -103,11 +103,11 @@ def join_blocks(volume: torch.Tensor, answer: int) -> torch.Tensor:
     return parts.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, d * answer, h * answer, w * answer)
 
 
-def refine(volume: torch.Tensor, coarsen: int, shape: tuple) -> torch.Tensor:
-    """[B,1,d,h,w] of blocks on the grid [B,1,*shape] of voxels, trilinear between block centres."""
-    if coarsen == 1:
+def refine(volume: torch.Tensor, parts: int, shape: tuple = (None, None, None)) -> torch.Tensor:
+    """[B,C,d,h,w] of blocks at `parts`^3 points in each, trilinear between their centres, cut to `shape`."""
+    if parts == 1:
         return volume
-    fine = F.interpolate(volume, scale_factor=coarsen, mode="trilinear", align_corners=False)
+    fine = F.interpolate(volume, scale_factor=parts, mode="trilinear", align_corners=False)
     return fine[:, :, : shape[0], : shape[1], : shape[2]]
 
 

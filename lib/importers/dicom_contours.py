@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from lib.errors import UserError
 from lib.importers.body import fill_holes, largest_part
 from lib.importers.dicom_files import Dataset, explain_damage, number, numbers, text
-from lib.importers.dicom_grid import Grid, nearest_slices
+from lib.importers.dicom_grid import ImageGrid, nearest_slices
 from lib.importers.dicom_structures import Roi, plain
 
 MAX_POINTS, MAX_CONTOURS = 10_000_000, 5_000  # of a structure, and of one in a slice
@@ -28,7 +28,7 @@ NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 Contour = tuple[np.ndarray, bool]  # (y, x) float64 [N,2] in mm, and whether to exclusive-or it
 
 
-def contour_mask(roi: Roi, ct_grid: Grid, grid: Grid, file: str, warnings: list[str]) -> np.ndarray:
+def contour_mask(roi: Roi, ct_grid: ImageGrid, grid: ImageGrid, file: str, warnings: list[str]) -> np.ndarray:
     """bool [D,H,W]: voxels of `grid` whose centre is inside the contours that were drawn on `ct_grid`."""
     if not roi.in_ct_frame:
         elsewhere = "is in another frame of reference than the CT, or in none"
@@ -52,7 +52,7 @@ def contour_mask(roi: Roi, ct_grid: Grid, grid: Grid, file: str, warnings: list[
 # --- reading ---
 
 
-def read_contours(roi: Roi, grid: Grid, file: str, warnings: list[str]) -> dict[int, list[Contour]]:
+def read_contours(roi: Roi, grid: ImageGrid, file: str, warnings: list[str]) -> dict[int, list[Contour]]:
     """CT slice -> its contours; what encloses no area or leaves the CT is told."""
     slices, flat, outside, total = {}, 0, 0, 0
     last, margin = np.array(grid.shape) - 1, np.array([OFF_SLICE, 0.5, 0.5])
@@ -97,7 +97,7 @@ def read_points(item: Dataset, roi: Roi, file: str) -> tuple[np.ndarray, str]:
     return values.reshape(-1, 3), kind
 
 
-def check_gaps(name: str, layers: list[int], grid: Grid, file: str, warnings: list[str]) -> None:
+def check_gaps(name: str, layers: list[int], grid: ImageGrid, file: str, warnings: list[str]) -> None:
     """Tells of slices without a contour; refuses a structure that lacks every second or third."""
     gaps = [pair for pair in itertools.pairwise(layers) if pair[1] - pair[0] > 1]
     short = [pair for pair in gaps if pair[1] - pair[0] <= 3]
@@ -111,7 +111,7 @@ def check_gaps(name: str, layers: list[int], grid: Grid, file: str, warnings: li
 # --- filling ---
 
 
-def fill_slice(contours: list[Contour], grid: Grid, name: str) -> np.ndarray:
+def fill_slice(contours: list[Contour], grid: ImageGrid, name: str) -> np.ndarray:
     """bool [H,W] of the contours of a slice: united, nested ones as holes, then the exclusive-ored."""
     if len(contours) > MAX_CONTOURS:
         raise UserError(f"{name} has more than {MAX_CONTOURS} contours in a slice; export it smoothed")
@@ -153,7 +153,7 @@ def area(points_mm: np.ndarray) -> float:
     return abs(float(y @ np.roll(x, -1) - x @ np.roll(y, -1))) / 2
 
 
-def fill_contour(points_mm: np.ndarray, grid: Grid, name: str) -> tuple[tuple[slice, slice], np.ndarray]:
+def fill_contour(points_mm: np.ndarray, grid: ImageGrid, name: str) -> tuple[tuple[slice, slice], np.ndarray]:
     """(rows and columns, bool there) of pixels round whose centre the contour winds.
 
     A row's crossings with the edges, +1 upwards and -1 downwards, are added up from the left. A centre on a
@@ -189,7 +189,7 @@ def goes_back(points: np.ndarray) -> bool:
     return bool(forth & back)
 
 
-def halfway(low: np.ndarray, high: np.ndarray, grid: Grid) -> np.ndarray:
+def halfway(low: np.ndarray, high: np.ndarray, grid: ImageGrid) -> np.ndarray:
     """bool [H,W] midway between two slices: of their mean area, what both have and what is next to it.
 
     To take either slice would move every structure by half a slice; to unite them would enlarge it.
@@ -208,7 +208,7 @@ def halfway(low: np.ndarray, high: np.ndarray, grid: Grid) -> np.ndarray:
     return middle
 
 
-def signed_depth_mm(mask: np.ndarray, grid: Grid) -> np.ndarray:
+def signed_depth_mm(mask: np.ndarray, grid: ImageGrid) -> np.ndarray:
     """Distance to the edge of a mask, positive inside."""
     padded, pixel_mm = np.pad(mask, 1), grid.spacing_mm[1:]
     inside, outside = (distance_transform_edt(m, sampling=pixel_mm) for m in (padded, ~padded))
@@ -222,8 +222,8 @@ def find_body(
     rois: list[Roi],
     targets: dict[str, np.ndarray],
     ct_hu: np.ndarray,
-    ct_grid: Grid,
-    grid: Grid,
+    ct_grid: ImageGrid,
+    grid: ImageGrid,
     file: str,
     warnings: list[str],
 ) -> tuple[str, np.ndarray]:

@@ -12,7 +12,7 @@ MAX_VOXELS = 600**3
 STEP_TOLERANCE = 0.05  # share of the slice distance by which steps may differ
 
 
-class Grid(NamedTuple):
+class ImageGrid(NamedTuple):
     """Centre of voxel (0, 0, 0) and voxel size in mm, and the number of voxels, each (z, y, x)."""
 
     origin_mm: Triple
@@ -51,8 +51,8 @@ def to_patient_axes(
     first_mm: Sequence[float],
     spacing_mm: Triple,
     name: str,
-) -> tuple[np.ndarray, Grid]:
-    """Frames [n, rows, columns] in the order of z, turned to the project's axes, and their Grid.
+) -> tuple[np.ndarray, ImageGrid]:
+    """Frames [n, rows, columns] in the order of z, turned to the project's axes, and their ImageGrid.
 
     orientation  ImageOrientationPatient: where columns grow, then where rows grow; any axial one
     first_mm     ImagePositionPatient (x, y, z) of the lowest frame's first pixel
@@ -65,7 +65,7 @@ def to_patient_axes(
     signs = np.rint([directions[1, 1], directions[0, 0]]).astype(int)
     extent_mm = (np.array(volume.shape[1:]) - 1) * pixel_mm
     origin_yx_mm = np.array(first_mm)[[1, 0]] + np.minimum(signs, 0) * extent_mm
-    grid = Grid(round_mm((first_mm[2], *origin_yx_mm)), round_mm((step_mm, *pixel_mm)), volume.shape)
+    grid = ImageGrid(round_mm((first_mm[2], *origin_yx_mm)), round_mm((step_mm, *pixel_mm)), volume.shape)
     if min(grid.spacing_mm) <= 0:
         raise UserError(f"{name}: PixelSpacing {tuple(pixel_mm)} is not positive")
     return np.ascontiguousarray(volume[:, :: signs[0], :: signs[1]]), grid
@@ -76,10 +76,10 @@ def round_mm(values_mm: Sequence[float]) -> Triple:
     return tuple(round(float(value), 6) for value in values_mm)
 
 
-def new_grid(grid: Grid, spacing_mm: Sequence[float] | None) -> Grid:
-    """The Grid of `spacing_mm` with the same first outer corner, as large as the old within half a voxel.
+def new_grid(grid: ImageGrid, spacing_mm: Sequence[float] | None) -> ImageGrid:
+    """The grid of `spacing_mm` with the same first outer corner, as large as the old within half a voxel.
 
-    None: the same Grid.
+    None: the same grid.
     """
     if spacing_mm is None:
         return grid
@@ -94,10 +94,12 @@ def new_grid(grid: Grid, spacing_mm: Sequence[float] | None) -> Grid:
     )
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise UserError(f"spacing_mm {spacing_mm} would make {shape} voxels, too many")
-    return Grid(round_mm(grid.origin_mm + np.subtract(spacing_mm, grid.spacing_mm) / 2), spacing_mm, shape)
+    return ImageGrid(
+        round_mm(grid.origin_mm + np.subtract(spacing_mm, grid.spacing_mm) / 2), spacing_mm, shape
+    )
 
 
-def linear_weights(out: Grid, grid: Grid, axis: int, beyond: float) -> np.ndarray:
+def linear_weights(out: ImageGrid, grid: ImageGrid, axis: int, beyond: float) -> np.ndarray:
     """Weights float32 [n_out, n] of linear interpolation, averaged over points in a coarser voxel.
 
     More than half a voxel outside `grid` the weights sum to `beyond`: 0, or 1 to go on with the last value.
@@ -116,14 +118,14 @@ def linear_weights(out: Grid, grid: Grid, axis: int, beyond: float) -> np.ndarra
     return weights.astype(np.float32)
 
 
-def nearest_slices(out: Grid, grid: Grid) -> list[tuple[int, int]]:
+def nearest_slices(out: ImageGrid, grid: ImageGrid) -> list[tuple[int, int]]:
     """For each slice of `out` the nearest of `grid`, twice, or the two between which it lies halfway."""
     z_mm = out.origin_mm[0] + np.arange(out.shape[0]) * out.spacing_mm[0]
     at = ((z_mm - grid.origin_mm[0]) / grid.spacing_mm[0]).round(4)
     return list(zip(np.ceil(at - 0.5).astype(int).tolist(), np.floor(at + 0.5).astype(int).tolist()))
 
 
-def resample(volume: np.ndarray, grid: Grid, out: Grid, beyond: float = 1.0) -> np.ndarray:
+def resample(volume: np.ndarray, grid: ImageGrid, out: ImageGrid, beyond: float = 1.0) -> np.ndarray:
     """A volume float32 on `grid` by linear interpolation on `out`, averaged where that is coarser.
 
     Outside `grid` it goes on with its last values times `beyond`.
@@ -137,7 +139,7 @@ def resample(volume: np.ndarray, grid: Grid, out: Grid, beyond: float = 1.0) -> 
     return np.ascontiguousarray(volume, np.float32)
 
 
-def coverage(grid: Grid, out: Grid) -> np.ndarray:
+def coverage(grid: ImageGrid, out: ImageGrid) -> np.ndarray:
     """bool on `out`: voxels of which no part is more than half a voxel outside `grid`."""
     z, y, x = (linear_weights(out, grid, axis, beyond=0.0).sum(axis=1) > 0.99 for axis in range(3))
     return z[:, None, None] & y[:, None] & x

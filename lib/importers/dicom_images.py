@@ -7,7 +7,7 @@ import numpy as np
 
 from lib.errors import UserError
 from lib.importers.dicom_files import WHOLE, File, explain_damage, import_pydicom, need, number, numbers, text
-from lib.importers.dicom_grid import MAX_VOXELS, Grid, even_step, is_upright, to_patient_axes
+from lib.importers.dicom_grid import MAX_VOXELS, ImageGrid, even_step, is_upright, to_patient_axes
 
 FIELD_MM = (100.0, 1200.0)  # width of a CT that is in mm
 JUMP_HU = 20.0  # median step between neighbouring slices that two different rescales may leave
@@ -22,8 +22,8 @@ class Slice(NamedTuple):
     layout: tuple
 
 
-def read_ct(files: list[File], folder: str) -> tuple[np.ndarray, Grid]:
-    """HU float32 [D,H,W] and the Grid of a series of axial slices in any order (CT Image IOD)."""
+def read_ct(files: list[File], folder: str) -> tuple[np.ndarray, ImageGrid]:
+    """HU float32 [D,H,W] and the ImageGrid of a series of axial slices in any order (CT Image IOD)."""
     slices = sorted((read_layout(file) for file in files), key=lambda one: one.first_mm[2])
     is_upright(slices[0].layout[2], slices[0].file.name)
     check_alike(slices)
@@ -120,8 +120,8 @@ def check_decoder(syntax: str, name: str) -> None:
         raise UserError(f"{name} is compressed ({syntax.name}); {install}, or export it uncompressed")
 
 
-def read_doses(files: list[File]) -> tuple[np.ndarray, Grid]:
-    """The sum of doses on one grid, and the Grid; see `read_dose`."""
+def read_doses(files: list[File]) -> tuple[np.ndarray, ImageGrid]:
+    """The sum of doses on one grid, and the ImageGrid; see `read_dose`."""
     total_gy, grid = read_dose(files[0])
     for file in files[1:]:
         dose_gy, other = read_dose(file)
@@ -132,8 +132,8 @@ def read_doses(files: list[File]) -> tuple[np.ndarray, Grid]:
     return total_gy, grid
 
 
-def read_dose(file: File) -> tuple[np.ndarray, Grid]:
-    """Gy float32 [d,h,w] and the Grid of an RTDOSE (PS3.3 C.8.8.3)."""
+def read_dose(file: File) -> tuple[np.ndarray, ImageGrid]:
+    """Gy float32 [d,h,w] and the ImageGrid of an RTDOSE (PS3.3 C.8.8.3)."""
     name, ds = file.name, file.ds
     with explain_damage(name):
         for keyword, values in PLANNED_DOSE.items():

@@ -17,7 +17,7 @@ from lib.files import is_below_outputs, write_text
 from lib.importers.cohort import Source
 from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import read_chain
-from lib.importers.dicom_grid import Grid, coverage, new_grid, resample
+from lib.importers.dicom_grid import ImageGrid, coverage, new_grid, resample
 from lib.importers.dicom_images import read_ct, read_doses
 from lib.importers.dicom_structures import choose_protocol, map_names, prescriptions, read_rois
 from lib.importers.options import Options
@@ -139,7 +139,7 @@ def check_targets(
             warnings.append(f"{name}: more than 5 % of it is outside the body")
 
 
-def describe_grids(ct_grid: Grid, dose_grid: Grid, inside: np.ndarray, body: np.ndarray) -> dict:
+def describe_grids(ct_grid: ImageGrid, dose_grid: ImageGrid, inside: np.ndarray, body: np.ndarray) -> dict:
     """The grids of CT and dose, and how much of the body lies inside the dose's."""
     return {
         "ct_spacing_mm": list(ct_grid.spacing_mm),

@@ -16,7 +16,7 @@ from lib.errors import UserError
 from lib.files import write_text
 from lib.importers.dicom_contours import contour_mask
 from lib.importers.dicom_files import Chain, read_chain
-from lib.importers.dicom_grid import Grid, coverage, resample
+from lib.importers.dicom_grid import ImageGrid, coverage, resample
 from lib.importers.dicom_images import read_ct, read_doses
 from lib.importers.dicom_rt import find_patients
 from lib.importers.dicom_structures import (
@@ -89,12 +89,12 @@ def choose_names(
     return {roi.number: (name, rx.get(name, (None,))[0]) for name, roi in mapped.items()}, sentences
 
 
-def size_text(grid: Grid) -> str:
+def size_text(grid: ImageGrid) -> str:
     voxels, spacing = (" x ".join(f"{n:g}" for n in of) for of in (grid.shape, grid.spacing_mm))
     return f"{voxels} voxels of {spacing} mm (z, y, x)"
 
 
-def measure(roi: Roi, grid: Grid, file: str, dose_gy: np.ndarray, inside: np.ndarray) -> dict:
+def measure(roi: Roi, grid: ImageGrid, file: str, dose_gy: np.ndarray, inside: np.ndarray) -> dict:
     """Volume and dose of a structure on the CT's grid, or a note why there is none."""
     try:
         mask = contour_mask(roi, grid, grid, file, []) if roi.items else np.zeros(grid.shape, bool)

@@ -43,7 +43,7 @@ def grid_dose_score_gy(sample: Sample, dose: torch.Tensor) -> float:
     grid: what the network itself is responsible for.
 
     A block's dose is its mean with zeros outside the dose mask, so that its error counts in full, and the
-    mask by its shares.
+    mask by its shares. In float32, as the sum of a sample's halves ends at 65,504.
     """
     difference = (dose.mean(dim=0) * (sample.mask > 0) - sample.dose).abs()
-    return float(difference.sum() / sample.mask.sum()) * sample.rx_gy
+    return float(difference.sum() / sample.mask.float().sum()) * sample.rx_gy

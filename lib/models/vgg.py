@@ -20,7 +20,8 @@ COMPARED = (2, 7, 14, 21)  # layers: the last convolution of each of the first f
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images it was trained on
 DAMAGED = (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError)
 SLICES = 4  # a volume and step: a whole volume's would cost more than the network
-WHERE = "torchvision publishes them as vgg16-397923af.pth (https://download.pytorch.org/models/vgg16-397923af.pth)"
+URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+WHERE = f"torchvision publishes them as vgg16-397923af.pth ({URL})"
 
 
 def vgg16_features() -> nn.Sequential:

@@ -90,11 +90,11 @@ def scores_of(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def key(results: Results, told: pd.DataFrame) -> pd.DataFrame:
+def key(results: Results, statements: pd.DataFrame) -> pd.DataFrame:
     """The first table: one form of each method, seeds averaged, against the U-Net as the statements say."""
     scores = {name: frames.average(r) for name, r in scores_of(results.frames["04_comparison"]).items()}
     values, about = frames.answers(scores["MAE / Gy"])
-    against = select(told, question=ACCURACY, second="baseline", quantity="MAE").set_index("first")
+    against = select(statements, question=ACCURACY, second="baseline", quantity="MAE").set_index("first")
     columns = {"MAE / Gy": intervals(add_labels(scores.pop("MAE / Gy")), "label")}
     columns |= {LESS: pack(against, "difference"), "verdict": against["verdict"]}
     columns |= {name: means(add_labels(rows), "label") for name, rows in scores.items()}
@@ -120,13 +120,14 @@ def comparison(frame: pd.DataFrame) -> pd.DataFrame:
 def differences(results: Results) -> pd.DataFrame:
     """Each answer, seeds averaged, less the U-Net, paired by patient; p by Wilcoxon, after Holm for all."""
     values, _ = frames.answers(frames.average(frames.rows_of(results.frames["04_comparison"])))
-    found = {n: paired_difference(values[n], values["baseline"]) for n in values if n != "baseline"}
-    margin_gy, after = frames.setting(results, "margin_gy", 0.1), holm([d.p for d in found.values()])
+    differences = {n: paired_difference(values[n], values["baseline"]) for n in values if n != "baseline"}
+    margin_gy, after = frames.setting(results, "margin_gy", 0.1), holm([d.p for d in differences.values()])
     names = ["patients", LESS, "effect size d_z", "Wilcoxon p", "p after Holm", "verdict"]
     rows = [
-        (d.n, Interval(*d[1:4]), d.effect, d.p, p, judge(d, margin_gy)) for d, p in zip(found.values(), after)
+        (d.n, Interval(*d[1:4]), d.effect, d.p, p, judge(d, margin_gy))
+        for d, p in zip(differences.values(), after)
     ]
-    return pd.DataFrame(rows, pd.Index(found, name="method"), names)
+    return pd.DataFrame(rows, pd.Index(differences, name="method"), names)
 
 
 def by_label(rows: pd.DataFrame, index: str, name: str) -> pd.DataFrame:
@@ -210,7 +211,7 @@ def step_grids(n_steps: Sequence[int], held_at: Sequence[int] = ()) -> pd.DataFr
 def step_curves(steps: pd.DataFrame, switch: str) -> pd.DataFrame:
     """MAE in the dose mask / Gy by setting of a switch and number of steps."""
     rows = frames.rows_of(select(steps, switch=switch)).astype({"n_steps": "Int64"})
-    columns = {name: intervals(own, "n_steps") for name, own in rows.groupby("setting", sort=False)}
+    columns = {name: intervals(part, "n_steps") for name, part in rows.groupby("setting", sort=False)}
     return join("steps (MAE / Gy)", columns).sort_index()
 
 
@@ -270,43 +271,45 @@ def calibration(results: Results) -> pd.DataFrame:
     """Whether the spread tells the error, as sampled and by the factor chosen on validation patients."""
     table = []
     for name, rows in frames.sources(results).items():
-        for factor, own in rows.dropna(subset="factor").groupby("factor", sort=False):
+        for factor, part in rows.dropna(subset="factor").groupby("factor", sort=False):
             row = {"source": name, "spread times": factor, "members": rows["members"].max()}
             row |= {
                 "network calls": rows["nfe"].max(),
-                "CRPS / Gy": select(own, measure="crps_gy")["value"].mean(),
+                "CRPS / Gy": select(part, measure="crps_gy")["value"].mean(),
             }
             row["spread / error"] = frames.spread_ratio(results, rows, factor).mean
-            for level, share in means(select(own, measure="coverage_pct"), "level_pct").sort_index().items():
+            for level, share in means(select(part, measure="coverage_pct"), "level_pct").sort_index().items():
                 row[f"{level:.0f} % interval holds / %"] = share
             in_range = select(rows, measure="dvh_band_pct")["value"].mean()
             table.append(row | {"DVH points in the members' range / %": in_range})
     return pd.DataFrame(table, columns=None if table else ["source"]).set_index("source")
 
 
-def told_rows(told: pd.DataFrame) -> pd.DataFrame:
+def told_rows(statements: pd.DataFrame) -> pd.DataFrame:
     """Statements as a table."""
-    told = (
-        told.assign(**{"value or difference": pack(told, "difference")}).set_index("first").rename_axis("of")
+    statements = (
+        statements.assign(**{"value or difference": pack(statements, "difference")})
+        .set_index("first")
+        .rename_axis("of")
     )
-    told = told.rename(columns={"second": "against", "n": "patients"})
-    told = told[["against", "quantity", "value or difference", "unit", "patients", "verdict"]]
-    return told.loc[:, told.ne("").any()]
+    statements = statements.rename(columns={"second": "against", "n": "patients"})
+    statements = statements[["against", "quantity", "value or difference", "unit", "patients", "verdict"]]
+    return statements.loc[:, statements.ne("").any()]
 
 
 def cohort(results: Results) -> pd.DataFrame:
     """Who is in the cohort: its source, patients by part, voxels, findings, who was left out."""
-    frame, found = results.frames["00_cohort"], results.settings.get("00_cohort", {})
+    frame, about = results.frames["00_cohort"], results.settings.get("00_cohort", {})
     sizes = frame[frame["measure"].str.match("voxels|spacing")].groupby("measure", sort=False)["value"]
-    rows = {"source": found.get("source"), "site": found.get("site")}
-    rows |= {part: f"{n} patients" for part, n in found.get("split", {}).items()}
+    rows = {"source": about.get("source"), "site": about.get("site")}
+    rows |= {part: f"{n} patients" for part, n in about.get("split", {}).items()}
     rows |= {name: " to ".join(f"{n:g}" for n in sorted({size.min(), size.max()})) for name, size in sizes}
     for name, inside in select(frame, measure="covered_pct").groupby("structure")["value"]:
         shares = f"{inside.min():.1f} to {inside.max():.1f} % in the dose grid"
         rows[f"{name} not judged"] = f"{len(inside)} patients, {shares}"
-    rows["with findings"] = f"{len({row['case_id'] for row in found.get('findings', [])})} patients"
-    rows["left out"] = "; ".join(f"{n}: {why}" for n, why in found.get("left_out", {}).items()) or "none"
-    return pd.Series(rows).to_frame(found.get("name", "")).rename_axis("cohort")
+    rows["with findings"] = f"{len({row['case_id'] for row in about.get('findings', [])})} patients"
+    rows["left out"] = "; ".join(f"{n}: {why}" for n, why in about.get("left_out", {}).items()) or "none"
+    return pd.Series(rows).to_frame(about.get("name", "")).rename_axis("cohort")
 
 
 def structures(frame: pd.DataFrame) -> pd.DataFrame:

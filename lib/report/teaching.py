@@ -20,7 +20,7 @@ SHARES = (0.0, 1.1)  # ends of the colours of a dose estimate, fractions of the 
 
 def slice_of_most_dose(sample: Sample) -> int:
     """The axial slice whose dose sums highest."""
-    return int(sample.dose[0].sum(dim=(1, 2)).argmax())
+    return int(sample.dose[0].float().sum(dim=(1, 2)).argmax())
 
 
 def show(ax: Axes, title: str, plane: torch.Tensor, limits=SHARES, colours="turbo") -> AxesImage:

@@ -155,7 +155,8 @@ def level_errors(
         for sample in progress(samples, f"noise levels, {name}"):
             for t in levels:
                 dose_hat = denoise_from(predictor, sample, t, run.seed).clamp(*CLAMP)
-                error = ((dose_hat - sample.dose).abs() * sample.mask).sum() / sample.mask.sum()
+                mask = sample.mask.float()  # a half's sum ends at 65,504
+                error = ((dose_hat - sample.dose).abs() * mask).sum() / mask.sum()
                 columns_of = columns | {"t": t, "case_id": sample.case_id}
                 rows += measured(columns_of, {"mae_gy": float(error) * sample.rx_gy})
     return make_frame("02_levels", rows)
@@ -190,7 +191,7 @@ def trajectory(run: Experiment, setting: Setting, sample: Sample, shown: Iterabl
 
 def steps_of(sample: Sample, paths: dict[str, Trajectory]) -> Steps:
     """Trajectories by setting through the slice of most dose, to be kept and scrubbed."""
-    index = int(sample.dose[0].sum(dim=(1, 2)).argmax())
+    index = int(sample.dose[0].float().sum(dim=(1, 2)).argmax())
     inside = (sample.mask[0, index] > 0).numpy()
     estimates, labels = {}, {}
     for name, path in paths.items():

@@ -71,6 +71,6 @@ def make_config(
 
 def with_units(config: TrainConfig, training: list[Sample]) -> TrainConfig:
     """The configuration in whose units the training doses less their priors' have mean 0, deviation 1."""
-    residuals = [(s.dose - s.prior)[s.mask > 0.5].float() for s in training]
+    residuals = [(s.dose.float() - s.prior)[s.mask > 0.5] for s in training]
     doses = torch.cat(residuals).double()
     return replace(config, dose_shift=float(doses.mean()), dose_scale=float(doses.std()))
