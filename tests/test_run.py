@@ -4,10 +4,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import tomllib
 from pathlib import Path
 
@@ -20,9 +23,12 @@ from lib.errors import UserError
 from lib.files import ROOT, lock, read_json, write_json, write_text
 from lib.runner.command import Failure, one_sentence_errors
 from lib.runner.execute import execute, kernel_sockets
+from lib.runner.kernel import Provisioner
 from lib.runner.params_file import load_params
 from lib.runner.plan import Stage, plan
-from lib.runner.run import key_of, products_of, remove_others, stamp_path
+from lib.runner.run import remove_others
+from lib.runner.schedule import n_cores, side_by_side, threads_of
+from lib.runner.stamps import key_of, products_of, stamp_path
 from lib.studies.experiment import Experiment
 
 SMOKE = ROOT / "params" / "smoke.yaml"
@@ -189,17 +195,20 @@ def stage_of(folder, source):
 def test_a_kernel_that_dies_ends_in_one_sentence_and_leaves_no_result(tmp_path):
     stage = stage_of(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(Failure, match="dies: its kernel died"):
-        execute(stage, tmp_path, "dies")
+        execute(stage, tmp_path, tmp_path / "words", 1)
 
 
 def test_a_kernel_that_dies_before_it_is_ready_ends_in_one_sentence(tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, sys\n"
-        "if 'ipykernel_launcher' in ' '.join(sys.orig_argv): os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    launch = Provisioner.launch_kernel
+
+    async def launch_and_kill(self, cmd, **kwargs):
+        info = await launch(self, cmd, **kwargs)
+        self.process.kill()
+        return info
+
+    monkeypatch.setattr(Provisioner, "launch_kernel", launch_and_kill)
     with pytest.raises(Failure, match="dies: its kernel died before it was ready"):
-        execute(stage_of(tmp_path, "1"), tmp_path, "dies")
+        execute(stage_of(tmp_path, "1"), tmp_path, tmp_path / "words", 1)
 
 
 def test_sockets_that_a_killed_run_left_are_removed_and_nothing_else(tmp_path, monkeypatch):
@@ -225,6 +234,77 @@ def test_a_folder_of_sockets_that_is_somebody_elses_is_not_used(tmp_path, monkey
     with pytest.raises(FileExistsError), kernel_sockets(tmp_path / "a"):
         pass
     assert (tmp_path / "elsewhere").exists()
+
+
+def test_a_stage_begins_when_those_that_it_needs_are_done_and_others_run_beside_it():
+    """Both trainings wait for each other, so each must run; the study after them, the report last."""
+    needs = {"01_a": [], "01_b": [], "02": ["01_a", "01_b"], "05": ["02"]}
+    stages = [Stage(name, Path(name), {}, [], needed) for name, needed in needs.items()]
+    both, order, lock_of_order = threading.Barrier(2, timeout=10), [], threading.Lock()
+
+    def work(stage):
+        if stage.name.startswith("01"):
+            both.wait()
+        with lock_of_order:
+            order.append(stage.name)
+        return True
+
+    assert side_by_side(stages, work, 2) == [True] * 4
+    assert set(order[:2]) == {"01_a", "01_b"} and order[2:] == ["02", "05"]
+    order.clear()
+    both = threading.Barrier(1)
+    assert side_by_side(stages[::-1], work, 1) == [True] * 4 and order[2:] == ["02", "05"]
+
+
+def test_after_a_failure_nothing_begins_and_what_runs_ends():
+    stages = [Stage(name, Path(name), {}, [], []) for name in "abcd"]
+    both, ended = threading.Barrier(2, timeout=10), []
+
+    def work(stage):
+        both.wait()
+        if stage.name == "a":
+            raise Failure("a failed")
+        time.sleep(0.2)  # until the failure has been seen
+        ended.append(stage.name)
+        return True
+
+    with pytest.raises(Failure, match="a failed"):
+        side_by_side(stages, work, 2)
+    assert ended == ["b"]
+
+
+def test_threads_depend_on_the_plan_alone(monkeypatch):
+    """Trainings share the cores among as many as can run at once, a study that runs alone has all of them."""
+    monkeypatch.setattr("lib.runner.schedule.n_cores", lambda: 8)
+    stages = stages_of(["baseline", "ddpm", "flow"])
+    threads = {
+        jobs: {name: threads_of(s, [*stages.values()], jobs) for name, s in stages.items()}
+        for jobs in (1, 2, 8)
+    }
+    assert set(threads[1].values()) == {8}
+    assert threads[8]["01_train_ddpm"] == threads[8]["01_train_flow"] == 2  # with 00_cohort four at once
+    assert threads[2]["01_train_ddpm"] == threads[8]["02_sampling_ablation"] == threads[8]["03_ensemble"] == 4
+    assert threads[8]["04_comparison"] == threads[8]["05_report"] == 8
+    assert n_cores() >= 1
+
+
+def test_ctrl_c_ends_the_run_and_its_kernels(tmp_path):
+    """Stopped while kernels work: one sentence, exit code 130, and no process is left."""
+    cohorts = tmp_path / "outputs" / "cohorts"
+    cohorts.parent.mkdir()
+    cohorts.symlink_to(ROOT / "outputs" / "cohorts")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DOSE_FOLDER": str(tmp_path)}
+    command = [sys.executable, "-m", "lib", "run", str(SMOKE), "--only", "01", "-p", "train.epochs=5000"]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    progress = tmp_path / "outputs" / "smoke" / "checkpoints" / "progress"
+    until = time.monotonic() + 120
+    while not any("training" in path.read_text() for path in progress.glob("01*")):
+        assert process.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130, (tmp_path / "log").read_text()
+    assert "stopped; run the same command again" in (tmp_path / "log").read_text()
 
 
 def test_trainings_that_the_experiment_no_longer_names_leave_its_report(tmp_path):

@@ -1,9 +1,7 @@
-"""One notebook executed by papermill into the output folder, with a line of progress."""
+"""One notebook executed by papermill into the output folder."""
 
 import os
 import shutil
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,33 +10,33 @@ from tempfile import gettempdir
 from typing import Any
 
 from lib.cache import digest
-from lib.files import in_project, write_text
-from lib.progress import VARIABLE, clock
+from lib.files import in_project
+from lib.progress import VARIABLE
 from lib.runner.command import Failure
 from lib.runner.parameters import read_parameters
 from lib.runner.plan import Stage
 
-KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 GO_ON = "the same command goes on from here"
 
 
-def execute(stage: Stage, folder: Path, label: str) -> float:
-    """Execute a notebook into the output folder; returns the seconds. Raises a Failure; the notebook then
-    stays there with its error."""
+def execute(stage: Stage, folder: Path, words: Path, n_threads: int) -> float:
+    """Execute a notebook into the output folder; returns the seconds. It computes on `n_threads` and writes
+    how far it is to the file `words`. Raises a Failure; the notebook then stays there with its error."""
     import papermill
-    from traitlets.config import Config
+
+    from lib.runner.kernel import kernel_config
 
     target, started = folder / f"{stage.name}.ipynb", time.monotonic()
-    with live_line(label, folder), kernel_sockets(folder) as sockets, kernel_failures(stage.name, target):
+    environment = {VARIABLE: str(words.absolute()), "OMP_NUM_THREADS": str(n_threads)}
+    with kernel_sockets(target) as sockets, kernel_failures(stage.name, target):
         papermill.execute_notebook(
             str(stage.notebook),
             str(target),
             parameters_to_pass(stage),
             progress_bar=False,
             kernel_name="python3",
-            cwd=str(in_project(".").absolute()),
             request_save_on_cell_execute=False,
-            config=Config({"KernelManager": sockets}),
+            config=kernel_config(sockets, str(in_project(".").absolute()), environment),
             extra_arguments=["--log-level=50"],
         )
     tidy(target)
@@ -71,11 +69,11 @@ def kernel_failures(name: str, target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def kernel_sockets(folder: Path) -> Iterator[dict[str, str]]:
+def kernel_sockets(target: Path) -> Iterator[dict[str, str]]:
     """How the runner talks with its kernel: by sockets (Windows has none) in a folder that only this person
-    reads, with the short path that they need; the same for an output folder each time, so that what a killed
-    run left there is removed."""
-    sockets = Path(gettempdir(), f"dose-kernel-{digest(str(folder.resolve()))[:16]}")
+    reads, with the short path that they need; the same for an executed notebook each time, so that what a
+    killed run left there is removed."""
+    sockets = Path(gettempdir(), f"dose-kernel-{digest(str(target.resolve()))[:16]}")
     shutil.rmtree(sockets, ignore_errors=True)
     sockets.mkdir(mode=0o700)
     ipc = {} if os.name == "nt" else {"transport": "ipc", "ip": f"{sockets}/k"}
@@ -99,30 +97,3 @@ def tidy(path: Path) -> None:
     for output in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
         output.data = smaller_output(output.data)
     nbformat.write(notebook, path)
-
-
-@contextmanager
-def live_line(label: str, folder: Path) -> Iterator[None]:
-    """Show the label and what the kernel says of its progress while the block runs."""
-    words = (folder / "checkpoints" / "progress.txt").resolve()
-    write_text(words, "")
-    os.environ.update(KERNEL_ENVIRONMENT | {VARIABLE: str(words)})
-    ended = threading.Event()
-    thread = threading.Thread(target=show_progress, args=(label, words, ended), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        words.unlink(missing_ok=True)
-
-
-def show_progress(label: str, words: Path, ended: threading.Event) -> None:
-    """On a terminal one line that changes; in a log one line a minute."""
-    terminal, started = sys.stderr.isatty(), time.monotonic()
-    while not ended.wait(1.0 if terminal else 60.0):
-        line = f"{label}  {clock(time.monotonic() - started)}  {words.read_text(encoding='utf-8')}"
-        print(f"\r{line:<100.100}" if terminal else f"{line}\n", end="", file=sys.stderr, flush=True)
-    if terminal:
-        print("\r" + " " * 100 + "\r", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,94 @@
+"""A notebook's kernel: on Linux forked off one process that has imported the large packages already.
+
+They take six seconds of every kernel's start otherwise. `lib` is not among them: each kernel reads it as it
+is then. Elsewhere a kernel starts as Jupyter starts it.
+"""
+
+import multiprocessing
+import os
+import sys
+from importlib.metadata import EntryPoint
+from multiprocessing.context import ForkServerProcess
+from typing import Any, ClassVar
+
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+from traitlets import Dict, Unicode
+from traitlets.config import Config
+
+LARGE_PACKAGES = ["torch", "pandas", "scipy.ndimage", "scipy.stats", "matplotlib.pyplot", "seaborn"]
+LARGE_PACKAGES += ["ipykernel.kernelapp", "ipywidgets", "matplotlib_inline.backend_inline"]
+# the order of sets and the like is the same in every run; debugpy does not warn of modules without source
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+LAUNCHER = "ipykernel_launcher"
+
+
+class ForkedKernel(ForkServerProcess):
+    """A kernel's process with what Jupyter wants of a Popen."""
+
+    stdin = stdout = stderr = None
+
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    def wait(self) -> int | None:
+        self.join()
+        return self.exitcode
+
+
+class Provisioner(LocalProvisioner):
+    """Starts a kernel in a folder, with further variables of the environment."""
+
+    processes: ClassVar[list] = []  # of all kernels that were started
+    environment = Dict(help="variables over those of this process").tag(config=True)
+    folder = Unicode(help="where the kernel works").tag(config=True)
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
+        """Start the command's kernel; returns how it is reached."""
+        kwargs |= {"env": kwargs["env"] | self.environment, "cwd": self.folder}
+        if sys.platform.startswith("linux"):
+            arguments = cmd[cmd.index(LAUNCHER) + 1 :]
+            self.process = ForkedKernel(target=serve, args=(arguments, kwargs["env"], kwargs["cwd"]))
+            self.process.start()
+            self.pid = self.pgid = self.process.pid
+        else:
+            await super().launch_kernel(cmd, **kwargs)
+        self.processes.append(self.process)
+        return self.connection_info
+
+
+def serve(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    """What a forked process does: it is a kernel until it is told to end, and ends with its parent."""
+    import torch
+    from ipykernel.kernelapp import launch_new_instance
+
+    os.setsid()  # Ctrl-C is for the runner, which ends its kernels
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment | {"JPY_PARENT_PID": str(os.getppid())})
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    sys.argv = [LAUNCHER, *arguments]
+    launch_new_instance()
+    os._exit(0)  # nothing is left to be done, and no thread to be waited for
+
+
+def end_kernels() -> None:
+    """Kill every kernel that this process has started and that still runs."""
+    for process in Provisioner.processes:
+        if process.poll() is None:
+            process.kill()
+
+
+def use_provisioner() -> None:
+    """Let Jupyter start its kernels by the Provisioner."""
+    os.environ.update(ENVIRONMENT)
+    multiprocessing.set_forkserver_preload(LARGE_PACKAGES)
+    factory = KernelProvisionerFactory.instance()
+    entry = EntryPoint("dose", f"{__name__}:{Provisioner.__name__}", factory.GROUP_NAME)
+    factory.provisioners[entry.name], factory.default_provisioner_name = entry, entry.name
+
+
+def kernel_config(sockets: dict[str, str], folder: str, environment: dict[str, str]) -> Config:
+    """The settings of a kernel that talks by `sockets`, works in the folder and has these variables."""
+    use_provisioner()
+    settings = {"folder": folder, "environment": environment}
+    return Config({"KernelManager": sockets, Provisioner.__name__: settings})

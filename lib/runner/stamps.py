@@ -1,0 +1,36 @@
+"""What a stage's stamp holds: the digest of all that decides its results, and what it has written."""
+
+from pathlib import Path
+
+from lib.cache import stage_key
+from lib.files import in_project, read_json, sha256
+from lib.runner.plan import Stage
+from lib.runner.settings import TRAIN
+from lib.studies.experiment import training_in
+
+
+def stamp_path(folder: Path, name: str) -> Path:
+    return folder / "checkpoints" / "stamps" / f"{name}.json"
+
+
+def products_of(stage: Stage, folder: Path) -> list[Path]:
+    """What an executed stage has written: what it must, or why not, and the tables beside its results."""
+    if stage.failure and stage.failure.exists():
+        return [stage.failure]
+    tables = folder.glob(f"results/{stage.name[:3]}*") if not stage.failure else []
+    return sorted({*stage.products, *tables})
+
+
+def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
+    """The stage's key: its code and parameters, the cohort's card, the weights it starts from, and what the
+    stages it needs have written. The list of trainings is a parameter of the comparison alone."""
+    lists = () if stage.name == "04_comparison" else ("methods",)
+    parameters = {name: value for name, value in stage.parameters.items() if name not in lists}
+    start = training_in(parameters.get("start_from"), stage.name.removeprefix(f"{TRAIN}_"))
+    files = {"cohort": Path(parameters["cohort"], "card.json"), "start": Path(start, "weights.safetensors")}
+    paths = {name: in_project(path) for name, path in files.items()}
+    inputs = {name: sha256(path) for name, path in paths.items() if path.exists()}
+    for name in [other.name for other in stages if other.name in stage.needs]:
+        stamp = stamp_path(folder, name)
+        inputs[name] = read_json(stamp)["products"] if stamp.exists() else None
+    return stage_key(stage.notebook, parameters, inputs)
