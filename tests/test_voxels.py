@@ -146,19 +146,35 @@ def test_the_mean_of_a_block_is_hidden_by_the_shifted_schedule_as_a_voxel_is_by_
     assert float(means.mean() / means.std()) == pytest.approx(float((plain / (1 - plain)).sqrt()), rel=0.01)
 
 
-def test_the_way_past_the_network_is_the_mean_of_a_normal_dose_given_its_noised_state():
-    """Against the mean of drawn doses, weighted by the density of the state that each would give."""
+def weights(alpha_bar_t):
+    return alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+
+
+@pytest.mark.parametrize("predicts", ["dose", "noise", "v", "velocity"])
+def test_the_way_past_the_network_is_the_mean_of_what_is_predicted_given_the_noised_state(predicts):
+    """Against the mean over drawn doses, weighted by the density of the state that each would give."""
     generator = torch.Generator().manual_seed(0)
-    doses = MU + S * torch.randn(400_000, generator=generator, dtype=torch.float64)
+    mean = MU if predicts == "dose" else 0.0  # the network's part: the dose's mean, or nothing
+    doses = mean + S * torch.randn(400_000, generator=generator, dtype=torch.float64)
     for t, x in [(100, 0.9), (500, 0.2), (900, -0.5)]:
-        a = schedule(False)[t]
-        weight = torch.exp(-((x - a.sqrt() * doses) ** 2) / (2 * (1 - a)))
-        mean = (weight * doses).sum() / weight.sum()
+        signal, share = weights(schedule(False)[t])
+        noise = (x - signal * doses) / share
+        drawn = {
+            "dose": doses,
+            "noise": noise,
+            "v": signal * noise - share * doses,
+            "velocity": doses - noise,
+        }
+        weight = torch.exp(-(noise**2) / 2)
+        expected = float((weight * drawn[predicts]).sum() / weight.sum())
         state = torch.full((1,), x, dtype=torch.float64)
-        assert float(with_skip(torch.full_like(state, MU), state, a, S)) == pytest.approx(
-            float(mean), abs=2e-3
-        )
-    assert torch.equal(with_skip(doses, doses, schedule(False)[500], 0.0), doses)
+        estimate = with_skip(predicts, torch.full_like(state, mean), state, signal, share, S)
+        assert float(estimate) == pytest.approx(expected, abs=6e-3)
+
+
+def test_a_dose_without_deviation_takes_nothing_from_its_state():
+    doses = quantiles()
+    assert torch.equal(with_skip("dose", doses, doses + 1, *weights(schedule(False)[500]), 0.0), doses)
 
 
 @pytest.mark.parametrize("divisor", [8.0, 64.0])
@@ -168,7 +184,7 @@ def test_an_exact_denoiser_samples_the_right_spread_by_a_shifted_schedule(diviso
 
     def denoise(x_t, t):
         a = at_level(alpha_bar, t, x_t)
-        dose_hat = with_skip(torch.full_like(x_t, MU), x_t, a, S)
+        dose_hat = with_skip("dose", torch.full_like(x_t, MU), x_t, *weights(a), S)
         return dose_hat, noise_from_dose(x_t, dose_hat, a)
 
     errors = [
@@ -195,14 +211,14 @@ def test_a_flow_of_shifted_steps_ends_where_it_should(kind, order):
     assert torch.equal(at_time(noise, noise, torch.ones(9)), noise)
 
 
-@pytest.mark.parametrize("method", ["baseline", "ddpm_dose", "flow", "refine", "gaussian"])
+@pytest.mark.parametrize("method", ["baseline", "ddpm", "ddpm_v", "ddpm_dose", "flow", "refine", "gaussian"])
 def test_every_method_trains_and_predicts_in_voxels(method):
     samples = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(2, 2)) for i in range(2)]
     if method == "refine":
         samples = [add_prior(s, s.dose / 2) for s in samples]
     changes = {"method": method, "coarsen": 2, "answer": 2, "dvh_weight": 0.1, "augment": "rotated"}
-    changes |= {"channels": list(samples[0].channels.names), "zero_snr": method in ("ddpm_dose", "refine")}
-    changes |= {"snr_divisor": 8.0, "skip": 0.3 if method == "ddpm_dose" else 0.0}
+    changes |= {"channels": list(samples[0].channels.names), "zero_snr": method not in ("ddpm", "flow")}
+    changes |= {"snr_divisor": 8.0, "skip": 0.3}
     state = TrainingState(config_for(samples, **changes), torch.device("cpu"))
     for _ in range(2):
         train_step(state, samples)
@@ -256,10 +272,19 @@ def test_what_is_answered_is_cached_apart_and_read_back_exactly(tmp_path, monkey
 
 def test_what_a_training_in_voxels_is_made_with_follows_from_its_grid_and_method(tmp_path):
     samples = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(2, 2)) for i in range(2)]
-    ours = made(samples, tmp_path, method="ddpm_dose", skip=0.1)
-    assert (ours.grid, ours.snr_divisor, ours.skip) == (Grid(2, 2), 8.0, 0.1)
-    assert made(samples, tmp_path, method="ddpm_v", skip=0.1, noise_shift="no").snr_divisor == 1.0
-    assert made(samples, tmp_path, method="ddpm_v", skip=0.1).skip == 0.0
+    ours = made(samples, tmp_path, method="ddpm_dose")
+    assert (ours.grid, ours.snr_divisor, ours.skip) == (Grid(2, 2), 8.0, 0.0)
+    assert made(samples, tmp_path, method="ddpm_v", noise_shift="no").snr_divisor == 1.0
+    skips = {
+        name: made(samples, tmp_path, method=name).skip for name in ("baseline", "ddpm_v", "flow", "ddpm")
+    }
+    deviation = float(torch.cat([s.dose[s.mask > 0.5] for s in samples]).float().std())
+    assert skips["baseline"] == 0.0 and skips["ddpm_v"] == skips["flow"] == 0.3  # of doses of deviation 1
+    assert skips["ddpm"] == pytest.approx(0.3 * deviation, abs=1e-3)
+    assert made(samples, tmp_path, method="ddpm_dose", skip="yes").skip == 0.3
+    assert made(samples, tmp_path, method="ddpm_v", skip="no").skip == 0.0
+    blocks = [make_sample(toy_case("toy_0"), Grid(2))]
+    assert made(blocks, tmp_path, method="ddpm_v").skip == 0.0  # one answer a block, as the reference has it
 
 
 def test_a_params_file_with_an_answer_that_does_not_fit_is_refused_before_anything_runs():

@@ -9,10 +9,16 @@ float, 0 at the noise and 1 at the dose (the other way round than a diffusion's)
 from torch import Tensor
 
 
+def weights_at(t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What the dose and the noise are multiplied by in x_t at the times t [B]; broadcast over `like`."""
+    t = t.view(-1, *[1] * (like.dim() - 1)).to(like.dtype)
+    return t, 1 - t
+
+
 def at_time(dose: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t [B,1,D,H,W] at the times t [B]."""
-    t = t.view(-1, *[1] * (dose.dim() - 1)).to(dose.dtype)
-    return (1 - t) * noise + t * dose
+    signal, share = weights_at(t, dose)
+    return share * noise + signal * dose
 
 
 def shift_time(t: Tensor | float, divisor: float) -> Tensor | float:

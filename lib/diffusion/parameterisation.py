@@ -23,15 +23,28 @@ def noise_from_dose(x_t: Tensor, dose_hat: Tensor, alpha_bar_t: Tensor) -> Tenso
     return ((x_t - alpha_bar_t.sqrt() * dose_hat) / (1 - alpha_bar_t).sqrt()).to(x_t.dtype)
 
 
-def with_skip(dose_hat: Tensor, x_t: Tensor, alpha_bar_t: Tensor, deviation: float) -> Tensor:
-    """The mean of a dose that is normal about `dose_hat` with `deviation`, given its x_t as well.
+def with_skip(
+    predicts: str, output: Tensor, x_t: Tensor, signal: Tensor, share: Tensor, deviation: float
+) -> Tensor:
+    """What is predicted where x_t passes the network by: its output and the best that x_t alone says.
 
-    So the detail of x_t that a narrow network cannot hand on reaches the estimate past it, as far as it tells
-    dose from noise: dose_hat + gain (x_t - signal dose_hat) (Karras et al. 2022, arXiv 2206.00364, section 5,
-    whose network is rescaled alike). A deviation of 0 gives dose_hat.
+    A narrow network cannot hand on the noise of many voxels, which noise, v and velocity hold. So what a normal
+    dose of mean 0 and `deviation` would be, given x_t, is added to the output; of the dose itself it is the
+    mean of one that is normal about the output (Karras et al. 2022, arXiv 2206.00364, section 5, rescale a
+    network alike). With d = signal^2 deviation^2 + share^2, which is the variance of x_t,
+
+        E[dose | x_t] = signal deviation^2 x_t / d,        E[noise | x_t] = share x_t / d
     """
-    gain = deviation**2 * alpha_bar_t.sqrt() / (alpha_bar_t * deviation**2 + 1 - alpha_bar_t)
-    return (dose_hat + gain * (x_t - alpha_bar_t.sqrt() * dose_hat)).to(x_t.dtype)
+    variance = signal**2 * deviation**2 + share**2
+    of_dose, of_noise = signal * deviation**2 / variance, share / variance
+    if predicts == "dose":
+        return (output + of_dose * (x_t - signal * output)).to(x_t.dtype)
+    gain = {
+        "noise": of_noise,
+        "v": signal * of_noise - share * of_dose,
+        "velocity": of_dose - of_noise,
+    }[predicts]
+    return (output + gain * x_t).to(x_t.dtype)
 
 
 def estimates(predicts: str, output: Tensor, x_t: Tensor, alpha_bar_t: Tensor) -> tuple[Tensor, Tensor]:

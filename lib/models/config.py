@@ -55,7 +55,7 @@ class TrainConfig:
     n_constraints: int = 13  # numbers that reach the network beside the channels
     answer: int = 1  # doses along the edge of a block that the network answers
     snr_divisor: float = 1.0  # by it the signal-to-noise ratio of every level is divided
-    skip: float = 0.0  # deviation of what x_t adds past the network to its dose, in its units; 0: nothing
+    skip: float = 0.0  # deviation of the dose that x_t tells past the network, in its units; 0: nothing
     compile: bool = False  # the network by torch.compile, here and in sampling
     start_from: str = ""  # folder of the training whose weights it starts from; none: random ones
     dose_shift: float = 0.0  # a network's dose is (fraction of prescription - shift - prior) / scale

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib.cases.case import Case
 from lib.device import autocast, choose_device, choose_precision, compile_for, memory_format
+from lib.diffusion.flow import weights_at
 from lib.diffusion.parameterisation import estimates, noise_from_dose, with_skip
 from lib.diffusion.samplers import DDIM, REFERENCE, DiffusionSampler, Euler, Sampler, check_known
 from lib.diffusion.schedule import at_level
@@ -223,14 +224,15 @@ def denoiser(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
     """
     config, network = predictor.config, network_of(predictor, batch, window)
     inside, nothing = inside_of(config, batch), config.units.to_network(0.0, batch.prior)
-    alpha_bar = config.alpha_bar
+    alpha_bar, predicts = config.alpha_bar, predictor.method.predicts
 
     def denoise(x_t, t):
         alpha_bar_t, known = at_level(alpha_bar, t, x_t), nothing.to(x_t).expand_as(x_t)
         output = network(x_t, t)
         if config.skip:
-            output = with_skip(output, x_t, alpha_bar_t, config.skip)
-        dose_hat, noise_hat = estimates(predictor.method.predicts, output, x_t, alpha_bar_t)
+            weights = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+            output = with_skip(predicts, output, x_t, *weights, config.skip)
+        dose_hat, noise_hat = estimates(predicts, output, x_t, alpha_bar_t)
         known_noise = noise_from_dose(x_t, known, alpha_bar_t)
         return torch.where(inside, dose_hat, known), torch.where(inside, noise_hat, known_noise)
 
@@ -244,7 +246,10 @@ def velocity_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable
 
     def velocity(x_t, t):
         known = (nothing.to(x_t) - x_t) / (1 - t).view(-1, 1, 1, 1, 1)
-        return torch.where(inside, network(x_t, flow_level(t)), known)
+        output = network(x_t, flow_level(t))
+        if config.skip:
+            output = with_skip("velocity", output, x_t, *weights_at(t, x_t), config.skip)
+        return torch.where(inside, output, known)
 
     return velocity
 

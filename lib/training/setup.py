@@ -13,6 +13,8 @@ from lib.models.config import TrainConfig
 from lib.models.methods import find_method
 from lib.prediction.predict import with_priors
 
+UNEXPLAINED = 0.3  # deviation of what a patient does not tell of his dose, of the dose's own
+
 
 def start_from_prior(run: Any, method: str, *parts: list[Sample]) -> tuple[list[Sample], ...]:
     """The samples as the method needs them: with the dose of its prior, trained in `run` (an Experiment)."""
@@ -31,15 +33,15 @@ def make_config(
     standardise: str,
     terminal_snr: str,
     noise_shift: str = "yes",
-    skip: float = 0.0,
+    skip: str = "auto",
     **parameters: Any,
 ) -> TrainConfig:
     """The configuration of a training of `run` (an Experiment) on the samples `training`.
 
     `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
-    method has it. With `noise_shift` ("yes" | "no") the noise moves with the number of answers in a block;
-    `skip` is for diffusions that predict the dose. A UserError if noise is to be predicted where there is
-    nothing else.
+    method has it. With `noise_shift` ("yes" | "no") the noise moves with the number of answers in a block.
+    `skip` ("auto" | "yes" | "no"): auto lets x_t past a network that must give its noise, in several voxels a
+    block. A UserError if noise is to be predicted where there is nothing else.
     """
     row, cohort, first = find_method(method), run.open_cohort(), training[0]
     zero_snr = row.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
@@ -62,15 +64,12 @@ def make_config(
         precision=choose_precision(run.precision, choose_device(run.device)),
         zero_snr=zero_snr,
         snr_divisor=1.0 if noise_shift == "no" else float(first.grid.answer**3),
-        skip=skip if row.timed and row.predicts == "dose" else 0.0,
         **parameters,
     )
-    standardised = row.standardised if standardise == "auto" else standardise == "yes"
-    return with_units(config, training) if standardised else config
-
-
-def with_units(config: TrainConfig, training: list[Sample]) -> TrainConfig:
-    """The configuration in whose units the training doses less their priors' have mean 0, deviation 1."""
-    residuals = [(s.dose.float() - s.prior)[s.mask > 0.5] for s in training]
-    doses = torch.cat(residuals).double()
-    return replace(config, dose_shift=float(doses.mean()), dose_scale=float(doses.std()))
+    residuals = torch.cat([(s.dose.float() - s.prior)[s.mask > 0.5] for s in training]).double()
+    mean, deviation = float(residuals.mean()), float(residuals.std())
+    if row.standardised if standardise == "auto" else standardise == "yes":
+        config, deviation = replace(config, dose_shift=mean, dose_scale=deviation), 1.0
+    must_pass = row.timed and row.predicts != "dose" and first.grid.answer > 1
+    passes = must_pass if skip == "auto" else row.timed and skip == "yes"
+    return replace(config, skip=round(UNEXPLAINED * deviation, 3)) if passes else config
