@@ -28,10 +28,10 @@ def with_skip(
 ) -> Tensor:
     """What is predicted where x_t passes the network by: its output and the best that x_t alone says.
 
-    A narrow network cannot hand on the noise of many voxels, which noise, v and velocity hold. So what a normal
-    dose of mean 0 and `deviation` would be, given x_t, is added to the output; of the dose itself it is the
-    mean of one that is normal about the output (Karras et al. 2022, arXiv 2206.00364, section 5, rescale a
-    network alike). With d = signal^2 deviation^2 + share^2, which is the variance of x_t,
+    A narrow network cannot hand on the noise of many voxels, which noise, v and velocity hold. So what a
+    normal dose of mean 0 and `deviation` would be, given x_t, is added to the output; of the dose itself
+    it is the mean of one normal about the output (Karras et al. 2022, arXiv 2206.00364, section 5, rescale
+    a network alike). With d = signal^2 deviation^2 + share^2, which is the variance of x_t,
 
         E[dose | x_t] = signal deviation^2 x_t / d,        E[noise | x_t] = share x_t / d
     """
