@@ -1,5 +1,6 @@
 """The table of gamma pass rates on patients whose gamma is known by construction."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 
 from lib.cases.case import Case
 from lib.features.grid import Grid
-from lib.studies.comparison import study_gamma
+from lib.features.samples import make_sample
+from lib.studies.comparison import compare, planned_on_grid, study_gamma
 from lib.studies.predictions import Prediction
 from lib.studies.results import select
 
@@ -43,6 +45,20 @@ def rates(planned_gy=RX_GY, **doses_gy):
     assert first["value"].equals(second["value"])
     criteria = first["measure"].str.extract(r"gamma_(\d)pct_\1mm_pass_pct")[0].astype(int)
     return dict(zip(zip(first["training"], first["region"], criteria), first["value"]))
+
+
+def test_the_plan_on_the_grid_loses_what_lies_within_blocks_and_nothing_in_voxels():
+    """Of a dose that is 60 and 40 Gy in turn along x, blocks know the mean: 10 Gy off everywhere."""
+    striped = replace(
+        flat_case("p0", 50.0), dose_gy=np.where(np.arange(10) % 2, 40.0, 60.0) + np.zeros(SHAPE)
+    )
+    errors = {}
+    for grid in (Grid(2), Grid(2, 2)):
+        sample = make_sample(striped, grid)
+        run = SimpleNamespace(load_case=lambda _: striped, grid=grid)
+        frame = compare(run, [planned_on_grid([sample])], [sample])
+        errors[grid] = float(select(frame, measure="mae_gy", region="dose mask")["value"].iloc[0])
+    assert errors[Grid(2)] == pytest.approx(10.0, rel=0.05) and errors[Grid(2, 2)] < 0.02
 
 
 def test_equal_doses_pass_everywhere_and_a_scaled_one_where_the_criterion_allows_it():

@@ -123,6 +123,13 @@ def mean_of_seeds(seeds: list[Prediction], averaged_over: str) -> Prediction:
     return mean._replace(columns=mean.columns | {"members": sum(one.columns["members"] for one in seeds)})
 
 
+def planned_on_grid(samples: list[Sample]) -> Prediction:
+    """The planned doses averaged to the grid of the answers: what coarsening alone costs."""
+    columns = dict.fromkeys(("training", "method", "group"), "planned, on this grid")
+    doses = [sample.dose[None].float() for sample in samples]
+    return Prediction(columns | {"averaged_over": "none", "members": 1, "nfe": 0}, doses, 0.0, 0)
+
+
 def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
     """Every measure of every answer for every patient: the frame 04_comparison."""
     rows = []

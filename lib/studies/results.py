@@ -29,6 +29,7 @@ COLUMNS = {  # of each file
     "03_ensemble": f"{TRAINING} n_steps nfe source members level_pct factor {OF_STRUCTURE}",
     "03_spread_skill": f"{TRAINING} source members factor bin_gy {MEASURED}",
     "04_comparison": f"{ANSWER} {OF_STRUCTURE} planned met planned_met",
+    "04_grid": f"{ANSWER} {OF_STRUCTURE} planned met planned_met",
     "04_gamma": f"{ANSWER} case_id region measure value",
     "04_history": f"{TRAINING} epoch step loss learning_rate validation_mae_gy seconds",
     "06_speed": "part against plain_s ours_s ratio ratio_low ratio_high",
