@@ -33,7 +33,7 @@ from lib.training.loop import train_step
 from lib.training.result import LATER, NOT_IN_KEY, training_key
 from lib.training.state import TrainingState
 
-GRIDS = [Grid(2, 2), Grid(4, 2), Grid(4, 4), Grid(3, 3)]
+GRIDS = [Grid(2, 2), Grid(4, 2), Grid(4, 4), Grid(3, 3), Grid(4, 4, 2), Grid(2, 2, 2)]
 
 
 @pytest.mark.parametrize("answer", [1, 2, 3])
@@ -51,8 +51,12 @@ def test_blocks_of_answers_come_apart_and_together_in_place(answer):
 def test_a_planned_dose_on_the_grid_of_answers_comes_back_to_its_voxels(grid, shape):
     case = toy_case(shape=shape)
     sample, blocks = make_sample(case, grid), make_sample(case, Grid(grid.coarsen))
-    assert sample.dose.shape[1:] == tuple(n * grid.answer for n in sample.cond.shape[1:])
-    assert torch.equal(sample.cond, blocks.cond)
+    assert sample.dose.shape[1:] == tuple(n * grid.answer for n in sample.blocks)
+    assert sample.cond.shape[1:] == tuple(n * grid.condition for n in sample.blocks)
+    means = (
+        split_blocks(sample.cond[None].float(), grid.condition).unflatten(1, (len(blocks.cond), -1)).mean(2)
+    )
+    assert torch.allclose(means[0], blocks.cond, atol=2e-3)
     planned_gy = np.where(case.dose_mask, case.dose_gy, 0)
     error_gy, coarse_gy = (
         np.abs(on_case_grid(s.dose[None], case, s.grid)[0] - planned_gy).max() for s in (sample, blocks)
@@ -63,7 +67,9 @@ def test_a_planned_dose_on_the_grid_of_answers_comes_back_to_its_voxels(grid, sh
 def test_a_grid_of_answers_that_does_not_divide_the_blocks_is_refused():
     with pytest.raises(UserError, match="answer is 3; it must divide coarsen, which is 4"):
         Grid(4, 3).check()
-    Grid(4, 2).check()
+    with pytest.raises(UserError, match="x: condition is 2; it must divide answer, which is 1"):
+        Grid(4, 1, 2).check("x: ")
+    Grid(4, 2, 2).check()
 
 
 @pytest.mark.parametrize("timed, inputs", [(False, 9), (True, 9 + 27)])
@@ -77,6 +83,33 @@ def test_only_the_first_and_the_last_layer_know_of_answers(timed, inputs):
     first = {"encoder.0.conv1.weight", "encoder.0.residual.weight"} if timed else set()
     assert unlike == {"out.weight", "out.bias"} | first
     assert network.encoder[0].conv1.in_channels == inputs
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_what_is_seen_in_a_block_reaches_its_answer_by_one_strided_convolution(timed):
+    torch.manual_seed(0)
+    network = UNet(9, 8, timed, answer=4, condition=2)
+    seen, constraints = torch.randn(2, 9, 10, 8, 12), torch.randn(2, 13)
+    further = (torch.randn(2, 1, 20, 16, 24), torch.tensor([1, 2])) if timed else ()
+    assert network(seen, constraints, *further).shape == (2, 1, 20, 16, 24)
+    assert network.embed_condition.weight.shape == (16, 9, 2, 2, 2)
+    named = set(network.state_dict()) - set(UNet(9, 8, timed, answer=4).state_dict())
+    assert named == {"embed_condition.weight", "embed_condition.bias"}
+
+
+@pytest.mark.parametrize("condition", [1, 2])
+def test_what_is_seen_moves_with_what_is_answered(condition, monkeypatch):
+    """Where the dose is the seen distance itself, it stays so however the patient is moved."""
+    monkeypatch.setattr(augmentation, "CT_NOISE", 0.0)
+    sample = make_sample(toy_case(), Grid(4, 4, condition))
+    marked = sample.cond[-1:].float() + 2
+    volume = torch.nn.functional.interpolate(marked[None], scale_factor=4 // condition)[0]
+    batch = make_batch([replace(sample, dose=volume)])
+    for seed in range(5):
+        moved = augment(batch, "whole voxels", torch.Generator().manual_seed(seed))
+        means = torch.nn.functional.avg_pool3d(moved.dose, 4 // condition)
+        inside = means > 0  # nothing was moved in from outside
+        assert torch.allclose(means[inside], moved.cond[:, -1:][inside] + 2, atol=1e-2) and inside.any()
 
 
 def test_blocks_and_answers_move_and_flip_together(monkeypatch):
@@ -102,20 +135,25 @@ def test_a_shift_takes_what_lay_further_on_and_leaves_zeros():
     assert float(moved[0, 0, :, 2].abs().sum() + moved[0, 0, ..., :2].abs().sum()) == 0 and not moved[1].any()
 
 
-def test_a_patch_cuts_the_answers_of_its_blocks():
-    sample = make_sample(toy_case(), Grid(2, 2))
+@pytest.mark.parametrize("condition", [1, 2])
+def test_a_patch_cuts_the_answers_of_its_blocks(condition):
+    sample = make_sample(toy_case(), Grid(2, 2, condition))
     cond, dose, mask, prior = cut(sample, (1, 2, 3), (4, 4, 5))
-    assert cond.shape[1:] == (4, 4, 5) and dose.shape == mask.shape == prior.shape == (1, 8, 8, 10)
+    assert cond.shape[1:] == tuple(
+        n * condition for n in (4, 4, 5)
+    ) and dose.shape == mask.shape == prior.shape == (1, 8, 8, 10)
     assert torch.equal(dose, sample.dose[:, 2:10, 4:12, 6:16].float())
     start = patch_start(sample, (4, 4, 4), torch.Generator().manual_seed(0))
-    assert all(0 <= a <= n - 4 for a, n in zip(start, sample.cond.shape[1:]))
+    assert all(0 <= a <= n - 4 for a, n in zip(start, sample.blocks))
 
 
-def test_a_prior_is_seen_in_blocks_and_added_in_voxels():
-    sample = make_sample(toy_case(), Grid(2, 2))
-    primed = add_prior(sample, sample.dose)
+@pytest.mark.parametrize("condition", [1, 2])
+def test_a_prior_is_seen_in_blocks_and_added_in_voxels(condition):
+    sample = make_sample(toy_case(), Grid(2, 2, condition))
+    primed, pooled = add_prior(sample, sample.dose), sample.dose.float()
     assert torch.equal(primed.prior, sample.dose)
-    assert torch.allclose(primed.cond[-1:], torch.nn.functional.avg_pool3d(sample.dose.float(), 2), atol=1e-3)
+    pooled = torch.nn.functional.avg_pool3d(pooled, 2 // condition)
+    assert torch.allclose(primed.cond[-1:].float(), pooled, atol=1e-3)
     assert torch.equal(mirror(primed).prior, sample.dose.flip(-1))
     assert torch.equal(make_batch([primed]).prior[0], sample.dose.float())
 
@@ -213,10 +251,11 @@ def test_a_flow_of_shifted_steps_ends_where_it_should(kind, order):
 
 @pytest.mark.parametrize("method", ["baseline", "ddpm", "ddpm_v", "ddpm_dose", "flow", "refine", "gaussian"])
 def test_every_method_trains_and_predicts_in_voxels(method):
-    samples = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(2, 2)) for i in range(2)]
+    condition = 2 if method in ("baseline", "refine", "ddpm_v") else 1
+    samples = [make_sample(toy_case(f"toy_{i}", seed=i), Grid(2, 2, condition)) for i in range(2)]
     if method == "refine":
         samples = [add_prior(s, s.dose / 2) for s in samples]
-    changes = {"method": method, "coarsen": 2, "answer": 2, "dvh_weight": 0.1, "augment": "rotated"}
+    changes = {"method": method, **samples[0].grid._asdict(), "dvh_weight": 0.1, "augment": "rotated"}
     changes |= {"channels": list(samples[0].channels.names), "zero_snr": method not in ("ddpm", "flow")}
     changes |= {"snr_divisor": 8.0, "skip": 0.3}
     state = TrainingState(config_for(samples, **changes), torch.device("cpu"))
@@ -241,11 +280,11 @@ def test_a_network_of_another_answer_is_refused():
 def test_the_control_answers_in_voxels():
     """Of a patient of his own the control in voxels is nearer than one of blocks, however it is refined."""
     case, errors = toy_case(shape=(32, 48, 48)), []
-    for grid in (Grid(4, 4), Grid(4)):
+    for grid in (Grid(4, 4, 2), Grid(4, 4), Grid(4)):
         sample = make_sample(case, grid)
         dose = torch.from_numpy(predict_control(fit_control([sample]), sample))[None, None]
         errors.append(np.abs(on_case_grid(dose, case, grid)[0] - case.dose_gy)[case.dose_mask].mean())
-    assert errors[0] < errors[1]
+    assert errors[0] < errors[1] < errors[2]
 
 
 def test_a_stored_prediction_in_voxels_is_read_on_the_cases_grid(tmp_path):
@@ -260,12 +299,13 @@ def test_a_stored_prediction_in_voxels_is_read_on_the_cases_grid(tmp_path):
 def test_what_is_answered_is_cached_apart_and_read_back_exactly(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cohort = toy_cohort(tmp_path / "toys", n=3)
-    made = {grid: load_samples(cohort, ["toy_1"], grid)[0] for grid in (Grid(2), Grid(2, 2))}
+    made = {grid: load_samples(cohort, ["toy_1"], grid)[0] for grid in (Grid(2), Grid(2, 2), Grid(2, 2, 2))}
     for grid, sample in made.items():
         again = load_samples(cohort, ["toy_1"], grid)[0]
         assert (
             again.grid == grid
             and torch.equal(again.dose, sample.dose)
+            and torch.equal(again.cond, sample.cond)
             and again.prior.shape == again.dose.shape
         )
 
@@ -297,7 +337,7 @@ def test_a_training_of_before_is_read_and_keeps_its_key(tmp_path):
     """What its file lacks is as it was then; what came later counts where it is used."""
     config = config_for([make_sample(toy_case(), Grid(1))])
     stored = {name: value for name, value in asdict(config).items() if name not in LATER}
-    assert len(stored) == len(asdict(config)) - 3
+    assert len(stored) == len(asdict(config)) - len(LATER)
     before = config_from(stored, tmp_path)
     assert before == config and (before.grid, before.skip, before.snr_divisor) == (Grid(1), 0.0, 1.0)
     keys = {training_key(replace(before, **later)) for later in ({}, {"answer": 2}, {"skip": 0.1})}

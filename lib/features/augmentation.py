@@ -35,7 +35,7 @@ def augment(batch: Batch, how: str, generator: torch.Generator) -> Batch:
         )
 
     outside = batch.channels.background().to(device)[None, :, None, None, None]
-    cond = move(batch.cond - outside, 1) + outside
+    cond = move(batch.cond - outside, batch.grid.condition) + outside
     cond[:, :1] += CT_NOISE * noise.to(device)
     answers = {name: move(getattr(batch, name), batch.grid.answer) for name in batch.channels.answered}
     return replace(batch, cond=cond, **answers)

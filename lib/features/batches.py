@@ -7,14 +7,14 @@ import torch.nn.functional as F
 
 from lib.errors import UserError
 from lib.features.channels import Channels
-from lib.features.grid import Grid, refine
+from lib.features.grid import Grid, finer, refine
 from lib.features.samples import TENSORS, Sample
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on one grid, float32: cond [B,C,d,h,w] of blocks, dose, mask and prior [B,1,D,H,W] of what is
-    answered in them, constraints [B,K], rx_gy [B]."""
+    """Samples on one grid, float32: cond [B,C,d,h,w] of what is seen in blocks, dose, mask and prior
+    [B,1,D,H,W] of what is answered in them, constraints [B,K], rx_gy [B]."""
 
     channels: Channels
     cond: torch.Tensor
@@ -29,7 +29,8 @@ class Batch:
     @property
     def structures(self) -> torch.Tensor:
         """Where each structure lies, bool [B,S,D,H,W]: where its signed distance is negative."""
-        return refine(self.channels.select(self.cond, self.channels.structures), self.grid.answer) < 0
+        parts = self.grid.answer // self.grid.condition
+        return refine(self.channels.select(self.cond, self.channels.structures), parts) < 0
 
     def part(self, patients: slice) -> "Batch":
         """The batch of some of its patients."""
@@ -47,7 +48,7 @@ def make_batch(
     """
     if len({(sample.channels, sample.grid) for sample in samples}) > 1:
         raise UserError("one batch cannot mix treatment sites, condition channels or grids")
-    largest = [max(s.cond.shape[axis] for s in samples) for axis in (1, 2, 3)]
+    largest = [max(sizes) for sizes in zip(*(s.blocks for s in samples))]
     size = tuple(map(min, patch, largest)) if patch else tuple(largest)
     patches = [cut(s, patch_start(s, size, generator), size) for s in samples]
     cond, dose, mask, prior = (torch.stack(volumes) for volumes in zip(*patches))
@@ -60,7 +61,7 @@ def make_batch(
 
 def patch_start(sample: Sample, size: tuple, generator: torch.Generator | None) -> tuple[int, ...]:
     """First block of a patch: anywhere, or for half of them centred where the dose is above 10 %."""
-    room = [max(0, n - s) for n, s in zip(sample.cond.shape[1:], size)]
+    room = [max(0, n - s) for n, s in zip(sample.blocks, size)]
     if not any(room):
         return (0, 0, 0)
     draw = torch.rand(4, generator=generator)
@@ -84,6 +85,7 @@ def cut(sample: Sample, start: tuple, size: tuple) -> list[torch.Tensor]:
         return F.pad(volume, missing) if any(missing) else volume
 
     answered = [
-        pad(volume, sample.grid.finer(box)).float() for volume in (sample.dose, sample.mask, sample.prior)
+        pad(volume, finer(box, sample.grid.answer)).float()
+        for volume in (sample.dose, sample.mask, sample.prior)
     ]
-    return [pad(sample.cond - outside, box) + outside, *answered]
+    return [pad(sample.cond.float() - outside, finer(box, sample.grid.condition)) + outside, *answered]

@@ -1,7 +1,7 @@
 """Between a case's grid and a training grid: averaged blocks, the dose mask's box, and the way back.
 
-A network sees blocks of voxels and answers each with one dose or, at a finer grid, with several, laid out in
-space.
+A network works on blocks of voxels. It sees each by one value of every condition channel, or by several, and
+answers it with one dose, or with several, laid out in space.
 """
 
 from typing import NamedTuple
@@ -18,23 +18,32 @@ Box = tuple[slice, slice, slice]
 
 
 class Grid(NamedTuple):
-    """What a network sees and answers: blocks of `coarsen`^3 voxels of the case, `answer`^3 doses in each."""
+    """What a network sees and answers: blocks of `coarsen`^3 voxels of the case, in each `condition`^3 values
+    of a channel and `answer`^3 doses."""
 
     coarsen: int
     answer: int = 1
+    condition: int = 1
 
     @property
     def voxels(self) -> int:
         """Voxels of the case along the edge of an answered dose."""
         return self.coarsen // self.answer
 
-    def check(self, where: str = "answer") -> None:
+    def check(self, where: str = "") -> None:
+        """A UserError if its numbers do not go together; `where` comes before their names."""
         if self.coarsen % self.answer:
-            raise UserError(f"{where} is {self.answer}; it must divide coarsen, which is {self.coarsen}")
+            raise UserError(
+                f"{where}answer is {self.answer}; it must divide coarsen, which is {self.coarsen}"
+            )
+        if self.answer % self.condition:
+            which = f"{where}condition is {self.condition}"
+            raise UserError(f"{which}; it must divide answer, which is {self.answer}")
 
-    def finer(self, box: Box) -> Box:
-        """A box of blocks as one of answered doses."""
-        return tuple(slice(b.start * self.answer, b.stop * self.answer) for b in box)
+
+def finer(box: Box, parts: int) -> Box:
+    """A box of blocks as one of `parts`^3 values in each, also as an index whose first part is all."""
+    return tuple(slice(b.start * parts, b.stop * parts) if isinstance(b, slice) else b for b in box)
 
 
 def dose_box(mask: torch.Tensor, coarsen: int) -> Box:
@@ -69,19 +78,19 @@ def uncrop(volume: torch.Tensor, mask: torch.Tensor, grid: Grid) -> torch.Tensor
     """Answers [N,C,...] in the box of the mask on all blocks of the case that it is of; 0 outside."""
     size = (-(-n // grid.coarsen) * grid.answer for n in mask.shape)
     whole = volume.new_zeros(*volume.shape[:2], *size)
-    whole[(slice(None), slice(None), *grid.finer(dose_box(mask, grid.coarsen)))] = volume
+    whole[(slice(None), slice(None), *finer(dose_box(mask, grid.coarsen), grid.answer))] = volume
     return whole
 
 
-def mean_of_blocks(volume: torch.Tensor, coarsen: int, answer: int = 1) -> torch.Tensor:
-    """[C,D,H,W] averaged over blocks of coarsen^3 voxels, or over each of `answer`^3 parts of a block.
+def mean_of_blocks(volume: torch.Tensor, coarsen: int, parts: int = 1) -> torch.Tensor:
+    """[C,D,H,W] averaged over blocks of coarsen^3 voxels, or over each of `parts`^3 parts of a block.
 
     Sizes are padded with edge values to a multiple of `coarsen`.
     """
     if coarsen == 1:
         return volume
     pad = [p for n in reversed(volume.shape[1:]) for p in (0, -n % coarsen)]
-    return F.avg_pool3d(F.pad(volume[None], pad, mode="replicate"), coarsen // answer)[0]
+    return F.avg_pool3d(F.pad(volume[None], pad, mode="replicate"), coarsen // parts)[0]
 
 
 def split_blocks(volume: torch.Tensor, answer: int) -> torch.Tensor:
@@ -125,9 +134,11 @@ def refine_in_mask(volume: torch.Tensor, grid: Grid, mask: torch.Tensor) -> torc
         depth, height, width = mask.shape
         return volume[..., :depth, :height, :width] * mask
     fine_mask = mask[None, None].float()
-    share = refine(mean_of_blocks(fine_mask[0], *grid)[None], grid.voxels, mask.shape).clamp(min=LEAST_SHARE)
+    share = refine(mean_of_blocks(fine_mask[0], *grid[:2])[None], grid.voxels, mask.shape).clamp(
+        min=LEAST_SHARE
+    )
 
     def inside(blocks):
         return (refine(blocks, grid.voxels, mask.shape) / share * fine_mask).clamp(min=0)
 
-    return inside(2 * volume - mean_of_blocks(inside(volume)[:, 0], *grid)[:, None])
+    return inside(2 * volume - mean_of_blocks(inside(volume)[:, 0], *grid[:2])[:, None])

@@ -1,7 +1,7 @@
 """One patient as tensors on the training grid: averaged blocks in the box around the dose mask.
 
-Channels are made at full size and averaged over blocks of `coarsen`^3 voxels; the dose and its mask over the
-grid of what a network answers, the blocks or parts of them. A sample is made once and kept under
+Channels are made at full size and averaged over blocks of `coarsen`^3 voxels or what a network sees in each;
+the dose and its mask over what it answers there. A sample is made once and kept under
 outputs/features.
 """
 
@@ -18,7 +18,7 @@ from lib.cases.cohort import Cohort
 from lib.errors import UserError
 from lib.features.beams import beam_channel
 from lib.features.channels import Channels, channels_of, condition_channels, constraint_vector
-from lib.features.grid import Grid, crop, dose_box, mean_of_blocks, split_blocks
+from lib.features.grid import Grid, crop, dose_box, finer, mean_of_blocks
 from lib.files import in_project
 from lib.progress import progress
 from lib.tensors import load_tensors, save_tensors
@@ -32,7 +32,8 @@ class Sample:
     """One case on the training grid: [d,h,w] blocks in the box of its dose mask (grid.dose_box), and in them
     [D,H,W] = [d,h,w] * grid.answer doses.
 
-    cond         float32 [C,d,h,w]   condition channels, called as `channels` says
+    cond         [C,d,h,w] * grid.condition   condition channels, called as `channels` says; float32, or
+                                     float16 where a block has several values
     dose         [1,D,H,W]           fraction of `rx_gy`; float32, or float16 where a block has several
     mask         [1,D,H,W]           share inside the case's dose mask; of its dtype
     prior        [1,D,H,W]           another network's dose, or zeros; of its dtype
@@ -50,6 +51,11 @@ class Sample:
     rx_gy: float
     grid: Grid
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Number of blocks along z, y, x."""
+        return tuple(n // self.grid.condition for n in self.cond.shape[1:])
+
     def to(self, device: torch.device | str) -> "Sample":
         return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
 
@@ -59,17 +65,18 @@ def make_sample(case: Case, grid: Grid, beams_deg: tuple[float, ...] = ()) -> Sa
     box = dose_box(torch.from_numpy(case.dose_mask), grid.coarsen)
 
     def answered(array):
-        volume = mean_of_blocks(torch.from_numpy(array.astype(np.float32))[None], *grid)
-        return crop(volume, grid.finer(box)).to(torch.float32 if grid.answer == 1 else torch.float16)
+        volume = mean_of_blocks(torch.from_numpy(array.astype(np.float32))[None], grid.coarsen, grid.answer)
+        return crop(volume, finer(box, grid.answer)).to(dtype_of(grid.answer))
 
-    cond = crop(mean_of_blocks(condition_channels(case), grid.coarsen), box)
+    seen = finer(box, grid.condition)
+    cond = crop(mean_of_blocks(condition_channels(case), grid.coarsen, grid.condition), seen)
     if beams_deg:
-        cond = torch.cat([cond, beam_channel(case, box, grid.coarsen, beams_deg)])
+        cond = torch.cat([cond, beam_channel(case, seen, grid.coarsen // grid.condition, beams_deg)])
     dose = answered(case.dose_gy / case.rx_gy)
     return Sample(
         case_id=case.case_id,
         channels=channels_of(case.protocol, beams_deg),
-        cond=cond.half().float(),  # as the cache keeps it
+        cond=cond.half().to(dtype_of(grid.condition)),  # as the cache keeps it
         dose=dose,
         mask=answered(case.dose_mask),
         prior=no_prior(dose),
@@ -80,6 +87,11 @@ def make_sample(case: Case, grid: Grid, beams_deg: tuple[float, ...] = ()) -> Sa
     )
 
 
+def dtype_of(parts: int) -> torch.dtype:
+    """Of volumes with `parts`^3 values in a block; several are kept in half the memory."""
+    return torch.float32 if parts == 1 else torch.float16
+
+
 def no_prior(dose: torch.Tensor) -> torch.Tensor:
     """Zeros of the dose's shape that take no memory."""
     return torch.zeros((), dtype=dose.dtype).expand_as(dose)
@@ -87,8 +99,8 @@ def no_prior(dose: torch.Tensor) -> torch.Tensor:
 
 def add_prior(sample: Sample, dose: torch.Tensor) -> Sample:
     """The sample with another network's dose [1,D,H,W], which is its last condition channel as well."""
-    blocks = split_blocks(dose[None].to(sample.cond), sample.grid.answer).mean(1)
-    cond = torch.cat([sample.cond, blocks])
+    seen = mean_of_blocks(dose.float(), sample.grid.answer, sample.grid.condition)
+    cond = torch.cat([sample.cond, seen.to(sample.cond)])
     return replace(sample, cond=cond, prior=dose.to(sample.dose), channels=sample.channels.with_prior())
 
 
@@ -126,5 +138,6 @@ def read_sample(path: Path) -> Sample:
     tensors, about = load_tensors(path)
     words = json.loads(about["words"])
     words["spacing_mm"], words["grid"] = tuple(words["spacing_mm"]), Grid(*words["grid"])
-    tensors |= {"cond": tensors["cond"].float(), "prior": no_prior(tensors["dose"])}
+    cond = tensors["cond"].to(dtype_of(words["grid"].condition))
+    tensors |= {"cond": cond, "prior": no_prior(tensors["dose"])}
     return Sample(channels=channels_of(*words.pop("channels")), **tensors, **words)

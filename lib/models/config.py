@@ -54,6 +54,7 @@ class TrainConfig:
     precision: str
     n_constraints: int = 13  # numbers that reach the network beside the channels
     answer: int = 1  # doses along the edge of a block that the network answers
+    condition: int = 1  # values of a channel along the edge of a block that it sees
     snr_divisor: float = 1.0  # by it the signal-to-noise ratio of every level is divided
     skip: float = 0.0  # deviation of the dose that x_t tells past the network, in its units; 0: nothing
     compile: bool = False  # the network by torch.compile, here and in sampling
@@ -64,7 +65,7 @@ class TrainConfig:
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.coarsen, self.answer)
+        return Grid(self.coarsen, self.answer, self.condition)
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -103,6 +104,7 @@ def check_fits(config: TrainConfig, channels: Channels, grid: Grid, cohort_sha25
         not in ("", config.cohort_sha256),
         f"with coarsen {config.coarsen}, not {grid.coarsen}": grid.coarsen != config.coarsen,
         f"with answer {config.answer}, not {grid.answer}": grid.answer != config.answer,
+        f"with condition {config.condition}, not {grid.condition}": grid.condition != config.condition,
         f"with beams_deg {config.beams_deg}, not {beams_deg}": beams_deg != config.beams_deg,
         f"with the channels {', '.join(own_names)}, not {', '.join(names)}": names != own_names,
     }

@@ -49,7 +49,7 @@ class Method(NamedTuple):
         return self.timed or self.outputs == 2
 
     def make_network(self, config: TrainConfig) -> UNet:
-        size = {"n_constraints": config.n_constraints, "answer": config.answer}
+        size = {name: getattr(config, name) for name in ("n_constraints", "answer", "condition")}
         return UNet(len(config.channels), config.base_channels, self.timed, self.outputs, **size)
 
 

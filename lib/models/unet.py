@@ -65,7 +65,8 @@ class UNet(nn.Module):
     """Dose network; with `timed` also the denoiser, whose first input channels are then x_t.
 
     It works on blocks of voxels; with `answer` above 1 it gives `answer`^3 doses in each, and takes as many
-    of x_t: sub-pixel convolution (Shi et al. 2016, arXiv 1609.05158) in three dimensions.
+    of x_t: sub-pixel convolution (Shi et al. 2016, arXiv 1609.05158) in three dimensions. With `condition`
+    above 1 it sees `condition`^3 values of each channel in a block, embedded by a convolution of that stride.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class UNet(nn.Module):
         timed: bool,
         outputs: int = 1,
         answer: int = 1,
+        condition: int = 1,
         n_constraints: int = 13,
     ):
         super().__init__()
@@ -85,6 +87,10 @@ class UNet(nn.Module):
         if timed:
             self.embed_time = mlp(b, EMBEDDING_WIDTH // 2)
         self.embed_constraints = mlp(n_constraints, EMBEDDING_WIDTH // 2 if timed else EMBEDDING_WIDTH)
+        self.embed_condition = nn.Identity()
+        if condition > 1:
+            self.embed_condition = nn.Conv3d(cond_channels, 2 * b, condition, stride=condition)
+            cond_channels = 2 * b
         widths = [cond_channels + timed * answer**3, b, 2 * b, 4 * b, 8 * b]
         self.encoder = nn.ModuleList(Block(i, o) for i, o in itertools.pairwise(widths))
         self.bottleneck = Block(8 * b, 8 * b)
@@ -95,8 +101,9 @@ class UNet(nn.Module):
     def forward(
         self, cond: Tensor, constraints: Tensor, x_t: Tensor | None = None, t: Tensor | None = None
     ) -> Tensor:
-        """cond [B,C,d,h,w], constraints [B,K], x_t [B,1,D,H,W] and t [B] when timed -> [B,outputs,D,H,W],
-        where D = answer * d, and so on."""
+        """cond [B,C,d*condition,...], constraints [B,K], x_t [B,1,D,H,W] and t [B] when timed ->
+        [B,outputs,D,H,W], where D = answer * d, and so on."""
+        cond = self.embed_condition(cond)
         h = torch.cat([split_blocks(x_t, self.answer), cond], dim=1) if self.timed else cond
         size = h.shape[2:]
         h = pad_to_stride(h)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
-from lib.features.grid import Grid, dose_box, refine_in_mask
+from lib.features.grid import Grid, dose_box, finer, refine_in_mask
 from lib.files import DAMAGED_NPZ, replace_file
 
 STEP_GY = 0.01
@@ -69,7 +69,7 @@ def load_prediction(path: Path, dose_mask: np.ndarray) -> Prediction:
     except DAMAGED_NPZ as error:
         raise UserError(f"{path} is damaged ({error}); run 04_comparison again") from None
     mask = torch.from_numpy(dose_mask)
-    box = tuple(span.stop - span.start for span in grid.finer(dose_box(mask, grid.coarsen)))
+    box = tuple(span.stop - span.start for span in finer(dose_box(mask, grid.coarsen), grid.answer))
     if any(volume.dtype != np.uint16 for volume in volumes):
         raise UserError(f"{path} does not hold doses in steps of {STEP_GY} Gy; run 04_comparison again")
     if any(volume.shape != box for volume in volumes):

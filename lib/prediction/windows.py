@@ -2,7 +2,7 @@
 
 Half a window is shared with the next one, as in the reference study (128 with an overlap of 64). What is made
 of each is blended with Gaussian weights, of a quarter of the window as deviation. A window is given by its
-box of blocks, an index of volumes [B,C,d,h,w], its answers by `answers_in`.
+box of blocks, an index of volumes [B,C,d,h,w].
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lib.errors import UserError
 from lib.features.batches import Batch
+from lib.features.grid import finer
 from lib.seeds import generator_for
 
 
@@ -25,24 +26,24 @@ def window_boxes(size: Sequence[int], window: int) -> list[tuple]:
     return [(..., *(slice(a, a + window) for a in start)) for start in product(*starts)]
 
 
+def blocks_of(batch: Batch) -> list[int]:
+    """Number of blocks along z, y, x."""
+    return [n // batch.grid.condition for n in batch.cond.shape[2:]]
+
+
 def part_of(batch: Batch, box: tuple) -> Batch:
     """The batch in one window."""
-    answered = answers_in(box, batch.grid.answer)
+    answered = finer(box, batch.grid.answer)
     volumes = {name: getattr(batch, name)[answered] for name in ("dose", "mask", "prior")}
-    return replace(batch, cond=batch.cond[box], **volumes)
-
-
-def answers_in(box: tuple, answer: int) -> tuple:
-    """The window of answered doses of a window of blocks."""
-    return (..., *(slice(b.start * answer, b.stop * answer) for b in box[1:]))
+    return replace(batch, cond=batch.cond[finer(box, batch.grid.condition)], **volumes)
 
 
 def windowed(network_of: Callable, batch: Batch, window: int) -> Callable:
     """`network_of(batch)`, a function of (x_t, t), called on each window and blended into one volume."""
 
     def network(x_t: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        boxes, answer = window_boxes(batch.cond.shape[2:], window), batch.grid.answer
-        answers = [answers_in(box, answer) for box in boxes]
+        boxes, answer = window_boxes(blocks_of(batch), window), batch.grid.answer
+        answers = [finer(box, answer) for box in boxes]
         pieces = (None if x_t is None else x_t[box] for box in answers)
         parts = (network_of(part_of(batch, box))(piece, t) for box, piece in zip(boxes, pieces))
         return blended(zip(answers, parts), batch.dose.shape[2:], window * answer)
@@ -63,9 +64,9 @@ def sample_windows(
         noise = torch.stack([torch.randn(part.dose.shape[1:], generator=g) for g in generators])
         return sample(part, temperature * noise.to(part.dose.device))
 
-    boxes, answer = window_boxes(batch.cond.shape[2:], window), batch.grid.answer
+    boxes, answer = window_boxes(blocks_of(batch), window), batch.grid.answer
     parts = (sample_window(number, part_of(batch, box)) for number, box in enumerate(boxes))
-    answers = (answers_in(box, answer) for box in boxes)
+    answers = (finer(box, answer) for box in boxes)
     return blended(zip(answers, parts), batch.dose.shape[2:], window * answer)
 
 

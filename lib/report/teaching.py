@@ -34,13 +34,12 @@ def show(ax: Axes, title: str, plane: torch.Tensor, limits=SHARES, colours="turb
 
 def input_channels(sample: Sample) -> Figure:
     """All that a network sees of a patient: distances blue inside and red outside, the CT grey."""
-    index, names = slice_of_most_dose(sample), sample.channels.names
+    names = sample.channels.names
+    index = slice_of_most_dose(sample) * sample.grid.condition // sample.grid.answer
     figure, axes = panels(6, -(-len(names) // 6), height_in=1.6)
-    looks = {name: ((-0.5, 0.5), ERROR_MAP) for name in sample.channels.structures} | {
-        "ct": ((-1, 1), "gray")
-    }
-    for ax, name, volume in zip(axes, names, sample.cond):
-        show(ax, name.replace("_", " "), volume[index // sample.grid.answer], *looks.get(name, ((0, 1),)))
+    looks = dict.fromkeys(sample.channels.structures, ((-0.5, 0.5), ERROR_MAP)) | {"ct": ((-1, 1), "gray")}
+    for ax, name, volume in zip(axes, names, sample.cond.float()):
+        show(ax, name.replace("_", " "), volume[index], *looks.get(name, ((0, 1),)))
     for ax in axes[len(names) :]:
         ax.remove()
     return figure

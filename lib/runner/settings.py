@@ -33,6 +33,7 @@ cohort = "outputs/cohorts/phantom"  # folder of the cohort of cases
 first_cases = 0  # take only the first so many cases of the cohort, 0 takes all; 0..100000
 coarsen = 2  # voxels averaged along each axis before a network sees them; 1..16
 answer = 1  # doses along the edge of such a block that networks give; a divisor of coarsen; 1..16
+condition = 1  # values of each channel along its edge that networks see; a divisor of answer; 1..16
 beams_deg = []  # gantry angles of coplanar beams, whose open fields networks see; any of 0..360
 seed = 42  # names every random stream; 0..1000000000
 device = "auto"  # where networks run; auto | cpu | cuda
@@ -155,8 +156,9 @@ def check_together(name: str, values: Values, where: str) -> None:
     value = values[name]
     if name == "sizes" and max(value) > values["members"]:
         raise UserError(f"{where} holds {max(value)}, but members is only {values['members']}")
-    if name == "answer":
-        Grid(values["coarsen"], value).check(where)
+    if name in ("answer", "condition"):
+        grid = Grid(*(values[part] for part in Grid._fields))
+        grid.check(where.removesuffix(name))
     if name == "patch_voxels" and 0 in value and any(value):
         raise UserError(f"{where} is {value}; it must be three sizes, or three zeros for whole volumes")
 

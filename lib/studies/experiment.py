@@ -44,6 +44,7 @@ class Experiment:
     precision: str
     methods: tuple = ()
     answer: int = 1
+    condition: int = 1
 
     def __post_init__(self):
         for name in ("beams_deg", "methods"):  # files and notebooks give lists
@@ -52,7 +53,7 @@ class Experiment:
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.coarsen, self.answer)
+        return Grid(self.coarsen, self.answer, self.condition)
 
     @property
     def folder(self) -> Path:
@@ -161,7 +162,7 @@ def find_experiment(name: str, device: str = "auto", precision: str = "auto") ->
     if path is None:
         raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
     stored = read_yaml(path)
-    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "answer": 1}
+    keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "answer": 1, "condition": 1}
     keys |= {"beams_deg": [], "seed": 42}
     values = {key: stored.get(key, usual) for key, usual in keys.items()}
     return Experiment(name, device=device, precision=precision, **values)

@@ -227,7 +227,9 @@ def scaling_rows(bench: Bench, edges: list[int], counts: list[int]) -> list[Row]
     volumes = {name: getattr(sample, name)[None].float() for name in ("cond", "dose", "mask", "prior")}
 
     def seconds(n_steps=1, patients=1, edge=32, batch_size=2):
-        sizes = {"cond": edge} | dict.fromkeys(("dose", "mask", "prior"), edge * sample.grid.answer)
+        sizes = {"cond": edge * sample.grid.condition} | dict.fromkeys(
+            ("dose", "mask", "prior"), edge * sample.grid.answer
+        )
         cube = {name: interpolate(volumes[name], size=(size,) * 3)[0] for name, size in sizes.items()}
         samples = [replace(sample, case_id=str(number), **cube) for number in range(patients)]
         sampler = usual_sampler(bench.config, n_steps)

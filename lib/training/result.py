@@ -30,7 +30,7 @@ STAMP = "trained.json"
 # a batch is cut into; the card decides the constraints; of the start its weights count, not where they lie
 NOT_IN_KEY = ("dose_shift", "dose_scale", "accumulate", "n_constraints", "start_from")
 # fields that came later, as trainings of before had them: those keep their keys
-LATER = {"answer": 1, "snr_divisor": 1.0, "skip": 0.0}
+LATER = {"answer": 1, "condition": 1, "snr_divisor": 1.0, "skip": 0.0}
 
 
 def training_key(config: TrainConfig, prior: Path | None = None) -> str:
