@@ -68,8 +68,10 @@ def make_config(
     )
     residuals = torch.cat([(s.dose.float() - s.prior)[s.mask > 0.5] for s in training]).double()
     mean, deviation = float(residuals.mean()), float(residuals.std())
-    if row.standardised if standardise == "auto" else standardise == "yes":
+    in_voxels = first.grid.answer > 1  # there regressions learn several times faster so
+    standardised = row.standardised or (in_voxels and not row.timed)
+    if standardised if standardise == "auto" else standardise == "yes":
         config, deviation = replace(config, dose_shift=mean, dose_scale=deviation), 1.0
-    must_pass = row.timed and row.predicts != "dose" and first.grid.answer > 1
+    must_pass = row.timed and row.predicts != "dose" and in_voxels
     passes = must_pass if skip == "auto" else row.timed and skip == "yes"
     return replace(config, skip=round(UNEXPLAINED * deviation, 3)) if passes else config
