@@ -1,4 +1,4 @@
-"""The report in a real browser: slices follow slider, keys, wheel and lists, a pointer reads the dose; no network."""
+"""The report in a real browser: slices follow slider, keys, wheel, lists; pointers read doses; no network."""
 
 import re
 import shutil

@@ -310,7 +310,7 @@ def test_a_gaussian_heads_calls_are_counted_as_they_are():
         _03_ensemble=rows + regression_alone(), _03_spread_skill=skill("gaussian", 0.8) + skill("flow", 0.8)
     )
     row = said(results, SPREAD, "flow", second="gaussian")
-    assert row["quantity"] == "CRPS by 200 against 1 calls" and row["difference"] == pytest.approx(0.5)
+    assert row["quantity"] == "CRPS, calls 200 against 1" and row["difference"] == pytest.approx(0.5)
     assert set(tables.calibration(results).loc["gaussian", "network calls"]) == {1}
 
 
@@ -350,12 +350,17 @@ def test_a_difference_says_which_way_it_leans(shift, verdict):
 @pytest.mark.parametrize(
     "d, words",
     [
-        (Difference(16, 0.306, 0.1, 0.52), "0.31 Gy more (95 % interval +0.10 to +0.52, 16 patients)"),
-        (Difference(8, -0.101, -0.2, -0.001), "0.10 Gy less (95 % interval -0.20 to +0.00, 8 patients)"),
-        (Difference(1, 0.4), "0.40 Gy more (no interval: 1 patient)"),
+        (Difference(16, 0.306, 0.1, 0.52), "0.31 Gy more (95 % interval 0.10 to 0.52 more, 16 patients)"),
+        (Difference(8, -0.101, -0.2, -0.001), "0.10 Gy less (95 % interval 0.00 to 0.20 less, 8 patients)"),
+        (
+            Difference(9, -0.06, -0.15, 0.03),
+            "0.06 Gy less (95 % interval 0.15 less to 0.03 more, 9 patients)",
+        ),
+        (Difference(9, 0.0, 0.0, 0.0), "0.00 Gy more (95 % interval 0.00 to 0.00 more, 9 patients)"),
+        (Difference(1, 0.4), "0.40 Gy more (no interval of 1 patient)"),
     ],
 )
-def test_a_difference_is_said_with_its_interval_and_no_negative_zero(d, words):
+def test_a_difference_and_its_interval_are_said_in_words(d, words):
     assert change(make_row("MAE", "flow", "baseline", d, "", False)) == words
 
 
@@ -570,8 +575,9 @@ EVERY_TABLE = {
 
 @pytest.mark.parametrize("name", EVERY_TABLE)
 def test_a_table_of_what_was_not_run_says_so(name):
-    html = tables.styled(EVERY_TABLE[name](found())).to_html()
-    assert "not in this run" in html or name in ("cohort", "decomposition")
+    shown = tables.styled(EVERY_TABLE[name](found()), "Of <what>.")
+    missing = shown._repr_html_() == "<p class=missing>Of &lt;what&gt;. Not in this run.</p>"
+    assert missing or name in ("cohort", "decomposition")
 
 
 def test_the_squared_error_is_split_by_setting_and_steps():

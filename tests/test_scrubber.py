@@ -1,4 +1,4 @@
-"""The slices in the report: the voxels are the patient's, no name is read as HTML, what is missing is said."""
+"""The slices in the report: voxels are the patient's, no name is read as HTML, what is missing is said."""
 
 import base64
 import json

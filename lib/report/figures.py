@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from lib.metrics.statistics import mean_interval
 from lib.report import frames
+from lib.report.statements import patients
 from lib.report.style import colour, legend_above, look, panels, plain_ticks, tick_steps
 from lib.studies.results import Results, add_labels, select
 
@@ -88,7 +89,7 @@ def key_finding(results: Results) -> Figure:
     values, about = frames.answers(frames.average(frames.rows_of(results.frames["04_comparison"])))
     differences = values.sub(values["baseline"], axis=0).drop(columns=["baseline", "control"])
     rows = differences.melt(var_name="label").assign(method=lambda rows: rows["label"].map(about["method"]))
-    text = f"difference to the U-Net in MAE / Gy, n = {len(values)} patients (left is better)"
+    text = f"difference to the U-Net in MAE / Gy, {patients(len(values))} (left is better)"
     return draw_differences(rows, frames.setting(results, "margin_gy"), text)[0]
 
 

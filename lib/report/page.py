@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, DisplayHandle, Markdown, display
 from markupsafe import Markup
 from PIL import Image
 
@@ -31,9 +31,19 @@ def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
     return HTML(Markup(text).format(name, look, alt, webp_uri(picture), number, caption, pdf))
 
 
+def verdict_place() -> DisplayHandle:
+    """Where a notebook's verdict stands, above all that leads to it; its `update` fills it in."""
+    return display(Markdown("**The verdict** stands here when all cells have run."), display_id=True)
+
+
 def answer_list(told: pd.DataFrame) -> str:
     """The answers in one minute, as Markdown."""
     questions = [q for q in (ACCURACY, STEPS, SPREAD, CONTROL, LIMITS) if q in set(told["question"])]
+    return answers(told, *questions)
+
+
+def answers(told: pd.DataFrame, *questions: str) -> str:
+    """The questions with their answers, as Markdown."""
     return "\n\n".join(f"**{question}** {answer(told, question)}" for question in questions)
 
 

@@ -19,8 +19,17 @@ function csvLink(table) {
   table.after(link);
 }
 
+// Words stand at the left of their column, numbers at the right.
+function alignWords(table) {
+  for (let column = 1; column < table.rows[0].cells.length; column++) {
+    const cells = [...table.rows].map(row => row.cells[column]).filter(Boolean);
+    if (cells.some(cell => cell.tagName === "TD" && /\p{L}{3}/u.test(cell.textContent))) cells.forEach(cell => cell.classList.add("words"));
+  }
+}
+
 for (const table of document.querySelectorAll(".output table")) {
   csvLink(table);
+  alignWords(table);
   if (!table.tHead || table.tBodies[0].rows.length < 3) continue;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
