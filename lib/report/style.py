@@ -102,6 +102,7 @@ def picture_grid(
     for ax, rgb, title in zip_longest(axes, pictures, titles):
         ax.set_title(title or "", fontsize=8)
         ax.set_axis_off()
+        ax.set_anchor("N")  # of pictures of several heights, the titles stand in line
         if rgb is not None and rgb.size:
             ax.imshow(rgb)
     return figure, axes
@@ -109,7 +110,9 @@ def picture_grid(
 
 def plain_ticks(axis: Axis) -> None:
     """Numbers as a person writes them on a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high > 12 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

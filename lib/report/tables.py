@@ -311,7 +311,10 @@ def cohort(results: Results) -> pd.DataFrame:
     sizes = frame[frame["measure"].str.match("voxels|spacing")].groupby("measure", sort=False)["value"]
     rows = {"source": about.get("source"), "site": about.get("site")}
     rows |= {part: patients(n) for part, n in about.get("split", {}).items()}
-    rows |= {name: " to ".join(f"{n:g}" for n in sorted({size.min(), size.max()})) for name, size in sizes}
+    rows |= {
+        name.replace("_", " "): " to ".join(f"{n:g}" for n in sorted({size.min(), size.max()}))
+        for name, size in sizes
+    }
     for name, inside in select(frame, measure="covered_pct").groupby("structure")["value"]:
         shares = f"{inside.min():.1f} to {inside.max():.1f} % in the dose grid"
         rows[f"{name} not judged"] = f"{patients(len(inside))}, {shares}"

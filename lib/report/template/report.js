@@ -33,6 +33,7 @@ for (const table of document.querySelectorAll(".output table")) {
   if (!table.tHead || table.tBodies[0].rows.length < 3) continue;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
+    if (!head.textContent.trim()) return;
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);
