@@ -1,7 +1,9 @@
 """The report in a real browser: slices follow slider, keys, wheel, lists; pointers read doses; no network."""
 
+import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import papermill
@@ -197,6 +199,16 @@ def test_text_stands_out_from_the_page(page, scheme):
     page.emulate_media(color_scheme=scheme)
     for selector in ("figcaption", "caption", "a", "td", ".celltag_answer p", ".celltag_kicker p"):
         assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector
+
+
+@pytest.mark.axe
+@pytest.mark.parametrize("width", [400, 1280])
+def test_axe_finds_nothing_serious(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
+    page.evaluate(Path(os.environ["AXE_FILE"]).read_text())
+    violations = page.evaluate("axe.run()")["violations"]
+    assert not [v["id"] for v in violations if v["impact"] in ("serious", "critical")]
 
 
 CONTRAST = (

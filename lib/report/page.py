@@ -12,9 +12,9 @@ from lib.report.pictures import MANY, webp_uri
 from lib.report.statements import ACCURACY, CONTROL, LIMITS, SPREAD, STEPS
 
 
-def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
+def figure(folder: Path, name: str, caption: str, seen: str = "", is_picture: bool = False) -> HTML:
     """A figure of the experiment with its caption and the number of its file; `seen` is what it shows, for
-    those who do not see it. Figures of lines can be turned dark, pictures of patients can not."""
+    those who do not see it. Lines can be turned dark, not what has many colours or `is_picture`."""
     path = folder / "figures" / f"{name}.png"
     if not path.exists():
         return HTML(Markup("<p class=missing>{} was not made in this run.</p>").format(name))
@@ -26,7 +26,7 @@ def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
     text += "<figcaption><b>Figure {}.</b> {}{}</figcaption></figure>"
     alt, look = (
         f"{caption} {seen}".strip().translate({96: "", 42: ""}),
-        "lines" if picture.getcolors(MANY) else "",
+        "lines" if picture.getcolors(MANY) and not is_picture else "",
     )
     return HTML(Markup(text).format(name, look, alt, webp_uri(picture), number, caption, pdf))
 

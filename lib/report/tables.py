@@ -54,7 +54,10 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler | HTML:
 
 def pairs(values: dict[str, Any], name: str) -> pd.DataFrame:
     """Names and values as a table of two columns."""
-    return pd.Series(values, dtype=object).astype(str).to_frame("").rename_axis(name)
+    texts = {
+        key: ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for key, v in values.items()
+    }
+    return pd.Series(texts, dtype=object).to_frame("value").rename_axis(name)
 
 
 def cell(value: Any, form: str) -> str:
