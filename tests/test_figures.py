@@ -145,7 +145,7 @@ def test_the_teaching_pictures_are_of_the_slice_of_most_dose():
     teaching.gain_curve(torch.arange(1.0, 11.0), {1: 0, 5: 4})
     teaching.averages([1, 2], {"drawn": [3.0, 2.0]}, {"drawn": EnsembleLaw(1.0, 2.0)})
     paths = {"one": {1: (999, sample.dose), 2: (0.5, sample.dose)}}
-    assert len(steps_figures.trajectories(paths, sample).axes) == 3
+    assert len(steps_figures.trajectories(paths, sample).axes) == 4  # two calls, planned, the colours
 
 
 def test_the_curve_of_the_spread_goes_from_bin_to_bin_also_where_the_first_patient_lacks_one():

@@ -631,6 +631,23 @@ def test_an_experiment_of_one_notebook_has_it_as_its_report_and_one_of_none_says
         render.build_report(tmp_path / "none")
 
 
+def test_code_that_shows_nothing_is_folded_with_the_next_and_formulas_need_no_network(tmp_path):
+    executed(
+        tmp_path / "02_steps.ipynb", "<p>shown</p>", title="# What?\n\nA level $t$ has $$ \\sqrt{x_t} $$"
+    )
+    notebook = nbformat.read(tmp_path / "02_steps.ipynb", 4)
+    notebook.cells[1:1] = [nbformat.v4.new_code_cell(f"quiet_{n}") for n in (1, 2)]
+    nbformat.write(notebook, tmp_path / "02_steps.ipynb")
+    render.render(tmp_path / "02_steps.ipynb", tmp_path / "pages" / "02_steps.html")
+    html = (tmp_path / "pages" / "02_steps.html").read_text()
+    assert html.count("<summary>code</summary>") == 1 and "quiet_1" in html and "quiet_2" in html
+    assert (
+        html.count("<math") == 2
+        and "<msqrt>" in html
+        and "$" not in re.sub("(?s)<script.*?</script>", "", html)
+    )
+
+
 def test_widgets_stay_out_of_a_page_and_a_title_is_escaped(tmp_path):
     executed(tmp_path / "06_speed.ipynb", "<p>static</p>", title="# <script>")
     notebook = nbformat.read(tmp_path / "06_speed.ipynb", 4)
@@ -663,10 +680,11 @@ PUBLISHED = [path.parent for path in (ROOT / "outputs" / "published").glob("*/04
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_published_notebooks_and_their_page_say_the_same(folder):
     report, answers = plain_text((folder / "report.html").read_text()), []
-    for path in folder.glob("0[0-4]_*.ipynb"):
-        cells = [cell for cell in nbformat.read(path, 4).cells if "page.answer(" in cell.source]
+    for path in folder.glob("0[2-4]_*.ipynb"):
+        cells = [c for c in nbformat.read(path, 4).cells if re.search("page.(answer|verdict)", c.source)]
         outputs = [output.get("data", {}) for cell in cells for output in cell.outputs]
-        answers += [plain_text(data["text/markdown"]) for data in outputs if "text/markdown" in data]
+        said = "\n\n".join(data["text/markdown"] for data in outputs if "text/markdown" in data)
+        answers += [plain_text(answer.rpartition("?** ")[2]) for answer in said.split("\n\n")]
     assert len(answers) == 6 and all(answer in report for answer in answers)
 
 

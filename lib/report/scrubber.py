@@ -111,7 +111,7 @@ def plane_of(case: Case, plane: str, part: Box) -> Page:
     """Where the slices of a plane lie, in mm from the middle of the target, at which the view opens."""
     axis, middle = slices.PLANES[plane], slices.target_index(case, plane)
     away = np.arange(case.shape[axis])[part[axis]] - middle
-    labels = [f"{mm:+.0f} mm" for mm in away * case.spacing_mm[axis]]
+    labels = [f"{mm:+.0f} mm" if round(mm) else "0 mm" for mm in away * case.spacing_mm[axis]]
     index = int(np.abs(away).argmin())
     return {"axis": axis, "labels": labels, "index": index, "letters": slices.LETTERS[plane]}
 
