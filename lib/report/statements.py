@@ -11,7 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from lib.metrics.statistics import LEAST_FOR_VERDICT, Difference, paired_difference, verdict
+from lib.metrics.statistics import (
+    LEAST_FOR_INTERVAL,
+    LEAST_FOR_VERDICT,
+    Difference,
+    paired_difference,
+    verdict,
+)
 from lib.models.methods import METHODS, kind
 from lib.report import frames
 from lib.studies.results import REFERENCE_GRID, Results, select
@@ -69,6 +75,12 @@ def make_row(
 def patients(n: int, part: str = "") -> str:
     """ "1 test patient", "8 patients"."""
     return f"{n} {part}{' ' if part else ''}patient{'' if n == 1 else 's'}"
+
+
+def shown_patients(frame: pd.DataFrame, part: str) -> str:
+    """Of whom a figure or table is, "16 test patients", and whether they are too few for its intervals."""
+    n = frame["case_id"].nunique()
+    return patients(n, part) + (", too few for intervals" if n < LEAST_FOR_INTERVAL else "")
 
 
 def opening(row: Row, yes: str) -> str:
