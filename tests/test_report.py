@@ -593,6 +593,11 @@ def test_the_squared_error_is_split_by_setting_and_steps():
     assert list(table["floor / Gy²"])[:2] == [1.0, 5.5] and np.isnan(table["floor / Gy²"].iloc[2])
 
 
+def test_a_question_without_an_answer_says_so():
+    told = statements(found(_04_comparison=answer("control", 8) + answer("baseline", 4)))
+    assert page.answer(told, ACCURACY) == page.answer(told, STEPS) == "*Not in this run.*"
+
+
 def test_hostile_names_are_escaped():
     table = pd.DataFrame({"<b>": ["<script>"]}, pd.Index(["<script>alert(1)</script>"], name="<i>"))
     html = tables.styled(table, "<script>").to_html()

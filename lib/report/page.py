@@ -48,8 +48,9 @@ def answers(told: pd.DataFrame, *questions: str) -> str:
 
 
 def answer(told: pd.DataFrame, question: str) -> str:
-    """The first statement of a question."""
-    return next(iter(told.loc[told["question"] == question, "sentence"]), "*Not in this run.*")
+    """The first sentence on a question."""
+    said = told.loc[(told["question"] == question) & (told["sentence"] != ""), "sentence"]
+    return next(iter(said), "*Not in this run.*")
 
 
 def glossary(frame: pd.DataFrame) -> str:
