@@ -54,10 +54,10 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler | HTML:
 
 def pairs(values: dict[str, Any], name: str) -> pd.DataFrame:
     """Names and values as a table of two columns."""
-    texts = {
-        key: ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for key, v in values.items()
+    lists = {
+        key: ", ".join(map(str, v)) or "none" for key, v in values.items() if isinstance(v, list | tuple)
     }
-    return pd.Series(texts, dtype=object).to_frame("value").rename_axis(name)
+    return pd.Series(values | lists, dtype=object).astype(str).to_frame("value").rename_axis(name)
 
 
 def cell(value: Any, form: str) -> str:

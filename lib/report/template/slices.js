@@ -37,24 +37,6 @@ function cut({rows, columns, start, rowStep, columnStep}, volume) {
   return values;
 }
 
-// values between the centres of voxels, linearly
-function enlarge(values, {rows, columns}, height, width) {
-  const wide = new Float32Array(rows * width), out = new Float32Array(height * width);
-  const place = (i, from, to) => {
-    const at = Math.min(Math.max((i + 0.5) * from / to - 0.5, 0), from - 1), first = Math.floor(at);
-    return [first, Math.min(first + 1, from - 1), at - first];
-  };
-  for (let x = 0; x < width; x++) {
-    const [a, b, share] = place(x, columns, width);
-    for (let from = 0, to = x; to < wide.length; from += columns, to += width) wide[to] = values[from + a] + (values[from + b] - values[from + a]) * share;
-  }
-  for (let y = 0; y < height; y++) {
-    const [a, b, share] = place(y, rows, height);
-    for (let x = 0, from = a * width, next = b * width, to = y * width; x < width; x++, from++, next++, to++) out[to] = wide[from] + (wide[next] - wide[from]) * share;
-  }
-  return out;
-}
-
 // lines where values cross a level (marching squares), closed at the border
 function contour(values, {rows, columns}, level, height, width) {
   const path = new Path2D(), corners = [[0, 0], [0, 1], [1, 1], [1, 0]];
@@ -77,22 +59,20 @@ function contour(values, {rows, columns}, level, height, width) {
   return path;
 }
 
-// CT in grey, and over it the colours of a panel's quantity
-function paint(context, ct, values, {lut, range: [low, high], hidden, full}, opacity) {
-  const {width, height} = context.canvas, image = context.createImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer), scale = 253 / Math.max(high - low, 1e-6);
+// CT in grey, and over it the colours of a panel's quantity: a pixel for a voxel, which the browser enlarges
+function paint(context, {rows, columns}, ct, values, {lut, range: [low, high], hidden, full}, opacity) {
+  const image = new ImageData(columns, rows), pixels = image.data, scale = 253 / Math.max(high - low, 1e-6);
   for (let i = 0; i < values.length; i++) {
     const value = values[i], size = Math.abs(value), grey = ct ? ct[i] : 0;
-    let red = grey, green = grey, blue = grey;
-    if (size >= hidden) {
-      const share = size < full ? opacity * size / full : opacity, row = 3 * (Math.min(Math.max((value - low) * scale + 1.5, 0), 255) | 0);
-      red += (lut[row] - grey) * share;
-      green += (lut[row + 1] - grey) * share;
-      blue += (lut[row + 2] - grey) * share;
-    }
-    pixels[i] = 0xff000000 | blue << 16 | green << 8 | red;  // the order of all processors that browsers run on
+    const share = size < hidden ? 0 : size < full ? opacity * size / full : opacity;
+    const row = 3 * Math.floor(Math.min(Math.max((value - low) * scale + 1.5, 0), 255));
+    for (let c = 0; c < 3; c++) pixels[4 * i + c] = grey + (lut[row + c] - grey) * share;
+    pixels[4 * i + 3] = 255;
   }
-  context.putImageData(image, 0, 0);
+  const small = new OffscreenCanvas(columns, rows), {width, height} = context.canvas;
+  small.getContext("2d").putImageData(image, 0, 0);
+  context.imageSmoothingEnabled = true;
+  context.drawImage(small, 0, 0, width, height);
 }
 
 function strokeLines(context, lines) {
@@ -152,14 +132,14 @@ class Slices {
     const {axis, labels, letters} = this.plane, index = this.place[axis] = +this.slider.value;
     const grid = this.grid = planeGrid(this.shape, axis, index), {width} = this;
     const height = Math.max(1, Math.round(width * grid.rows * this.spacing_mm[grid.down] / (grid.columns * this.spacing_mm[grid.across])));
-    const ct = this.grey && enlarge(cut(grid, this.grey).map(grey => grey * 255 / (this.greys - 1)), grid, height, width);
+    const ct = this.grey && cut(grid, this.grey).map(grey => grey * 255 / (this.greys - 1));
     const masks = this.masks.map(bytes => cut(grid, bytes));
     const outlines = this.structures.map((_, k) => [masks[k + 1 >> 3].map(byte => byte >> (k + 1 & 7) & 1), this.colours[k]])
       .filter(([mask]) => mask.includes(1)).map(([mask, colour]) => [contour(mask, grid, 0.5, height, width), colour]);
     this.contexts.forEach((context, k) => {
       const panel = this.panels[k], values = this.values(panel, grid, masks), {canvas} = context;
       if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, {width, height});
-      paint(context, ct, enlarge(values, grid, height, width), panel, this.opacity);
+      paint(context, grid, ct, values, panel, this.opacity);
       strokeLines(context, panel.lines.map(([level, ink]) => [contour(values, grid, level, height, width), ink]));
       strokeLines(context, outlines);
       writeLetters(context, letters);
