@@ -71,11 +71,11 @@ def test_every_slice_of_a_plane_says_where_it_is(plane, axis):
 
 
 def test_a_fine_patient_is_shown_by_fewer_voxels(monkeypatch):
-    monkeypatch.setattr(scrubber, "MOST_VOXELS", 10)
+    monkeypatch.setattr(scrubber, "MOST_VOXELS", 2000)
     case = toy_case(shape=(20, 24, 24))
     data = data_of(scrubber.scrubber(case, [dose_of(case, "baseline", case.dose_gy)]))
     part = scrubber.shown_part(case)
-    assert max(data["shape"]) <= 10 and case.dose_gy[part].shape == tuple(data["shape"])
+    assert np.prod(data["shape"]) <= 2000 and case.dose_gy[part].shape == tuple(data["shape"])
     assert data["spacing_mm"] == [s * p.step for s, p in zip(case.spacing_mm, part)]
 
 

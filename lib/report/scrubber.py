@@ -6,6 +6,7 @@ Graphics Forum 22:343: few bits are left of what is smooth), deflated; `template
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,12 +26,12 @@ from lib.report import slices
 from lib.report.pictures import webp_uri
 from lib.report.slices import Box, Overlay, colour_index
 from lib.report.teaching import SHARES
-from lib.report.views import MethodDose, close_view, load_dose, overlays
+from lib.report.views import MethodDose, View, close_view, load_dose, overlays
 from lib.strict_yaml import read_yaml
 
 PATIENTS = 1
 MOST_CHARACTERS = 1_450_000  # of a patient: as many methods as fit are in the page
-MOST_VOXELS = 192  # along a side; of a finer patient every second voxel is shown, or fewer
+MOST_VOXELS = 1_500_000  # of a patient
 WIDTH_PX, STEP_WIDTH_PX = 300, 200
 STEP_GY, STEP_SHARE = 0.1, 0.005  # of doses, and of dose estimates as fractions of the prescription
 CT_GREYS = 64
@@ -75,36 +76,44 @@ def scrubbers(folder: Path, wanted: Sequence[str] = (), patients: int | None = P
 def scrubber(case: Case, doses: Iterable[MethodDose]) -> Markup:
     """One patient in three planes: planned, predicted, difference; a slider, a list of methods; the first
     method is shown, and those that no longer fit are left out."""
-    view, part = close_view(case, [])._replace(layers=("difference",)), shown_part(case)
-    volumes, panels = {"planned": pack(case.dose_gy[part], STEP_GY)}, []
-    masks = [case.dose_mask[part], *(case.masks[name][part] for name in view.structures)]
-    bits = np.packbits(np.stack(masks), axis=0, bitorder="little")
-    ct = np.interp(case.ct_hu[part], view.ct_hu, (0, CT_GREYS - 1)).astype(np.uint8)
-    data = {"bits": [deflate(of_eight) for of_eight in bits], "ct": deflate(ct), "greys": CT_GREYS}
-    size = sum(map(len, [volumes["planned"], data["ct"], *data["bits"]]))
+    view, part, doses = close_view(case, [])._replace(layers=("difference",)), shown_part(case), iter(doses)
+    first = next(doses)
+    data = anatomy(case, view, part)
+    room = MOST_CHARACTERS - len(data["ct"]) - sum(map(len, data["bits"]))
+    volumes = {"planned": pack(case.dose_gy[part], STEP_GY), first.method: pack(first.dose_gy[part], STEP_GY)}
     for dose in doses:
         text = pack(dose.dose_gy[part], STEP_GY)
-        if panels and (size := size + len(text)) > MOST_CHARACTERS:
+        if len(text) + sum(map(len, volumes.values())) > room:
             break
-        panels = panels or [panel(*shown) for shown in overlays(view._replace(doses=(dose,))).items()]
         volumes[dose.method] = text
-    planned, predicted, difference = panels
-    panels = [planned | {"volume": "planned"}, predicted | {"title": "predicted dose"}]
-    panels.append(difference | {"title": "predicted - planned", "minus": "planned"})
-    data |= {"volumes": volumes, "panels": panels, "step": STEP_GY, "unit": "Gy", "digits": 1}
-    data |= {"planes": {plane: plane_of(case, plane, part) for plane in slices.PLANES}}
-    data |= {"shape": ct.shape, "structures": view.structures, "opacity": view.opacity, "width": WIDTH_PX}
-    data["colours"] = [slices.structure_colour(case, name) for name in view.structures]
-    data["spacing_mm"] = [s * p.step for s, p in zip(case.spacing_mm, part)]
+    planned, predicted, difference = overlays(view._replace(doses=(first,))).values()
+    data["panels"] = [panel("planned dose", planned, "planned"), panel("predicted dose", predicted)]
+    data["panels"].append(panel("predicted - planned", difference, minus="planned"))
+    data |= {"volumes": volumes, "step": STEP_GY, "unit": "Gy", "digits": 1, "width": WIDTH_PX}
     legend = [(structure_text(case, n), colour) for n, colour in zip(view.structures, data["colours"])]
     about = {"methods": list(volumes)[1:], "legend": legend, "isodoses_gy": view.isodoses_gy}
     return page_part(case.case_id, "slice", data, about)
 
 
+def anatomy(case: Case, view: View, part: Box) -> Page:
+    """What does not depend on the method: planes, CT, dose mask (the first bit) and structures."""
+    masks = [case.dose_mask[part], *(case.masks[name][part] for name in view.structures)]
+    bits = np.packbits(np.stack(masks), axis=0, bitorder="little")
+    ct = np.interp(case.ct_hu[part], view.ct_hu, (0, CT_GREYS - 1)).astype(np.uint8)
+    data = {"bits": [deflate(of_eight) for of_eight in bits], "ct": deflate(ct), "greys": CT_GREYS}
+    data |= {"shape": ct.shape, "structures": view.structures, "opacity": view.opacity}
+    data |= {"planes": {plane: plane_of(case, plane, part) for plane in slices.PLANES}}
+    data["colours"] = [slices.structure_colour(case, name) for name in view.structures]
+    return data | {"spacing_mm": [s * p.step for s, p in zip(case.spacing_mm, part)]}
+
+
 def shown_part(case: Case) -> Box:
-    """The voxels that are shown: of the body, every one unless they are too many."""
+    """The voxels that are shown: of the body, every one; of too many fewer, first along the finest axis."""
     spans = [range(*span.indices(n)) for span, n in zip(slices.body_box(case), case.shape)]
-    return tuple(slice(s.start, s.stop, -(-len(s) // MOST_VOXELS)) for s in spans)
+    while math.prod(map(len, spans)) > MOST_VOXELS:
+        axis = min(range(3), key=lambda axis: spans[axis].step * case.spacing_mm[axis])
+        spans[axis] = range(spans[axis].start, spans[axis].stop, spans[axis].step + 1)
+    return tuple(slice(s.start, s.stop, s.step) for s in spans)
 
 
 def plane_of(case: Case, plane: str, part: Box) -> Page:
@@ -123,7 +132,7 @@ def structure_text(case: Case, name: str) -> str:
     return name.replace("_", " ") + beyond
 
 
-def panel(title: str, overlay: Overlay) -> Page:
+def panel(title: str, overlay: Overlay, volume: str = "", minus: str = "") -> Page:
     """How a quantity is drawn; of the method that is chosen, where no volume is named."""
     lut = base64.b64encode(slices.colour_lut(overlay.colours).tobytes()).decode()
     ends = {"range": overlay.range_gy, "hidden": overlay.hidden_below_gy, "full": overlay.full_from_gy}
@@ -131,7 +140,7 @@ def panel(title: str, overlay: Overlay) -> Page:
     lines = [(gy, "rgb({}, {}, {})".format(*ink)) for gy, ink in zip(overlay.isodoses_gy, inks.tolist())]
     bar = slices.colour_bar(overlay.colours, overlay.range_gy, WIDTH_PX, overlay.unit)
     look = {"lut": lut, "lines": lines, "bar": webp_uri(Image.fromarray(bar))}
-    return {"title": title, "volume": "", "minus": ""} | ends | look
+    return {"title": title, "volume": volume, "minus": minus} | ends | look
 
 
 def step_scrubber(folder: Path) -> Markup:
@@ -142,17 +151,17 @@ def step_scrubber(folder: Path) -> Markup:
     count = min(map(len, steps.estimates.values()))
     volumes = {name: dose[:count] for name, dose in steps.estimates.items()}
     volumes["planned"] = np.stack([steps.planned] * count)
-    data = {"panels": [estimate_panel(name, dose) for name, dose in volumes.items()], "spacing_mm": (1, 1, 1)}
+    shown = {name: Overlay(dose, SHARES, hidden_below_gy=0.0, unit="Rx") for name, dose in volumes.items()}
+    data = {
+        "panels": [panel(name, overlay, name) for name, overlay in shown.items()],
+        "spacing_mm": (1, 1, 1),
+    }
     data |= {"volumes": {name: pack(dose, STEP_SHARE) for name, dose in volumes.items()}, "step": STEP_SHARE}
     labels = next(iter(steps.labels.values()))[:count]
     data["planes"] = {"axial": {"axis": 0, "labels": labels, "index": count - 1, "letters": ""}}
     data |= {"bits": [], "ct": "", "structures": (), "shape": volumes["planned"].shape, "opacity": 1}
     data |= {"unit": "of the prescription", "digits": 2, "width": STEP_WIDTH_PX}
     return page_part(steps.case_id, "step", data)
-
-
-def estimate_panel(name: str, dose: np.ndarray) -> Page:
-    return panel(name, Overlay(dose, SHARES, hidden_below_gy=0.0, unit="Rx")) | {"volume": name}
 
 
 def page_part(title: str, what: str, data: Page, about: Page | None = None) -> Markup:
