@@ -10,10 +10,11 @@ import torch
 
 os.environ["DOSE_FOLDER"] = "."  # tests run in folders of their own, and so do the processes that they start
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENTS = os.environ.get("OPENKBP_FOLDER")
+PATIENTS, AXE = os.environ.get("OPENKBP_FOLDER"), os.environ.get("AXE_FILE")
 NEEDS = {  # marker -> whether it is here, and how to have it
     "chromium": (CHROMIUM, "needs Chromium: apt install chromium"),
     "dciodvfy": (shutil.which("dciodvfy"), "needs dciodvfy: apt install dicom3tools"),
+    "axe": (AXE, "needs axe-core: npm install axe-core; AXE_FILE names its axe.min.js"),
     "openkbp": (
         PATIENTS,
         "needs OpenKBP's patients: OPENKBP_FOLDER names the folder that holds train-pats and validation-pats",

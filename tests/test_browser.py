@@ -1,16 +1,21 @@
-"""The report in a real browser: slices follow slider, keys, wheel, methods; fits a phone, no network."""
+"""The report in a real browser: slices follow slider, keys, wheel, lists; pointers read doses; no network."""
 
+import os
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import papermill
 import pytest
 from PIL import Image
 
+from lib.cases.cohort import open_cohort
 from lib.files import ROOT
 from lib.prediction.store import predicted_cases
+from lib.report import scrubber, slices
 from lib.report.render import build_report
-from lib.report.scrubber import COLUMNS
+from lib.report.views import load_dose
 
 pytestmark = pytest.mark.chromium
 
@@ -56,60 +61,86 @@ def page(browser, report):
         "request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None
     )
     opened.goto(report.as_uri())
+    opened.wait_for_function(DRAWN)
     yield opened
     context.close()
     assert not wrong
 
 
-def tile(view):
-    """Number of the tile that the first frame shows."""
-    x, y = (
-        float(p.removesuffix("px"))
-        for p in view.locator(".frame").first.evaluate("f => f.style.backgroundPosition").split()
-    )
-    width, height = (float(view.get_attribute(f"data-{side}")) for side in ("width", "height"))
-    return round(-x / width) + COLUMNS * round(-y / height)
+DRAWN = "() => [...document.querySelectorAll('.scrub output')].every(said => said.value)"
+
+
+def at(page, number=0):
+    """The slice that a view shows."""
+    return int(page.locator(".scrub input").nth(number).input_value())
+
+
+def picture(page, number=0):
+    """A picture of the first view as it is drawn."""
+    return page.locator(".scrub canvas").nth(number).evaluate("c => c.toDataURL()")
 
 
 def test_the_slices_follow_slider_keys_and_wheel(page):
-    view = page.locator(".scrub").first
+    view, before, other = page.locator(".scrub").first, picture(page), at(page, 1)
     slider = view.locator("input")
     slider.evaluate("s => { s.value = 3; s.dispatchEvent(new Event('input')); }")
-    assert tile(view) == 3 and view.locator("output").inner_text() == eval_label(view, 3)
+    assert at(page) == 3 and picture(page) != before
+    below = float(view.locator("output").inner_text().split()[0])
     slider.focus()
     page.keyboard.press("ArrowRight")
-    assert tile(view) == 4
-    view.locator(".frames").hover()
+    assert at(page) == 4 and float(view.locator("output").inner_text().split()[0]) > below
+    view.locator("canvas").first.hover()
     page.mouse.wheel(0, -100)
     page.wait_for_function("() => document.querySelector('.scrub input').value === '5'")
-    assert tile(view) == 5 and view.locator("output").inner_text() == eval_label(view, 5)
     for _ in range(4):  # a touchpad's ticks add up to a slice
         page.mouse.wheel(0, -10)
     page.wait_for_function("() => document.querySelector('.scrub input').value === '6'")
-    view.locator(".frame").first.click()
+    view.locator("canvas").first.click()
     page.keyboard.press("ArrowLeft")
-    assert tile(view) == 5
-    assert tile(page.locator(".scrub").nth(1)) != 5  # the other patient stays where it was
+    assert at(page) == 5 and at(page, 1) == other  # the other patient stays where it was
 
 
-def eval_label(view, number):
-    return view.evaluate("(v, i) => JSON.parse(v.dataset.labels)[i]", number)
+@pytest.mark.parametrize("plane", slices.PLANES)
+def test_a_pointer_reads_the_dose_of_the_voxel_under_it(page, report, plane):
+    cohort = open_cohort(ROOT / "outputs" / "cohorts" / "phantom")
+    case = cohort.load(page.locator(".scrub strong").first.inner_text())
+    page.locator(".scrub .plane").first.select_option(plane)
+    method = page.locator(".scrub .method").first.input_value()
+    dose_gy = load_dose(report.parent, method, case).dose_gy
+    part, axis = scrubber.shown_part(case), slices.PLANES[plane]
+    rows, columns = (n for a, n in enumerate(dose_gy[part].shape) if a != axis)
+    canvas = page.locator(".scrub canvas").nth(1)
+    box = canvas.bounding_box()
+    for row, column in ((rows // 2, columns // 2), (rows // 3, columns // 2), (rows // 2, columns // 3)):
+        place = {"x": (column + 0.5) * box["width"] / columns, "y": (row + 0.5) * box["height"] / rows}
+        canvas.hover(position=place)
+        said = page.locator(".scrub .point").first.inner_text()
+        planned, predicted = (slices.take_slice(v[part], plane, at(page)) for v in (case.dose_gy, dose_gy))
+        if not slices.take_slice(case.dose_mask[part], plane, at(page))[row, column]:
+            assert "no dose is known" in said
+            continue
+        gy = [float(text) for text in re.findall(r"([-+]?\d+\.\d) Gy", said)]
+        there = planned[row, column], predicted[row, column]
+        assert np.allclose(gy, [*there, there[1] - there[0]], atol=0.11), said
 
 
-def test_a_moved_slice_is_another_picture(page):
-    frames = page.locator(".scrub .frames").first
-    before = frames.screenshot()
-    page.locator(".scrub input").first.focus()
-    page.keyboard.press("Home")
-    assert frames.screenshot() != before
+def test_a_click_moves_the_other_planes_to_the_point(page):
+    page.locator(".scrub canvas").first.click(position={"x": 100, "y": 80})
+    page.locator(".scrub .plane").first.select_option("sagittal")
+    first = at(page)
+    page.locator(".scrub .plane").first.select_option("axial")
+    page.locator(".scrub canvas").first.click(position={"x": 160, "y": 80})
+    page.locator(".scrub .plane").first.select_option("sagittal")
+    assert at(page) > first
 
 
 def test_the_list_of_methods_chooses_what_is_shown(page):
-    view = page.locator(".scrub").first
-    for method in view.locator("option").all_inner_texts():
-        view.locator("select").select_option(method)
-        shown = [figure.inner_text() for figure in view.locator("figure:visible").all()]
-        assert len(shown) == 3 and shown[0] == "planned dose" and all(method in title for title in shown[1:])
+    view, seen = page.locator(".scrub").first, set()
+    for method in view.locator(".method option").all_inner_texts():
+        view.locator(".method").select_option(method)
+        page.wait_for_timeout(100)
+        seen.add(picture(page, 1))
+    assert len(seen) == view.locator(".method option").count() > 3
 
 
 @pytest.mark.parametrize("width", [400, 800, 1400])
@@ -168,6 +199,16 @@ def test_text_stands_out_from_the_page(page, scheme):
     page.emulate_media(color_scheme=scheme)
     for selector in ("figcaption", "caption", "a", "td", ".celltag_answer p", ".celltag_kicker p"):
         assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector
+
+
+@pytest.mark.axe
+@pytest.mark.parametrize("width", [400, 1280])
+def test_axe_finds_nothing_serious(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
+    page.evaluate(Path(os.environ["AXE_FILE"]).read_text())
+    violations = page.evaluate("axe.run()")["violations"]
+    assert not [v["id"] for v in violations if v["impact"] in ("serious", "critical")]
 
 
 CONTRAST = (

@@ -79,6 +79,23 @@ def test_every_figure_is_drawn_of_few_patients(patients, tmp_path):
         style.save_figure(figure, tmp_path, f"fig{number}")
 
 
+def test_of_the_u_net_alone_the_control_is_drawn():
+    found = results(8)
+    frame = found.frames["04_comparison"]
+    found.frames["04_comparison"] = frame[frame["method"].isin(["baseline", "control"])]
+    (ax,) = figures.key_finding(found).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["control"]
+
+
+@pytest.mark.parametrize("ends", [(7.2, 10.9), (2.0, 9.0), (0.4, 120.0)])
+def test_a_logarithmic_axis_has_a_few_plain_numbers(ends):
+    _, (ax,) = style.panels(1)
+    ax.set(xscale="log", xlim=ends)
+    style.plain_ticks(ax.xaxis)
+    ticks = [tick for tick in ax.get_xticks() if ends[0] <= tick <= ends[1]]
+    assert 3 <= len(ticks) <= 9 and ax.xaxis.get_major_formatter()(ticks[0]) == f"{ticks[0]:g}"
+
+
 def test_a_difference_is_drawn_as_its_paired_interval():
     found = results(8)
     (ax,) = figures.key_finding(found).axes
@@ -145,7 +162,7 @@ def test_the_teaching_pictures_are_of_the_slice_of_most_dose():
     teaching.gain_curve(torch.arange(1.0, 11.0), {1: 0, 5: 4})
     teaching.averages([1, 2], {"drawn": [3.0, 2.0]}, {"drawn": EnsembleLaw(1.0, 2.0)})
     paths = {"one": {1: (999, sample.dose), 2: (0.5, sample.dose)}}
-    assert len(steps_figures.trajectories(paths, sample).axes) == 3
+    assert len(steps_figures.trajectories(paths, sample).axes) == 4  # two calls, planned, the colours
 
 
 def test_the_curve_of_the_spread_goes_from_bin_to_bin_also_where_the_first_patient_lacks_one():

@@ -286,11 +286,14 @@ def opened(notebook, typed="", passed=None, experiment="mine"):
     return open_experiment(notebook, namespace), namespace
 
 
-def test_what_nobody_gave_is_the_files_and_then_the_cells(project, capsys):
+def test_what_nobody_gave_is_the_files_and_then_the_cells(project, monkeypatch):
+    shown = []
+    monkeypatch.setattr("lib.runner.notebook.display", shown.append)
     run, values = opened("03_ensemble")
     assert (run.cohort, run.coarsen, run.seed, run.methods[0]) == ("toys", 4, 42, "baseline")
     assert (values["patients"], values["sampled"], values["validation_patients"]) == (2, ["flow"], 2)
-    assert "mine/experiment.yaml: cohort: toys, first_cases: 0, coarsen: 4" in capsys.readouterr().out
+    assert shown[0].columns.name == "from mine/experiment.yaml"
+    assert list(shown[0].data["value"].loc[["cohort", "first_cases", "coarsen"]]) == ["toys", "0", "4"]
 
 
 def test_what_is_typed_or_passed_counts_before_the_file(project):

@@ -310,7 +310,7 @@ def test_a_gaussian_heads_calls_are_counted_as_they_are():
         _03_ensemble=rows + regression_alone(), _03_spread_skill=skill("gaussian", 0.8) + skill("flow", 0.8)
     )
     row = said(results, SPREAD, "flow", second="gaussian")
-    assert row["quantity"] == "CRPS by 200 against 1 calls" and row["difference"] == pytest.approx(0.5)
+    assert row["quantity"] == "CRPS, calls 200 against 1" and row["difference"] == pytest.approx(0.5)
     assert set(tables.calibration(results).loc["gaussian", "network calls"]) == {1}
 
 
@@ -350,12 +350,17 @@ def test_a_difference_says_which_way_it_leans(shift, verdict):
 @pytest.mark.parametrize(
     "d, words",
     [
-        (Difference(16, 0.306, 0.1, 0.52), "0.31 Gy more (95 % interval +0.10 to +0.52, 16 patients)"),
-        (Difference(8, -0.101, -0.2, -0.001), "0.10 Gy less (95 % interval -0.20 to +0.00, 8 patients)"),
-        (Difference(1, 0.4), "0.40 Gy more (no interval: 1 patient)"),
+        (Difference(16, 0.306, 0.1, 0.52), "0.31 Gy more (95 % interval 0.10 to 0.52 more, 16 patients)"),
+        (Difference(8, -0.101, -0.2, -0.001), "0.10 Gy less (95 % interval 0.00 to 0.20 less, 8 patients)"),
+        (
+            Difference(9, -0.06, -0.15, 0.03),
+            "0.06 Gy less (95 % interval 0.15 less to 0.03 more, 9 patients)",
+        ),
+        (Difference(9, 0.0, 0.0, 0.0), "0.00 Gy more (95 % interval 0.00 to 0.00 more, 9 patients)"),
+        (Difference(1, 0.4), "0.40 Gy more (no interval of 1 patient)"),
     ],
 )
-def test_a_difference_is_said_with_its_interval_and_no_negative_zero(d, words):
+def test_a_difference_and_its_interval_are_said_in_words(d, words):
     assert change(make_row("MAE", "flow", "baseline", d, "", False)) == words
 
 
@@ -570,8 +575,9 @@ EVERY_TABLE = {
 
 @pytest.mark.parametrize("name", EVERY_TABLE)
 def test_a_table_of_what_was_not_run_says_so(name):
-    html = tables.styled(EVERY_TABLE[name](found())).to_html()
-    assert "not in this run" in html or name in ("cohort", "decomposition")
+    shown = tables.styled(EVERY_TABLE[name](found()), "Of <what>.")
+    missing = shown._repr_html_() == "<p class=missing>Of &lt;what&gt;. Not in this run.</p>"
+    assert missing or name in ("cohort", "decomposition")
 
 
 def test_the_squared_error_is_split_by_setting_and_steps():
@@ -585,6 +591,11 @@ def test_the_squared_error_is_split_by_setting_and_steps():
     table = tables.decomposition(found(_02_decomposition=rows, _02_steps=regression(2 / 1.3)))
     assert list(table["sum / Gy²"]) == [3.0, 7.5, pytest.approx(4.0)]
     assert list(table["floor / Gy²"])[:2] == [1.0, 5.5] and np.isnan(table["floor / Gy²"].iloc[2])
+
+
+def test_a_question_without_an_answer_says_so():
+    told = statements(found(_04_comparison=answer("control", 8) + answer("baseline", 4)))
+    assert page.answer(told, ACCURACY) == page.answer(told, STEPS) == "*Not in this run.*"
 
 
 def test_hostile_names_are_escaped():
@@ -625,6 +636,23 @@ def test_an_experiment_of_one_notebook_has_it_as_its_report_and_one_of_none_says
         render.build_report(tmp_path / "none")
 
 
+def test_code_that_shows_nothing_is_folded_with_the_next_and_formulas_need_no_network(tmp_path):
+    executed(
+        tmp_path / "02_steps.ipynb", "<p>shown</p>", title="# What?\n\nA level $t$ has $$ \\sqrt{x_t} $$"
+    )
+    notebook = nbformat.read(tmp_path / "02_steps.ipynb", 4)
+    notebook.cells[1:1] = [nbformat.v4.new_code_cell(f"quiet_{n}") for n in (1, 2)]
+    nbformat.write(notebook, tmp_path / "02_steps.ipynb")
+    render.render(tmp_path / "02_steps.ipynb", tmp_path / "pages" / "02_steps.html")
+    html = (tmp_path / "pages" / "02_steps.html").read_text()
+    assert html.count("<summary>code</summary>") == 1 and "quiet_1" in html and "quiet_2" in html
+    assert (
+        html.count("<math") == 2
+        and "<msqrt>" in html
+        and "$" not in re.sub("(?s)<script.*?</script>", "", html)
+    )
+
+
 def test_widgets_stay_out_of_a_page_and_a_title_is_escaped(tmp_path):
     executed(tmp_path / "06_speed.ipynb", "<p>static</p>", title="# <script>")
     notebook = nbformat.read(tmp_path / "06_speed.ipynb", 4)
@@ -657,10 +685,11 @@ PUBLISHED = [path.parent for path in (ROOT / "outputs" / "published").glob("*/04
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_published_notebooks_and_their_page_say_the_same(folder):
     report, answers = plain_text((folder / "report.html").read_text()), []
-    for path in folder.glob("0[0-4]_*.ipynb"):
-        cells = [cell for cell in nbformat.read(path, 4).cells if "page.answer(" in cell.source]
+    for path in folder.glob("0[2-4]_*.ipynb"):
+        cells = [c for c in nbformat.read(path, 4).cells if re.search("page.(answer|verdict)", c.source)]
         outputs = [output.get("data", {}) for cell in cells for output in cell.outputs]
-        answers += [plain_text(data["text/markdown"]) for data in outputs if "text/markdown" in data]
+        said = "\n\n".join(data["text/markdown"] for data in outputs if "text/markdown" in data)
+        answers += [plain_text(answer.rpartition("?** ")[2]) for answer in said.split("\n\n")]
     assert len(answers) == 6 and all(answer in report for answer in answers)
 
 

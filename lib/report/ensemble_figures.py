@@ -19,23 +19,35 @@ def label_sources(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def ensemble(results: Results) -> Figure:
-    """fig3: A error of a mean of n members; B squared error against 1 / n, the law of averages."""
-    figure, (left, right) = panels(2, height_in=3.4)
+    """fig3: A error of a mean of n members; B squared error against 1 / n, the law of averages; C and D the
+    same near the lowest, where one source squeezes the rest."""
     rows = select(results.frames["03_ensemble"], region="dose mask")
     regressed, sources = select(rows, source="none"), label_sources(results, rows)
-    errors = select(sources, measure="mae_gy")
+    errors, squared = select(sources, measure="mae_gy"), squared_errors(sources)
+    means = errors.groupby(["label", "members"])["value"].mean()
+    figure, axes = panels(2, rows=2 if means.max() > 2 * means.min() else 1, height_in=3.0)
     options = look(sources, "label") | {"y": "value", "errorbar": None}
-    sns.lineplot(errors, x="members", ax=left, **options)
+    for left, right in zip(axes[::2], axes[1::2]):
+        sns.lineplot(errors, x="members", ax=left, **options)
+        sns.lineplot(squared, x="share", legend=False, ax=right, **options | {"markers": False})
+        draw_regression([left], select(regressed, measure="mae_gy"))
+        draw_regression([right], select(regressed, measure="rmse_gy"), 2)
+        left.set(xlabel="members averaged, n", ylabel="MAE in the dose mask / Gy", yscale="log")
+        right.set(xlabel="1 / n", ylabel="mean squared error / Gy$^2$", yscale="log")
+        if left is not axes[0]:
+            left.set_ylim(0.95 * means.min(), 1.5 * means.min())
+            least = squared.groupby(["label", "share"])["value"].mean().min()
+            right.set_ylim(0.9 * least, 2.2 * least)
+        tick_steps(left, sorted(errors["members"].astype(int).unique()))
+        plain_ticks(left.yaxis), plain_ticks(right.yaxis)
+    return legend_above(figure, axes)
+
+
+def squared_errors(sources: pd.DataFrame) -> pd.DataFrame:
+    """The expected squared error of a mean of n members by 1 / n from 0 to 1 (`share`)."""
     laws = sources.pivot_table("value", ["label", "case_id"], "measure", sort=False).reset_index()
-    points = [laws.assign(share=s, value=laws["floor_gy2"] + s * laws["b_gy2"]) for s in np.linspace(0, 1, 9)]
-    sns.lineplot(pd.concat(points), x="share", legend=False, ax=right, **options | {"markers": False})
-    draw_regression([left], select(regressed, measure="mae_gy"))
-    draw_regression([right], select(regressed, measure="rmse_gy"), 2)
-    left.set(xlabel="members averaged, n", ylabel="MAE in the dose mask / Gy", yscale="log")
-    right.set(xlabel="1 / n", ylabel="mean squared error / Gy$^2$", yscale="log")
-    tick_steps(left, sorted(errors["members"].astype(int).unique()))
-    plain_ticks(left.yaxis), plain_ticks(right.yaxis)
-    return legend_above(figure, [left])
+    shares = np.linspace(0, 1, 9)
+    return pd.concat(laws.assign(share=s, value=laws["floor_gy2"] + s * laws["b_gy2"]) for s in shares)
 
 
 def calibration(results: Results) -> Figure:

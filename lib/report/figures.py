@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from lib.metrics.statistics import mean_interval
 from lib.report import frames
+from lib.report.statements import patients
 from lib.report.style import colour, legend_above, look, panels, plain_ticks, tick_steps
 from lib.studies.results import Results, add_labels, select
 
@@ -86,9 +87,10 @@ def model_comparison(comparison: pd.DataFrame) -> Figure:
 def key_finding(results: Results) -> Figure:
     """fig5: Difference of every method to the U-Net, seeds averaged; the band is the margin."""
     values, about = frames.answers(frames.average(frames.rows_of(results.frames["04_comparison"])))
-    differences = values.sub(values["baseline"], axis=0).drop(columns=["baseline", "control"])
+    others = [name for name in values if name not in ("baseline", "control")] or ["control"]
+    differences = values[others].sub(values["baseline"], axis=0)
     rows = differences.melt(var_name="label").assign(method=lambda rows: rows["label"].map(about["method"]))
-    text = f"difference to the U-Net in MAE / Gy, n = {len(values)} patients (left is better)"
+    text = f"difference to the U-Net in MAE / Gy, {patients(len(values))} (left is better)"
     return draw_differences(rows, frames.setting(results, "margin_gy"), text)[0]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, DisplayHandle, Markdown, display
 from markupsafe import Markup
 from PIL import Image
 
@@ -12,9 +12,9 @@ from lib.report.pictures import MANY, webp_uri
 from lib.report.statements import ACCURACY, CONTROL, LIMITS, SPREAD, STEPS
 
 
-def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
+def figure(folder: Path, name: str, caption: str, seen: str = "", is_picture: bool = False) -> HTML:
     """A figure of the experiment with its caption and the number of its file; `seen` is what it shows, for
-    those who do not see it. Figures of lines can be turned dark, pictures of patients can not."""
+    those who do not see it. Lines can be turned dark, not what has many colours or `is_picture`."""
     path = folder / "figures" / f"{name}.png"
     if not path.exists():
         return HTML(Markup("<p class=missing>{} was not made in this run.</p>").format(name))
@@ -26,20 +26,31 @@ def figure(folder: Path, name: str, caption: str, seen: str = "") -> HTML:
     text += "<figcaption><b>Figure {}.</b> {}{}</figcaption></figure>"
     alt, look = (
         f"{caption} {seen}".strip().translate({96: "", 42: ""}),
-        "lines" if picture.getcolors(MANY) else "",
+        "lines" if picture.getcolors(MANY) and not is_picture else "",
     )
     return HTML(Markup(text).format(name, look, alt, webp_uri(picture), number, caption, pdf))
+
+
+def verdict_place() -> DisplayHandle:
+    """Where a notebook's verdict stands, above all that leads to it; its `update` fills it in."""
+    return display(Markdown("**The verdict** stands here when all cells have run."), display_id=True)
 
 
 def answer_list(told: pd.DataFrame) -> str:
     """The answers in one minute, as Markdown."""
     questions = [q for q in (ACCURACY, STEPS, SPREAD, CONTROL, LIMITS) if q in set(told["question"])]
+    return answers(told, *questions)
+
+
+def answers(told: pd.DataFrame, *questions: str) -> str:
+    """The questions with their answers, as Markdown."""
     return "\n\n".join(f"**{question}** {answer(told, question)}" for question in questions)
 
 
 def answer(told: pd.DataFrame, question: str) -> str:
-    """The first statement of a question."""
-    return next(iter(told.loc[told["question"] == question, "sentence"]), "*Not in this run.*")
+    """The first sentence on a question."""
+    said = told.loc[(told["question"] == question) & (told["sentence"] != ""), "sentence"]
+    return next(iter(said), "*Not in this run.*")
 
 
 def glossary(frame: pd.DataFrame) -> str:

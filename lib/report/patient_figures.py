@@ -30,7 +30,7 @@ def dose_panels(run: Experiment, case_id: str, methods: Sequence[str], plane: st
     pictures = [planned, *others[::2], NO_PICTURE, *others[1::2]]
     figure, axes = picture_grid(pictures, ["planned", *methods], 1 + len(methods))
     legend = axes[1 + len(methods)]
-    for name in case.masks:
+    for name in view.structures:
         legend.plot([], [], color=structure_colour(case, name), label=name.replace("_", " "))
     legend.legend(loc="center", fontsize=6.5, labelspacing=0.25)
     return figure
@@ -60,7 +60,8 @@ def planned_dvhs(cohort: Cohort) -> Figure:
             volume_pct = dvh_curve(case.dose_gy, case.masks[name], edges_gy)
             ax.plot(edges_gy, volume_pct, color="#333333", alpha=0.3, linewidth=0.8)
         ax.set_title(f"{name.replace('_', ' ')} (n = {len(drawn)})", fontsize=8)
-    for ax in axes[len(structures) :]:
+    for above, ax in zip(axes[len(structures) - columns :], axes[len(structures) :]):
+        above.tick_params(labelbottom=True)
         ax.remove()
     figure.supxlabel("planned dose / Gy", fontsize=9)
     figure.supylabel("volume / %", fontsize=9)
@@ -125,7 +126,7 @@ def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor])
             curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
             ink, ends = views.darken(structure_colour(case, name)), (np.min(curves, 0), np.max(curves, 0))
             ax.fill_between(edges_gy, *ends, color=ink, alpha=0.3, linewidth=0)
-        ax.set_title("\n".join(textwrap.wrap(f"{source}, {len(members_gy)} members", 17)), fontsize=8)
+        ax.set_title("\n".join([*textwrap.wrap(source, 20), f"{len(members_gy)} members"]), fontsize=8)
         ax.label_outer()
     for ax in axes[len(members) :]:
         ax.set_axis_off()

@@ -46,11 +46,11 @@ def smaller_output(data: dict) -> dict:
     return rest | {kind: text} if len(text) < len(data["image/png"]) else data
 
 
-def webp_uri(picture: Image.Image, quality: int | None = None) -> str:
-    """A picture as WebP in a data URI; without a quality, one of few colours loses nothing."""
+def webp_uri(picture: Image.Image) -> str:
+    """A picture as WebP in a data URI; one of few colours loses nothing."""
     picture = picture.convert("RGB")
-    lossless = quality is None and bool(picture.getcolors(MANY))
-    text = encode(picture, "WEBP", lossless=lossless, quality=quality or QUALITY, method=6)
+    lossless = bool(picture.getcolors(MANY))
+    text = encode(picture, "WEBP", lossless=lossless, quality=QUALITY, method=6)
     return f"data:image/webp;base64,{text}"
 
 

@@ -1,13 +1,16 @@
-"""Slices to scrub through without a kernel: pictures in the page and a little script, offline.
+"""Slices to look through without a kernel: a patient's voxels lie in the page, its script draws them offline.
 
-All slices of a kind lie in one WebP picture, of which a frame shows a tile: a move of the slider moves the
-background, and the browser decodes nothing.
+A volume is whole steps, from which neighbours are subtracted along each axis (Ibarria et al. 2003, Computer
+Graphics Forum 22:343: few bits are left of what is smooth), deflated; `template/slices.js` undoes it.
 """
 
+import base64
 import json
+import math
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -19,37 +22,36 @@ from lib.cases.cohort import open_cohort
 from lib.errors import UserError
 from lib.files import in_project
 from lib.prediction.store import load_steps, predicted_cases, predicted_methods
+from lib.report import slices
 from lib.report.pictures import webp_uri
-from lib.report.slices import DOSE_MAP, colour_bar, colour_index, colour_lut, mask_box, structure_colour
-from lib.report.views import MethodDose, View, close_view, load_dose, overlays, render_panels
+from lib.report.slices import Box, Overlay, colour_index
+from lib.report.teaching import SHARES
+from lib.report.views import MethodDose, View, close_view, load_dose, overlays
 from lib.strict_yaml import read_yaml
 
 PATIENTS = 1
-MOST_CHARACTERS = 800_000  # of a patient: as many methods as fit are in the page
-SIZE_PX, STEP_PX, COLUMNS, QUALITY = 300, 176, 8, 30
-ESTIMATES = (0.0, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
+MOST_CHARACTERS = 1_450_000  # of a patient: as many methods as fit are in the page
+MOST_VOXELS = 1_500_000  # of a patient
+WIDTH_PX, STEP_WIDTH_PX = 300, 200
+STEP_GY, STEP_SHARE = 0.1, 0.005  # of doses, and of dose estimates as fractions of the prescription
+CT_GREYS = 64
 LOADER = jinja2.FileSystemLoader(Path(__file__).parent)
 TEMPLATES = jinja2.Environment(loader=LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+Page = dict[str, Any]  # what the script or the template is given
 
 
-class Film(NamedTuple):
-    """Slices of one kind as a sheet of tiles in rows of COLUMNS, with a colour bar, as data URIs; of `method`
-    if another may be chosen instead."""
-
-    title: str
-    sheet: str
-    bar: str = ""
-    method: str = ""
+def deflate(values: np.ndarray) -> str:
+    """uint8 of any shape, deflated, in base64."""
+    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()
 
 
-def make_sheet(pictures: Sequence[np.ndarray]) -> str:
-    """Pictures uint8 [H,W,3] of one size as a sheet."""
-    height, width = pictures[0].shape[:2]
-    sheet = Image.new("RGB", (width * COLUMNS, height * -(-len(pictures) // COLUMNS)))
-    for number, picture in enumerate(pictures):
-        row, column = divmod(number, COLUMNS)
-        sheet.paste(Image.fromarray(picture), (column * width, row * height))
-    return webp_uri(sheet, QUALITY)
+def pack(volume: np.ndarray, step: float) -> str:
+    """A volume [D,H,W] in whole steps, low bytes before high bytes, as the page holds it."""
+    steps = np.rint(np.clip(volume / step, -32767, 32767)).astype(np.int16)
+    for axis in range(3):
+        steps = np.diff(steps, axis=axis, prepend=np.int16(0))
+    folded = ((steps << 1) ^ (steps >> 15)).view(np.uint16)  # 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
+    return deflate(np.stack([folded & 255, folded >> 8]).astype(np.uint8))
 
 
 def scrubbers(folder: Path, wanted: Sequence[str] = (), patients: int | None = PATIENTS) -> Markup:
@@ -72,37 +74,73 @@ def scrubbers(folder: Path, wanted: Sequence[str] = (), patients: int | None = P
 
 
 def scrubber(case: Case, doses: Iterable[MethodDose]) -> Markup:
-    """One patient: planned, predicted, difference side by side, a slider for the slice, a list of methods."""
-    view = view_of(case)
-    indices = np.arange(case.shape[0])[case.dose_mask.any(axis=(1, 2))]
-    middle, films, methods = int(np.argmin(np.abs(indices - view.index))), films_of(view, indices), []
+    """One patient in three planes: planned, predicted, difference; a slider, a list of methods; the first
+    method is shown, and those that no longer fit are left out."""
+    view, part, doses = close_view(case, [])._replace(layers=("difference",)), shown_part(case), iter(doses)
+    first = next(doses)
+    data = anatomy(case, view, part)
+    room = MOST_CHARACTERS - len(data["ct"]) - sum(map(len, data["bits"]))
+    volumes = {"planned": pack(case.dose_gy[part], STEP_GY), first.method: pack(first.dose_gy[part], STEP_GY)}
     for dose in doses:
-        more = films_of(view._replace(doses=(dose,)), indices)[1:]
-        if methods and sum(len(film.sheet) for film in films + more) > MOST_CHARACTERS:
+        text = pack(dose.dose_gy[part], STEP_GY)
+        if len(text) + sum(map(len, volumes.values())) > room:
             break
-        films, methods = films + [film._replace(method=dose.method) for film in more], [*methods, dose.method]
-    labels = [f"{z_mm:+.0f} mm" for z_mm in (indices - indices[middle]) * case.spacing_mm[0]]
-    size = render_panels(view)["planned dose"].shape[:2]
-    about = {"methods": methods, "structures": {n: structure_colour(case, n) for n in view.structures}}
-    return page_part(
-        case.case_id, "slice", labels, middle, films, size, **about, isodoses_gy=view.isodoses_gy
-    )
+        volumes[dose.method] = text
+    planned, predicted, difference = overlays(view._replace(doses=(first,))).values()
+    data["panels"] = [panel("planned dose", planned, "planned"), panel("predicted dose", predicted)]
+    data["panels"].append(panel("predicted - planned", difference, minus="planned"))
+    data |= {"volumes": volumes, "step": STEP_GY, "unit": "Gy", "digits": 1, "width": WIDTH_PX}
+    legend = [(structure_text(case, n), colour) for n, colour in zip(view.structures, data["colours"])]
+    about = {"methods": list(volumes)[1:], "legend": legend, "isodoses_gy": view.isodoses_gy}
+    return page_part(case.case_id, "slice", data, about)
 
 
-def view_of(case: Case) -> View:
-    """Doses and differences around the dose mask: what lies beyond it has no dose to be looked at."""
-    box = mask_box(case.dose_mask, case.spacing_mm)
-    return close_view(case, [])._replace(box=box, size_px=SIZE_PX, layers=("difference",))
+def anatomy(case: Case, view: View, part: Box) -> Page:
+    """What does not depend on the method: planes, CT, dose mask (the first bit) and structures."""
+    masks = [case.dose_mask[part], *(case.masks[name][part] for name in view.structures)]
+    bits = np.packbits(np.stack(masks), axis=0, bitorder="little")
+    ct = np.interp(case.ct_hu[part], view.ct_hu, (0, CT_GREYS - 1)).astype(np.uint8)
+    data = {"bits": [deflate(of_eight) for of_eight in bits], "ct": deflate(ct), "greys": CT_GREYS}
+    data |= {"shape": ct.shape, "structures": view.structures, "opacity": view.opacity}
+    data |= {"planes": {plane: plane_of(case, plane, part) for plane in slices.PLANES}}
+    data["colours"] = [slices.structure_colour(case, name) for name in view.structures]
+    return data | {"spacing_mm": [s * p.step for s, p in zip(case.spacing_mm, part)]}
 
 
-def films_of(view: View, indices: Sequence[int]) -> list[Film]:
-    """What the view shows, slice by slice, with colour bars."""
-    rows = [render_panels(view._replace(index=index)) for index in indices]
-    bars = {title: colour_bar(o.colours, o.range_gy, SIZE_PX, o.unit) for title, o in overlays(view).items()}
-    return [
-        Film(title, make_sheet([row[title] for row in rows]), webp_uri(Image.fromarray(bar)))
-        for title, bar in bars.items()
-    ]
+def shown_part(case: Case) -> Box:
+    """The voxels that are shown: of the body, every one; of too many fewer, first along the finest axis."""
+    spans = [range(*span.indices(n)) for span, n in zip(slices.body_box(case), case.shape)]
+    while math.prod(map(len, spans)) > MOST_VOXELS:
+        axis = min(range(3), key=lambda axis: spans[axis].step * case.spacing_mm[axis])
+        spans[axis] = range(spans[axis].start, spans[axis].stop, spans[axis].step + 1)
+    return tuple(slice(s.start, s.stop, s.step) for s in spans)
+
+
+def plane_of(case: Case, plane: str, part: Box) -> Page:
+    """Where the slices of a plane lie, in mm from the middle of the target, at which the view opens."""
+    axis, middle = slices.PLANES[plane], slices.target_index(case, plane)
+    away = np.arange(case.shape[axis])[part[axis]] - middle
+    labels = [f"{mm:+.0f} mm" if round(mm) else "0 mm" for mm in away * case.spacing_mm[axis]]
+    index = int(np.abs(away).argmin())
+    return {"axis": axis, "labels": labels, "index": index, "letters": slices.LETTERS[plane]}
+
+
+def structure_text(case: Case, name: str) -> str:
+    """A structure's name, and how much of it has a known dose."""
+    share = case.covered_pct.get(name)
+    beyond = "" if share is None else f" ({share:.0f} % in the dose grid, beyond it no dose is known)"
+    return name.replace("_", " ") + beyond
+
+
+def panel(title: str, overlay: Overlay, volume: str = "", minus: str = "") -> Page:
+    """How a quantity is drawn; of the method that is chosen, where no volume is named."""
+    lut = base64.b64encode(slices.colour_lut(overlay.colours).tobytes()).decode()
+    ends = {"range": overlay.range_gy, "hidden": overlay.hidden_below_gy, "full": overlay.full_from_gy}
+    inks = slices.colour_lut(overlay.colours)[colour_index(np.float32(overlay.isodoses_gy), overlay.range_gy)]
+    lines = [(gy, "rgb({}, {}, {})".format(*ink)) for gy, ink in zip(overlay.isodoses_gy, inks.tolist())]
+    bar = slices.colour_bar(overlay.colours, overlay.range_gy, WIDTH_PX, overlay.unit)
+    look = {"lut": lut, "lines": lines, "bar": webp_uri(Image.fromarray(bar))}
+    return {"title": title, "volume": volume, "minus": minus} | ends | look
 
 
 def step_scrubber(folder: Path) -> Markup:
@@ -111,25 +149,29 @@ def step_scrubber(folder: Path) -> Markup:
     if steps is None:
         return Markup("")
     count = min(map(len, steps.estimates.values()))
-    volumes = steps.estimates | {"planned": [steps.planned] * count}
-    films = [Film(name, make_sheet([in_colour(dose) for dose in doses])) for name, doses in volumes.items()]
+    volumes = {name: dose[:count] for name, dose in steps.estimates.items()}
+    volumes["planned"] = np.stack([steps.planned] * count)
+    shown = {name: Overlay(dose, SHARES, hidden_below_gy=0.0, unit="Rx") for name, dose in volumes.items()}
+    data = {
+        "panels": [panel(name, overlay, name) for name, overlay in shown.items()],
+        "spacing_mm": (1, 1, 1),
+    }
+    data |= {"volumes": {name: pack(dose, STEP_SHARE) for name, dose in volumes.items()}, "step": STEP_SHARE}
     labels = next(iter(steps.labels.values()))[:count]
-    return page_part(steps.case_id, "step", labels, count - 1, films, in_colour(steps.planned).shape[:2])
+    data["planes"] = {"axial": {"axis": 0, "labels": labels, "index": count - 1, "letters": ""}}
+    data |= {"bits": [], "ct": "", "structures": (), "shape": volumes["planned"].shape, "opacity": 1}
+    data |= {"unit": "of the prescription", "digits": 2, "width": STEP_WIDTH_PX}
+    return page_part(steps.case_id, "step", data)
 
 
-def in_colour(dose: np.ndarray) -> np.ndarray:
-    """A slice of fractions of the prescription [h,w] as a picture of whole pixels."""
-    times = max(1, round(STEP_PX / max(dose.shape)))
-    return colour_lut(DOSE_MAP)[colour_index(dose, ESTIMATES)].repeat(times, axis=0).repeat(times, axis=1)
+def page_part(title: str, what: str, data: Page, about: Page | None = None) -> Markup:
+    """Panels under one slider over `what`; `data` is what the script draws them from."""
+    values = {"title": title, "what": what, "data": Markup(script_text(data)), "panels": data["panels"]}
+    values |= {"planes": data["planes"], "width": data["width"], "methods": [], "legend": []}
+    return Markup(TEMPLATES.get_template("scrubber.html.jinja").render(values | (about or {})))
 
 
-def page_part(
-    title: str, what: str, labels: list[str], index: int, films: list[Film], size_px: tuple, **about
-) -> Markup:
-    """Films of tiles (height, width) under one slider over `what`, whose labels say where it stands; it opens
-    at `index`."""
-    (height, width), (row, column) = size_px, divmod(index, COLUMNS)
-    values = {"title": title, "what": what, "labels": labels, "labels_json": json.dumps(labels)} | about
-    values |= {"index": index, "films": films, "columns": COLUMNS, "width": width, "height": height}
-    values["position"] = f"{-column * width}px {-row * height}px"
-    return Markup(TEMPLATES.get_template("scrubber.html.jinja").render(values))
+def script_text(data: Page) -> str:
+    """Data as JSON that no name in it can end; pictures of the template are left out."""
+    shown = data | {"panels": [{k: v for k, v in p.items() if k != "bar"} for p in data["panels"]]}
+    return json.dumps(shown, separators=(",", ":")).replace("<", "\\u003c")

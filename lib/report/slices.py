@@ -211,7 +211,7 @@ def colour_bar(colours: str, limits: tuple, width_px: int = 320, unit: str = "Gy
     if low < 0:
         strip[4:14, left - 10 : left - 2] = lut[0]
     draw = ImageDraw.Draw(image := Image.fromarray(strip))
-    for tick in MaxNLocator(5).tick_values(low, high):
+    for tick in MaxNLocator(max(2, (right - left) // 45)).tick_values(low, high):
         if low <= tick <= high:
             x = left + (tick - low) / max(high - low, 1e-6) * (right - left - 1)
             draw.line([x, 14, x, 17], fill="white")

@@ -11,7 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from lib.metrics.statistics import LEAST_FOR_VERDICT, Difference, paired_difference, verdict
+from lib.metrics.statistics import (
+    LEAST_FOR_INTERVAL,
+    LEAST_FOR_VERDICT,
+    Difference,
+    paired_difference,
+    verdict,
+)
 from lib.models.methods import METHODS, kind
 from lib.report import frames
 from lib.studies.results import REFERENCE_GRID, Results, select
@@ -66,8 +72,15 @@ def make_row(
 # --- words ---
 
 
-def patients(n: int) -> str:
-    return f"{n} patient{'' if n == 1 else 's'}"
+def patients(n: int, part: str = "") -> str:
+    """ "1 test patient", "8 patients"."""
+    return f"{n} {part}{' ' if part else ''}patient{'' if n == 1 else 's'}"
+
+
+def shown_patients(frame: pd.DataFrame, part: str) -> str:
+    """Of whom a figure or table is, "16 test patients", and whether they are too few for its intervals."""
+    n = frame["case_id"].nunique()
+    return patients(n, part) + (", too few for intervals" if n < LEAST_FOR_INTERVAL else "")
 
 
 def opening(row: Row, yes: str) -> str:
@@ -81,16 +94,30 @@ def opening(row: Row, yes: str) -> str:
 
 def with_interval(row: Row, text: str, edge: str = "{:.2f}") -> str:
     """The text and the 95 % interval of a value."""
-    if math.isnan(row["low"]):
-        return f"{text} (no interval: {patients(row['n'])})"
-    low, high = edge.format(row["low"]), edge.format(row["high"])
-    return f"{text} (95 % interval {low} to {high}, {patients(row['n'])})"
+    return in_brackets(row, text, f"{edge.format(row['low'])} to {edge.format(row['high'])}")
+
+
+def in_brackets(row: Row, text: str, interval: str) -> str:
+    """The text, then its interval in words, where there is one, and of how many patients it is."""
+    said = "no interval of" if math.isnan(row["low"]) else f"95 % interval {interval},"
+    return f"{text} ({said} {patients(row['n'])})"
 
 
 def change(row: Row) -> str:
-    """A difference in words, "0.06 Gy less (95 % interval -0.15 to +0.03, 16 patients)"."""
-    way = "less" if row["difference"] < 0 else "more"
-    return with_interval(row, f"{abs(row['difference']):.2f} Gy {way}", "{:+z.2f}")
+    """A difference and its interval in words, "0.06 Gy less (95 % interval 0.15 less to 0.03 more, 16
+    patients)"; where both edges are on one side, "0.38 to 0.58 less"."""
+    low, high = sorted((row["low"], row["high"]), key=abs)
+    first = "" if low * high >= 0 else f" {way(row['low'])}"
+    low, high = (row["low"], row["high"]) if first else (low, high)
+    return in_brackets(
+        row,
+        f"{abs(row['difference']):.2f} Gy {way(row['difference'])}",
+        f"{abs(low):.2f}{first} to {abs(high):.2f} {way(high)}",
+    )
+
+
+def way(difference: float) -> str:
+    return "less" if difference < 0 else "more"
 
 
 def in_words(label: str, training: str) -> str:
@@ -201,7 +228,7 @@ def spread(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
             found.append(make_row(f"in the 95 % interval{scaled}", name, "", d, said, bad[name], "%"))
     for name in crps.columns[1:]:
         first, nfe = crps.columns[0], [sources[n]["nfe"].max() for n in (name, crps.columns[0])]
-        d, quantity = paired_difference(crps[name], crps[first]), "CRPS by {:.0f} against {:.0f} calls"
+        d, quantity = paired_difference(crps[name], crps[first]), "CRPS, calls {:.0f} against {:.0f}"
         found.append(make_row(quantity.format(*nfe), name, first, d, judge(d, margin_gy), bad[name]))
     for row in found[:1]:
         title, said = in_words(row["first"], about[row["first"]]["training"]), row["verdict"]

@@ -88,11 +88,12 @@ def trajectories(paths: dict[str, dict[int, tuple[float, torch.Tensor]]], sample
     """fig11: The dose estimate after so many network calls, mid-dose slices; name -> call -> (t, dose)."""
     index, calls = slice_of_most_dose(sample), list(next(iter(paths.values())))
     calls = [calls[i] for i in sorted({round(i) for i in np.linspace(0, len(calls) - 1, 5)})]
-    figure, axes = panels(len(calls) + 1, rows=len(paths), height_in=1.25)
+    figure, axes = panels(len(calls) + 1, rows=len(paths), height_in=1.5)
     for name, line in zip(paths, np.reshape(axes, (len(paths), -1))):
         line[0].set_ylabel(name, fontsize=8)
         for ax, call in zip(line, calls):
             t, dose = paths[name][call]
             show(ax, f"call {call}\nt = {t:.4g}", dose[0, index] * (sample.mask[0, index] > 0))
-        show(line[-1], "planned", sample.dose[0, index])
+        image = show(line[-1], "planned", sample.dose[0, index])
+    figure.colorbar(image, ax=list(axes), shrink=0.7, pad=0.01, label="fraction of the prescription")
     return figure

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from lib.models.methods import kind
@@ -102,6 +102,7 @@ def picture_grid(
     for ax, rgb, title in zip_longest(axes, pictures, titles):
         ax.set_title(title or "", fontsize=8)
         ax.set_axis_off()
+        ax.set_anchor("N")  # of pictures of several heights, the titles stand in line
         if rgb is not None and rgb.size:
             ax.imshow(rgb)
     return figure, axes
@@ -109,7 +110,9 @@ def picture_grid(
 
 def plain_ticks(axis: Axis) -> None:
     """Numbers as a person writes them on a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high > 12 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    axis.set_major_locator(LogLocator(subs=subs) if high > 2 * low else MaxNLocator(5))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

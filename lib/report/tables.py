@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from markupsafe import escape
+from IPython.display import HTML
+from markupsafe import Markup, escape
 from pandas.io.formats.style import Styler
 
 from lib.cases.cohort import Cohort
@@ -16,7 +17,7 @@ from lib.diffusion.samplers import leading_grid
 from lib.diffusion.schedule import cosine_alpha_bar, noise_gain
 from lib.metrics.statistics import holm, paired_difference
 from lib.report import frames
-from lib.report.statements import ACCURACY, judge
+from lib.report.statements import ACCURACY, judge, patients
 from lib.studies.results import Results, add_labels, select
 
 LESS = "less the U-Net's / Gy"
@@ -39,14 +40,24 @@ class Interval(NamedTuple):
     high: float | None = None
 
 
-def styled(table: pd.DataFrame, caption: str = "") -> Styler:
-    """A table as it is shown: rounded, all text escaped; of no rows, it says so."""
+def styled(table: pd.DataFrame, caption: str = "") -> Styler | HTML:
+    """A table as it is shown: rounded, all text escaped; of no rows, a sentence says so."""
+    if not len(table):
+        return HTML(Markup("<p class=missing>{} Not in this run.</p>").format(caption))
     usual = "{:.0f}" if str(table.index.name).endswith(" %") else "{:z.2f}"  # a table of shares
     shown = pd.DataFrame({c: [cell(value, FORMATS.get(c, usual)) for value in table[c]] for c in table})
     shown = shown.set_axis(table.index.astype(str)).rename_axis(columns=str(escape(table.index.name or "")))
-    style = (shown.rename_axis(index=None) if len(shown) else pd.DataFrame(index=["not in this run"])).style
+    style = shown.rename_axis(index=None).style
     style = style.format(escape="html").format_index(escape="html").format_index(escape="html", axis=1)
     return style.set_caption(str(escape(caption)))
+
+
+def pairs(values: dict[str, Any], name: str) -> pd.DataFrame:
+    """Names and values as a table of two columns."""
+    lists = {
+        key: ", ".join(map(str, v)) or "none" for key, v in values.items() if isinstance(v, list | tuple)
+    }
+    return pd.Series(values | lists, dtype=object).astype(str).to_frame("value").rename_axis(name)
 
 
 def cell(value: Any, form: str) -> str:
@@ -302,12 +313,15 @@ def cohort(results: Results) -> pd.DataFrame:
     frame, about = results.frames["00_cohort"], results.settings.get("00_cohort", {})
     sizes = frame[frame["measure"].str.match("voxels|spacing")].groupby("measure", sort=False)["value"]
     rows = {"source": about.get("source"), "site": about.get("site")}
-    rows |= {part: f"{n} patients" for part, n in about.get("split", {}).items()}
-    rows |= {name: " to ".join(f"{n:g}" for n in sorted({size.min(), size.max()})) for name, size in sizes}
+    rows |= {part: patients(n) for part, n in about.get("split", {}).items()}
+    rows |= {
+        name.replace("_", " "): " to ".join(f"{n:g}" for n in sorted({size.min(), size.max()}))
+        for name, size in sizes
+    }
     for name, inside in select(frame, measure="covered_pct").groupby("structure")["value"]:
         shares = f"{inside.min():.1f} to {inside.max():.1f} % in the dose grid"
-        rows[f"{name} not judged"] = f"{len(inside)} patients, {shares}"
-    rows["with findings"] = f"{len({row['case_id'] for row in about.get('findings', [])})} patients"
+        rows[f"{name} not judged"] = f"{patients(len(inside))}, {shares}"
+    rows["with findings"] = patients(len({row["case_id"] for row in about.get("findings", [])}))
     rows["left out"] = "; ".join(f"{n}: {why}" for n, why in about.get("left_out", {}).items()) or "none"
     return pd.Series(rows).to_frame(about.get("name", "")).rename_axis("cohort")
 

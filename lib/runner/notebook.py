@@ -11,10 +11,11 @@ import ast
 import subprocess
 from pathlib import Path
 
-import yaml
+from IPython.display import display
 
 from lib.errors import UserError
 from lib.files import ROOT, in_project
+from lib.report import tables
 from lib.runner import settings
 from lib.runner.parameters import DAMAGED_NOTEBOOK, Parameter, parameters_cell, parse_lines
 from lib.runner.params_file import load_params, name_meant
@@ -35,8 +36,7 @@ def open_experiment(notebook: str, namespace: Values) -> Experiment:
     # what a reader sees in no cell: common settings, and what the file says otherwise
     otherwise = [name for name, line in parameters.items() if values[name] != line.default]
     unseen = {n: values[n] for n in (*COMMON, *otherwise) if n not in given and n != "experiment"}
-    line = yaml.safe_dump(unseen, default_flow_style=True, width=10**6, sort_keys=False).strip()[1:-1]
-    print(f"{path.parent.name}/{path.name}: {line}")
+    display(tables.styled(tables.pairs(unseen, f"from {path.parent.name}/{path.name}")))
     return settings.experiment_of(values)
 
 

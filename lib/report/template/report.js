@@ -1,33 +1,3 @@
-// Slices follow slider, keys and wheel; the list of methods chooses what is shown.
-for (const view of document.querySelectorAll(".scrub")) {
-  const range = view.querySelector("input"), select = view.querySelector("select"), said = view.querySelector("output");
-  const frames = [...view.querySelectorAll(".frame")], labels = JSON.parse(view.dataset.labels);
-  const width = +view.dataset.width, height = +view.dataset.height, columns = +view.dataset.columns;
-  const show = () => {
-    const i = +range.value;
-    for (const frame of frames) frame.style.backgroundPosition = `${-(i % columns) * width}px ${-Math.floor(i / columns) * height}px`;
-    said.value = labels[i];
-  };
-  const choose = () => { if (select) for (const one of view.querySelectorAll("[data-method]")) one.hidden = one.dataset.method !== select.value; };
-  range.addEventListener("input", show);
-  if (select) select.addEventListener("change", choose);
-  const pictures = view.querySelector(".frames");
-  let turned = 0;  // a touchpad's small ticks add up to a slice
-  pictures.addEventListener("wheel", event => {
-    turned -= event.deltaMode ? 40 * Math.sign(event.deltaY) : event.deltaY;
-    const by = Math.trunc(turned / 40), at = +range.value, end = turned < 0 ? 0 : +range.max;
-    if (at === end) { turned = 0; return; }  // at the end the page scrolls on
-    event.preventDefault();
-    if (!by) return;
-    turned -= 40 * by;
-    range.value = at + Math.sign(by);
-    show();
-  }, {passive: false});
-  pictures.addEventListener("click", () => range.focus());  // which takes the arrow keys
-  show();
-  choose();
-}
-
 // A click on a column's head sorts by it: numbers by their first number, all else as text; again, the other way round.
 const text = (row, column) => row.cells[column].textContent.trim();
 const number = said => parseFloat((said.match(/[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?/) || [""])[0].replaceAll(",", ""));
@@ -49,11 +19,21 @@ function csvLink(table) {
   table.after(link);
 }
 
+// Words stand at the left of their column, numbers at the right.
+function alignWords(table) {
+  for (let column = 1; column < table.rows[0].cells.length; column++) {
+    const cells = [...table.rows].map(row => row.cells[column]).filter(Boolean);
+    if (cells.some(cell => cell.tagName === "TD" && /\p{L}{3}/u.test(cell.textContent))) cells.forEach(cell => cell.classList.add("words"));
+  }
+}
+
 for (const table of document.querySelectorAll(".output table")) {
   csvLink(table);
+  alignWords(table);
   if (!table.tHead || table.tBodies[0].rows.length < 3) continue;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
+    if (!head.textContent.trim()) return;
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);
