@@ -4,11 +4,14 @@ Low et al. 1998 (Med. Phys. 25:656), Eq. 4 to 6: the least distance from a refer
 dose, with space in units of the distance criterion and dose in units of the dose criterion. Reference is the
 planned dose, evaluated the predicted one, interpolated linearly along each axis between voxel centres.
 
-The evaluated dose is looked at on a cubic lattice around each reference point. Both doses lie on one grid, so
-that a point of the lattice has the same weights for every voxel, and those of one cell (the box between 2^n
-neighbouring voxel centres) are one product of a matrix with the doses at its corners. The search goes from
-near to far and leaves a voxel as soon as nothing farther away can be less (Wendling et al. 2007, Med. Phys.
-34:1647).
+Along a line parallel to an axis the interpolated dose is linear from one face of a cell (the box between 2^n
+neighbouring voxel centres) to the other, and the least distance to such a piece of line has a closed form. So
+gamma is the least over a lattice of lines parallel to each axis: no minimum is too narrow to be seen, as it
+is for a lattice of points (for that reason Ju et al. 2008, Med. Phys. 35:879, take simplices), and how dense
+the lines are changes gamma in the second order only. Both doses lie on one grid, so that a line has the same
+weights for every voxel, and the pieces in one cell are two products of a matrix with the doses at its
+corners. The search goes from near to far and leaves a voxel as soon as nothing farther away can be less
+(Wendling et al. 2007, Med. Phys. 34:1647).
 """
 
 from collections.abc import Sequence
@@ -20,24 +23,30 @@ import torch
 
 CHUNK = 2**13  # reference points at a time; on a CPU their work shall fit its cache
 CHUNK_CUDA = 2**18
-RING = 0.2  # width of the rings in which the search grows, in units of the distance criterion
-OUTSIDE_GY = 1e20  # stands for the dose beyond the volume: never near, yet 0 times it is 0
+RING = 0.3  # width of the rings in which the search grows, in units of the distance criterion
 ROUNDING = 1e-5  # by which float32 may miss a gamma of exactly 1
 
 
 class Patch(NamedTuple):
-    """The points of the search lattice that lie in one ring and one cell, as seen from a reference point.
+    """Pieces of lines in one cell and one ring, as seen from a reference point, in units of the distance
+    criterion.
 
-    start      (n)              voxels from the reference point to the cell's first corner
-    inner2     number           least of `distance2`
-    distance2  float32 [K,1]    squared distances from the reference point, in units of the distance criterion
-    weights    float32 [K,2^n]  of the doses at the cell's corners
+    start     (n)              voxels from the reference point to the cell's first corner
+    inner2    number           least squared distance of a piece from the reference point
+    begin     float32 [K,1]    where a piece begins, along its line from the reference point's foot
+    length    float32 [K,1]    of the pieces
+    across2   float32 [K,1]    squared distance of the lines from the reference point
+    weights   float32 [K,2^n]  of the doses at the cell's corners, for the dose at a piece's beginning
+    slopes    float32 [K,2^n]  and for its slope
     """
 
     start: tuple
     inner2: float
-    distance2: torch.Tensor
+    begin: torch.Tensor
+    length: torch.Tensor
+    across2: torch.Tensor
     weights: torch.Tensor
+    slopes: torch.Tensor
 
 
 def gamma_index(
@@ -63,7 +72,7 @@ def gamma_index(
     global_gy        the stated dose in Gy, usually the prescription; the cut-off is of it, also if `local`
     cutoff_pct       voxels planned below this share of `global_gy` are not judged
     max_gamma        nothing farther away is looked at; a voxel with more gets this value
-    interp_fraction  points of the search lattice per distance criterion
+    interp_fraction  lines per distance criterion
     Returns float32, NaN where not judged. ValueError if the doses do not fit or a number is missing or not
     positive.
     """
@@ -109,36 +118,49 @@ def check_positive(**numbers):
 
 
 def make_patches(steps, max_gamma, interp_fraction, device):
-    """The search lattice within `max_gamma`, for voxels of `steps` distance criteria, as patches from near to
-    far."""
-    reach = int(max_gamma * interp_fraction + 1e-9)
-    lattice = np.array(list(product(range(-reach, reach + 1), repeat=len(steps)))) / interp_fraction
-    lattice = lattice[(lattice**2).sum(1) <= max_gamma**2 + 1e-9]
-    voxels = np.round(lattice / steps, 9)  # a lattice point on a voxel centre must not lie beside it
-    cells = np.floor(voxels).astype(int)
-    rings = np.floor(np.linalg.norm(lattice, axis=1) / RING + 1e-9).astype(int)
-    kinds, kind = np.unique(np.column_stack([rings, cells]), axis=0, return_inverse=True)
-    corners = np.array(list(product((0, 1), repeat=len(steps))))
+    """All pieces of lines within `max_gamma`, for voxels of `steps` distance criteria, from near to far."""
+    lines = [lines_along(axis, steps, max_gamma, interp_fraction) for axis in range(len(steps))]
+    starts, inner2, *columns = (np.concatenate(arrays) for arrays in zip(*lines))
+    rings = np.floor(np.sqrt(inner2) / RING + 1e-9).astype(int)
+    kinds, kind = np.unique(np.column_stack([rings, starts]), axis=0, return_inverse=True)
     patches = []
     for i, (_, *start) in enumerate(kinds):
-        in_cell = kind.ravel() == i
-        inside = (voxels[in_cell] - start)[:, None]
-        weights = np.where(corners, inside, 1 - inside).prod(-1)
-        distance2 = (lattice[in_cell] ** 2).sum(1, keepdims=True)
-        patches.append(
-            Patch(
-                tuple(start),
-                distance2.min(),
-                *(torch.as_tensor(a, dtype=torch.float32, device=device) for a in (distance2, weights)),
-            )
-        )
+        members = kind.ravel() == i
+        tensors = (torch.as_tensor(c[members], dtype=torch.float32, device=device) for c in columns)
+        patches.append(Patch(tuple(start), inner2[members].min(), *tensors))
     return sorted(patches, key=lambda patch: patch.inner2)
+
+
+def lines_along(axis, steps, max_gamma, interp_fraction):
+    """The pieces of lines parallel to `axis`: the fields of a Patch as arrays, with `inner2` of each."""
+    reach, cells = int(max_gamma * interp_fraction + 1e-9), int(np.ceil(max_gamma / steps[axis] - 1e-9))
+    ranges = [range(-reach, reach + 1)] * len(steps)
+    ranges[axis] = range(-cells, cells)
+    at = np.array(list(product(*ranges)), float) / interp_fraction
+    at[:, axis] *= interp_fraction * steps[axis]
+    begin, length = at[:, axis : axis + 1], steps[axis]
+    across2 = (at**2).sum(1, keepdims=True) - begin**2
+    inner2 = (across2 + np.maximum(0, np.maximum(begin, -begin - length)) ** 2).ravel()
+    near = inner2 <= max_gamma**2 + 1e-9
+    at, begin, across2 = at[near], begin[near], across2[near]
+    voxels = np.round(at / steps, 9)  # a line through voxel centres must not lie beside them
+    starts = np.floor(voxels).astype(int)
+    weights = corner_weights(voxels - starts)
+    slopes = (corner_weights(voxels - starts + np.eye(len(steps))[axis]) - weights) / length
+    return starts, inner2[near], begin, np.full_like(begin, length), across2, weights, slopes
+
+
+def corner_weights(inside):
+    """Weights [K,2^n] of a cell's corners for points `inside` [K,n] it, in voxels: linear along each axis."""
+    corners = np.array(list(product((0, 1), repeat=inside.shape[1])))
+    return np.where(corners, inside[:, None], 1 - inside[:, None]).prod(-1)
 
 
 def search(dose_hat_gy, index, dose_gy, unit_gy, patches, max_gamma, device):
     """Gamma [N] at voxels `index` (n arrays [N]) of planned `dose_gy` [N], dose criterion `unit_gy` [N]."""
     pads = [max(map(abs, starts)) + 1 for starts in zip(*(patch.start for patch in patches))]
-    padded = np.pad(dose_hat_gy, [(p, p) for p in pads], constant_values=OUTSIDE_GY)
+    # beyond the volume the dose is that of its edge, which is always nearer: nothing there is ever the least
+    padded = np.pad(dose_hat_gy, [(p, p) for p in pads], mode="edge")
     places = np.ravel_multi_index([i + p for i, p in zip(index, pads)], padded.shape)
     points = [torch.as_tensor(a, device=device) for a in (places, dose_gy, unit_gy.astype(np.float32))]
     padded = torch.as_tensor(padded, device=device)
@@ -174,9 +196,23 @@ def search_chunk(padded, ranges, places, dose_gy, unit_gy, patches, max_gamma):
         gap = torch.maximum(low[first] - dose, dose - high[first]).clamp(min=0) / unit
         near = torch.nonzero(gap**2 + patch.inner2 < gamma2[point]).ravel()
         point, first, dose, unit = point[near], first[near], dose[near], unit[near]
-        difference = patch.weights @ ((values[first + corners] - dose) / unit)
-        gamma2[point] = torch.minimum(gamma2[point], (difference.square() + patch.distance2).amin(0))
+        distance2 = nearest2(patch, (values[first + corners] - dose) / unit)
+        gamma2[point] = torch.minimum(gamma2[point], distance2)
     return gamma2.sqrt()
+
+
+def nearest2(patch, difference):
+    """Least squared distance [N] of the patch's pieces, from `difference` [2^n,N] between the doses at the
+    cell's corners and the planned one, in dose criteria.
+
+    On a piece, dose difference d + k s and place begin + s, 0 <= s <= length, are nearest to (0, 0) at
+    s = -(begin + k d) / (1 + k^2).
+    """
+    d, k = patch.weights @ difference, patch.slopes @ difference
+    s = (k * d).add_(patch.begin).div_(k.square().add_(1)).neg_()
+    s = torch.minimum(s.clamp_(min=0), patch.length)
+    distance2 = d.addcmul_(k, s).square_().add_(s.add_(patch.begin).square_())
+    return distance2.add_(patch.across2).amin(0)
 
 
 def flat(offset, volume):

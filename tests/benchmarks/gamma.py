@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/gamma.py [--size 128]
 
 A dose of three smooth maxima on a grid of 2.5 x 3 x 3 mm; the other dose is it with smooth errors that grow
-until about 99, 90 and 50 % of the voxels pass at 3 % / 3 mm, cut-off 10 %, 10 search points per distance
-criterion.
+until about 99, 90 and 50 % of the voxels pass at 3 % / 3 mm, cut-off 10 %, 10 search points or lines per
+distance criterion.
 """
 
 import argparse
