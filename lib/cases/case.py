@@ -7,6 +7,7 @@ the directions in which DICOM's patient coordinates grow.
 import json
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ VERSION = 1
 ORIENTATION = "SPL"  # the index grows towards Superior, Posterior, Left
 PLAIN_FIELDS = ("case_id", "site", "shape", "spacing_mm", "origin_mm", "prescription_gy")  # as JSON
 Triple = tuple[float, float, float]
+JUDGED_PCT = 50.0  # of a structure must have a known dose: then it is judged by that part
 DOSE_STEPS_GY = (0.01, 0.001)  # steps in which sources write dose; anything finer is kept as float32
 
 
@@ -72,10 +74,27 @@ class Case:
         """The target with the highest prescription."""
         return max(self.prescription_gy, key=self.prescription_gy.get)
 
-    @property
+    @cached_property
+    def has_dose(self) -> np.ndarray:
+        """Where the dose is known: in the dose mask, and where there is some; elsewhere 0 stands for it."""
+        return self.dose_mask | (self.dose_gy > 0)
+
+    @cached_property
+    def inside_pct(self) -> dict[str, float]:
+        """structure -> share in % where the dose is known, of those that reach beyond it."""
+        masks = {name: mask for name, mask in sorted(self.masks.items()) if mask.any()}
+        shares = {name: 100 * float(self.has_dose[mask].mean()) for name, mask in masks.items()}
+        return {name: share for name, share in shares.items() if share < 100} | self.covered_pct
+
+    @cached_property
     def judged_masks(self) -> dict[str, np.ndarray]:
-        """The masks of the structures whose dose is known: that have voxels, all on the dose's own grid."""
-        return {n: m for n, m in sorted(self.masks.items()) if m.any() and n not in self.covered_pct}
+        """The voxels of known dose of the structures that are judged: all of which lie on the dose's own grid
+        and JUDGED_PCT where the dose is known."""
+        shares = {name: self.inside_pct.get(name, 100) for name, mask in self.masks.items() if mask.any()}
+        names = [
+            n for n, share in sorted(shares.items()) if share >= JUDGED_PCT and n not in self.covered_pct
+        ]
+        return {n: self.masks[n] & self.has_dose if n in self.inside_pct else self.masks[n] for n in names}
 
     @property
     def voxel_cc(self) -> float:

@@ -1,7 +1,9 @@
 """Dose-volume histograms, their points, OpenKBP's DVH score and clinical goals.
 
-A structure of fewer voxels than a statistic needs yields None, never a number that the statistic does not
-have; so does one that is not judged, because the dose's own grid does not hold it.
+A volume in cc is a few voxels, so the dose of a goal's hottest cc is taken on points within the voxels
+(points.py). Shares of a structure, means and OpenKBP's score count whole voxels, as the challenge and the
+goals' sources do. A structure smaller than a statistic needs yields None, never a number that the statistic
+does not have; so does one that is not judged, because too little of it has a known dose.
 """
 
 import numpy as np
@@ -9,6 +11,7 @@ from scipy.ndimage import distance_transform_edt
 
 from lib.cases.case import Case
 from lib.cases.protocol import BEYOND, Goal
+from lib.metrics.points import dose_points
 
 AGREES_PCT = (
     2.0  # by which a prescription may differ from the protocol's, and goals in Gy still mean the plan
@@ -36,8 +39,14 @@ def dose_at_cc_gy(doses_gy: np.ndarray, volume_cc: float, voxel_cc: float) -> fl
     return float(np.percentile(doses_gy, 100 - 100 * n / len(doses_gy)))
 
 
-def statistic(goal: Goal, doses_gy: np.ndarray, voxel_cc: float, rx_gy: float = 100.0) -> float | None:
-    """The goal's statistic for a structure's voxel doses [N], in the goal's unit, or None.
+def hottest_gy(doses_gy: np.ndarray, n: float) -> float | None:
+    """Least dose of the hottest `n` of a structure's points [N], not always a whole number; None if N < n."""
+    share = n / len(doses_gy)
+    return float(np.percentile(doses_gy, 100 * max(0.0, 1 - share))) if share <= 1 + 1e-9 else None
+
+
+def statistic(goal: Goal, doses_gy: np.ndarray, point_cc: float, rx_gy: float = 100.0) -> float | None:
+    """The goal's statistic for the doses [N] of a structure's voxels or points, in the goal's unit, or None.
 
     `rx_gy` is the prescription of which a relative goal has its dose in %.
     """
@@ -45,11 +54,11 @@ def statistic(goal: Goal, doses_gy: np.ndarray, voxel_cc: float, rx_gy: float = 
         return None
     if goal.statistic in ("V", "Vcc"):
         inside = doses_gy >= (goal.at * rx_gy / 100 if goal.relative else goal.at)
-        return float(100.0 * inside.mean() if goal.statistic == "V" else inside.sum() * voxel_cc)
+        return float(100.0 * inside.mean() if goal.statistic == "V" else inside.sum() * point_cc)
     if goal.statistic == "D":
         value_gy = dose_at_volume_gy(doses_gy, goal.at)
     elif goal.statistic == "Dcc":
-        value_gy = dose_at_cc_gy(doses_gy, goal.at, voxel_cc)
+        value_gy = hottest_gy(doses_gy, goal.at / point_cc)
     else:
         value_gy = float(doses_gy.mean() if goal.statistic == "mean" else doses_gy.max())
     return value_gy * 100 / rx_gy if goal.relative and value_gy is not None else value_gy
@@ -84,8 +93,10 @@ def goal_values(case: Case, dose_gy: np.ndarray) -> dict[str, tuple[float | None
     be judged or does not mean this plan."""
     values = {}
     for goal in case.protocol.goals:
-        doses_gy = dose_gy[structure_mask(case, goal.structure)] if fits_plan(case, goal) else np.empty(0)
-        value = statistic(goal, doses_gy, case.voxel_cc, prescriptions_gy(case, goal)[0])
+        mask = structure_mask(case, goal.structure) if fits_plan(case, goal) else np.zeros(case.shape, bool)
+        in_cc = goal.statistic == "Dcc"
+        doses_gy, voxels = dose_points(dose_gy, mask, case.has_dose) if in_cc else (dose_gy[mask], 1.0)
+        value = statistic(goal, doses_gy, voxels * case.voxel_cc, prescriptions_gy(case, goal)[0])
         values[goal.text] = (value, None if value is None else is_met(goal, value))
     return values
 
@@ -95,18 +106,33 @@ def is_met(goal: Goal, value: float) -> bool:
 
 
 def openkbp_dvh_metrics_gy(case: Case, dose_gy: np.ndarray) -> dict[tuple[str, str], float]:
-    """(structure, metric) -> Gy: targets D99, D95, D1, organs mean and D_0.1cc, if present."""
+    """(structure, metric) -> Gy: targets D99, D95, D1, organs mean and D_0.1cc, if present; as the challenge
+    has it, of all voxels, also where no dose is known."""
+    masks = {name: mask for name, mask in case.masks.items() if mask.any() and name not in case.covered_pct}
     points = {}
-    masks = case.judged_masks
     for name in (name for name in case.protocol.structures if name in masks):
         doses_gy = dose_gy[masks[name]].astype(np.float64)
         if name in case.protocol.targets:
             for metric, percentile in (("D99", 1), ("D95", 5), ("D1", 99)):
                 points[name, metric] = float(np.percentile(doses_gy, percentile))
         else:
-            points[name, "mean"] = float(doses_gy.mean(dtype=np.float64))
-            points[name, "D0.1cc"] = dose_at_cc_gy(doses_gy, 0.1, case.voxel_cc)
+            organ = organ_points_gy(doses_gy, case.voxel_cc)
+            points |= {(name, metric): value for metric, value in organ.items()}
     return {key: value for key, value in points.items() if value is not None}
+
+
+def organ_points_gy(doses_gy: np.ndarray, voxel_cc: float) -> dict[str, float | None]:
+    """OpenKBP's points of an organ's voxel doses [N]."""
+    mean_gy = float(doses_gy.mean(dtype=np.float64))
+    return {"mean": mean_gy, "D0.1cc": dose_at_cc_gy(doses_gy, 0.1, voxel_cc)}
+
+
+def organ_points_inside_gy(case: Case, dose_gy: np.ndarray) -> dict[tuple[str, str], float]:
+    """(organ, metric) -> Gy as openkbp_dvh_metrics_gy, but of the voxels of known dose alone, for the judged
+    organs that reach beyond them."""
+    names = [name for name in case.protocol.organs if name in case.judged_masks and name in case.inside_pct]
+    points = {name: organ_points_gy(dose_gy[case.judged_masks[name]], case.voxel_cc) for name in names}
+    return {(n, m): value for n, of in points.items() for m, value in of.items() if value is not None}
 
 
 def openkbp_dvh_points_gy(case: Case, dose_hat_gy: np.ndarray) -> dict[tuple[str, str], tuple[float, float]]:

@@ -318,12 +318,35 @@ def cohort(results: Results) -> pd.DataFrame:
         name.replace("_", " "): " to ".join(f"{n:g}" for n in sorted({size.min(), size.max()}))
         for name, size in sizes
     }
-    for name, inside in select(frame, measure="covered_pct").groupby("structure")["value"]:
-        shares = f"{inside.min():.1f} to {inside.max():.1f} % in the dose grid"
-        rows[f"{name} not judged"] = f"{patients(len(inside))}, {shares}"
+    rows |= beyond(frame)
     rows["with findings"] = patients(len({row["case_id"] for row in about.get("findings", [])}))
     rows["left out"] = "; ".join(f"{n}: {why}" for n, why in about.get("left_out", {}).items()) or "none"
     return pd.Series(rows).to_frame(about.get("name", "")).rename_axis("cohort")
+
+
+def beyond(frame: pd.DataFrame) -> dict[str, str]:
+    """Voxel sizes, CT and low doses of the data set, and the structures that reach beyond the known dose."""
+    values = {name: rows["value"] for name, rows in frame.groupby("measure")}
+    spacings = frame[frame["measure"].str.match("spacing")].pivot_table("value", "case_id", "measure")
+    rows = {"voxel sizes": f"{len(spacings.drop_duplicates())} different"}
+    if "ct_least_hu" in values:
+        rows["CT stored"] = f"{values['ct_least_hu'].min():g} to {values['ct_most_hu'].max():g} HU"
+        low = values["low_dose_pct"]
+        rows["dose mask below 1 Gy"] = f"{low.min():.0f} to {low.max():.0f} %, median {low.median():.0f} %"
+    judged = select(frame, measure="mean_gy").groupby("structure")["case_id"].agg(set)
+    for name, part in select(frame, measure="covered_pct").groupby("structure"):
+        shares = f"{part['value'].min():.1f} to {part['value'].max():.1f} % of it inside"
+        lost = len(set(part["case_id"]) - judged.get(name, set()))
+        rows[f"{name} beyond the dose"] = f"{patients(len(part))}, {shares}; not judged: {lost}"
+    return rows
+
+
+def overlaps(frame: pd.DataFrame) -> pd.DataFrame:
+    """In how many of the patients who have both a target overlaps another structure, and how much there."""
+    volumes = select(frame, measure="overlap_cc").groupby("structure", sort=False)["value"]
+    table = volumes.agg(["size", lambda cc: (cc > 0).sum(), lambda cc: cc[cc > 0].median()])
+    table = table.set_axis(["patients", "overlapping", "median overlap / cc"], axis=1)
+    return table[table["overlapping"] > 0].rename_axis("structures")
 
 
 def structures(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from lib.metrics.dvh import AGREES_PCT, dose_at_volume_gy, fits_plan, goal_value
 from lib.progress import progress
 from lib.studies.results import make_frame, measured
 
+LOW_GY = 1.0  # a voxel of less adds nothing to a plan, and makes a mean error over the dose mask smaller
 MARGIN_PCT = 10.0  # by which a target's median dose may differ from its prescription
 Finding = dict[str, str]  # part, case_id, text
 
@@ -43,14 +44,17 @@ def same_patient(named: Finding, first: Finding) -> list[str]:
 
 
 def describe_case(case: Case) -> list[dict[str, Any]]:
-    """Grid, prescriptions, volumes, planned doses and goals of one case as rows of 00_cohort."""
-    rows = measured({}, {"max_gy": float(case.dose_gy.max())})
+    """Grid, CT, prescriptions, volumes, overlaps, doses and goals of a planned case as rows of 00_cohort."""
+    low = case.dose_gy[case.dose_mask] < LOW_GY
+    rows = measured({}, {"max_gy": float(case.dose_gy.max()), "low_dose_pct": 100 * float(low.mean())})
+    rows += measured({}, {"ct_least_hu": int(case.ct_hu.min()), "ct_most_hu": int(case.ct_hu.max())})
+    rows += overlaps(case)
     for axis, voxels, spacing_mm in zip("zyx", case.shape, case.spacing_mm):
         rows += measured({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
     doses_gy = {name: case.dose_gy[mask] for name, mask in case.judged_masks.items()}
     for name, mask in sorted(case.masks.items()):
         if mask.any():
-            measures = {"volume_cc": mask.sum() * case.voxel_cc, "covered_pct": case.covered_pct.get(name)}
+            measures = {"volume_cc": mask.sum() * case.voxel_cc, "covered_pct": case.inside_pct.get(name)}
             measures["mean_gy"] = float(doses_gy[name].mean()) if name in doses_gy else None
             rows += measured({"structure": name}, measures)
     for name, rx_gy in case.prescription_gy.items():
@@ -61,6 +65,15 @@ def describe_case(case: Case) -> list[dict[str, Any]]:
         value, met = values[goal.text]
         rows += measured({"structure": goal.structure, "met": met}, {goal.text: value})
     return rows
+
+
+def overlaps(case: Case) -> list[dict[str, Any]]:
+    """The volume that each target shares with each structure after it in the protocol."""
+    names = [name for name in case.protocol.structures if case.masks.get(name, np.False_).any()]
+    targets = [name for name in names if name in case.protocol.targets]
+    pairs = [(target, name) for i, target in enumerate(targets) for name in names[i + 1 :]]
+    shared = {f"{a} and {b}": int((case.masks[a] & case.masks[b]).sum()) * case.voxel_cc for a, b in pairs}
+    return [{"structure": pair, "measure": "overlap_cc", "value": cc} for pair, cc in shared.items()]
 
 
 def find_oddities(case: Case) -> list[str]:
@@ -114,8 +127,9 @@ def structures_inside(case: Case) -> Iterator[str]:
     """Outside of the dose mask, CT below -400 HU is the air around the patient; a structure there is shifted,
     or another patient's."""
     air = (case.ct_hu < -400) & ~case.dose_mask
-    for name, mask in case.judged_masks.items():
-        if air[mask].mean() > 0.3:
+    for name in case.masks.keys() - case.covered_pct.keys():
+        mask = case.masks[name]
+        if mask.any() and air[mask].mean() > 0.3:
             yield f"{name}: more than 30 % of its voxels lie in air"
 
 

@@ -14,7 +14,7 @@ from lib.diffusion.samplers import Sampler, as_dict, sampler_from
 from lib.errors import UserError
 from lib.features.samples import Sample
 from lib.metrics.dose import grid_dose_score_gy, openkbp_dose_error_gy, region_errors
-from lib.metrics.dvh import goal_values, openkbp_dvh_points_gy
+from lib.metrics.dvh import goal_values, openkbp_dvh_points_gy, organ_points_inside_gy
 from lib.metrics.gamma import gamma_index, pass_pct
 from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.metrics.uncertainty import spread_gy
@@ -152,6 +152,10 @@ def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
         rows += measured({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
     points = openkbp_dvh_points_gy(case, dose_gy)
     rows += [both(name, f"{point}_gy", *values) for (name, point), values in points.items()]
+    inside, planned = (organ_points_inside_gy(case, dose) for dose in (dose_gy, case.dose_gy))
+    rows += [
+        both(name, f"{point}_inside_gy", inside[name, point], gy) for (name, point), gy in planned.items()
+    ]
     return rows + goal_rows(case, dose_gy) + index_rows(case, dose_gy)
 
 
