@@ -15,6 +15,7 @@ NEEDS = {  # marker -> whether it is here, and how to have it
     "chromium": (CHROMIUM, "needs Chromium: apt install chromium"),
     "dciodvfy": (shutil.which("dciodvfy"), "needs dciodvfy: apt install dicom3tools"),
     "axe": (AXE, "needs axe-core: npm install axe-core; AXE_FILE names its axe.min.js"),
+    "plastimatch": (shutil.which("plastimatch"), "needs plastimatch: apt install plastimatch"),
     "openkbp": (
         PATIENTS,
         "needs OpenKBP's patients: OPENKBP_FOLDER names the folder that holds train-pats and validation-pats",
