@@ -52,6 +52,7 @@ def test_what_the_tests_import_is_asked_for_and_locked():
     }
     outside = {canonical(name) for name in imported - own - set(sys.stdlib_module_names)}
     known_as = {"yaml": "pyyaml", "skimage": "scikit-image", "pil": "pillow", "ipython": "ipython"}
+    known_as |= {"dicompylercore": "dicompyler-core"}
     test = project()["optional-dependencies"]["test"]
     both = locked() | locked("tests/requirements.lock")
     assert names_of(test) <= set(both)

@@ -345,8 +345,9 @@ def overlaps(frame: pd.DataFrame) -> pd.DataFrame:
     """In how many of the patients who have both a target overlaps another structure, and how much there."""
     volumes = select(frame, measure="overlap_cc").groupby("structure", sort=False)["value"]
     table = volumes.agg(["size", lambda cc: (cc > 0).sum(), lambda cc: cc[cc > 0].median()])
-    table = table.set_axis(["patients", "overlapping", "median overlap / cc"], axis=1)
-    return table[table["overlapping"] > 0].rename_axis("structures")
+    return table.set_axis(["patients", "overlapping", "median overlap / cc"], axis=1).rename_axis(
+        "structures"
+    )
 
 
 def structures(frame: pd.DataFrame) -> pd.DataFrame:
