@@ -60,7 +60,7 @@ def gamma_index(
     local: bool = False,
     cutoff_pct: float = 10.0,
     max_gamma: float = 1.1,
-    interp_fraction: int = 10,
+    interp_fraction: int = 5,
     device: str = "cpu",
 ) -> np.ndarray:
     """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, of one shape in 1, 2 or 3
