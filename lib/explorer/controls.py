@@ -34,8 +34,8 @@ def make_controls(
     return SimpleNamespace(
         case_id=dropdown(case_ids, case_id, "patient"),
         method=dropdown(methods or [""], method, "method"),
-        beside=dropdown([NOTHING, *methods], NOTHING, "and beside"),
-        plane=widgets.ToggleButtons(options=list(PLANES), value=plane, style={"button_width": "80px"}),
+        beside=dropdown([NOTHING, *methods], NOTHING, "and below"),
+        plane=widgets.ToggleButtons(options=list(PLANES), value=plane, style={"button_width": "74px"}),
         layers=[toggle(name, name != "gamma") for name in LAYERS],
         opacity=widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="opacity"),
         top_gy=number(widgets.BoundedFloatText, 77, 1, 200, "dose to / Gy"),
@@ -43,7 +43,8 @@ def make_controls(
         ct_hu=widgets.IntRangeSlider(value=(-160, 240), min=-1000, max=2000, step=10, description="CT / HU"),
         colours=toggle("dose colours"),
         contours=toggle("structures"),
-        isodoses=toggle("isodoses / Gy", False),
+        isodoses=toggle("isodoses"),
+        crosshair=toggle("crosshair"),
         isodoses_gy=widgets.FloatsInput(format=".1f"),
         index=widgets.IntSlider(description="slice", layout={"width": "98%"}),
         step=widgets.IntSlider(description="step", layout={"width": "98%", "display": "none"}),
@@ -51,8 +52,9 @@ def make_controls(
 
 
 def dropdown(options: list[str], first: str, name: str) -> widgets.Dropdown:
+    index, short = options.index(first) if first in options else 0, {"description_width": "auto"}
     return widgets.Dropdown(
-        options=options, index=options.index(first) if first in options else 0, description=name
+        options=options, index=index, description=name, style=short, layout={"width": "auto"}
     )
 
 
