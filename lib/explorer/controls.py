@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import ipywidgets as widgets
+import pandas as pd
 
 from lib.prediction.store import predicted_cases, predicted_methods
 from lib.report.slices import PLANES
@@ -74,6 +75,15 @@ def button(name: str, action: Callable, **options) -> widgets.Button:
 
 def row(*children: widgets.Widget) -> widgets.HBox:
     return widgets.HBox(children, layout={"flex_flow": "row wrap"})
+
+
+def table(frame: pd.DataFrame, sentence: str) -> str:
+    """HTML of a table of words with a sentence below."""
+    return (
+        f"{frame.to_html(border=0, index_names=False)}<p>{sentence}</p>"
+        if len(frame)
+        else "<p>There is nothing to judge.</p>"
+    )
 
 
 def listen(action: Callable, *controls: widgets.Widget) -> None:

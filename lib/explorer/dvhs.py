@@ -15,6 +15,11 @@ from lib.report.style import use_style
 from lib.report.views import View
 
 LINES = ("dashed", "dotted")  # of the methods
+GOALS_SAY = "✓ met, ✗ not met; in brackets what the prediction has more than the plan."
+STATISTICS_SAY = (
+    "In Gy, in brackets what the prediction has more than the plan, and in % of the target's prescription "
+    "(organs: of the highest). D0.1 cc: the least dose of the hottest 0.1 cc, of one voxel at least."
+)
 STATISTICS = ("mean", "D95 %", "D2 %", "D0.1 cc")
 
 
@@ -43,9 +48,9 @@ class DVHs:
         self.figure, self.names = Figure((4.6, 4.4), layout="constrained"), list(doses_gy(view))
         self.ax = draw(self.figure, view)
         self.structures = [name for name in view.structures if name in view.case.judged_masks]
+        self.dose_axis_gy = self.ax.lines[0].get_xdata() if self.structures else np.zeros(1)
         curves = [line.get_ydata() for line in self.ax.lines]
-        self.curves = np.reshape(curves, (len(self.structures), len(self.names), -1))
-        self.dose_axis_gy = self.ax.lines[0].get_xdata() if curves else np.zeros(1)
+        self.curves = np.reshape(curves, (len(self.structures), len(self.names), len(self.dose_axis_gy)))
         with io.BytesIO() as buffer:
             self.figure.savefig(buffer, format="png", dpi=200)
             self.png = buffer.getvalue()

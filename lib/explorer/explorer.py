@@ -8,12 +8,13 @@ from html import escape
 from pathlib import Path
 
 import ipywidgets as widgets
+from matplotlib.figure import Figure
 
 from lib.cases.case import Case
 from lib.errors import UserError
 from lib.explorer import dvhs, scene
 from lib.explorer.anew import AnewBox
-from lib.explorer.controls import NOTHING, button, find_choices, listen, make_controls, row, toggle
+from lib.explorer.controls import NOTHING, button, find_choices, listen, make_controls, row, table, toggle
 from lib.explorer.dvhs import DVHs
 from lib.explorer.panels import Panels, Plot
 from lib.explorer.scene import Panel
@@ -60,8 +61,6 @@ class Explorer:
         )
         self.plot = Plot(self.read_plot, layout={"flex": "1 1 300px", "max_width": "480px", "min_width": "0"})
         self.statistics, self.goals, self.message = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        for table in (self.statistics, self.goals):
-            table.add_class("dose-table")
         self.dicom = widgets.Text(placeholder="for RTDOSE: the patient's DICOM folder")
         self.target = widgets.Text(placeholder="file to write: x.nii.gz, x.nrrd, x.dcm")
         self.anew_box = AnewBox(run, lambda: self.opened and self.opened.case, self.add_anew)
@@ -87,7 +86,15 @@ class Explorer:
             c.step,
             row(self.panels, self.plot),
         ]
-        return widgets.VBox([*rows, widgets.Accordion(list(below.values()), titles=tuple(below))])
+        accordion = widgets.Accordion(list(below.values()), titles=tuple(below))
+        box = widgets.VBox([*rows, accordion])
+        for widget, name in (
+            (box, "dose-explorer"),
+            (self.statistics, "dose-table"),
+            (self.goals, "dose-table"),
+        ):
+            widget.add_class(name)
+        return box
 
     def listen(self) -> None:
         c = self.controls
@@ -263,8 +270,8 @@ class Explorer:
         view = self.view()
         self.dvhs = DVHs(view)
         self.plot.picture, self.plot.readout = self.dvhs.png, ""
-        self.goals.value = dvhs.goal_table(view).to_html(border=0)
-        self.statistics.value = dvhs.statistic_table(view).to_html(border=0)
+        self.goals.value = table(dvhs.goal_table(view), dvhs.GOALS_SAY)
+        self.statistics.value = table(dvhs.statistic_table(view), dvhs.STATISTICS_SAY)
 
     def read_plot(self, _: str, event: dict) -> None:
         """What lies under the pointer on the DVHs."""
@@ -346,17 +353,21 @@ class Explorer:
         """The pictures and the DVHs as one PNG below the experiment's folder."""
         if self.opened is None:
             raise UserError("there is nothing to save")
-        size_px, self.size_px, self.kept = self.size_px, SAVED_PX, {}
-        view, rows = self.view(), self.rows(self.sight)
-        self.size_px, self.kept = size_px, {}
-        name = "-".join([view.case.case_id, *self.names, view.plane, str(view.index)])
+        case, plane = self.opened.case, self.controls.plane.value
+        name = "-".join([case.case_id, *self.names, plane, str(self.index)])
         name = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
         path = self.run.folder / "pictures" / f"{name}.png"
         with replace_file(path) as temporary:
-            scene.draw_figure(rows, scene.headings(view), lambda part: dvhs.draw(part, view)).savefig(
-                temporary, format="png", dpi=200
-            )
+            self.draw_picture().savefig(temporary, format="png", dpi=200)
         return [path]
+
+    def draw_picture(self) -> Figure:
+        """What is seen, larger and in one figure."""
+        size_px, kept = self.size_px, self.kept
+        self.size_px, self.kept = SAVED_PX, {}
+        view, rows = self.view(), self.rows(self.sight)
+        self.size_px, self.kept = size_px, kept
+        return scene.draw_figure(rows, scene.headings(view), lambda part: dvhs.draw(part, view))
 
     def save_dose(self) -> list[Path]:
         """The first method's dose that is seen: RTDOSE on the grid of the patient's DICOM, or images."""

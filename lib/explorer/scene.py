@@ -98,7 +98,7 @@ def label_isodoses(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:
         angle = math.radians(TURN_DEG * number - 30)
         x, y = points[np.argmax(points @ (math.cos(angle), math.sin(angle)))]
         place = (min(max(x, 14), width - 14), min(max(y, 8), height - 8))
-        ink = {"fill": "white", "stroke_width": 1, "stroke_fill": "black"}
+        ink = {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
         draw.text(place, f"{level_gy:g}", font=slices.font(11), anchor="mm", **ink)
     return np.asarray(image)
 
@@ -124,9 +124,9 @@ def beyond_text(view: View) -> str:
     """A sentence on what lies beyond the ends of the colours in this slice, or nothing."""
     overlays = [overlay for row in overlays_of(view) for overlay in row.values()]
     seen = [(slices.take_slice(o.volume_gy, view.plane, view.index), *o.range_gy) for o in overlays]
-    parts = ["magenta lies above the scale"] * any(values.max() > high for values, _, high in seen)
-    parts += ["cyan below it"] * any(values.min() < low for values, low, _ in seen)
-    return f"{' and '.join(parts).capitalize()}. " if parts else ""
+    parts = ["Magenta lies above the scale. "] * any(values.max() > high for values, _, high in seen)
+    parts += ["Cyan lies below the scale. "] * any(values.min() < low for values, low, _ in seen)
+    return "".join(parts)
 
 
 def point_text(view: View, voxel: Voxel) -> str:
