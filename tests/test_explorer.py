@@ -21,7 +21,7 @@ from lib.explorer.controls import find_choices
 from lib.features.grid import Grid
 from lib.features.samples import load_samples
 from lib.files import ROOT, write_json
-from lib.importers.cohort import summarise
+from lib.importers.cohort import Source, make_cohort, summarise
 from lib.prediction.predict import on_case_grid, predict, usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
 from lib.report import patient_figures, slices, views
@@ -30,6 +30,11 @@ from lib.runner import train as command
 from lib.studies.experiment import Experiment, find_experiment
 
 CT_HU = np.random.default_rng(3).integers(-50, 50, SHAPE).astype(np.int16)
+
+
+def give(case):
+    """For make_cohort, whose processes need a function of a module."""
+    return case
 
 
 @pytest.fixture
@@ -135,6 +140,26 @@ def test_choices_are_the_predicted_patients_or_else_the_test_patients(run):
 def test_without_patients_a_sentence_names_the_command_that_brings_them(run, cohort, command):
     said = explorer.explore(replace(run, cohort=f"nowhere/{cohort}")).value
     assert f"python -m lib import {command}" in said and f"--name {cohort}." in said
+
+
+def test_one_patient_of_one_slice_without_a_prediction_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = make_case("pt_1", CT_HU)
+    cut = {"ct_hu": CT_HU[:1], "dose_gy": whole.dose_gy[:1], "dose_mask": whole.dose_mask[:1]}
+    case = replace(whole, **cut, masks={name: mask[:1] for name, mask in whole.masks.items()})
+    split = {"train": ["pt_1"], "validation": [], "test": []}
+    make_cohort("cohort", Source("made up", {"pt_1": case}, give, split), workers=1)
+    shown = explorer.Explorer(Experiment("try", "cohort", 0, 2, [], 42, "cpu", "32"))
+    assert shown.controls.index.max == 0 and "has no prediction" in shown.panels.note
+    for plane in slices.PLANES:
+        shown.controls.plane.value = plane
+        shown.follow("turn", {"by": 3})()
+        shown.follow("zoom", {"by": 3})
+        assert len(shown.panels.pictures) == 3
+    assert "PTV70" in shown.statistics.value and "The plan has no network" in shown.anew_box.message.value
+    assert shown.anew_box.start.disabled
+    shown.save(shown.save_dose)
+    assert "no predicted dose" in shown.message.value
 
 
 @pytest.mark.parametrize("name, coarsen, beams", [("phantom-quick", 2, 0), ("openkbp-small", 4, 9)])

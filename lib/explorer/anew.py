@@ -97,9 +97,12 @@ class AnewBox:
 
     def set_training(self, name: str) -> None:
         """Offer what a training can be sampled with; its network is read only when asked for."""
-        if name == self.training or kind(name) not in METHODS:
+        if name == self.training:
             return
-        self.training, method, folder = name, METHODS[kind(name)], self.run.checkpoint(name)
+        self.training, method, folder = name, METHODS.get(kind(name)), self.run.checkpoint(name)
+        if method is None:
+            self.start.disabled, self.message.value = True, escape(f"{name or 'The plan'} has no network.")
+            return
         self.sampler.options, self.sampler.index = list(samplers_of(method)), 0
         self.n_steps.disabled = not method.timed
         self.seed.disabled = self.members.disabled = not method.sampled

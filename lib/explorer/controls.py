@@ -20,7 +20,7 @@ def find_choices(run: Experiment, case_id: str, method: str) -> tuple[list[str],
     predicted = {i for name in methods for i in predicted_cases(run.prediction_folder, name)}
     case_ids = [i for i in cohort.case_ids if i in predicted]
     if not case_ids:
-        methods, case_ids = [], cohort.split["test"]
+        methods, case_ids = [], cohort.split["test"] or cohort.case_ids
         note = f"{run.folder} has no prediction for {run.cohort}; 04_comparison makes them. "
     for name, options in ((case_id, case_ids), (method, methods)):
         if name and options and name not in options:

@@ -178,7 +178,6 @@ class Explorer:
             structures=tuple(outlined),
             isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else (),
             size_px=self.size_px,
-            note=self.note + self.missing,
         )
 
     def dose_of(self, name: str, gamma: bool) -> MethodDose:
@@ -205,7 +204,9 @@ class Explorer:
         self.look += not same_look
         view, rows = self.view(), self.rows(self.sight)
         self.seen = [panel.view for row in rows for panel in row]
-        self.panels.show(*self.message_of(self.sight, rows), scene.beyond_text(view) + view.note)
+        self.panels.show(
+            *self.message_of(self.sight, rows), self.note + self.missing + scene.beyond_text(view)
+        )
 
     def rows(self, sight: Sight) -> list[list[Panel]]:
         """The plan in three planes, that of the slider first, and below it each method."""
