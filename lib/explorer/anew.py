@@ -82,7 +82,7 @@ class AnewBox:
 
     def __init__(self, run: Experiment, case_of: Callable[[], Case | None], show: Callable):
         self.run, self.case_of, self.show = run, case_of, show
-        self.training, self.thread, self.stop = "", None, threading.Event()
+        self.training, self.thread, self.stop = None, None, threading.Event()
         self.sampler = widgets.Dropdown(description="sampler")
         self.n_steps = number(widgets.BoundedIntText, 25, 1, 1000, "steps")
         self.seed = number(widgets.BoundedIntText, run.seed, 0, 10**9, "seed")
