@@ -52,7 +52,7 @@ class DVHs:
         curves = [line.get_ydata() for line in self.ax.lines]
         self.curves = np.reshape(curves, (len(self.structures), len(self.names), len(self.dose_axis_gy)))
         with io.BytesIO() as buffer:
-            self.figure.savefig(buffer, format="png", dpi=200)
+            self.figure.savefig(buffer, format="png", dpi=180, pil_kwargs={"compress_level": 1})
             self.png = buffer.getvalue()
 
     def text_at(self, x: float, y: float) -> str:

@@ -22,7 +22,7 @@ from lib.explorer.sight import Sight, Voxel, voxel_at, voxels_along
 from lib.files import replace_file
 from lib.importers.images import write_dose
 from lib.report import views
-from lib.report.slices import PLANES, structure_colour, target_index
+from lib.report.slices import PLANES, mask_box, slice_box, structure_colour, target_index
 from lib.report.views import MethodDose, View
 from lib.studies.experiment import Experiment
 
@@ -124,7 +124,7 @@ class Explorer:
         levels_gy = [0.95 * rx_gy for rx_gy in opened.case.prescription_gy.values()]
         c.isodoses_gy.value = sorted({*levels_gy, 0.5 * opened.case.rx_gy}, reverse=True)
         c.top_gy.value, c.end_gy.value = opened.top_gy, opened.end_gy
-        self.sight = open_sight(opened)
+        self.sight = open_sight(opened.case, c.plane.value)
         self.opened = opened
         self.set_slider()
         self.open_methods()
@@ -382,8 +382,14 @@ class Explorer:
         return write_dose(target, doses[0].dose_gy, self.opened.case, source, dicom, **about)
 
 
-def open_sight(view: View) -> Sight:
-    """All of the patient, through the middle of the primary target."""
-    case = view.case
-    whole = tuple(slice(*span.indices(n)[:2]) for span, n in zip(view.box, case.shape))
-    return Sight(whole, tuple(target_index(case, plane) for plane in PLANES), (0.0, 0.0, 0.0))
+def open_sight(case: Case, plane: str) -> Sight:
+    """The middle of the primary target, so close that the dose mask in the plane's slice fills the picture:
+    shoulders do not shrink a neck."""
+    spans = mask_box(case.dose_mask, case.spacing_mm)
+    point = tuple(target_index(case, plane) for plane in PLANES)
+    here = slice_box(case, plane, point[PLANES[plane]])
+    sizes = [[len(range(n)[b]) for b, n in zip(box, case.shape)] for box in (spans, here)]
+    zoom = min(whole / part for axis, (whole, part) in enumerate(zip(*sizes)) if axis != PLANES[plane])
+    centre = [(b.start + min(b.stop, n)) / 2 for b, n in zip(here, case.shape)]
+    whole = tuple(slice(*span.indices(n)[:2]) for span, n in zip(spans, case.shape))
+    return Sight(whole, point, tuple(centre), zoom)

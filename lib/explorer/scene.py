@@ -5,7 +5,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -86,21 +86,28 @@ def finish(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:
 
 
 def label_isodoses(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:
-    """Each isodose's value in Gy on its longest line, at another side of it than the next one's."""
+    """Each isodose's value in Gy where it reaches farthest, each in another direction."""
     values_gy = slices.take_slice(overlay.volume_gy, view.plane, view.index, view.box)
-    height, width = rgb.shape[:2]
-    draw = ImageDraw.Draw(image := Image.fromarray(rgb))
+    image, scale = Image.fromarray(rgb), np.divide(rgb.shape[:2], values_gy.shape)
     for number, level_gy in enumerate(overlay.isodoses_gy):
-        lines = slices.contour_lines(values_gy, level_gy, (height, width))
-        if not lines:
-            continue
-        points = np.reshape(max(lines, key=len), (-1, 2))
-        angle = math.radians(TURN_DEG * number - 30)
-        x, y = points[np.argmax(points @ (math.cos(angle), math.sin(angle)))]
-        place = (min(max(x, 14), width - 14), min(max(y, 8), height - 8))
-        ink = {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
-        draw.text(place, f"{level_gy:g}", font=slices.font(11), anchor="mm", **ink)
+        inside, angle = np.argwhere(values_gy >= level_gy), math.radians(TURN_DEG * number - 30)
+        if len(inside):
+            farthest = inside[np.argmax(inside @ (math.sin(angle), math.cos(angle)))]
+            label = stamp(f"{level_gy:g}")
+            room = np.subtract(rgb.shape[:2], label.size[::-1])
+            y, x = np.clip((farthest + 0.5) * scale - np.divide(label.size[::-1], 2), 0, room).astype(int)
+            image.paste(label, (int(x), int(y)), label)
     return np.asarray(image)
+
+
+@lru_cache(maxsize=64)
+def stamp(text: str) -> Image.Image:
+    """White words with a dark rim on a transparent ground."""
+    left, top, right, bottom = slices.font(11).getbbox(text, stroke_width=2)
+    image = Image.new("RGBA", (int(right - left), int(bottom - top)))
+    ink = {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
+    ImageDraw.Draw(image).text((-left, -top), text, font=slices.font(11), **ink)
+    return image
 
 
 def place_text(case: Case, plane: str, index: int) -> str:
