@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from lib.cases.case import Case
 from lib.explorer.sight import Voxel, in_plane, pixel_of, sides_mm
@@ -86,12 +87,13 @@ def finish(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:
 
 
 def label_isodoses(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:
-    """Each isodose's value in Gy where it reaches farthest, each in another direction."""
+    """Each isodose's value in Gy where its largest part reaches farthest, each in another direction."""
     values_gy = slices.take_slice(overlay.volume_gy, view.plane, view.index, view.box)
     image, scale = Image.fromarray(rgb), np.divide(rgb.shape[:2], values_gy.shape)
     for number, level_gy in enumerate(overlay.isodoses_gy):
-        inside, angle = np.argwhere(values_gy >= level_gy), math.radians(TURN_DEG * number - 30)
-        if len(inside):
+        parts, angle = ndimage.label(values_gy >= level_gy)[0], math.radians(TURN_DEG * number - 30)
+        if parts.any():
+            inside = np.argwhere(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
             farthest = inside[np.argmax(inside @ (math.sin(angle), math.cos(angle)))]
             label = stamp(f"{level_gy:g}")
             room = np.subtract(rgb.shape[:2], label.size[::-1])
