@@ -256,6 +256,8 @@ def test_zoom_and_pan_show_a_part_in_every_panel(run):
     assert not set(before) & set(shown.panels.pictures)
     shown.follow("pan", {"panel": 0, "dx": -100.0, "dy": 0.0})
     assert shown.view().box[2].start > near[2].start and shown.view().box[:2] == near[:2]
+    for what in ("pan", "pick", "point"):  # of a panel that is gone
+        shown.follow(what, {"panel": 9, "x": 1.0, "y": 1.0, "dx": 1.0, "dy": 1.0})
     shown.follow("zoom", {"by": 0})
     assert shown.view().box == whole and shown.panels.pictures == before
 

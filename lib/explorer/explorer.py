@@ -293,11 +293,7 @@ class Explorer:
         elif what == "zoom":
             self.zoom(event["by"], self.voxel_under(event))
         elif what == "pan":
-            self.go(
-                self.sight.shift(
-                    [-d for d in voxels_along(self.seen[event["panel"]], event["dx"], event["dy"])]
-                )
-            )
+            self.pan(event)
         elif what == "pick":
             return self.pick(self.voxel_under(event))
         else:
@@ -305,9 +301,20 @@ class Explorer:
             self.panels.readout = scene.point_text(self.view(), voxel) if voxel else ""
         return None
 
+    def view_under(self, event: dict) -> View | None:
+        """What the panel of the event shows, if it is still there."""
+        return self.seen[event["panel"]] if event.get("panel", len(self.seen)) < len(self.seen) else None
+
     def voxel_under(self, event: dict) -> Voxel | None:
         """The voxel under the pointer, if it is over a slice."""
-        return voxel_at(self.seen[event["panel"]], event["x"], event["y"]) if "x" in event else None
+        view = self.view_under(event)
+        return voxel_at(view, event["x"], event["y"]) if view else None
+
+    def pan(self, event: dict) -> None:
+        """What is seen follows the hand."""
+        if view := self.view_under(event):
+            way = voxels_along(view, event["dx"], event["dy"])
+            self.go(self.sight.shift([-voxels for voxels in way]))
 
     def resize(self, px: float) -> None:
         """Pictures as large as there is room, so that the browser need not shrink them."""
