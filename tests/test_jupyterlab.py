@@ -10,6 +10,8 @@ import pytest
 from lab import jupyterlab, open_notebook
 
 from lib.explorer.controls import find_choices
+from lib.explorer.explorer import open_sight
+from lib.explorer.sight import voxel_at
 from lib.files import ROOT
 from lib.report import views
 from lib.studies.experiment import find_experiment
@@ -37,6 +39,10 @@ def page(browser, folder):
     with jupyterlab(folder) as address:
         opened, wrong = open_notebook(browser, address, "explore.ipynb")
         opened.locator(".dose-panels[data-painted]").wait_for()
+        opened.wait_for_function(
+            "() => { const c = document.querySelector('.dose-panels canvas'); "
+            "return Math.abs(c.width - c.parentElement.clientWidth) < 4; }"
+        )  # drawn again as large as there is room
         yield opened
         opened.context.close()
     assert not wrong
@@ -45,6 +51,14 @@ def page(browser, folder):
 def slider(page, name="slice"):
     """Value of a slider as it is shown."""
     return int(page.locator(".widget-slider", has_text=name).locator(".widget-readout").inner_text())
+
+
+def wait_for_slice(page, index):
+    page.wait_for_function(
+        "v => [...document.querySelectorAll('.widget-slider')].some(s => s.innerText.includes('slice') && "
+        "s.querySelector('.widget-readout').innerText === v)",
+        arg=str(index),
+    )
 
 
 def painted_after(page, action):
@@ -63,16 +77,12 @@ def test_the_wheel_and_the_keys_turn_slices(page):
     start, before = slider(page), pixels(page)
     page.locator(".dose-panels canvas").first.hover()
     painted_after(page, lambda: page.mouse.wheel(0, -100))
-    page.wait_for_function(
-        "v => [...document.querySelectorAll('.widget-slider')].some(s => s.innerText.includes('slice') && "
-        "s.innerText.includes(v))",
-        arg=str(start + 1),
-    )
-    assert slider(page) == start + 1 and pixels(page) != before
+    wait_for_slice(page, start + 1)
+    assert pixels(page) != before
     page.locator(".dose-panels").focus()
     painted_after(page, lambda: page.keyboard.press("ArrowDown"))
-    page.wait_for_timeout(300)
-    assert slider(page) == start and pixels(page) == before
+    wait_for_slice(page, start)
+    assert pixels(page) == before
 
 
 def test_the_read_out_matches_the_arrays(page, folder, monkeypatch):
@@ -83,16 +93,18 @@ def test_the_read_out_matches_the_arrays(page, folder, monkeypatch):
     canvas = page.locator(".dose-panels canvas").first
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + 150.5, box["y"] + 80.5)
-    readout = page.locator(".dose-panels .readout")
+    readout = page.locator(".dose-panels .dose-readout")
     readout.filter(has_text="planned").wait_for()
     scale = canvas.evaluate("c => c.width / c.getBoundingClientRect().width")
-    voxel = views.voxel_at(view._replace(index=slider(page)), 150.5 * scale, 80.5 * scale)
+    seen = view._replace(index=slider(page), size_px=canvas.evaluate("c => c.width"))
+    seen = seen._replace(box=open_sight(view.case, "axial").box)
+    voxel = voxel_at(seen, 150.5 * scale, 80.5 * scale)
     assert (
         f"planned {view.case.dose_gy[voxel]:.2f} Gy" in readout.inner_text()
         and f"CT {view.case.ct_hu[voxel]} HU" in readout.inner_text()
     )
     page.mouse.move(2, 2)
-    page.wait_for_function("() => document.querySelector('.dose-panels .readout').textContent === ''")
+    page.wait_for_function("() => document.querySelector('.dose-panels .dose-readout').textContent === ''")
 
 
 def test_a_hundred_slices_show_the_last_one(page):
@@ -101,11 +113,38 @@ def test_a_hundred_slices_show_the_last_one(page):
     painted_after(page, lambda: page.keyboard.press("Home"))
     page.wait_for_timeout(300)
     page.locator(".dose-panels canvas").first.evaluate(
-        "c => { for (let i = 0; i < 12; i++) c.dispatchEvent(new WheelEvent('wheel', {deltaY: -1, bubbles: "
-        "true, cancelable: true})); }"
+        "c => { for (let i = 0; i < 12; i++) for (const deltaY of [-100, -25, -25, 40, -40]) "
+        "c.dispatchEvent(new WheelEvent('wheel', {deltaY, bubbles: true, cancelable: true})); }"
     )
-    page.wait_for_timeout(1500)
-    assert slider(page) == 12
+    wait_for_slice(page, 24)  # a wheel's tick is a slice, and 50 pixels of a touchpad are
+
+
+def test_a_click_leads_all_planes_there_and_the_wheel_with_ctrl_zooms(page):
+    captions = page.locator(".dose-panels figcaption")
+    page.get_by_role("button", name="whole", exact=True).click()
+    page.wait_for_timeout(500)
+    canvas, before = page.locator(".dose-panels canvas").nth(1), captions.all_inner_texts()
+    painted_after(page, lambda: canvas.click(position={"x": 40, "y": 30}))
+    page.wait_for_timeout(500)
+    after = captions.all_inner_texts()
+    assert after[0] != before[0] and after[1] == before[1] and after[2] != before[2]
+    whole = pixels(page)
+    canvas.hover()
+    page.keyboard.down("Control")
+    painted_after(page, lambda: page.mouse.wheel(0, -100))
+    page.keyboard.up("Control")
+    assert pixels(page) != whole
+    painted_after(page, lambda: page.get_by_role("button", name="whole", exact=True).click())
+    page.wait_for_timeout(300)
+    assert pixels(page) == whole and captions.all_inner_texts() == after
+
+
+def test_the_dvh_is_on_the_screen_with_the_slices_and_says_what_is_under_the_pointer(page):
+    plot, panels = page.locator(".dose-plot img"), page.locator(".dose-panels")
+    boxes = [part.bounding_box() for part in (panels, plot)]
+    assert abs(boxes[0]["y"] - boxes[1]["y"]) < 40 and boxes[1]["x"] >= boxes[0]["x"] + boxes[0]["width"]
+    plot.hover()
+    page.locator(".dose-plot .dose-readout", has_text="Gy or more: planned").wait_for()
 
 
 def test_the_page_says_what_is_wrong_and_goes_on(page):

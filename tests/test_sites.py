@@ -17,6 +17,7 @@ from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
 from lib.cases.protocol import PROTOCOLS, read_protocol
 from lib.errors import UserError
+from lib.explorer.dvhs import goal_table
 from lib.features.grid import Grid
 from lib.features.samples import load_sample
 from lib.files import find_path, write_text
@@ -27,7 +28,7 @@ from lib.metrics.dose import region_errors
 from lib.metrics.dvh import goal_values, openkbp_dvh_points_gy
 from lib.prediction.predict import usual_sampler
 from lib.report import tables
-from lib.report.views import close_view, goal_table, load_dose, render_panels
+from lib.report.views import close_view, load_dose, render_panels
 from lib.runner import export, import_patients
 from lib.studies.checks import check_cohort, describe_case, find_oddities
 from lib.studies.comparison import answers_of, compare, keep_predictions, predict_all

@@ -13,6 +13,11 @@ from lib.files import read_json
 VERSION = 1
 FOLDER = Path("outputs/cohorts")
 PARTS = ("train", "validation", "test")
+SOURCES = {
+    "openkbp": "openkbp <open-kbp>/provided-data",
+    "phantom": "phantom",
+    "vmat": "vmat <folder of npz>",
+}
 Split = dict[str, list[str]]  # each of PARTS -> case ids
 
 
@@ -51,10 +56,9 @@ def open_cohort(folder: str | Path, first_cases: int = 0) -> Cohort:
     """The cohort in `folder`; with `first_cases` > 0 only that many, split by the reference's rule."""
     folder = Path(folder)
     if not (folder / "card.json").exists():
-        raise UserError(
-            f"{folder} is not a cohort: it has no card.json; make one with "
-            f"python -m lib import openkbp <folder of patients> --name {folder.name}"
-        )
+        source = next((source for source in SOURCES if source in folder.name), "dicom <folder of patients>")
+        command = f"python -m lib import {SOURCES.get(source, source)} --name {folder.name}"
+        raise UserError(f"{folder} is not a cohort: it has no card.json; make one with {command}")
     card, split = read_card(folder / "card.json")
     if first_cases:
         split = reference_split(sorted(card["cases"])[:first_cases])

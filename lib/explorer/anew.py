@@ -82,7 +82,7 @@ class AnewBox:
 
     def __init__(self, run: Experiment, case_of: Callable[[], Case | None], show: Callable):
         self.run, self.case_of, self.show = run, case_of, show
-        self.training, self.thread, self.stop = "", None, threading.Event()
+        self.training, self.thread, self.stop = None, None, threading.Event()
         self.sampler = widgets.Dropdown(description="sampler")
         self.n_steps = number(widgets.BoundedIntText, 25, 1, 1000, "steps")
         self.seed = number(widgets.BoundedIntText, run.seed, 0, 10**9, "seed")
@@ -97,9 +97,12 @@ class AnewBox:
 
     def set_training(self, name: str) -> None:
         """Offer what a training can be sampled with; its network is read only when asked for."""
-        if name == self.training or kind(name) not in METHODS:
+        if name == self.training:
             return
-        self.training, method, folder = name, METHODS[kind(name)], self.run.checkpoint(name)
+        self.training, method, folder = name, METHODS.get(kind(name)), self.run.checkpoint(name)
+        if method is None:
+            self.start.disabled, self.message.value = True, escape(f"{name or 'The plan'} has no network.")
+            return
         self.sampler.options, self.sampler.index = list(samplers_of(method)), 0
         self.n_steps.disabled = not method.timed
         self.seed.disabled = self.members.disabled = not method.sampled

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import ipywidgets as widgets
+import pandas as pd
 
 from lib.prediction.store import predicted_cases, predicted_methods
 from lib.report.slices import PLANES
@@ -19,7 +20,7 @@ def find_choices(run: Experiment, case_id: str, method: str) -> tuple[list[str],
     predicted = {i for name in methods for i in predicted_cases(run.prediction_folder, name)}
     case_ids = [i for i in cohort.case_ids if i in predicted]
     if not case_ids:
-        methods, case_ids = [], cohort.split["test"]
+        methods, case_ids = [], cohort.split["test"] or cohort.case_ids
         note = f"{run.folder} has no prediction for {run.cohort}; 04_comparison makes them. "
     for name, options in ((case_id, case_ids), (method, methods)):
         if name and options and name not in options:
@@ -34,8 +35,8 @@ def make_controls(
     return SimpleNamespace(
         case_id=dropdown(case_ids, case_id, "patient"),
         method=dropdown(methods or [""], method, "method"),
-        beside=dropdown([NOTHING, *methods], NOTHING, "and beside"),
-        plane=widgets.ToggleButtons(options=list(PLANES), value=plane, style={"button_width": "80px"}),
+        beside=dropdown([NOTHING, *methods], NOTHING, "and below"),
+        plane=widgets.ToggleButtons(options=list(PLANES), value=plane, style={"button_width": "74px"}),
         layers=[toggle(name, name != "gamma") for name in LAYERS],
         opacity=widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="opacity"),
         top_gy=number(widgets.BoundedFloatText, 77, 1, 200, "dose to / Gy"),
@@ -43,7 +44,8 @@ def make_controls(
         ct_hu=widgets.IntRangeSlider(value=(-160, 240), min=-1000, max=2000, step=10, description="CT / HU"),
         colours=toggle("dose colours"),
         contours=toggle("structures"),
-        isodoses=toggle("isodoses / Gy", False),
+        isodoses=toggle("isodoses"),
+        crosshair=toggle("crosshair"),
         isodoses_gy=widgets.FloatsInput(format=".1f"),
         index=widgets.IntSlider(description="slice", layout={"width": "98%"}),
         step=widgets.IntSlider(description="step", layout={"width": "98%", "display": "none"}),
@@ -51,8 +53,9 @@ def make_controls(
 
 
 def dropdown(options: list[str], first: str, name: str) -> widgets.Dropdown:
+    index, short = options.index(first) if first in options else 0, {"description_width": "auto"}
     return widgets.Dropdown(
-        options=options, index=options.index(first) if first in options else 0, description=name
+        options=options, index=index, description=name, style=short, layout={"width": "auto"}
     )
 
 
@@ -72,6 +75,15 @@ def button(name: str, action: Callable, **options) -> widgets.Button:
 
 def row(*children: widgets.Widget) -> widgets.HBox:
     return widgets.HBox(children, layout={"flex_flow": "row wrap"})
+
+
+def table(frame: pd.DataFrame, sentence: str) -> str:
+    """HTML of a table of words with a sentence below."""
+    return (
+        f"{frame.to_html(border=0, index_names=False)}<p>{sentence}</p>"
+        if len(frame)
+        else "<p>There is nothing to judge.</p>"
+    )
 
 
 def listen(action: Callable, *controls: widgets.Widget) -> None:

@@ -1,32 +1,35 @@
-"""The explorer: a patient's planned dose beside predicted ones, to scrub through in a notebook.
+"""The explorer: a patient's planned dose above predicted ones, to scrub through in a notebook.
 
-What is seen is made by lib.report.views; here is what follows the controls.
+What is seen is made by scene and dvhs; here is what follows the controls.
 """
 
-import io
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
-from PIL import Image
 
 from lib.cases.case import Case
 from lib.errors import UserError
+from lib.explorer import dvhs, scene
 from lib.explorer.anew import AnewBox
-from lib.explorer.controls import NOTHING, button, find_choices, listen, make_controls, row, toggle
-from lib.explorer.panels import Panels
+from lib.explorer.controls import NOTHING, button, find_choices, listen, make_controls, row, table, toggle
+from lib.explorer.dvhs import DVHs
+from lib.explorer.panels import Panels, Plot
+from lib.explorer.scene import Panel
+from lib.explorer.sight import Sight, Voxel, voxel_at, voxels_along
 from lib.files import replace_file
-from lib.importers.rtdose import write_rtdose
+from lib.importers.images import write_dose
 from lib.report import views
-from lib.report.pictures import to_file
-from lib.report.slices import PLANES, structure_colour, target_index
-from lib.report.style import BESIDE, WIDTH_IN, plt, use_style
+from lib.report.slices import PLANES, mask_box, slice_box, structure_colour, target_index
 from lib.report.views import MethodDose, View
 from lib.studies.experiment import Experiment
 
-KEPT = 6  # slices
+KEPT = 12  # pictures of slices
+ZOOM_STEP = 1.25
+SIZES_PX = (140, 420)  # of a picture's longer side
+SAVED_PX = 400
 
 
 def explore(run: Experiment, case_id: str = "", method: str = "", plane: str = "axial") -> widgets.Widget:
@@ -42,17 +45,24 @@ class Explorer:
     """The controls and the pictures that follow them; `widget` holds both."""
 
     def __init__(self, run: Experiment, case_id: str = "", method: str = "", plane: str = "axial"):
-        self.run = run
+        self.run, self.cohort = run, run.open_cohort()
         case_ids, self.methods, self.note = find_choices(run, case_id, method)
         self.controls = make_controls(case_ids, self.methods, case_id, method, plane)
         self.opened: View | None = None  # as a patient opens
+        self.sight: Sight | None = None
         self.names, self.missing = [], ""  # methods whose doses are shown, and why others are not
         self.doses: dict[tuple, MethodDose] = {}  # by method and step, None for the last
-        self.look, self.index, self.jpegs = 0, 0, {}  # `jpegs`: slice -> pictures, of this look
-        self.panels, self.structures = Panels(self.follow), row()
-        self.dvhs, self.goals, self.message = widgets.Image(), widgets.HTML(), widgets.HTML()
-        self.dicom = widgets.Text(placeholder="the patient's DICOM folder")
-        self.target = widgets.Text(placeholder="file to write, not below outputs")
+        self.look, self.size_px, self.dvhs = 0, 300, None
+        self.kept: dict[tuple, list] = {}  # panels of slices, of this look
+        self.seen: list[View] = []  # what each panel shows
+        self.panels, self.structures = (
+            Panels(self.follow, layout={"flex": "2 1 400px", "min_width": "0"}),
+            row(),
+        )
+        self.plot = Plot(self.read_plot, layout={"flex": "1 1 300px", "max_width": "480px", "min_width": "0"})
+        self.statistics, self.goals, self.message = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.dicom = widgets.Text(placeholder="for RTDOSE: the patient's DICOM folder")
+        self.target = widgets.Text(placeholder="file to write: x.nii.gz, x.nrrd, x.dcm")
         self.anew_box = AnewBox(run, lambda: self.opened and self.opened.case, self.add_anew)
         self.widget = self.lay_out()
         self.open_patient()
@@ -61,16 +71,30 @@ class Explorer:
     def lay_out(self) -> widgets.VBox:
         c = self.controls
         picture = button("save the picture", lambda: self.save(self.save_picture))
-        rtdose = button("write the RTDOSE", lambda: self.save(self.save_rtdose))
-        saving = widgets.VBox([row(picture, rtdose, self.dicom, self.target), self.message])
-        below = {"clinical goals": self.goals, "sample anew": self.anew_box.widget, "save": saving}
+        dose = button("write the dose", lambda: self.save(self.save_dose))
+        saving = widgets.VBox([row(picture, dose, self.target, self.dicom), self.message])
+        colours = row(c.opacity, c.top_gy, c.end_gy, c.ct_hu, widgets.Label("isodoses / Gy"), c.isodoses_gy)
+        below = {"dose statistics": self.statistics, "clinical goals": self.goals, "colours": colours}
+        below |= {"sample anew": self.anew_box.widget, "save": saving}
+        steps = {"zoom in": 1, "out": -1, "whole": 0}
+        zooms = [button(text, lambda by=by: self.zoom(by)) for text, by in steps.items()]
         rows = [
             row(c.case_id, c.method, c.beside, c.plane),
-            row(*c.layers, c.opacity, c.top_gy, c.end_gy, c.ct_hu),
-            row(c.colours, c.contours, c.isodoses, c.isodoses_gy),
+            row(*c.layers, c.colours, c.contours, c.isodoses, c.crosshair, *zooms),
+            self.structures,
+            c.index,
+            c.step,
+            row(self.panels, self.plot),
         ]
-        pictures = [self.structures, c.index, c.step, self.panels, row(self.dvhs)]
-        return widgets.VBox([*rows, *pictures, widgets.Accordion(list(below.values()), titles=tuple(below))])
+        accordion = widgets.Accordion(list(below.values()), titles=tuple(below))
+        box = widgets.VBox([*rows, accordion])
+        for widget, name in (
+            (box, "dose-explorer"),
+            (self.statistics, "dose-table"),
+            (self.goals, "dose-table"),
+        ):
+            widget.add_class(name)
+        return box
 
     def listen(self) -> None:
         c = self.controls
@@ -79,16 +103,17 @@ class Explorer:
         listen(self.open_plane, c.plane)
         listen(self.turn_to_slider, c.index)
         listen(self.draw, c.step, c.opacity, c.top_gy, c.end_gy, c.ct_hu, c.isodoses_gy, *c.layers)
-        listen(self.draw, c.colours, c.contours, c.isodoses)
+        listen(self.draw, c.colours, c.contours, c.isodoses, c.crosshair)
         listen(self.draw_dvhs, c.contours, c.step)
 
     def open_patient(self, _=None) -> None:
         c, self.opened, self.doses = self.controls, None, {}  # nothing is drawn while controls are set
         try:
-            opened = views.open_view(self.run.open_cohort().load(c.case_id.value), [])
+            opened = views.open_view(self.cohort.load(c.case_id.value), [])
         except UserError as error:
-            self.dvhs.value, self.goals.value, self.look = b"", "", self.look + 1
-            self.panels.show(self.look, 0, {}, f"{error}.")
+            self.plot.picture, self.goals.value, self.statistics.value = b"", "", ""
+            self.look += 1
+            self.panels.show({"look": self.look, "index": 0, "rows": []}, [], f"{error}.")
             return
         beside = c.beside.value if c.beside.value in self.methods else NOTHING  # nothing sampled anew
         c.beside.options, c.beside.value = [NOTHING, *self.methods], beside
@@ -99,20 +124,25 @@ class Explorer:
         levels_gy = [0.95 * rx_gy for rx_gy in opened.case.prescription_gy.values()]
         c.isodoses_gy.value = sorted({*levels_gy, 0.5 * opened.case.rx_gy}, reverse=True)
         c.top_gy.value, c.end_gy.value = opened.top_gy, opened.end_gy
-        self.go_to_target(opened.case)
+        self.sight = open_sight(opened.case, c.plane.value)
         self.opened = opened
+        self.set_slider()
         self.open_methods()
 
     def open_plane(self, _=None) -> None:
+        """Another plane through the same point."""
         if self.opened is not None:
-            self.go_to_target(self.opened.case)
+            self.set_slider()
             self.draw()
 
-    def go_to_target(self, case: Case) -> None:
-        plane, slider = self.controls.plane.value, self.controls.index
-        index = target_index(case, plane)
-        slider.max = case.shape[PLANES[plane]] - 1
-        self.index = slider.value = index
+    @property
+    def index(self) -> int:
+        return self.sight.point[PLANES[self.controls.plane.value]]
+
+    def set_slider(self) -> None:
+        slider, last = self.controls.index, self.opened.case.shape[PLANES[self.controls.plane.value]] - 1
+        slider.max = max(last, self.index)
+        slider.value, slider.max = self.index, last
 
     def open_methods(self, _=None) -> None:
         """Another method leaves the slice where it is."""
@@ -125,7 +155,7 @@ class Explorer:
                     self.doses[name, None] = views.load_dose(folder, name, self.opened.case)
                 self.names.append(name)
             except UserError as error:
-                self.missing += f"This is the plan alone: {error}. "
+                self.missing += f"{error}. "
         c.step.max = max([len(self.doses[name, None].estimates) for name in self.names], default=0)
         c.step.value, c.step.layout.display = c.step.max, "" if c.step.max else "none"
         self.anew_box.set_training(c.method.value)
@@ -142,11 +172,12 @@ class Explorer:
         return self.opened._replace(
             **same,
             doses=tuple(self.dose_of(name, "gamma" in layers) for name in self.names),
+            box=self.sight.box,
             index=self.index,
             layers=layers,
             structures=tuple(outlined),
             isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else (),
-            note=self.note + self.missing,
+            size_px=self.size_px,
         )
 
     def dose_of(self, name: str, gamma: bool) -> MethodDose:
@@ -165,68 +196,150 @@ class Explorer:
     def draw(self, _=None) -> None:
         """Another look of the slice."""
         if self.opened is not None:
-            self.look, self.jpegs = self.look + 1, {}
+            self.kept = {}
             self.show()
 
-    def show(self) -> None:
-        view = self.view()
-        self.panels.show(self.look, view.index, self.pictures(view), views.read_out(view))
+    def show(self, same_look: bool = False) -> None:
+        """What is to be seen; the browser keeps the slices of one look."""
+        self.look += not same_look
+        view, rows = self.view(), self.rows(self.sight)
+        self.seen = [panel.view for row in rows for panel in row]
+        self.panels.show(
+            *self.message_of(self.sight, rows), self.note + self.missing + scene.beyond_text(view)
+        )
 
-    def pictures(self, view: View) -> dict[str, bytes]:
-        """title -> JPEG; the last few slices of this look are kept."""
-        if view.index not in self.jpegs:
-            rendered = {title: Image.fromarray(rgb) for title, rgb in views.render_view(view).items()}
-            how = {"quality": 92, "subsampling": 0}  # PNG takes many times as long
-            self.jpegs[view.index] = {t: to_file(image, "JPEG", **how) for t, image in rendered.items()}
-            if len(self.jpegs) > KEPT:
-                del self.jpegs[next(iter(self.jpegs))]
-        return self.jpegs[view.index]
+    def rows(self, sight: Sight) -> list[list[Panel]]:
+        """The plan in three planes, that of the slider first, and below it each method."""
+        view = self.view_at(sight)
+        planned, *others = self.render(view)
+        linked = [plane for plane in PLANES if plane != view.plane]
+        planned = planned + [
+            self.render(scene.other_plane(view, plane, sight.point))[0][0] for plane in linked
+        ]
+        return [planned, *others]
+
+    def view_at(self, sight: Sight) -> View:
+        view = self.view()
+        return view._replace(box=sight.box, index=sight.point[PLANES[view.plane]])
+
+    def render(self, view: View) -> list[list[Panel]]:
+        """The slice's panels; the last few of this look are kept."""
+        spans = tuple((b.start, b.stop) for axis, b in enumerate(view.box) if axis != PLANES[view.plane])
+        key = (view.plane, view.index, spans, len(view.doses))
+        if key not in self.kept:
+            self.kept[key] = scene.render(view)
+            if len(self.kept) > KEPT:
+                del self.kept[next(iter(self.kept))]
+        return self.kept[key]
+
+    def message_of(self, sight: Sight, rows: list[list[Panel]]) -> tuple[dict, list[bytes]]:
+        """What the browser is told of the rows, and their pictures."""
+        view, point = self.view_at(sight), sight.point if self.controls.crosshair.value else None
+        told = [
+            {"heading": heading, "panels": [panel.about(point) for panel in row]}
+            for heading, row in zip(scene.headings(view), rows)
+        ]
+        frame = {"look": self.look, "index": view.index, "rows": told}
+        return frame, [panel.jpeg for row in rows for panel in row]
 
     def turn_to(self, index: int) -> Callable:
         """Another slice; returns what is done when it is seen: the slider follows, and the next slice the
         same way round is sent ahead."""
-        before, self.index = self.index, min(max(0, index), self.controls.index.max)
-        self.show()
+        before, last = self.index, self.controls.index.max
+        self.go(self.sight.turn(self.controls.plane.value, min(max(0, index), last)))
         return lambda: self.follow_up(self.index + (1 if self.index >= before else -1))
 
+    def go(self, sight: Sight) -> None:
+        """Look elsewhere."""
+        same_look, self.sight = sight.box == self.sight.box, sight
+        self.show(same_look)
+
     def follow_up(self, ahead: int) -> None:
-        self.controls.index.value = self.index
-        if 0 <= ahead <= self.controls.index.max:
-            self.panels.send_ahead(self.look, ahead, self.pictures(self.view()._replace(index=ahead)))
+        self.set_slider()
+        sight = self.sight.turn(self.controls.plane.value, ahead)
+        if 0 <= ahead <= self.controls.index.max and sight.box == self.sight.box:
+            self.panels.send_ahead(*self.message_of(sight, self.rows(sight)))
 
     def turn_to_slider(self, change) -> None:
         if self.opened is not None and change["new"] != self.index:
             self.turn_to(change["new"])()
 
     def draw_dvhs(self, _=None) -> None:
+        """The DVHs, and what they say in numbers."""
         if self.opened is None:
             return
-        use_style()
-        view, figure, buffer = self.view(), Figure(figsize=(WIDTH_IN, 2.6)), io.BytesIO()
-        ax, lines = figure.add_subplot(), zip(("dashed", "dotted"), view.doses)
-        views.draw_dvhs(ax, view.case, [dose.dose_gy for dose in view.doses], view.structures)
-        ax.set_title("planned" + "".join(f", {line}: {dose.method}" for line, dose in lines))
-        if ax.lines:
-            ax.legend(fontsize=7, **BESIDE)
-        figure.savefig(buffer, format="png", dpi=110)
-        self.dvhs.value, self.goals.value = buffer.getvalue(), views.goal_table(view).to_html(border=0)
+        view = self.view()
+        self.dvhs = DVHs(view)
+        self.plot.picture, self.plot.readout = self.dvhs.png, ""
+        self.goals.value = table(dvhs.goal_table(view), dvhs.GOALS_SAY)
+        self.statistics.value = table(dvhs.statistic_table(view), dvhs.STATISTICS_SAY)
+
+    def read_plot(self, _: str, event: dict) -> None:
+        """What lies under the pointer on the DVHs."""
+        here = "x" in event and self.opened is not None
+        self.plot.readout = self.dvhs.text_at(event["x"], event["y"]) if here else ""
 
     def follow(self, what: str, event: dict) -> Callable | None:
-        """Wheel, key or pointer over the pictures; returns what is done after the answer, if anything."""
-        if self.opened is None:
+        """Wheel, key, press or pointer over the pictures; returns what is done after the answer, if
+        anything."""
+        if what == "size":
+            self.resize(event["px"])
+        elif self.opened is None:
             return None
-        if what == "turn":
+        elif what == "turn":
             return self.turn_to(self.index + int(event["by"]))
-        if what == "plane":
+        elif what == "plane":
             self.controls.plane.value = event["plane"]
+        elif what == "zoom":
+            self.zoom(event["by"], self.voxel_under(event))
+        elif what == "pan":
+            self.pan(event)
+        elif what == "pick":
+            return self.pick(self.voxel_under(event))
         else:
-            view = self.view()
-            voxel = views.voxel_at(view, event["x"], event["y"]) if "x" in event else None
-            self.panels.readout = views.point_text(view, voxel) if voxel else ""
+            voxel = self.voxel_under(event)
+            self.panels.readout = scene.point_text(self.view(), voxel) if voxel else ""
         return None
 
+    def view_under(self, event: dict) -> View | None:
+        """What the panel of the event shows, if it is still there."""
+        return self.seen[event["panel"]] if event.get("panel", len(self.seen)) < len(self.seen) else None
+
+    def voxel_under(self, event: dict) -> Voxel | None:
+        """The voxel under the pointer, if it is over a slice."""
+        view = self.view_under(event)
+        return voxel_at(view, event["x"], event["y"]) if view else None
+
+    def pan(self, event: dict) -> None:
+        """What is seen follows the hand."""
+        if view := self.view_under(event):
+            way = voxels_along(view, event["dx"], event["dy"])
+            self.go(self.sight.shift([-voxels for voxels in way]))
+
+    def resize(self, px: float) -> None:
+        """Pictures as large as there is room, so that the browser need not shrink them."""
+        size_px = min(max(int(px), SIZES_PX[0]), SIZES_PX[1])
+        if abs(size_px - self.size_px) > 3:
+            self.size_px = size_px
+            self.draw()
+
+    def zoom(self, steps: int, voxel: Voxel | None = None) -> None:
+        """Closer by so many steps, around a voxel or the point; 0 for all of the patient."""
+        if self.opened is None:
+            return
+        factor = ZOOM_STEP**steps if steps else 0.0
+        self.go(self.sight.enlarge(factor, voxel or self.sight.point))
+
+    def pick(self, voxel: Voxel | None) -> Callable | None:
+        """The three planes go through the voxel."""
+        if voxel is None:
+            return None
+        self.sight = self.sight.go(voxel)
+        self.show()
+        return self.set_slider
+
     def add_anew(self, case: Case, dose: MethodDose) -> None:
-        """A dose that was sampled anew becomes a method, shown beside the first."""
+        """A dose that was sampled anew becomes a method, shown below the first."""
         beside = self.controls.beside
         if self.opened is None or case is not self.opened.case:
             return
@@ -238,33 +351,52 @@ class Explorer:
             self.open_methods()
         beside.value = dose.method
 
-    def save(self, write: Callable[[], Path]) -> None:
+    def save(self, write: Callable[[], list[Path]]) -> None:
         try:
-            self.message.value = f"written: {escape(str(write()))}"
+            self.message.value = f"written: {escape(', '.join(map(str, write())))}"
         except (UserError, OSError) as error:
             self.message.value = escape(f"{error}.")
 
-    def save_picture(self) -> Path:
-        """The pictures and, beside them, the DVHs as PNG below the experiment's folder."""
+    def save_picture(self) -> list[Path]:
+        """The pictures and the DVHs as one PNG below the experiment's folder."""
         if self.opened is None:
             raise UserError("there is nothing to save")
-        view = self.view()
-        name = "-".join([view.case.case_id, *self.names, view.plane, str(view.index)])
+        case, plane = self.opened.case, self.controls.plane.value
+        name = "-".join([case.case_id, *self.names, plane, str(self.index)])
         name = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
-        path, figure = self.run.folder / "pictures" / f"{name}.png", views.draw_view(view)
+        path = self.run.folder / "pictures" / f"{name}.png"
         with replace_file(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=200)
-        plt.close(figure)
-        path.with_name(f"{name}-dvhs.png").write_bytes(self.dvhs.value)
-        return path
+            self.draw_picture().savefig(temporary, format="png", dpi=200)
+        return [path]
 
-    def save_rtdose(self) -> Path:
-        """The first method's dose that is seen, on the grid of the patient's DICOM."""
+    def draw_picture(self) -> Figure:
+        """What is seen, larger and in one figure."""
+        size_px, kept = self.size_px, self.kept
+        self.size_px, self.kept = SAVED_PX, {}
+        view, rows = self.view(), self.rows(self.sight)
+        self.size_px, self.kept = size_px, kept
+        return scene.draw_figure(rows, scene.headings(view), lambda part: dvhs.draw(part, view))
+
+    def save_dose(self) -> list[Path]:
+        """The first method's dose that is seen: RTDOSE on the grid of the patient's DICOM, or images."""
         doses = self.view().doses if self.opened else ()
         if not doses:
             raise UserError("there is no predicted dose to write")
-        if not self.dicom.value or not self.target.value:
-            raise UserError("name the patient's DICOM folder and the file to write")
+        if not self.target.value:
+            raise UserError("name the file to write, and for RTDOSE the patient's DICOM folder")
         about = {"description": "dose", "method": doses[0].method}
-        path, case = Path(self.target.value), self.opened.case
-        return write_rtdose(path, doses[0].dose_gy, case, self.dicom.value, **about)
+        target, source, dicom = self.target.value, self.cohort.card["source"], self.dicom.value
+        return write_dose(target, doses[0].dose_gy, self.opened.case, source, dicom, **about)
+
+
+def open_sight(case: Case, plane: str) -> Sight:
+    """The middle of the primary target, so close that the dose mask in the plane's slice fills the picture:
+    shoulders do not shrink a neck."""
+    spans = mask_box(case.dose_mask, case.spacing_mm)
+    point = tuple(target_index(case, plane) for plane in PLANES)
+    here = slice_box(case, plane, point[PLANES[plane]])
+    sizes = [[len(range(n)[b]) for b, n in zip(box, case.shape)] for box in (spans, here)]
+    zoom = min(whole / part for axis, (whole, part) in enumerate(zip(*sizes)) if axis != PLANES[plane])
+    centre = [(b.start + min(b.stop, n)) / 2 for b, n in zip(here, case.shape)]
+    whole = tuple(slice(*span.indices(n)[:2]) for span, n in zip(spans, case.shape))
+    return Sight(whole, point, tuple(centre), zoom)

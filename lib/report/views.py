@@ -1,29 +1,25 @@
-"""A patient's planned dose beside predicted ones: pictures, sentences and curves of what is looked at.
+"""A patient's planned dose beside predicted ones: pictures and curves of what is looked at.
 
 A `View` says what is looked at and how. The explorer changes its fields, figures draw it once; every function
 here is a pure one of it.
 """
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lib.cases.case import Case
 from lib.errors import UserError
 from lib.features.grid import Grid
 from lib.metrics.dose import errors_gy
-from lib.metrics.dvh import dvh_curve, goal_values
+from lib.metrics.dvh import dvh_curve
 from lib.metrics.gamma import gamma_index
 from lib.prediction.predict import on_case_grid
 from lib.prediction.store import load_prediction, prediction_path
 from lib.report import slices
-from lib.report.style import picture_grid
 
 LAYERS = ("difference", "spread", "gamma")
 MOST_GAMMA = 2.0
@@ -65,7 +61,6 @@ class View(NamedTuple):
     end_gy: float = 14.0  # of the colours of the difference, and twice that of the spread
     ct_hu: tuple[float, float] = (-160, 240)  # black and white
     size_px: int = 300  # longest side of a picture
-    note: str = ""  # what is missing
 
 
 def dose_of(
@@ -152,57 +147,6 @@ def render_view(view: View) -> dict[str, np.ndarray]:
     return pictures
 
 
-def voxel_at(view: View, x_px: float, y_px: float) -> tuple[int, int, int] | None:
-    """The voxel (z, y, x) under a point of a picture, in pixels from its top left; None beyond the slice."""
-    axis = slices.PLANES[view.plane]
-    rows, columns = (range(n)[b] for a, (n, b) in enumerate(zip(view.case.shape, view.box)) if a != axis)
-    size = (len(rows), len(columns))
-    height, width = slices.slice_size_px(size, view.case.spacing_mm, view.plane, view.size_px)
-    if not (0 <= x_px < width and 0 <= y_px < height):
-        return None
-    row, column = int(y_px * len(rows) / height), int(x_px * len(columns) / width)
-    voxel = [rows[row if view.plane == "axial" else -1 - row], columns[column]]  # the head is up
-    voxel.insert(axis, view.index)
-    return tuple(voxel)
-
-
-def point_text(view: View, voxel: tuple[int, int, int]) -> str:
-    """What lies in a voxel: HU, Gy planned and predicted, and the structures it belongs to."""
-    case, (z, y, x) = view.case, voxel
-    parts = [f"voxel z {z}, y {y}, x {x}", f"CT {case.ct_hu[voxel]:.0f} HU"]
-    parts.append(f"planned {case.dose_gy[voxel]:.2f} Gy")
-    for dose in view.doses:
-        parts.append(f"{dose.method} {dose.dose_gy[voxel]:.2f} Gy ({dose.error_gy[voxel]:+.2f})")
-        parts += [f"spread {dose.spread_gy[voxel]:.2f} Gy"] if dose.spread_gy is not None else []
-        parts += [f"gamma {dose.gamma[voxel]:.2f}"] if dose.gamma is not None else []
-    inside = ", ".join(name.replace("_", " ") for name in view.structures if case.masks[name][voxel])
-    return " · ".join([*parts, inside] if inside else parts)
-
-
-def read_out(view: View) -> str:
-    """What is missing, and the errors of the slice and of the patient in a sentence for each method."""
-    sentences = [f"{view.note}{view.case.case_id}, {view.plane} slice {view.index}."]
-    mask = slices.take_slice(view.case.dose_mask, view.plane, view.index)
-    for dose in view.doses:
-        errors_gy = np.abs(slices.take_slice(dose.error_gy, view.plane, view.index)[mask])
-        here = f"{errors_gy.mean():.2f} Gy" if mask.any() else "no voxel"
-        means = f"{here} in this slice, {dose.mae_gy:.2f} Gy in the patient."
-        sentences.append(f"{dose.method}: MAE inside the dose mask {means}")
-    return " ".join(sentences)
-
-
-def goal_table(view: View) -> pd.DataFrame:
-    """The clinical goals that can be judged, planned and by each method: value and whether it is met."""
-    doses_gy = {"planned": view.case.dose_gy} | {dose.method: dose.dose_gy for dose in view.doses}
-    values = {name: goal_values(view.case, dose_gy) for name, dose_gy in doses_gy.items()}
-    goals = [goal for goal in view.case.protocol.goals if values["planned"][goal.text][0] is not None]
-    cells = {
-        name: [f"{of[g.text][0]:.1f} {g.unit} {'✓' if of[g.text][1] else '✗'}" for g in goals]
-        for name, of in values.items()
-    }
-    return pd.DataFrame(cells, index=pd.Index([goal.text for goal in goals], name="goal"))
-
-
 def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structures: Sequence[str]) -> None:
     """DVHs of the named structures: planned as lines, the predicted doses [D,H,W] dashed, then dotted."""
     edges_gy = dose_axis_gy(case.dose_gy, *doses_hat_gy)
@@ -226,11 +170,3 @@ def dose_axis_gy(*doses_gy: np.ndarray) -> np.ndarray:
 def darken(hex_colour: str, share: float = 0.75) -> tuple:
     """A structure's colour for lines on white paper."""
     return tuple(share * int(hex_colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-
-
-def draw_view(view: View) -> Figure:
-    """A view as a figure: panels with colour bars, four in a row, under the read-out."""
-    pictures = render_view(view._replace(size_px=400))
-    figure, _ = picture_grid([*pictures.values()], [*pictures], min(4, len(pictures)))
-    figure.suptitle(textwrap.fill(read_out(view), 115), x=0.01, ha="left", fontsize=9)
-    return figure

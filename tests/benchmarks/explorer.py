@@ -1,8 +1,8 @@
 """How fast the explorer answers in JupyterLab, from wheel to painted pictures; and whether memory grows.
 
-    python tests/benchmarks/explorer.py openkbp-small outputs/cohorts/openkbp --slices 1000 [--picture x.png]
+    python tests/benchmarks/explorer.py phantom-quick outputs/cohorts/phantom --below ddpm_dose --slices 1000
 
-Contours and isodoses are on. Prints milliseconds, and megabytes of page and kernel before and after.
+Contours, isodoses and crosshair are on. Prints milliseconds, and megabytes of page and kernel.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TURN = (
     "  const started = performance.now();\n"
     "  const painted = new Promise(done => root.addEventListener('painted', () => "
     "requestAnimationFrame(() => setTimeout(() => done(performance.now() - started))), {once: true}));\n"
-    "  root.querySelector('.row').dispatchEvent(new WheelEvent('wheel', {deltaY: by, bubbles: true, "
+    "  root.querySelector('.rows').dispatchEvent(new WheelEvent('wheel', {deltaY: by, bubbles: true, "
     "cancelable: true}));\n"
     "  return painted;\n"
     "}"
@@ -73,6 +73,7 @@ def main():
     parser.add_argument("experiment")
     parser.add_argument("cohort")
     parser.add_argument("--slices", type=int, default=1000)
+    parser.add_argument("--below", help="a second method")
     parser.add_argument("--picture")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
@@ -89,11 +90,14 @@ def main():
                 f"opened {time.monotonic() - began:.1f} s after Run All (imports and the notebook's other "
                 "cells included)"
             )
-            page.get_by_role("button", name="isodoses / Gy").click()
+            if given.below:
+                page.locator(".widget-dropdown", has_text="and below").locator("select").select_option(
+                    given.below
+                )
             page.wait_for_timeout(3000)
             before = memory_mb(page)
             panels = page.locator(".dose-panels canvas").count()
-            turns = cycle([-1] * REACH + [1] * REACH)
+            turns = cycle([-100] * REACH + [100] * REACH)
             for what, pause_ms in (("as fast as they are painted", 0), ("eight a second", 125)):
                 turns_ms = [
                     page.evaluate(TURN, {"by": next(turns), "pause_ms": pause_ms})
