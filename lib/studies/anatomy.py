@@ -12,7 +12,6 @@ import pandas as pd
 
 from lib.cases.case import Case
 from lib.features.channels import signed_distance_mm
-from lib.metrics import conformal
 from lib.progress import progress
 from lib.studies.experiment import Experiment
 from lib.studies.results import make_frame, measured
@@ -30,7 +29,7 @@ class Likeness(NamedTuple):
 
     distance    the largest deviation from the training patients' mean, in their standard deviations
     structure, measure, value, usual   what deviates so, and the training patients' mean
-    percentile  place of `distance` among the calibration patients', of `n` of them
+    above       how many of the `n` calibration patients it deviates more than
     unseen      structures that no training patient has
     lacking     structures that every training patient has and this one has not
     """
@@ -40,10 +39,15 @@ class Likeness(NamedTuple):
     measure: str
     value: float
     usual: float
-    percentile: float
+    above: int
     n: int
     unseen: list[str]
     lacking: list[str]
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether it deviates more than any: of 1 in n + 1 patients like them, too."""
+        return self.above == self.n
 
 
 def describe(case: Case) -> dict[tuple[str, str], float]:
@@ -111,7 +115,7 @@ def likeness(case: Case, anatomy: pd.DataFrame) -> Likeness:
         measure=measure,
         value=float(values[0]),
         usual=float(values[1]),
-        percentile=conformal.percentile(patient.max(), known),
+        above=int((known < patient.max()).sum()),
         n=len(known),
         unseen=sorted(name for name in case.judged_masks if name not in has),
         lacking=sorted(name for name in has if has[name].all() and name not in case.judged_masks),

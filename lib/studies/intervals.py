@@ -24,7 +24,7 @@ from lib.progress import progress
 from lib.studies.ensembles import collect
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import Prediction, inside, on_case_grids, predict_members
-from lib.studies.results import FORECAST, label, make_frame, measured
+from lib.studies.results import FORECAST, FRAMES, label, make_frame
 
 LEVELS_PCT = (50, 80, 90, 95)
 CONSTANT, BY_SPREAD = "constant width", "width by spread"
@@ -80,11 +80,16 @@ def values_of(case: Case, doses_gy: Sequence[np.ndarray]) -> dict[Goal, np.ndarr
     return values
 
 
+def unit_of(goal: Goal) -> str:
+    """Of a quantity; "%" is a share of the volume."""
+    return "% of the prescription" if goal.relative and goal.statistic != "V" else goal.unit
+
+
 def value_rows(case: Case, members_gy: np.ndarray) -> list[Row]:
     """Each quantity as planned, and its mean and spread over members [N,D,H,W]; the spread of one is none."""
     rows = []
     for goal, (planned, *predicted) in values_of(case, [case.dose_gy, *members_gy]).items():
-        named = {"structure": goal.structure, "quantity": goal.quantity, "unit": goal.unit}
+        named = {"structure": goal.structure, "quantity": goal.quantity, "unit": unit_of(goal)}
         several = {"spread": np.std(predicted, ddof=1)} if len(predicted) > 1 else {}
         rows.append(named | {"planned": planned, "value": np.mean(predicted)} | several)
     return rows
@@ -108,7 +113,7 @@ def predict_values(run: Experiment, samples: list[Sample], part: str, **how: Any
     """Rows of 07_values of every answer; `how` is what `answers` takes."""
     rows = []
     for one in answers(run, samples, **how):
-        what = f"{part} by {label(one.columns)}"
+        what = f"{part} by {answer_label(one.columns | one.cost(len(one.doses[0])))}"
         for columns, case, members_gy in on_case_grids(run, samples, one, what):
             columns = columns | one.cost(len(members_gy)) | {"part": part}
             rows += [columns | row for row in (*value_rows(case, members_gy), *voxel_rows(case, members_gy))]
@@ -132,6 +137,14 @@ def answers(
         few = predict_members(run, name, samples, sampler, calls)
         predictions.append(few._replace(columns=few.columns | {"source": "samples"}))
     return predictions
+
+
+def answer_label(row: Row) -> str:
+    """What an answer is, for people, with what tells samples apart."""
+    if row["source"] != "samples":
+        return label(row)
+    steps = f" of {row['n_steps']:.0f} step{'' if row['n_steps'] == 1 else 's'}" if row["n_steps"] > 0 else ""
+    return f"{row['training']}, {row['members']:.0f} samples{steps}"
 
 
 def with_rules(values: pd.DataFrame) -> pd.DataFrame:
@@ -165,9 +178,11 @@ def score_ends(scores: np.ndarray, level_pct: float, quantity: str) -> tuple[flo
 
 
 def with_ends(rows: pd.DataFrame, low: float | pd.Series, high: float | pd.Series) -> pd.DataFrame:
-    """The rows with `low` and `high`, so many scales from the predicted value; no structure has less than 0."""
+    """The rows with `low` and `high`, so many scales from the predicted value; of a structure no less than 0,
+    and no more than all of its volume."""
+    most = np.where(rows["unit"] == "%", 100.0, np.inf)
     ends = {"low": rows["value"] + low * rows["scale"], "high": rows["value"] + high * rows["scale"]}
-    ends = {name: end.where(rows["structure"] == "", end.clip(lower=0)) for name, end in ends.items()}
+    ends = {n: end.where(rows["structure"] == "", np.clip(end, 0, most)) for n, end in ends.items()}
     return rows.assign(**ends)
 
 
@@ -188,17 +203,17 @@ def judge(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary_rows(rows: pd.DataFrame, names: list[str]) -> Iterator[Row]:
-    """Rows of 07_intervals of each answer, rule, level and group of `names`; the share inside has an interval
-    of its own where each row is another patient's."""
+    """Rows of 07_intervals, one of each answer, rule, level and group of `names`; the share inside has an
+    interval of its own where each row is another patient's."""
     keys = [*ANSWER, "rule", "level_pct", *names]
     for key, group in rows.groupby(keys, sort=False, dropna=False):
-        measures = {"inside_pct": 100 * group["inside"].mean(), "patients": group["case_id"].nunique()}
-        measures |= {name: group[name].mean() for name in ("width", "interval_score")}
+        row = dict(zip(keys, key)) | {name: group[name].mean() for name in ("width", "interval_score")}
+        row |= {"inside_pct": 100 * group["inside"].mean(), "patients": group["case_id"].nunique()}
         if names == QUANTITY:
             low, high = conformal.clopper_pearson(int(group["inside"].sum()), len(group))
-            measures |= {"inside_low_pct": low, "inside_high_pct": high}
-            measures |= {"calibration_patients": group["calibration"].iloc[0]}
-        yield from measured(dict(zip(keys, key)), measures)
+            row |= {"inside_low_pct": low, "inside_high_pct": high}
+            row["calibration_patients"] = group["calibration"].iloc[0]
+        yield row
 
 
 def raise_dose(case: Case, organ: str) -> np.ndarray:
@@ -224,20 +239,20 @@ def detect(values: pd.DataFrame, raised: pd.DataFrame) -> pd.DataFrame:
     """The frame 07_detection: the score of each test patient's organ mean as planned and raised."""
     rows = with_rules(values[(values["quantity"] == "Dmean") & (values["part"] == "test")])
     rows = rows.merge(raised, on=["case_id", "structure"])
-    scores = {"as planned": rows["score"], "raised": (rows["raised"] - rows["value"]) / rows["scale"]}
-    parts = [rows[[*ANSWER, "rule", "case_id", "structure"]].assign(measure=m, value=s) for m, s in scores.items()]
-    return make_frame("07_detection", pd.concat(parts).to_dict("records"))
+    rows["raised_score"] = (rows["raised"] - rows["value"]) / rows["scale"]
+    return make_frame("07_detection", rows[list(FRAMES["07_detection"])].to_dict("records"))
 
 
 def alarms(values: pd.DataFrame, detection: pd.DataFrame) -> pd.DataFrame:
     """Of each answer, rule and organ the share of raised plans above what validation patients promise to be
-    exceeded by 10 % (`found_pct`), of plans as they are (`false_pct`); the same where just 10 % of the test
-    plans are (`found_at_10_pct`); and the area under the ROC curve. NaN where nothing can be promised."""
+    exceeded by 10 % (`found_pct`), of plans as they are (`false_pct`); the share found where just 10 % of the
+    test plans are above (`found_at_10_pct`); and the area under the ROC curve. NaN where nothing can be
+    promised."""
     validation = with_rules(values[(values["quantity"] == "Dmean") & (values["part"] == "validation")])
     keys, rows = [*ANSWER, "rule", "structure"], []
     scores = dict(list(validation.fillna(-1).groupby(keys)["score"]))
     for key, group in detection.fillna(-1).groupby(keys, sort=False):
-        usual, raised = (group.loc[group["measure"] == m, "value"].to_numpy() for m in ("as planned", "raised"))
+        usual, raised = group["score"].to_numpy(), group["raised_score"].to_numpy()
         known = scores.get(key, ())
         promised = conformal.can_promise(len(known), 100 - FALSE_ALARMS_PCT)
         edge = conformal.quantile(known, 100 - FALSE_ALARMS_PCT) if promised else np.nan

@@ -18,7 +18,7 @@ SETTING = f"{TRAINING} weights switch setting solver grid start clamp eta window
 ANSWER = f"{TRAINING} n_steps nfe members averaged_over"
 MEASURED = "case_id measure value"
 FORECAST = f"{TRAINING} n_steps nfe source members"  # whose members say how sure it is
-OF_ORGAN = "case_id structure measure value"
+COVERAGE = "patients calibration_patients inside_pct inside_low_pct inside_high_pct width interval_score"
 OF_STRUCTURE = "case_id region structure measure value"
 PEAKS = "peak_gflop_s peak_gbyte_s of_peak_flop_pct of_peak_byte_pct"
 
@@ -40,8 +40,8 @@ COLUMNS = {  # of each file
     "06_notebooks": "notebook minutes",
     "07_values": f"{FORECAST} part rule case_id structure quantity unit planned value spread",
     "07_anatomy": "part case_id structure measure value",
-    "07_intervals": f"{FORECAST} rule level_pct bin_gy case_id structure quantity unit measure value",
-    "07_detection": f"{FORECAST} rule {OF_ORGAN}",
+    "07_intervals": f"{FORECAST} rule level_pct bin_gy case_id structure quantity unit {COVERAGE}",
+    "07_detection": f"{FORECAST} rule case_id structure score raised_score",
 }
 FRAMES = {file: tuple(columns.split()) for file, columns in COLUMNS.items()}
 WORDS = """training method variant group weights switch setting solver grid clamp window_noise source
