@@ -12,6 +12,7 @@ from scipy.special import betaincinv  # scipy.stats takes half a second to impor
 
 from lib.errors import UserError
 
+Values = float | np.ndarray
 ROUNDING = 1e-9  # 20 x 95 % may come out as 18.999999999 or 19.000000001
 
 
@@ -23,7 +24,7 @@ def rank(n: int, level_pct: float) -> int:
     if not 0 < level_pct < 100:
         raise UserError(f"an interval of {level_pct:g} % cannot be; a level lies between 0 and 100 %")
     k = max(1, math.ceil((n + 1) * level_pct / 100 - ROUNDING))
-    if k > n:
+    if not can_promise(n, level_pct):
         patients = f"{n} calibration patient{'' if n == 1 else 's'}"
         least = least_patients(level_pct)
         raise UserError(f"no interval of {level_pct:g} % can be promised from {patients}; it takes {least}")
@@ -31,8 +32,9 @@ def rank(n: int, level_pct: float) -> int:
 
 
 def least_patients(level_pct: float) -> int:
-    """The fewest calibration patients that can promise a level: n of n + 1 is at least that."""
-    return max(1, math.ceil(level_pct / (100 - level_pct) - ROUNDING))
+    """The fewest calibration patients that can promise a level: n of n + 1 is at least that, and one alone
+    does not say how plans differ."""
+    return max(2, math.ceil(level_pct / (100 - level_pct) - ROUNDING))
 
 
 def can_promise(n: int, level_pct: float) -> bool:
@@ -49,14 +51,12 @@ def interval(scores: np.ndarray, level_pct: float) -> tuple[float, float]:
     """Where a new patient's score lies in at least `level_pct` % of cases, given those [n] of calibration
     patients, about their mean: a prediction that is wrong by the same for all needs no wider interval.
 
-    Full conformal prediction whose nonconformity is |r - mean of all n + 1|. The new r is no farther from that
-    mean than r_i just where it lies between r_i and (2 sum - (n + 1) r_i) / (n - 1), and all these stretches
+    Full conformal prediction whose nonconformity is |r - mean of all n + 1|. The new r is no farther from
+    that mean than r_i just where it lies between r_i and (2 sum - (n + 1) r_i) / (n - 1). All these stretches
     hold the mean of the n; what n + 1 - k of them cover is the interval.
     """
     scores, n = np.asarray(scores, float), len(scores)
     k = rank(n, level_pct)
-    if n == 1:  # two lie equally far from their mean
-        return -math.inf, math.inf
     mirrored = (2 * scores.sum() - (n + 1) * scores) / (n - 1)
     low, high = np.minimum(scores, mirrored), np.maximum(scores, mirrored)
     return float(np.sort(low)[-k]), float(np.sort(high)[k - 1])
@@ -70,12 +70,12 @@ def percentile(score: float, scores: np.ndarray) -> float:
     return float(100 * (below + (equal + 1) / 2) / (len(scores) + 1))
 
 
-def clopper_pearson(hits: int, n: int, level_pct: float = 95.0) -> tuple[float, float]:
-    """The exact interval in % of a share of which `hits` of n were seen (Clopper & Pearson 1934)."""
-    tail = (1 - level_pct / 100) / 2
-    low = 0.0 if hits == 0 else betaincinv(hits, n - hits + 1, tail)
-    high = 1.0 if hits == n else betaincinv(hits + 1, n - hits, 1 - tail)
-    return float(100 * low), float(100 * high)
+def clopper_pearson(hits: Values, n: Values, level_pct: float = 95.0) -> tuple[np.ndarray, np.ndarray]:
+    """The exact interval in % of shares of which `hits` of n were seen (Clopper & Pearson 1934)."""
+    hits, tail = np.asarray(hits, float), (1 - level_pct / 100) / 2
+    low = np.where(hits == 0, 0.0, betaincinv(np.maximum(hits, 1), n - hits + 1, tail))
+    high = np.where(hits == n, 1.0, betaincinv(hits + 1, np.maximum(n - hits, 1), 1 - tail))
+    return 100 * low, 100 * high
 
 
 def coverage_of_draws(n: int, level_pct: float, draws_pct: float = 90.0) -> tuple[float, float]:
@@ -89,13 +89,13 @@ def promise(n: int, level_pct: float) -> str:
     """What n calibration patients promise, in words."""
     k, (low, high) = rank(n, level_pct), coverage_of_draws(n, level_pct)
     return (
-        f"{n} calibration patients promise that at least {level_pct:g} % of plans of such patients lie inside "
-        f"({k} of {n + 1}, {100 * k / (n + 1):.0f} %), counted over all draws of calibration patients; with "
-        f"just these it is {low:.0f} to {high:.0f} % in 9 of 10 draws"
+        f"{n} calibration patients promise that at least {level_pct:g} % of plans of such patients lie "
+        f"inside ({k} of {n + 1}, {100 * k / (n + 1):.0f} %), over all draws of calibration patients; "
+        f"with just these it is {low:.0f} to {high:.0f} % in 9 of 10 draws"
     )
 
 
-def interval_score(low: np.ndarray, high: np.ndarray, value: np.ndarray, level_pct: float) -> np.ndarray:
+def interval_score(low: Values, high: Values, value: Values, level_pct: Values) -> Values:
     """Width and, 2 / (1 - level) times, by how far it misses: the score in which intervals compete, low is
     good (Gneiting & Raftery 2007, JASA 102:359, Eq. 43); in the unit of the values."""
     missed = np.maximum(low - value, 0) + np.maximum(value - high, 0)

@@ -58,7 +58,9 @@ def answers_table(judged: pd.DataFrame, margin: float) -> pd.DataFrame:
             f"less that of {against} / Gy": Interval(d.mean, d.low, d.high) if name != against else None,
             "verdict": WORDS.get(verdict(d, margin), verdict(d, margin)) if name != against else "",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("answer").sort_values("interval score / Gy")
+    return (
+        pd.DataFrame.from_dict(rows, orient="index").rename_axis("answer").sort_values("interval score / Gy")
+    )
 
 
 def intervals(judged: pd.DataFrame) -> Figure:
@@ -108,5 +110,7 @@ def roc_curve(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(false alarms, raised plans found) in % at every edge, as steps from 0 to 100."""
     usual, raised = np.sort(rows["score"]), np.sort(rows["raised_score"])
     edges = np.concatenate([[np.inf], np.sort(np.concatenate([usual, raised]))[::-1]])
-    shares = [100 * (1 - np.searchsorted(values, edges, side="left") / len(values)) for values in (usual, raised)]
+    shares = [
+        100 * (1 - np.searchsorted(values, edges, side="left") / len(values)) for values in (usual, raised)
+    ]
     return shares[0], shares[1]

@@ -85,7 +85,7 @@ def draw_dvhs(case: Case, members_gy: np.ndarray) -> Figure:
 
 
 def draw_slices(case: Case, members_gy: np.ndarray, answer: str) -> Figure:
-    """In each plane the slice in which plan and mean prediction differ most: planned, predicted, difference."""
+    """In each plane the slice in which plan and mean prediction differ most: both, and their difference."""
     dose = views.dose_of(case, answer, members_gy.mean(axis=0))
     rows = []
     for plane, axis in PLANES.items():

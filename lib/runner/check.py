@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from lib.cache import digest
 from lib.cases.case import Case
 from lib.errors import UserError
 from lib.features.samples import Sample, load_sample, make_sample
-from lib.files import find_path, is_below_outputs, sha256, write_text
+from lib.files import find_path, sha256, write_text
 from lib.importers.dicom_rt import read_patient
 from lib.importers.options import Options, check_import
 from lib.metrics import conformal
@@ -85,7 +84,9 @@ def load_calibration(run: Experiment) -> Results:
         raise UserError(f"{run.experiment} is not calibrated; first {command}")
     results = run.load_results("07_check")
     if results.settings["weights"] != weights_of(run, results.settings["answers"]):
-        raise UserError(f"networks or patients of {run.experiment} are not those it was calibrated with; {command}")
+        raise UserError(
+            f"networks or patients of {run.experiment} are not those it was calibrated with; {command}"
+        )
     return results
 
 
@@ -118,7 +119,9 @@ def check(
     plan_check.refuse_plan(case, run.open_cohort(), run.experiment)
     anatomy = results.frames["07_anatomy"]
     if twin := same_patient(case, anatomy):
-        raise UserError(f"{plan} has just the anatomy of {twin}, on whom the networks were trained; they know its plan")
+        raise UserError(
+            f"{plan} has just the anatomy of {twin}, on whom the networks were trained; they know its plan"
+        )
     answer = plan_check.choose_answer(results.frames["07_intervals"], level_pct, name)
     [dose] = plan_check.predict_answer(run, answer, sample).doses
     members_gy = on_case_grid(dose, case, run.grid)
@@ -127,7 +130,7 @@ def check(
     about = {
         "experiment": run.experiment,
         "level": f"{level_pct:g}",
-        "promise": conformal.promise(int(found.table["n"].median()), level_pct),
+        "promise": conformal.promise(int(found.table["n"].max()), level_pct),
         "several": len(members_gy) > 1,
         "command": export_command(run, answer["training"], case),
     }
@@ -144,7 +147,9 @@ def check(
 def export_command(run: Experiment, training: str, case: Case) -> str:
     """How the predicted dose is had as RTDOSE."""
     if not prediction_path(run.folder, training, case.case_id).exists():
-        return "The predicted dose as RTDOSE: 04_comparison keeps predictions, python -m lib export writes one."
+        return (
+            "The predicted dose as RTDOSE: 04_comparison keeps predictions, python -m lib export writes one."
+        )
     command = f"python -m lib export outputs/{run.experiment} {training} {case.case_id}"
     return f"The predicted dose as RTDOSE: {command} --dicom <the patient's DICOM folder> --to <file.dcm>"
 
@@ -158,7 +163,12 @@ def describe(results: Results) -> list[str]:
     named = interval_figures.named(alarms)
     found = named.groupby("answer", sort=False)[["auc", "found_at_10_pct", "found_pct", "false_pct"]].mean()
     lines = [f"Intervals of {interval_figures.usual_level(frames['07_intervals']):g} %, quantities in Gy:"]
-    lines += [shown.to_string(), "", "An organ raised by 5 Gy, means over organs:", found.round(2).to_string()]
+    lines += [
+        shown.to_string(),
+        "",
+        "An organ raised by 5 Gy, means over organs:",
+        found.round(2).to_string(),
+    ]
     return lines
 
 
@@ -171,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--by", default="", help="the answer; default: the one with the best intervals on test patients")
     add("--level-pct", type=float, default=LEVEL_PCT, help="share of such plans inside; default: 80")
     add("--to", default="", help="the page; default: in the experiment's folder")
-    add("-p", action="append", default=[], metavar="key=value", help="over the section ensemble, to calibrate")
+    add(
+        "-p", action="append", default=[], metavar="key=value", help="over the section ensemble, to calibrate"
+    )
     given = parser.parse_args(arguments)
     with one_sentence_errors():
         if given.plan:

@@ -86,7 +86,9 @@ def table(anatomy: pd.DataFrame) -> pd.DataFrame:
     """07_anatomy as [patient, (structure, measure)], volumes as their logarithms."""
     volumes = anatomy["measure"] == VOLUME
     logs = np.log(anatomy["value"].where(volumes, 1.0))
-    return anatomy.assign(value=logs.where(volumes, anatomy["value"])).pivot(index="case_id", columns=["structure", "measure"], values="value")
+    return anatomy.assign(value=logs.where(volumes, anatomy["value"])).pivot(
+        index="case_id", columns=["structure", "measure"], values="value"
+    )
 
 
 def deviations(patients: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ By its predicted value of a DVH point and, where it has several members, their s
 of one width for all patients, or of a width that grows with the spread.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from lib.progress import progress
 from lib.studies.ensembles import collect
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import Prediction, inside, on_case_grids, predict_members
-from lib.studies.results import FORECAST, FRAMES, label, make_frame
+from lib.studies.results import FORECAST, FRAMES, label, make_frame, select
 
 LEVELS_PCT = (50, 80, 90, 95)
 CONSTANT, BY_SPREAD = "constant width", "width by spread"
@@ -63,7 +63,8 @@ def judged_quantities(case: Case) -> list[Goal]:
     return [
         goal
         for goal in quantities(case.protocol)
-        if goal.structure.partition(BEYOND)[0] in masks and (goal.structure in spared or np.isfinite(goal.limit))
+        if goal.structure.partition(BEYOND)[0] in masks
+        and (goal.structure in spared or np.isfinite(goal.limit))
     ]
 
 
@@ -129,7 +130,7 @@ def answers(
     members: int,
     n_steps: int,
 ) -> list[Prediction]:
-    """What `collect` gives, and samples for as many network calls as the regressions of several seeds take."""
+    """What `collect` gives, and samples for as many network calls as regressions of several seeds take."""
     predictions = collect(run, samples, sampled, regression, deep, members, n_steps)
     calls = max(2, len(deep))
     for name in (name for name in sampled if find_method(name).timed):
@@ -158,15 +159,16 @@ def with_rules(values: pd.DataFrame) -> pd.DataFrame:
 
 def calibrated(values: pd.DataFrame, levels_pct: Iterable[float] = LEVELS_PCT) -> pd.DataFrame:
     """The test patients' rows, each with its interval `low` to `high` of each level that the validation
-    patients who have the quantity can promise; `calibration` is their number."""
+    patients who have the quantity can promise; `calibration_patients` is their number."""
     parts = []
     for _, rows in with_rules(values).groupby([*ANSWER, "rule", *QUANTITY], sort=False, dropna=False):
-        scores, test = rows.loc[rows["part"] == "validation", "score"], rows[rows["part"] == "test"]
-        for level_pct in (level for level in levels_pct if conformal.can_promise(len(scores), level)):
-            of_level = {"level_pct": level_pct, "calibration": len(scores)}
-            ends = score_ends(scores.to_numpy(), level_pct, rows["quantity"].iloc[0])
-            parts.append(with_ends(test, *ends).assign(**of_level))
-    return pd.concat(parts) if parts else with_ends(with_rules(values).head(0), 0, 0).assign(level_pct=0.0)
+        scores, test = rows.loc[rows["part"] == "validation", "score"].to_numpy(), select(rows, part="test")
+        promised = [level_pct for level_pct in levels_pct if conformal.can_promise(len(scores), level_pct)]
+        ends = [(level, *score_ends(scores, level, rows["quantity"].iloc[0])) for level in promised]
+        ends = pd.DataFrame(ends, columns=["level_pct", "low", "high"], dtype=float)
+        parts.append(test.merge(ends.assign(calibration_patients=len(scores)), how="cross"))
+    rows = pd.concat(parts)
+    return with_ends(rows, rows["low"], rows["high"])
 
 
 def score_ends(scores: np.ndarray, level_pct: float, quantity: str) -> tuple[float, float]:
@@ -192,28 +194,28 @@ def judge(values: pd.DataFrame) -> pd.DataFrame:
     rows = calibrated(values)
     ends = rows["low"], rows["high"], rows["planned"], rows["level_pct"]
     rows = rows.assign(
-        inside=(rows["low"] <= rows["planned"]) & (rows["planned"] <= rows["high"]),
+        inside_pct=100.0 * ((rows["low"] <= rows["planned"]) & (rows["planned"] <= rows["high"])),
         width=rows["high"] - rows["low"],
         interval_score=conformal.interval_score(*ends),
-        bin_gy=np.array(BINS_GY)[np.digitize(rows["value"], BINS_GY[1:])] if len(rows) else 0.0,
+        bin_gy=np.array(BINS_GY)[np.digitize(rows["value"], BINS_GY[1:])],
     )
     in_gy = rows[(rows["unit"] == "Gy") & (rows["structure"] != "")]
-    of = [(rows, QUANTITY), (in_gy, ["case_id"]), (in_gy, ["bin_gy"])]
-    return make_frame("07_intervals", [row for part, names in of for row in summary_rows(part, names)])
+    parts = summary(rows, QUANTITY), summary(in_gy, ["case_id"]), summary(in_gy, ["bin_gy"])
+    return make_frame("07_intervals", pd.concat(parts).to_dict("records"))
 
 
-def summary_rows(rows: pd.DataFrame, names: list[str]) -> Iterator[Row]:
-    """Rows of 07_intervals, one of each answer, rule, level and group of `names`; the share inside has an
+def summary(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """A row of 07_intervals for each answer, rule, level and group of `names`; the share inside has an
     interval of its own where each row is another patient's."""
+    means = {name: (name, "mean") for name in ("inside_pct", "width", "interval_score")}
+    counts = {"patients": ("case_id", "nunique"), "calibration_patients": ("calibration_patients", "max")}
     keys = [*ANSWER, "rule", "level_pct", *names]
-    for key, group in rows.groupby(keys, sort=False, dropna=False):
-        row = dict(zip(keys, key)) | {name: group[name].mean() for name in ("width", "interval_score")}
-        row |= {"inside_pct": 100 * group["inside"].mean(), "patients": group["case_id"].nunique()}
-        if names == QUANTITY:
-            low, high = conformal.clopper_pearson(int(group["inside"].sum()), len(group))
-            row |= {"inside_low_pct": low, "inside_high_pct": high}
-            row["calibration_patients"] = group["calibration"].iloc[0]
-        yield row
+    table = rows.groupby(keys, sort=False, dropna=False).agg(**means, **counts).reset_index()
+    if names == QUANTITY:
+        hits = (table["inside_pct"] * table["patients"] / 100).round()
+        ends = conformal.clopper_pearson(hits, table["patients"].to_numpy())
+        table["inside_low_pct"], table["inside_high_pct"] = ends
+    return table
 
 
 def raise_dose(case: Case, organ: str) -> np.ndarray:

@@ -20,6 +20,7 @@ from lib.metrics.dvh import AGREES_PCT, fits_plan
 from lib.prediction.predict import usual_sampler
 from lib.studies import intervals
 from lib.studies.anatomy import Likeness
+from lib.studies.checks import find_oddities
 from lib.studies.experiment import Experiment
 from lib.studies.intervals import (
     ANSWER,
@@ -49,8 +50,8 @@ WORDS = {  # (is a target, planned above what such plans reach, less is better)
 
 
 class Check(NamedTuple):
-    """A plan's check: `table` has a row for each quantity; the plan's most unusual one, `quantity`, is more so
-    than those of `above` of `n` calibration patients."""
+    """A plan's check: `table` has a row for each quantity; the most unusual one, `quantity`, is more so than
+    the most unusual ones of `above` of `n` calibration patients."""
 
     table: pd.DataFrame
     quantity: str
@@ -110,7 +111,9 @@ def refuse_plan(case: Case, cohort: Cohort, experiment: str) -> None:
         known = [of[target] for of in of_training if target in of]
         share = AGREES_PCT / 100
         if not known or not min(known) * (1 - share) <= rx_gy <= max(known) * (1 + share):
-            seen = f"from {min(known):g} to {max(known):g} Gy" if known else "no such target"
+            seen = (
+                " to ".join(f"{gy:g}" for gy in sorted({min(known), max(known)})) + " Gy" if known else "none"
+            )
             sentence = f"{experiment}: {target} is prescribed {rx_gy:g} Gy, the training patients have {seen}"
             raise UserError(f"{sentence}; use an experiment of its prescription")
 
@@ -121,13 +124,14 @@ def check_plan(
     """The check of a plan, predicted by the members [N,D,H,W] of `answer`, by the validation patients of
     07_values; the plan itself, if it is one of them, is left out. Raises a UserError where no quantity has
     enough patients."""
-    of_answer = values
-    for column in ANSWER:
-        same = of_answer[column] == answer[column]
-        of_answer = of_answer[same | of_answer[column].isna()] if pd.isna(answer[column]) else of_answer[same]
-    known = with_rules(of_answer[of_answer["part"] == "validation"])
-    known = known[(known["rule"] == answer["rule"]) & (known["case_id"] != case.case_id)]
-    rows = pd.DataFrame(intervals.value_rows(case, members_gy)).reindex(columns=[*QUANTITY, "planned", "value", "spread"])
+    of_answer = values.merge(pd.DataFrame([answer])[ANSWER])  # pandas pairs what is missing, too
+    known = with_rules(select(of_answer, part="validation"))
+    known = known[known["case_id"] != case.case_id]
+    spreads = known.loc[known["quantity"] == VOXELS, "spread"].dropna()
+    known = known[(known["rule"] == answer["rule"]) & (known["quantity"] != VOXELS)]
+    rows = pd.DataFrame(intervals.value_rows(case, members_gy)).reindex(
+        columns=[*QUANTITY, "planned", "value", "spread"]
+    )
     plan = with_rules(rows.assign(rule="", case_id=case.case_id)).query("rule == @answer['rule']")
     goals = {(goal.structure, goal.quantity, unit_of(goal)): goal for goal in judged_quantities(case)}
     table, reasons = [], {}
@@ -140,8 +144,18 @@ def check_plan(
             reasons[str(error)] = [*reasons.get(str(error), []), f"{goal.structure} {goal.quantity}"]
     if not table:
         raise UserError(next(iter(reasons), f"{case.case_id} has no structure that is judged"))
-    notes = [f"{', '.join(names)}: {reason}." for reason, names in reasons.items()]
-    return Check(pd.DataFrame(table).reindex(columns=COLUMNS), *most_unusual(known[known["quantity"] != VOXELS], plan), notes)
+    notes = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    notes += spread_note(case, members_gy, spreads)
+    return Check(pd.DataFrame(table).reindex(columns=COLUMNS), *most_unusual(known, plan), notes)
+
+
+def spread_note(case: Case, members_gy: np.ndarray, spreads: pd.Series) -> list[str]:
+    """How sure the members are, against those of the calibration patients; nothing of one member."""
+    if len(members_gy) == 1:
+        return []
+    here = next(row["spread"] for row in intervals.voxel_rows(case, members_gy) if "spread" in row)
+    above = f"more than in {(spreads < here).sum()} of {len(spreads)} calibration patients"
+    return [f"The {len(members_gy)} predictions spread by {here:.1f} Gy, {above}"]
 
 
 def quantity_row(case: Case, goal: Goal, row: Row, scores: np.ndarray, level_pct: float) -> Row:
@@ -205,21 +219,30 @@ def cautions(case: Case, alike: Likeness, check: Check, level_pct: float) -> Ite
         f"{outside} of {len(check.table)} quantities lie outside their intervals; by chance alone about "
         f"{by_chance:.0f} would"
     )
-    usual = f"the most unusual one of {check.above} of {check.n} calibration patients is less so"
+    usual = f"more so than the most unusual ones of {check.above} of {check.n} calibration patients"
     first = ": look there first" if check.above == check.n else ""
-    yield f"{check.quantity} is the most unusual one; {usual}{first}"
+    yield f"{check.quantity} is the plan's most unusual quantity, {usual}{first}"
     yield from likeness_notes(alike)
+    yield from (f"Look at the data: {oddity}" for oddity in find_oddities(case))
+    few = check.table[check.table["n"] < check.table["n"].max()]
+    for count, rows in few.groupby("n"):
+        structures = ", ".join(dict.fromkeys(rows["structure"]))
+        yield f"{structures}: calibrated on the {count} patients who have it"
     yield from check.notes
 
 
 def likeness_notes(alike: Likeness) -> Iterator[str]:
     """How the anatomy stands to that of the training patients, in sentences."""
-    what = f"{alike.structure.replace('_', ' ')}, {alike.measure.partition(' / ')[0]}"
-    unit = alike.measure.partition(" / ")[2]
-    value = f"{alike.value:.0f} {unit} where training patients have {alike.usual:.0f} ({alike.distance:.1f} deviations)"
-    more = f"more than in {alike.above} of {alike.n} calibration patients"
-    start = "Do not rely on this: the anatomy is unlike the training patients'" if alike.is_unlike else "Anatomy"
-    yield f"{start}. What deviates most is {what}, {value}, {more}"
-    for names, words in ((alike.unseen, "no training patient has"), (alike.lacking, "every training patient has")):
-        if names:
-            yield f"{', '.join(names)}: {words} it" + (", so nothing is said of it" if names is alike.unseen else ", this plan has not")
+    measure, _, unit = alike.measure.partition(" / ")
+    usual = f"where training patients have {alike.usual:.0f}: {alike.distance:.1f} standard deviations"
+    what = f"{measure} of {alike.structure.replace('_', ' ')}, {alike.value:.0f} {unit} {usual}"
+    start = "What deviates most in the anatomy is the"
+    if alike.is_unlike:
+        yield f"The anatomy is unlike the training patients', so this is not to be relied on. {start} {what}"
+        yield f"More than in any of {alike.n} calibration patients, as of 1 in {alike.n + 1} like them"
+    else:
+        yield f"{start} {what}, more than in {alike.above} of {alike.n} calibration patients"
+    if alike.unseen:
+        yield f"No training patient has {', '.join(alike.unseen)}, so nothing is said of it"
+    if alike.lacking:
+        yield f"Every training patient has {', '.join(alike.lacking)}, and this one has not"
