@@ -5,16 +5,21 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from lib.metrics.statistics import paired_difference, verdict
+from lib.metrics.statistics import Difference, paired_difference, verdict
 from lib.models.methods import kind
 from lib.report.figures import MEAN
-from lib.report.style import COLOURS, legend_above, panels
+from lib.report.style import COLOURS, legend_above, panels, plain_ticks
 from lib.report.tables import Interval
-from lib.studies.intervals import ANSWER, BY_SPREAD, FALSE_ALARMS_PCT
+from lib.studies.intervals import ANSWER, BY_SPREAD, FALSE_ALARMS_PCT, alarms
 from lib.studies.plan_check import answer_name
-from lib.studies.results import select
+from lib.studies.results import Results, select
 
-WORDS = {"lower": "better", "higher": "worse"}
+MARGIN_GY = 0.1
+WORDS = {"lower": "better", "higher": "worse", "equal": "equal"}
+VERBS = {"lower": "are better than", "higher": "are worse than", "equal": "equal"}
+TITLES = {"nfe": "network calls", "inside_pct": "inside / %", "width": "width / Gy"}
+TITLES |= {"interval_score": "interval score / Gy", "auc": "area under ROC"}
+TITLES |= {"found_pct": "found as promised / %", "false_pct": "false alarms / %"}
 
 
 def named(rows: pd.DataFrame) -> pd.DataFrame:
@@ -38,36 +43,74 @@ def rival(rows: pd.DataFrame) -> str:
     return select(rows, source=first)["answer"].iloc[0]
 
 
-def answers_table(judged: pd.DataFrame, margin: float) -> pd.DataFrame:
+def scores_by_patient(judged: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each test patient at the usual level, their answers named."""
+    return named(select(judged[judged["case_id"] != ""], level_pct=usual_level(judged)))
+
+
+def against(rows: pd.DataFrame, answer: str, other: str) -> Difference:
+    """The paired difference of two answers' interval scores."""
+    scores = rows.pivot(index="case_id", columns="answer", values="interval_score")
+    return paired_difference(scores[answer], scores[other])
+
+
+def answers_table(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> pd.DataFrame:
     """Every answer and rule: planned values inside, width and interval score in Gy, over the test patients,
     and the score less that of the rival, which the margin decides."""
-    by_patient = named(judged[judged["case_id"] != ""]).query("level_pct == @usual_level(@judged)")
-    if by_patient.empty:
+    rows = scores_by_patient(judged)
+    if rows.empty:
         return pd.DataFrame()
-    against = rival(by_patient)
-    scores = by_patient.pivot(index="case_id", columns="answer", values="interval_score")
-    rows = {}
-    for name, own in by_patient.groupby("answer", sort=False):
-        means = own[["inside_pct", "width", "interval_score"]].mean()
-        d = paired_difference(scores[name], scores[against])
-        rows[name] = {
-            "network calls": int(own["nfe"].iloc[0]),
-            "inside / %": means["inside_pct"],
-            "width / Gy": means["width"],
-            "interval score / Gy": means["interval_score"],
-            f"less that of {against} / Gy": Interval(d.mean, d.low, d.high) if name != against else None,
-            "verdict": WORDS.get(verdict(d, margin), verdict(d, margin)) if name != against else "",
-        }
-    return (
-        pd.DataFrame.from_dict(rows, orient="index").rename_axis("answer").sort_values("interval score / Gy")
-    )
+    groups = rows.groupby("answer", sort=False)
+    table = groups[["nfe", "inside_pct", "width", "interval_score"]].mean().sort_values("interval_score")
+    table["nfe"] = table["nfe"].astype(int)
+    other = rival(rows)
+    differences = {name: against(rows, name, other) for name in table.index}
+    table[f"less that of {other} / Gy"] = [Interval(d.mean, d.low, d.high) for d in differences.values()]
+    said = {name: WORDS.get(verdict(d, margin_gy), "cannot be said") for name, d in differences.items()}
+    table["verdict"] = [said[name] if name != other else "" for name in table.index]
+    return table.rename(columns=TITLES).rename_axis("answer")
+
+
+def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
+    """Whether samples give better intervals than the rival: for as many network calls, and for any number."""
+    rows = scores_by_patient(judged)
+    samples = select(rows, source="samples")
+    if samples.empty:
+        return "This experiment has no samples."
+    other, sentences = rival(rows), []
+    calls = select(rows, answer=other)["nfe"].iloc[0]
+    for words, part in (
+        (f"{calls:.0f} network calls", samples[samples["nfe"] <= calls]),
+        ("any number", samples),
+    ):
+        if part.empty:
+            continue
+        best = part.groupby("answer")["interval_score"].mean().idxmin()
+        d = against(rows, best, other)
+        nfe = select(rows, answer=best)["nfe"].iloc[0]
+        edges = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
+        verb = VERBS.get(verdict(d, margin_gy), "cannot be told from")
+        sentences.append(
+            f"For {words}, the best intervals from samples ({best}; {nfe:.0f} calls) {verb} those of {other}: "
+            f"interval score {d.mean:+.2f} Gy{edges}, {d.n} test patients."
+        )
+    return " ".join(sentences)
+
+
+def alarms_table(results: Results) -> pd.DataFrame:
+    """Organs raised by 5 Gy that are found at 10 % false alarms, in %, by answer and organ; and by the edge
+    that validation patients promise, found and false ones over all organs."""
+    rows = named(alarms(results.frames["07_values"], results.frames["07_detection"]))
+    means = rows.groupby("answer", sort=False)[["auc", "found_pct", "false_pct"]].mean()
+    organs = rows.pivot(index="answer", columns="structure", values="found_at_10_pct")
+    return organs.join(means.rename(columns=TITLES)).reindex(means.index)
 
 
 def intervals(judged: pd.DataFrame) -> Figure:
     """fig20: A planned values inside the intervals and what was promised, B the intervals' score, by answer;
     means over the test patients."""
     level_pct = usual_level(judged)
-    rows = named(select(judged[judged["case_id"] != ""], level_pct=level_pct))
+    rows = scores_by_patient(judged)
     order = list(rows.groupby("answer")["interval_score"].mean().sort_values().index)
     figure, axes = panels(2, height_in=0.24 * len(order) + 1.0, sharey=True)
     inks = {name: COLOURS.get(kind(name), "#333333") for name in order}
@@ -75,8 +118,9 @@ def intervals(judged: pd.DataFrame) -> Figure:
     for ax, measure in zip(axes, ("inside_pct", "interval_score")):
         sns.pointplot(rows, x=measure, ax=ax, **options)
     axes[0].axvline(level_pct, color="#888888", linewidth=1)
-    axes[0].set(xlabel=f"planned values in intervals of {level_pct:g} % / %", ylabel="")
-    axes[1].set(xlabel="interval score / Gy (left is better)", ylabel="")
+    axes[0].set(xlabel=f"inside / % (line: {level_pct:g} %)", ylabel="")
+    axes[1].set(xlabel="interval score / Gy (left is better)", ylabel="", xscale="log")
+    plain_ticks(axes[1].xaxis)
     return figure
 
 
@@ -94,6 +138,8 @@ def roc(detection: pd.DataFrame) -> Figure:
         ax.set_title(f"{organ.replace('_', ' ')} (n = {count})", fontsize=8)
     for ax in axes[len(organs) :]:
         ax.remove()
+    for ax in axes[max(0, len(organs) - 4) : len(organs)]:
+        ax.tick_params(labelbottom=True)
     figure.supxlabel("false alarms / %", fontsize=9)
     figure.supylabel("raised plans found / %", fontsize=9)
     return legend_above(figure, axes[: len(organs)], 3)

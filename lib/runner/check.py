@@ -156,20 +156,12 @@ def export_command(run: Experiment, training: str, case: Case) -> str:
 
 def describe(results: Results) -> list[str]:
     """Lines that say which answer has the best intervals, and what alarms find."""
-    frames = results.frames
-    table = interval_figures.answers_table(frames["07_intervals"], 0.1)
-    shown = table.map(lambda value: cell(value, "{:.2f}"))
-    alarms = intervals.alarms(frames["07_values"], frames["07_detection"])
-    named = interval_figures.named(alarms)
-    found = named.groupby("answer", sort=False)[["auc", "found_at_10_pct", "found_pct", "false_pct"]].mean()
-    lines = [f"Intervals of {interval_figures.usual_level(frames['07_intervals']):g} %, quantities in Gy:"]
-    lines += [
-        shown.to_string(),
-        "",
-        "An organ raised by 5 Gy, means over organs:",
-        found.round(2).to_string(),
-    ]
-    return lines
+    judged = results.frames["07_intervals"]
+    tables = interval_figures.answers_table(judged), interval_figures.alarms_table(results)
+    shown = [table.map(lambda value: cell(value, "{:.2f}")).to_string() for table in tables]
+    head = f"Intervals of {interval_figures.usual_level(judged):g} %, quantities in Gy:"
+    sampling, raised = interval_figures.sampling_verdict(judged), "Organs raised by 5 Gy, found / %:"
+    return [head, shown[0], sampling, "", raised, shown[1]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
