@@ -1,5 +1,7 @@
 """Intervals and alarms as figures and as a table: which answer's are narrowest, and what they find."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -79,21 +81,15 @@ def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
         return "This experiment has no samples."
     other, sentences = rival(rows), []
     calls = select(rows, answer=other)["nfe"].iloc[0]
-    for words, part in (
-        (f"{calls:.0f} network calls", samples[samples["nfe"] <= calls]),
-        ("any number", samples),
-    ):
-        if part.empty:
-            continue
-        best = part.groupby("answer")["interval_score"].mean().idxmin()
-        d = against(rows, best, other)
-        nfe = select(rows, answer=best)["nfe"].iloc[0]
-        edges = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
-        verb = VERBS.get(verdict(d, margin_gy), "cannot be told from")
-        sentences.append(
-            f"For {words}, the best intervals from samples ({best}; {nfe:.0f} calls) {verb} those of {other}: "
-            f"interval score {d.mean:+.2f} Gy{edges}, {d.n} test patients."
-        )
+    for words, most in ((f"{calls:.0f} network calls", calls), ("any number of them", math.inf)):
+        best = samples[samples["nfe"] <= most].groupby("answer")["interval_score"].mean()
+        if len(best):
+            name = best.idxmin()
+            d = against(rows, name, other)
+            edges = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
+            verb = VERBS.get(verdict(d, margin_gy), "cannot be told from")
+            text = f"For {words} the best intervals from samples ({name}) {verb} those of {other}"
+            sentences.append(f"{text}: interval score {d.mean:+.2f} Gy{edges}, {d.n} test patients.")
     return " ".join(sentences)
 
 
