@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from dicom_toys import write_patient
-from test_predictions import files
 from toys import LUNG, toy_case, toy_cohort
 
 from lib.cases.protocol import protocol_of
@@ -245,11 +244,11 @@ def test_a_plan_as_predicted_lies_in_the_middle_and_a_raised_organ_is_told():
     assert bladder["percentile"] == 95 and check.above == check.n == 9
     [sentence] = [s for s in plan_check.sentences(check) if "Bladder" in s and "Dmean" in s]
     assert sentence.startswith(
-        f"Bladder could be spared: planned Dmean {bladder['planned']:.1f} Gy, 80 % of plans"
+        f"Bladder could be spared: planned Dmean {bladder['planned']:.1f} Gy, such anatomies"
     )
     less = replace(CASE, dose_gy=(CASE.dose_gy * 0.8))
     words = " ".join(plan_check.sentences(checked(less, values, CASE.dose_gy)))
-    assert "PTV70 could be covered better" in words and "Rectum is spared more than usual" in words
+    assert words.index("PTV70 could be covered better") < words.index("Rectum is spared more than usual")
 
 
 def test_a_known_place_has_its_known_percentile_and_a_networks_bias_is_corrected():
@@ -365,9 +364,6 @@ def test_a_plans_page_stands_alone_and_says_what_it_is_not(folder, capsys):
     assert (
         "quantities lie outside their intervals; by chance alone" in shown and "3 predictions spread" in shown
     )
-    kept = files(command.open_check("try")[0])
-    command.check("outputs/try", "toy_11", "flow, 3 samples of 2 steps")
-    assert files(command.open_check("try")[0]) == kept
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from lib.metrics.dvh import dvh_curve
 from lib.report import views
 from lib.report.pictures import webp_uri
 from lib.report.slices import PLANES, slice_box, structure_colour
-from lib.report.style import BESIDE, panels, picture_grid
+from lib.report.style import panels, picture_grid
 
 INSIDE, OUTSIDE = "#777777", "#D55E00"  # of planned values in their intervals and beyond
 PICTURE_PX = 260
+HALF_IN = 4.6  # width of one of two figures side by side
 LOADER = jinja2.FileSystemLoader(Path(__file__).parent)
 TEMPLATES = jinja2.Environment(loader=LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
@@ -59,7 +60,8 @@ def picture(figure: Figure) -> Markup:
 def draw_intervals(table: pd.DataFrame) -> Figure:
     """What plans of such anatomies reach, as bars, and what is planned, as dots: the quantities in Gy."""
     rows = table[table["unit"] == "Gy"].iloc[::-1].reset_index(drop=True)
-    figure, (ax,) = panels(1, height_in=0.17 * len(rows) + 0.7)
+    figure, (ax,) = panels(1)
+    figure.set_size_inches(HALF_IN, 0.16 * len(rows) + 0.6)
     ax.hlines(rows.index, rows["low"], rows["high"], color="#9CC3E0", linewidth=6)
     ax.plot(rows["middle"], rows.index, "|", color="#0072B2", markersize=7)
     outside = rows["sentence"] != ""
@@ -73,14 +75,15 @@ def draw_intervals(table: pd.DataFrame) -> Figure:
 
 def draw_dvhs(case: Case, members_gy: np.ndarray) -> Figure:
     """Planned dose-volume histograms as lines, the mean prediction dashed; bands: the members' range."""
-    figure, (ax,) = panels(1, height_in=3.1)
+    figure, (ax,) = panels(1)
+    figure.set_size_inches(HALF_IN, 4.0)
     views.draw_dvhs(ax, case, [members_gy.mean(axis=0)], tuple(case.masks))
     edges_gy = views.dose_axis_gy(case.dose_gy, members_gy)
     for name, mask in case.judged_masks.items() if len(members_gy) > 1 else ():
         curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
         ink = views.darken(structure_colour(case, name))
         ax.fill_between(edges_gy, np.min(curves, 0), np.max(curves, 0), color=ink, alpha=0.25, linewidth=0)
-    ax.legend(fontsize=7.5, **BESIDE)
+    ax.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     return figure
 
 

@@ -127,6 +127,8 @@ def check(
     members_gy = on_case_grid(dose, case, run.grid)
     found = plan_check.check_plan(case, members_gy, results.frames["07_values"], answer, level_pct)
     cautions = list(plan_check.cautions(case, likeness(case, anatomy), found, level_pct))
+    if case.case_id in run.open_cohort().split["validation"]:
+        cautions.append(f"{case.case_id} is one of the calibration patients and is left out of them")
     about = {
         "experiment": run.experiment,
         "level": f"{level_pct:g}",

@@ -176,10 +176,10 @@ def quantity_row(case: Case, goal: Goal, row: Row, scores: np.ndarray, level_pct
         found["limit"] = f"{'≤' if less else '≥'} {goal.limit:g} {goal.unit}"
         found |= {"goal": goal.text, "met_pct": place if less else 100 - place}
         found["met"] = row["planned"] <= goal.limit if less else row["planned"] >= goal.limit
-    return found | {"sentence": sentence(case, goal, found, level_pct)}
+    return found | {"sentence": sentence(case, goal, found)}
 
 
-def sentence(case: Case, goal: Goal, row: Row, level_pct: float) -> str:
+def sentence(case: Case, goal: Goal, row: Row) -> str:
     """What a planned value outside of its interval says; "" inside."""
     above, below = row["planned"] > row["high"], row["planned"] < row["low"]
     if not (above or below):
@@ -187,7 +187,7 @@ def sentence(case: Case, goal: Goal, row: Row, level_pct: float) -> str:
     target = goal.structure.partition(" ")[0] in case.protocol.targets
     words = WORDS.get((target, above, goal.sense == "<="), "is unusual")
     planned = f"planned {goal.quantity} {row['planned']:.1f} {row['unit']}"
-    reach = f"{level_pct:g} % of plans of such anatomies reach {row['low']:.1f} to {row['high']:.1f}"
+    reach = f"such anatomies reach {row['low']:.1f} to {row['high']:.1f}"
     return f"{goal.structure.replace('_', ' ')} {words}: {planned}, {reach}"
 
 
@@ -204,11 +204,14 @@ def most_unusual(known: pd.DataFrame, plan: pd.DataFrame) -> tuple[str, int, int
 
 
 def sentences(check: Check) -> list[str]:
-    """What stands out, the farthest from its interval first."""
+    """What stands out: first what another try may improve, each part by how far it is from its interval."""
     rows = check.table[check.table["sentence"] != ""]
-    width = (rows["high"] - rows["low"]).clip(lower=0.1)
-    beyond = np.maximum(rows["planned"] - rows["high"], rows["low"] - rows["planned"]) / width
-    return list(rows.loc[beyond.sort_values(ascending=False).index, "sentence"])
+    above, below = rows["planned"] - rows["high"], rows["low"] - rows["planned"]
+    order = pd.DataFrame({
+        "worse": np.where(rows["side"] == "at most", above, below) > 0,
+        "far": np.maximum(above, below) / (rows["high"] - rows["low"]).clip(lower=0.1),
+    })  # fmt: skip
+    return list(rows.loc[order.sort_values(["worse", "far"], ascending=False).index, "sentence"])
 
 
 def cautions(case: Case, alike: Likeness, check: Check, level_pct: float) -> Iterator[str]:
@@ -224,10 +227,10 @@ def cautions(case: Case, alike: Likeness, check: Check, level_pct: float) -> Ite
     yield f"{check.quantity} is the plan's most unusual quantity, {usual}{first}"
     yield from likeness_notes(alike)
     yield from (f"Look at the data: {oddity}" for oddity in find_oddities(case))
-    few = check.table[check.table["n"] < check.table["n"].max()]
-    for count, rows in few.groupby("n"):
-        structures = ", ".join(dict.fromkeys(rows["structure"]))
-        yield f"{structures}: calibrated on the {count} patients who have it"
+    counts = check.table.groupby("structure", sort=False)["n"].min()
+    if len(few := counts[counts < counts.max()]):
+        names = ", ".join(f"{name} {count}" for name, count in few.items())
+        yield f"Fewer calibration patients have some structures: {names}"
     yield from check.notes
 
 
