@@ -90,7 +90,7 @@ def test_exchangeable_patients_are_inside_as_promised_and_widths_follow_their_ru
         rows += made_values("validation", 9, RANDOM.standard_t(3, 9), spreads[:9], structure=f"s{number}")
         rows += made_values("test", 20, RANDOM.standard_t(3, 20), spreads[9:], structure=f"s{number}")
     values = make_frame("07_values", rows)
-    each = intervals.calibrated(values, (80,))
+    each = intervals.interval_rows(values, (80,))
     assert len(each) == 2 * 100 * 20
     for rule, of_rule in each.groupby("rule"):
         inside = of_rule["planned"].between(of_rule["low"], of_rule["high"])
@@ -114,8 +114,8 @@ def test_exchangeable_patients_are_inside_as_promised_and_widths_follow_their_ru
 def test_what_no_calibration_patient_has_gets_no_interval():
     known = made_values("validation", 9, RANDOM.normal(size=9)) + made_values("test", 4, np.zeros(4))
     values = make_frame("07_values", known + made_values("test", 4, np.zeros(4), structure="Bowel"))
-    assert set(intervals.calibrated(values)["structure"]) == {"Rectum"}
-    assert set(intervals.calibrated(values)["level_pct"]) == {50, 80, 90}  # 95 % takes 19
+    assert set(intervals.interval_rows(values)["structure"]) == {"Rectum"}
+    assert set(intervals.interval_rows(values)["level_pct"]) == {50, 80, 90}  # 95 % takes 19
     assert intervals.judge(make_frame("07_values", made_values("validation", 3, [0, 1, 2]))).empty
 
 
@@ -150,8 +150,8 @@ def test_alarms_are_counted_as_defined():
     detection = intervals.detect(values, raised)
     assert tuple(detection) == FRAMES["07_detection"]
     row = intervals.alarms(values, detection).query("rule == @CONSTANT").iloc[0]
-    assert row["false_pct"] == 5 and row["found_pct"] == 30  # the edge is the 19th of 20: 18 Gy above
-    assert row["found_at_10_pct"] == 35  # the edge is 17: 2 of 20 plans are above, 7 of 20 raised ones
+    assert row["false_pct"] == 5 and row["detected_pct"] == 30  # the edge is the 19th of 20: 18 Gy above
+    assert row["detected_at_10_pct"] == 35  # the edge is 17: 2 of 20 plans are above, 7 of 20 raised ones
     assert row["auc"] == pytest.approx(
         np.mean([[(a + 5 > b) + (a + 5 == b) / 2 for a in scores] for b in scores])
     )

@@ -1,4 +1,4 @@
-"""Intervals and alarms as figures and as a table: which answer's are narrowest, and what they find."""
+"""Intervals and alarms as figures and as a table: which answer's are narrowest, and what they detect."""
 
 import math
 
@@ -21,10 +21,10 @@ WORDS = {"lower": "better", "higher": "worse", "equal": "equal"}
 VERBS = {"lower": "are better than", "higher": "are worse than", "equal": "equal"}
 TITLES = {"nfe": "network calls", "inside_pct": "inside / %", "width": "width / Gy"}
 TITLES |= {"interval_score": "interval score / Gy", "auc": "area under ROC"}
-TITLES |= {"found_pct": "found as promised / %", "false_pct": "false alarms / %"}
+TITLES |= {"detected_pct": "detected as promised / %", "false_pct": "false alarms / %"}
 
 
-def named(rows: pd.DataFrame) -> pd.DataFrame:
+def with_names(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with the `answer` and its rule in words."""
     keys = rows[[*ANSWER, "rule"]].drop_duplicates()
     keys["answer"] = [answer_name(row) for row in keys.to_dict("records")]
@@ -47,10 +47,10 @@ def rival(rows: pd.DataFrame) -> str:
 
 def scores_by_patient(judged: pd.DataFrame) -> pd.DataFrame:
     """The rows of each test patient at the usual level, their answers named."""
-    return named(select(judged[judged["case_id"] != ""], level_pct=usual_level(judged)))
+    return with_names(select(judged[judged["case_id"] != ""], level_pct=usual_level(judged)))
 
 
-def against(rows: pd.DataFrame, answer: str, other: str) -> Difference:
+def score_difference(rows: pd.DataFrame, answer: str, other: str) -> Difference:
     """The paired difference of two answers' interval scores."""
     scores = rows.pivot(index="case_id", columns="answer", values="interval_score")
     return paired_difference(scores[answer], scores[other])
@@ -66,7 +66,7 @@ def answers_table(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> pd.Data
     table = groups[["nfe", "inside_pct", "width", "interval_score"]].mean().sort_values("interval_score")
     table["nfe"] = table["nfe"].astype(int)
     other = rival(rows)
-    differences = {name: against(rows, name, other) for name in table.index}
+    differences = {name: score_difference(rows, name, other) for name in table.index}
     table[f"less that of {other} / Gy"] = [Interval(d.mean, d.low, d.high) for d in differences.values()]
     said = {name: WORDS.get(verdict(d, margin_gy), "cannot be said") for name, d in differences.items()}
     table["verdict"] = [said[name] if name != other else "" for name in table.index]
@@ -85,7 +85,7 @@ def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
         best = samples[samples["nfe"] <= most].groupby("answer")["interval_score"].mean()
         if len(best):
             name = best.idxmin()
-            d = against(rows, name, other)
+            d = score_difference(rows, name, other)
             edges = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
             verb = VERBS.get(verdict(d, margin_gy), "cannot be told from")
             text = f"For {words} the best intervals from samples ({name}) {verb} those of {other}"
@@ -94,11 +94,11 @@ def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
 
 
 def alarms_table(results: Results) -> pd.DataFrame:
-    """Organs raised by 5 Gy that are found at 10 % false alarms, in %, by answer and organ; and by the edge
-    that validation patients promise, found and false ones over all organs."""
-    rows = named(alarms(results.frames["07_values"], results.frames["07_detection"]))
-    means = rows.groupby("answer", sort=False)[["auc", "found_pct", "false_pct"]].mean()
-    organs = rows.pivot(index="answer", columns="structure", values="found_at_10_pct")
+    """Organs raised by 5 Gy that are detected, in %: at 10 % false alarms by answer and organ, and by the
+    edge that validation patients promise over all organs, with its false alarms."""
+    rows = with_names(alarms(results.frames["07_values"], results.frames["07_detection"]))
+    means = rows.groupby("answer", sort=False)[["auc", "detected_pct", "false_pct"]].mean()
+    organs = rows.pivot(index="answer", columns="structure", values="detected_at_10_pct")
     return organs.join(means.rename(columns=TITLES)).reindex(means.index)
 
 
@@ -121,14 +121,14 @@ def intervals(judged: pd.DataFrame) -> Figure:
 
 
 def roc(detection: pd.DataFrame) -> Figure:
-    """fig21: Plans raised by 5 Gy in an organ that are found, against false alarms on plans as they are."""
-    rows = named(select(detection[detection["rule"] != BY_SPREAD]))
+    """fig21: Plans raised by 5 Gy in an organ that are detected, against false alarms on unchanged plans."""
+    rows = with_names(select(detection[detection["rule"] != BY_SPREAD]))
     organs = sorted(rows["structure"].unique())
     figure, axes = panels(4, -(-len(organs) // 4), height_in=2.0, sharex=True, sharey=True)
     for ax, organ in zip(axes, organs):
         of_organ = select(rows, structure=organ)
-        for name, own in of_organ.groupby("answer", sort=False):
-            ax.plot(*roc_curve(own), color=COLOURS.get(kind(name), "#333333"), label=name, **line_of(own))
+        for name, part in of_organ.groupby("answer", sort=False):
+            ax.plot(*roc_curve(part), color=COLOURS.get(kind(name), "#333333"), label=name, **line_of(part))
         ax.axvline(FALSE_ALARMS_PCT, color="#cccccc", linewidth=0.8, zorder=0)
         count = of_organ["case_id"].nunique()
         ax.set_title(f"{organ.replace('_', ' ')} (n = {count})", fontsize=8)
@@ -137,7 +137,7 @@ def roc(detection: pd.DataFrame) -> Figure:
     for ax in axes[max(0, len(organs) - 4) : len(organs)]:
         ax.tick_params(labelbottom=True)
     figure.supxlabel("false alarms / %", fontsize=9)
-    figure.supylabel("raised plans found / %", fontsize=9)
+    figure.supylabel("raised plans detected / %", fontsize=9)
     return legend_above(figure, axes[: len(organs)], 3)
 
 
@@ -149,7 +149,7 @@ def line_of(rows: pd.DataFrame) -> dict:
 
 
 def roc_curve(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """(false alarms, raised plans found) in % at every edge, as steps from 0 to 100."""
+    """(false alarms, raised plans detected) in % at every edge, as steps from 0 to 100."""
     usual, raised = np.sort(rows["score"]), np.sort(rows["raised_score"])
     edges = np.concatenate([[np.inf], np.sort(np.concatenate([usual, raised]))[::-1]])
     shares = [

@@ -8,6 +8,7 @@ The first predicts the validation and the test patients by every answer of 03_en
 narrowest intervals; the second writes one page. No device, and no decision about a treatment.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from lib.cache import digest
 from lib.cases.case import Case
 from lib.errors import UserError
 from lib.features.samples import Sample, load_sample, make_sample
@@ -104,8 +104,8 @@ def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample]:
     options = {"spacing_mm": tuple(np.median(of_training, axis=0).tolist())} | options
     case, _ = read_patient(find_path(plan), Options(**options, protocol=cohort.protocol), "plan")
     sample = make_sample(case, run.grid, run.beams_deg)
-    seen = [sample.cond.numpy().tobytes(), sample.mask.numpy().tobytes(), sample.constraints.tolist()]
-    name = f"plan_{digest([repr(seen)])[:8]}"
+    seen = [tensor.numpy().tobytes() for tensor in (sample.cond, sample.mask, sample.constraints)]
+    name = f"plan_{hashlib.sha256(b''.join(seen)).hexdigest()[:8]}"
     return replace(case, case_id=name), replace(sample, case_id=name)
 
 
@@ -125,20 +125,20 @@ def check(
     answer = plan_check.choose_answer(results.frames["07_intervals"], level_pct, name)
     [dose] = plan_check.predict_answer(run, answer, sample).doses
     members_gy = on_case_grid(dose, case, run.grid)
-    found = plan_check.check_plan(case, members_gy, results.frames["07_values"], answer, level_pct)
-    cautions = list(plan_check.cautions(case, likeness(case, anatomy), found, level_pct))
+    checked = plan_check.check_plan(case, members_gy, results.frames["07_values"], answer, level_pct)
+    cautions = list(plan_check.cautions(case, likeness(case, anatomy), checked, level_pct))
     if case.case_id in run.open_cohort().split["validation"]:
         cautions.append(f"{case.case_id} is one of the calibration patients and is left out of them")
     about = {
         "experiment": run.experiment,
         "level": f"{level_pct:g}",
-        "promise": conformal.promise(int(found.table["n"].max()), level_pct),
+        "promise": conformal.promise(int(checked.table["n"].max()), level_pct),
         "several": len(members_gy) > 1,
         "command": export_command(run, answer["training"], case),
     }
-    stands_out = plan_check.sentences(found)
+    stands_out = plan_check.sentences(checked)
     page = plan_page(
-        case, found.table, members_gy, plan_check.answer_name(answer), stands_out, cautions, about
+        case, checked.table, members_gy, plan_check.answer_name(answer), stands_out, cautions, about
     )
     path = Path(to) if to else run.folder / "checks" / f"{case.case_id}.html"
     write_text(path, page)
@@ -157,12 +157,15 @@ def export_command(run: Experiment, training: str, case: Case) -> str:
 
 
 def describe(results: Results) -> list[str]:
-    """Lines that say which answer has the best intervals, and what alarms find."""
+    """Lines that say which answer has the best intervals, and what alarms detect."""
     judged = results.frames["07_intervals"]
     tables = interval_figures.answers_table(judged), interval_figures.alarms_table(results)
     shown = [table.map(lambda value: cell(value, "{:.2f}")).to_string() for table in tables]
     head = f"Intervals of {interval_figures.usual_level(judged):g} %, quantities in Gy:"
-    sampling, raised = interval_figures.sampling_verdict(judged), "Organs raised by 5 Gy, found / %:"
+    sampling, raised = (
+        interval_figures.sampling_verdict(judged),
+        "Organs raised by 5 Gy, detected / % at 10 % false alarms:",
+    )
     return [head, shown[0], sampling, "", raised, shown[1]]
 
 
@@ -184,6 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return check(given.experiment, given.plan, given.by, given.level_pct, given.to) and None
         over: dict[str, Any] = {}
         for text in given.p:
-            put(over, *text.split("=", 1))
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise UserError(f"-p {text}: write -p key=value")
+            put(over, key, value)
         run, how, _ = open_check(given.experiment, over)
         print("\n".join(describe(calibrate(run, how))))

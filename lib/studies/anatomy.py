@@ -102,13 +102,13 @@ def deviations(patients: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
 def likeness(case: Case, anatomy: pd.DataFrame) -> Likeness:
     """How the patient stands to the training patients of 07_anatomy, and among its validation patients."""
     names = ["part", "case_id", "structure", "measure", "value"]
-    own = pd.DataFrame([("", "", *key, value) for key, value in describe(case).items()], columns=names)
+    numbers = pd.DataFrame([("", "", *key, value) for key, value in describe(case).items()], columns=names)
     training = table(anatomy[anatomy["part"] == "train"])
     others = anatomy[(anatomy["part"] == "validation") & (anatomy["case_id"] != case.case_id)]
-    patient, usual = deviations(table(own), training).iloc[0].abs(), training.mean()
+    patient, usual = deviations(table(numbers), training).iloc[0].abs(), training.mean()
     known = deviations(table(others), training).abs().max(axis=1)
     structure, measure = patient.idxmax()
-    values = [table(own).iloc[0][structure, measure], usual[structure, measure]]
+    values = [table(numbers).iloc[0][structure, measure], usual[structure, measure]]
     values = np.exp(values) if measure == VOLUME else values
     has = training.xs(VOLUME, axis=1, level="measure").notna()
     return Likeness(
@@ -126,9 +126,9 @@ def likeness(case: Case, anatomy: pd.DataFrame) -> Likeness:
 
 def same_patient(case: Case, anatomy: pd.DataFrame) -> str:
     """The training patient whose anatomy has just these numbers, or ""."""
-    own = pd.Series(describe(case))
+    numbers = pd.Series(describe(case))
     training = anatomy[anatomy["part"] == "train"].pivot(
         index="case_id", columns=["structure", "measure"], values="value"
     )
-    alike = np.isclose(training.reindex(columns=own.index), own, rtol=SAME, atol=SAME).all(axis=1)
+    alike = np.isclose(training.reindex(columns=numbers.index), numbers, rtol=SAME, atol=SAME).all(axis=1)
     return next(iter(training.index[alike]), "")

@@ -1,11 +1,11 @@
 """What plans of such anatomies reach, how sure that is, and whether an interval or an alarm can be believed.
 
-Every answer of `ensembles.collect` is calibrated on the validation patients and judged on the test patients.
+Every answer of `ensembles.sources` is calibrated on the validation patients and judged on the test patients.
 By its predicted value of a DVH point and, where it has several members, their spread it says an interval:
 of one width for all patients, or of a width that grows with the spread.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from lib.metrics.uncertainty import spread_gy
 from lib.models.methods import find_method
 from lib.prediction.predict import usual_sampler
 from lib.progress import progress
-from lib.studies.ensembles import collect
+from lib.studies.ensembles import of_source, sources
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import Prediction, inside, on_case_grids, predict_members
 from lib.studies.results import FORECAST, FRAMES, label, make_frame, select
@@ -131,15 +131,13 @@ def answers(
     deep: list[str],
     members: int,
     n_steps: int,
-) -> list[Prediction]:
-    """What `collect` gives, and samples for as many network calls as regressions of several seeds take."""
-    predictions = collect(run, samples, sampled, regression, deep, members, n_steps)
+) -> Iterator[Prediction]:
+    """The sources of ensembles, and samples for as many network calls as the regressions of `deep` take."""
+    yield from sources(run, samples, sampled, regression, deep, members, n_steps)
     calls = max(2, len(deep))
     for name in (name for name in sampled if find_method(name).timed):
         sampler = usual_sampler(run.config(name), 1)
-        few = predict_members(run, name, samples, sampler, calls)
-        predictions.append(few._replace(columns=few.columns | {"source": "samples"}))
-    return predictions
+        yield of_source("samples", predict_members(run, name, samples, sampler, calls))
 
 
 def answer_label(row: Row) -> str:
@@ -159,7 +157,7 @@ def with_rules(values: pd.DataFrame) -> pd.DataFrame:
     return both.assign(score=(both["planned"] - both["value"]) / both["scale"])
 
 
-def calibrated(values: pd.DataFrame, levels_pct: Iterable[float] = LEVELS_PCT) -> pd.DataFrame:
+def interval_rows(values: pd.DataFrame, levels_pct: Iterable[float] = LEVELS_PCT) -> pd.DataFrame:
     """The test patients' rows, each with its interval `low` to `high` of each level that the validation
     patients who have the quantity can promise; `calibration_patients` is their number."""
     parts = []
@@ -193,7 +191,7 @@ def with_ends(rows: pd.DataFrame, low: float | pd.Series, high: float | pd.Serie
 def judge(values: pd.DataFrame) -> pd.DataFrame:
     """The frame 07_intervals: coverage and width by quantity, by patient, and by the predicted dose; the
     latter two over the quantities in Gy."""
-    rows = calibrated(values)
+    rows = interval_rows(values)
     ends = rows["low"], rows["high"], rows["planned"], rows["level_pct"]
     rows = rows.assign(
         inside_pct=100.0 * ((rows["low"] <= rows["planned"]) & (rows["planned"] <= rows["high"])),
@@ -249,9 +247,9 @@ def detect(values: pd.DataFrame, raised: pd.DataFrame) -> pd.DataFrame:
 
 def alarms(values: pd.DataFrame, detection: pd.DataFrame) -> pd.DataFrame:
     """Of each answer, rule and organ the share of raised plans above what validation patients promise to be
-    exceeded by 10 % (`found_pct`), of plans as they are (`false_pct`); the share found where just 10 % of the
-    test plans are above (`found_at_10_pct`); and the area under the ROC curve. NaN where nothing can be
-    promised."""
+    exceeded by 10 % (`detected_pct`), and of plans as they are (`false_pct`), NaN where nothing can be
+    promised; the share detected where just 10 % of the test plans are above (`detected_at_10_pct`); and the
+    area under the ROC curve (`auc`)."""
     validation = with_rules(values[(values["quantity"] == "Dmean") & (values["part"] == "validation")])
     keys, rows = [*ANSWER, "rule", "structure"], []
     scores = dict(list(validation.fillna(-1).groupby(keys)["score"]))
@@ -262,9 +260,9 @@ def alarms(values: pd.DataFrame, detection: pd.DataFrame) -> pd.DataFrame:
         edge = conformal.quantile(known, 100 - FALSE_ALARMS_PCT) if promised else np.nan
         at_10 = np.sort(usual)[::-1][len(usual) * FALSE_ALARMS_PCT // 100]
         row = dict(zip(keys, key)) | {"patients": len(usual), "auc": roc_area(usual, raised)}
-        row["found_pct"] = 100 * (raised > edge).mean() if promised else np.nan
+        row["detected_pct"] = 100 * (raised > edge).mean() if promised else np.nan
         row["false_pct"] = 100 * (usual > edge).mean() if promised else np.nan
-        rows.append(row | {"found_at_10_pct": 100 * (raised > at_10).mean()})
+        rows.append(row | {"detected_at_10_pct": 100 * (raised > at_10).mean()})
     return pd.DataFrame(rows).replace(-1, np.nan)
 
 

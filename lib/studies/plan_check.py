@@ -163,20 +163,20 @@ def quantity_row(case: Case, goal: Goal, row: Row, scores: np.ndarray, level_pct
     low, high = conformal.interval(scores, level_pct)
     ends = with_ends(pd.DataFrame([row]), low, high).iloc[0]
     less = goal.sense == "<="
-    found = {name: row[name] for name in (*QUANTITY, "planned")} | {"low": ends["low"], "high": ends["high"]}
-    found["side"] = "at most" if less else "at least"
-    found["middle"] = max(0.0, row["value"] + float(np.median(scores)) * row["scale"])
-    found |= {"percentile": conformal.percentile(row["score"], scores), "n": len(scores)}
+    cells = {name: row[name] for name in (*QUANTITY, "planned")} | {"low": ends["low"], "high": ends["high"]}
+    cells["side"] = "at most" if less else "at least"
+    cells["middle"] = max(0.0, row["value"] + float(np.median(scores)) * row["scale"])
+    cells |= {"percentile": conformal.percentile(row["score"], scores), "n": len(scores)}
     if conformal.can_promise(len(scores), BOUND_PCT):
         sign = 1 if less else -1
         reach = row["value"] + sign * conformal.quantile(sign * scores, BOUND_PCT) * row["scale"]
-        found["bound"] = max(0.0, reach)
+        cells["bound"] = max(0.0, reach)
     if np.isfinite(goal.limit) and fits_plan(case, goal):
         place = conformal.percentile((goal.limit - row["value"]) / row["scale"], scores)
-        found["limit"] = f"{'≤' if less else '≥'} {goal.limit:g} {goal.unit}"
-        found |= {"goal": goal.text, "met_pct": place if less else 100 - place}
-        found["met"] = row["planned"] <= goal.limit if less else row["planned"] >= goal.limit
-    return found | {"sentence": sentence(case, goal, found)}
+        cells["limit"] = f"{'≤' if less else '≥'} {goal.limit:g} {goal.unit}"
+        cells |= {"goal": goal.text, "met_pct": place if less else 100 - place}
+        cells["met"] = row["planned"] <= goal.limit if less else row["planned"] >= goal.limit
+    return cells | {"sentence": sentence(case, goal, cells)}
 
 
 def sentence(case: Case, goal: Goal, row: Row) -> str:
@@ -197,10 +197,10 @@ def most_unusual(known: pd.DataFrame, plan: pd.DataFrame) -> tuple[str, int, int
     both = pd.concat([known, plan]).pivot_table("score", "case_id", QUANTITY)
     both = both[[column for column in both if column in set(plan.set_index(QUANTITY).index)]]
     off = ((both - both.mean()) / both.std(ddof=0).clip(lower=1e-6)).abs()
-    own = off.loc[plan["case_id"].iloc[0]]
-    others = off.drop(index=own.name).max(axis=1).dropna()
-    structure, quantity, _ = own.idxmax()
-    return f"{structure} {quantity}", int((others < own.max()).sum()), len(others)
+    plan_off = off.loc[plan["case_id"].iloc[0]]
+    others = off.drop(index=plan_off.name).max(axis=1).dropna()
+    structure, quantity, _ = plan_off.idxmax()
+    return f"{structure} {quantity}", int((others < plan_off.max()).sum()), len(others)
 
 
 def sentences(check: Check) -> list[str]:
