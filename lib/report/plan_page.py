@@ -16,7 +16,7 @@ from lib.metrics.dvh import dvh_curve
 from lib.report import views
 from lib.report.pictures import webp_uri
 from lib.report.slices import PLANES, slice_box, structure_colour
-from lib.report.style import panels, picture_grid
+from lib.report.style import panels, picture_grid, plt
 
 INSIDE, OUTSIDE = "#777777", "#D55E00"  # of planned values in their intervals and beyond
 PICTURE_PX = 260
@@ -54,6 +54,7 @@ def picture(figure: Figure) -> Markup:
     """A figure as the source of an <img>."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=130)
+    plt.close(figure)  # a notebook would show it once more
     return Markup(webp_uri(Image.open(buffer)))
 
 

@@ -27,7 +27,7 @@ from lib.prediction.predict import on_case_grid
 from lib.prediction.store import prediction_path
 from lib.report import interval_figures
 from lib.report.plan_page import plan_page
-from lib.report.style import save_figure
+from lib.report.style import plt, save_figure
 from lib.report.tables import cell
 from lib.runner import settings
 from lib.runner.command import Parser, one_sentence_errors
@@ -64,8 +64,11 @@ def calibrate(run: Experiment, how: dict[str, Any]) -> Results:
     frames["detection"] = intervals.detect(values, raised)
     run.save_results("07_check", {"answers": how, "weights": weights_of(run, how)}, **frames)
     results = run.load_results("07_check")
-    save_figure(interval_figures.intervals(results.frames["07_intervals"]), run.folder, "fig20_intervals")
-    save_figure(interval_figures.roc(results.frames["07_detection"]), run.folder, "fig21_alarms")
+    figures = {"fig20_intervals": interval_figures.intervals(results.frames["07_intervals"])}
+    figures["fig21_alarms"] = interval_figures.roc(results.frames["07_detection"])
+    for name, figure in figures.items():
+        save_figure(figure, run.folder, name)
+        plt.close(figure)
     return results
 
 
@@ -162,11 +165,8 @@ def describe(results: Results) -> list[str]:
     tables = interval_figures.answers_table(judged), interval_figures.alarms_table(results)
     shown = [table.map(lambda value: cell(value, "{:.2f}")).to_string() for table in tables]
     head = f"Intervals of {interval_figures.usual_level(judged):g} %, quantities in Gy:"
-    sampling, raised = (
-        interval_figures.sampling_verdict(judged),
-        "Organs raised by 5 Gy, detected / % at 10 % false alarms:",
-    )
-    return [head, shown[0], sampling, "", raised, shown[1]]
+    detected = "Organs raised by 5 Gy, detected at 10 % false alarms / %:"
+    return [head, shown[0], interval_figures.sampling_verdict(judged), "", detected, shown[1]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
