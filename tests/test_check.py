@@ -282,11 +282,23 @@ def test_three_calibration_patients_promise_nothing_and_few_are_told():
     assert any("Bowel Dmean" in note and "from 3 calibration patients" in note for note in check.notes)
 
 
-def test_the_best_answer_is_chosen_or_the_one_that_is_named():
+def two_answers():
+    """Intervals of samples, and of a regression that misses nine times as far."""
     rows = made_values("validation", 9, RANDOM.normal(size=9)) + made_values("test", 9, RANDOM.normal(size=9))
-    other = {"training": "baseline", "method": "baseline", "source": "none", "members": 1, "n_steps": None}
+    other = {
+        "training": "baseline",
+        "method": "baseline",
+        "source": "none",
+        "members": 1,
+        "n_steps": None,
+        "nfe": 1,
+    }
     rows += [row | other | {"planned": 30 + 9 * (row["planned"] - 30), "spread": None} for row in rows]
-    judged = intervals.judge(make_frame("07_values", rows))
+    return intervals.judge(make_frame("07_values", rows))
+
+
+def test_the_best_answer_is_chosen_or_the_one_that_is_named():
+    judged = two_answers()
     assert plan_check.choose_answer(judged, 80)["training"] == "flow"
     assert plan_check.choose_answer(judged, 80, "baseline")["training"] == "baseline"
     named = plan_check.choose_answer(judged, 80, "flow, 5 samples of 4 steps, width by spread")
@@ -295,6 +307,24 @@ def test_the_best_answer_is_chosen_or_the_one_that_is_named():
         plan_check.choose_answer(judged, 80, "basline")
     with pytest.raises(UserError, match="too few validation patients"):
         plan_check.choose_answer(judged.head(0), 80)
+
+
+def test_what_samples_are_worth_follows_from_the_scores():
+    judged, name = two_answers(), "flow, 5 samples of 4 steps"
+    table = interval_figures.answers_table(judged)
+    assert table.index[-1] == "baseline" and table.loc[name, "verdict"] == "better"
+    difference = table.loc[name, "interval score / Gy"] - table.loc["baseline", "interval score / Gy"]
+    assert table.loc[name, "less that of baseline / Gy"].middle == pytest.approx(difference)
+    assert table["width / Gy"].min() > 0 and table.loc[name, "network calls"] == 20
+    said = interval_figures.sampling_verdict(judged)
+    assert "1 network calls" not in said and "are better than those of baseline" in said
+    assert (
+        interval_figures.sampling_verdict(judged[judged["source"] == "none"])
+        == "This experiment has no samples."
+    )
+    covered = interval_figures.coverage_table(judged, name).loc["Rectum Dmean / Gy"]
+    assert covered["inside / %"].low < covered["inside / %"].middle <= covered["inside / %"].high
+    assert (covered["patients"], covered["calibrated on"]) == (9, 9)
 
 
 def test_a_plan_that_the_networks_cannot_answer_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from lib.metrics.statistics import Difference, paired_difference, verdict
 from lib.models.methods import kind
 from lib.report.figures import MEAN
 from lib.report.style import COLOURS, legend_above, panels, plain_ticks
-from lib.report.tables import Interval
+from lib.report.tables import Interval, pack
 from lib.studies.intervals import ANSWER, BY_SPREAD, FALSE_ALARMS_PCT, alarms
 from lib.studies.plan_check import answer_name
 from lib.studies.results import Results, select
@@ -71,6 +71,30 @@ def answers_table(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> pd.Data
     said = {name: WORDS.get(verdict(d, margin_gy), "cannot be said") for name, d in differences.items()}
     table["verdict"] = [said[name] if name != other else "" for name in table.index]
     return table.rename(columns=TITLES).rename_axis("answer")
+
+
+def coverage_table(judged: pd.DataFrame, answer: str = "") -> pd.DataFrame:
+    """Each quantity by one answer, the rival if none is named: planned values inside with the exact interval
+    of that share, and the width in the quantity's unit; then the same by predicted dose."""
+    rows = with_names(select(judged, level_pct=usual_level(judged)))
+    rows = select(rows, answer=answer or rival(rows))
+    quantities, doses = rows[rows["quantity"] != ""], rows.dropna(subset="bin_gy").sort_values("bin_gy")
+    names = [
+        *(
+            quantities["structure"].replace("", "dose mask")
+            + " "
+            + quantities["quantity"]
+            + " / "
+            + quantities["unit"]
+        )
+    ]
+    names += [f"predicted from {edge:.0f} Gy on" for edge in doses["bin_gy"]]
+    table = pd.concat([quantities, doses]).set_axis(pd.Index(names, name="quantity"))
+    table["inside / %"] = pack(table, "inside_pct", "inside_low_pct", "inside_high_pct")
+    titles = {"width": "width", "patients": "patients", "calibration_patients": "calibrated on"}
+    return (
+        table[["inside / %", *titles]].rename(columns=titles).astype({"patients": int, "calibrated on": int})
+    )
 
 
 def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:

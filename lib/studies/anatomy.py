@@ -21,6 +21,7 @@ LEAST_DEVIATION = {"volume": 0.1, "": 3.0}  # of log volumes; of lengths in mm
 FAR_MM = 100.0  # what is farther from the target lies so far from it
 AXES = ("towards the head", "towards the back", "towards the left")
 DISTANCE, VOLUME = "distance to the target / mm", "volume / cc"
+UNLIKE_SHARE = 0.1
 SAME = 1e-4  # relative difference below which two numbers of an anatomy are one
 
 
@@ -46,8 +47,13 @@ class Likeness(NamedTuple):
 
     @property
     def is_unlike(self) -> bool:
-        """Whether it deviates more than any: of 1 in n + 1 patients like them, too."""
-        return self.above == self.n
+        """Whether at most 1 in 10 patients like those of the calibration deviates so; of few, none."""
+        return self.at_least <= max(1, UNLIKE_SHARE * (self.n + 1))
+
+    @property
+    def at_least(self) -> int:
+        """Of n + 1 patients like those of the calibration so many deviate as much."""
+        return self.n - self.above + 1
 
 
 def describe(case: Case) -> dict[tuple[str, str], float]:

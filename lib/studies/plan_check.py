@@ -242,7 +242,7 @@ def likeness_notes(alike: Likeness) -> Iterator[str]:
     start = "What deviates most in the anatomy is the"
     if alike.is_unlike:
         yield f"The anatomy is unlike the training patients', so this is not to be relied on. {start} {what}"
-        yield f"More than in any of {alike.n} calibration patients, as of 1 in {alike.n + 1} like them"
+        yield f"As much as in {alike.at_least} of {alike.n + 1} patients like those of the calibration"
     else:
         yield f"{start} {what}, more than in {alike.above} of {alike.n} calibration patients"
     if alike.unseen:
