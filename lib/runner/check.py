@@ -86,7 +86,10 @@ def load_calibration(run: Experiment) -> Results:
     if not (run.folder / "results" / "07_check.json").exists():
         raise UserError(f"{run.experiment} is not calibrated; first {command}")
     results = run.load_results("07_check")
-    if results.settings["weights"] != weights_of(run, results.settings["answers"]):
+    stored, here = results.settings["weights"], weights_of(run, results.settings["answers"])
+    if missing := sorted(stored.keys() - here.keys()):
+        raise UserError(f"{run.checkpoint(missing[0])} holds no weights; train {missing[0]} first")
+    if stored != here:
         raise UserError(
             f"networks or patients of {run.experiment} are not those it was calibrated with; {command}"
         )
