@@ -10,6 +10,7 @@ COMMANDS = {
     "run": ("lib.runner.run", "run an experiment's notebooks and build its report"),
     "train": ("lib.runner.train", "train the methods of a params file without notebooks"),
     "import": ("lib.runner.import_patients", "make a cohort of patients"),
+    "check": ("lib.runner.check", "check a plan against what such anatomies reach"),
     "export": ("lib.runner.export", "write a prediction for other programs: images or DICOM RTDOSE"),
     "compare": ("lib.runner.compare", "pair two methods, also of two experiments, by patient"),
 }

@@ -44,12 +44,17 @@ class Goal(NamedTuple):
     relative: bool = False
 
     @property
-    def text(self) -> str:
-        """The goal in words, such as "Rectum V50 Gy ≤ 50 %"; goal_from reads it."""
+    def quantity(self) -> str:
+        """What it limits, such as "V50 Gy" or "Dmean"."""
         dose_unit = " %" if self.relative else " Gy"
         unit = {"V": dose_unit, "Vcc": dose_unit, "D": " %", "Dcc": " cc"}.get(self.statistic)
-        quantity = f"{self.statistic[0]}{self.at:g}{unit}" if unit else f"D{self.statistic}"
-        return f"{self.structure} {quantity} {'≤' if self.sense == '<=' else '≥'} {self.limit:g} {self.unit}"
+        return f"{self.statistic[0]}{self.at:g}{unit}" if unit else f"D{self.statistic}"
+
+    @property
+    def text(self) -> str:
+        """The goal in words, such as "Rectum V50 Gy ≤ 50 %"; goal_from reads it."""
+        sense = "≤" if self.sense == "<=" else "≥"
+        return f"{self.structure} {self.quantity} {sense} {self.limit:g} {self.unit}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The studies that the notebooks run: checks of a cohort, sampling, ensembles, the comparison of methods,
+"""The studies that the notebooks run: checks of a cohort and of a plan, sampling, ensembles, the comparison,
 speed.
 
 Each returns a DataFrame with one row per measured thing, which results/*.csv keeps and figures, sentences and

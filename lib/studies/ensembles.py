@@ -6,7 +6,7 @@ regression on the patient and the mirror image ("sides"); "none" is that regress
 network. All are judged alike.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,12 @@ DVH_EDGES_GY = np.arange(0.0, 80.0, 1.0)
 Row = dict[str, Any]
 
 
-def collect(
+def collect(*arguments: Any) -> list[Prediction]:
+    """What `sources` gives, all at once."""
+    return list(sources(*arguments))
+
+
+def sources(
     run: Experiment,
     samples: list[Sample],
     methods: Iterable[str],
@@ -46,16 +51,21 @@ def collect(
     deep: list[str],
     members: int,
     n_steps: int,
-) -> list[Prediction]:
-    """The members of every source, each method as it is usually sampled, the regression and the control."""
-    sources = [("none", predict_members(run, regression, samples)), ("control", predict_naive(run, samples))]
+) -> Iterator[Prediction]:
+    """The members of every source, each method as it is usually sampled, the regression and the control; each
+    made when it is asked for, as the doses of many patients are large."""
+    yield of_source("none", predict_members(run, regression, samples))
+    yield of_source("control", predict_naive(run, samples))
     for name in methods:
         sampler = usual_sampler(run.config(name), n_steps)
-        sources.append(("samples", predict_members(run, name, samples, sampler, members)))
+        yield of_source("samples", predict_members(run, name, samples, sampler, members))
     if len(deep) > 1:
-        sources.append(("seeds", pool([predict_members(run, name, samples) for name in deep])))
-    sources.append(("sides", both_sides(run, regression, samples)))
-    return [one._replace(columns=one.columns | {"source": source}) for source, one in sources]
+        yield of_source("seeds", pool([predict_members(run, name, samples) for name in deep]))
+    yield of_source("sides", both_sides(run, regression, samples))
+
+
+def of_source(source: str, prediction: Prediction) -> Prediction:
+    return prediction._replace(columns=prediction.columns | {"source": source})
 
 
 def judge(

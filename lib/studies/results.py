@@ -17,6 +17,8 @@ TRAINING = "training method variant group seed"
 SETTING = f"{TRAINING} weights switch setting solver grid start clamp eta window window_noise n_steps nfe"
 ANSWER = f"{TRAINING} n_steps nfe members averaged_over"
 MEASURED = "case_id measure value"
+FORECAST = f"{TRAINING} n_steps nfe source members"  # whose members say how sure it is
+COVERAGE = "patients calibration_patients inside_pct inside_low_pct inside_high_pct width interval_score"
 OF_STRUCTURE = "case_id region structure measure value"
 PEAKS = "peak_gflop_s peak_gbyte_s of_peak_flop_pct of_peak_byte_pct"
 
@@ -36,10 +38,14 @@ COLUMNS = {  # of each file
     "06_ceilings": f"part seconds gflop gbyte {PEAKS}",
     "06_scaling": "axis size seconds",
     "06_notebooks": "notebook minutes",
+    "07_values": f"{FORECAST} part rule case_id structure quantity unit planned value spread",
+    "07_anatomy": "part case_id structure measure value",
+    "07_intervals": f"{FORECAST} rule level_pct bin_gy case_id structure quantity unit {COVERAGE}",
+    "07_detection": f"{FORECAST} rule case_id structure score raised_score",
 }
 FRAMES = {file: tuple(columns.split()) for file, columns in COLUMNS.items()}
 WORDS = """training method variant group weights switch setting solver grid clamp window_noise source
-averaged_over case_id region structure measure part against axis notebook"""
+averaged_over case_id region structure quantity unit measure rule part against axis notebook"""
 TEXT = set(WORDS.split())
 
 

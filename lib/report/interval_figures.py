@@ -1,0 +1,182 @@
+"""Intervals and alarms as figures and as a table: which answer's are narrowest, and what they detect."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from lib.metrics.statistics import Difference, paired_difference, verdict
+from lib.models.methods import kind
+from lib.report.figures import MEAN
+from lib.report.style import COLOURS, legend_above, panels, plain_ticks
+from lib.report.tables import Interval, pack
+from lib.studies.intervals import ANSWER, BY_SPREAD, FALSE_ALARMS_PCT, alarms
+from lib.studies.plan_check import answer_name
+from lib.studies.results import Results, select
+
+MARGIN_GY = 0.1
+WORDS = {"lower": "better", "higher": "worse", "equal": "equal"}
+VERBS = {"lower": "are better than", "higher": "are worse than", "equal": "equal"}
+TITLES = {"nfe": "network calls", "inside_pct": "inside / %", "width": "width / Gy"}
+TITLES |= {"interval_score": "interval score / Gy", "auc": "area under ROC"}
+TITLES |= {"detected_pct": "detected as promised / %", "false_pct": "false alarms / %"}
+
+
+def with_names(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the `answer` and its rule in words."""
+    keys = rows[[*ANSWER, "rule"]].drop_duplicates()
+    keys["answer"] = [answer_name(row) for row in keys.to_dict("records")]
+    return rows.merge(keys, on=[*ANSWER, "rule"])
+
+
+def usual_level(judged: pd.DataFrame, level_pct: float = 80.0) -> float:
+    """The level if it could be promised, else the highest one that could."""
+    levels = set(judged["level_pct"])
+    return level_pct if level_pct in levels else max(levels, default=level_pct)
+
+
+def rival(rows: pd.DataFrame) -> str:
+    """What sampling must beat: the regression of several seeds, or of both sides, or alone, of one width."""
+    rows = rows[rows["rule"] != BY_SPREAD]
+    order = {"seeds": 0, "sides": 1, "none": 2}
+    first = min(rows["source"].unique(), key=lambda source: order.get(source, 9))
+    return select(rows, source=first)["answer"].iloc[0]
+
+
+def scores_by_patient(judged: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each test patient at the usual level, their answers named."""
+    return with_names(select(judged[judged["case_id"] != ""], level_pct=usual_level(judged)))
+
+
+def score_difference(rows: pd.DataFrame, answer: str, other: str) -> Difference:
+    """The paired difference of two answers' interval scores."""
+    scores = rows.pivot(index="case_id", columns="answer", values="interval_score")
+    return paired_difference(scores[answer], scores[other])
+
+
+def answers_table(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> pd.DataFrame:
+    """Every answer and rule: planned values inside, width and interval score in Gy, over the test patients,
+    and the score less that of the rival, which the margin decides."""
+    rows = scores_by_patient(judged)
+    if rows.empty:
+        return pd.DataFrame()
+    groups = rows.groupby("answer", sort=False)
+    table = groups[["nfe", "inside_pct", "width", "interval_score"]].mean().sort_values("interval_score")
+    table["nfe"] = table["nfe"].astype(int)
+    other = rival(rows)
+    differences = {name: score_difference(rows, name, other) for name in table.index}
+    table[f"less that of {other} / Gy"] = [Interval(d.mean, d.low, d.high) for d in differences.values()]
+    said = {name: WORDS.get(verdict(d, margin_gy), "cannot be said") for name, d in differences.items()}
+    table["verdict"] = [said[name] if name != other else "" for name in table.index]
+    return table.rename(columns=TITLES).rename_axis("answer")
+
+
+def coverage_table(judged: pd.DataFrame, answer: str = "") -> pd.DataFrame:
+    """Each quantity by one answer, the rival if none is named: planned values inside with the exact interval
+    of that share, and the width in the quantity's unit; then the same by predicted dose."""
+    rows = with_names(select(judged, level_pct=usual_level(judged)))
+    rows = select(rows, answer=answer or rival(rows))
+    quantities, doses = rows[rows["quantity"] != ""], rows.dropna(subset="bin_gy").sort_values("bin_gy")
+    names = [
+        *(
+            quantities["structure"].replace("", "dose mask")
+            + " "
+            + quantities["quantity"]
+            + " / "
+            + quantities["unit"]
+        )
+    ]
+    names += [f"predicted from {edge:.0f} Gy on" for edge in doses["bin_gy"]]
+    table = pd.concat([quantities, doses]).set_axis(pd.Index(names, name="quantity"))
+    table["inside / %"] = pack(table, "inside_pct", "inside_low_pct", "inside_high_pct")
+    titles = {"width": "width", "patients": "patients", "calibration_patients": "calibrated on"}
+    return (
+        table[["inside / %", *titles]].rename(columns=titles).astype({"patients": int, "calibrated on": int})
+    )
+
+
+def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
+    """Whether samples give better intervals than the rival: for as many network calls, and for any number."""
+    rows = scores_by_patient(judged)
+    samples = select(rows, source="samples")
+    if samples.empty:
+        return "This experiment has no samples."
+    other, sentences = rival(rows), []
+    calls = select(rows, answer=other)["nfe"].iloc[0]
+    for words, most in ((f"{calls:.0f} network calls", calls), ("any number of them", math.inf)):
+        best = samples[samples["nfe"] <= most].groupby("answer")["interval_score"].mean()
+        if len(best):
+            name = best.idxmin()
+            d = score_difference(rows, name, other)
+            edges = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
+            verb = VERBS.get(verdict(d, margin_gy), "cannot be told from")
+            text = f"For {words} the best intervals from samples ({name}) {verb} those of {other}"
+            sentences.append(f"{text}: interval score {d.mean:+.2f} Gy{edges}, {d.n} test patients.")
+    return " ".join(sentences)
+
+
+def alarms_table(results: Results) -> pd.DataFrame:
+    """Organs raised by 5 Gy that are detected, in %: at 10 % false alarms by answer and organ, and by the
+    edge that validation patients promise over all organs, with its false alarms."""
+    rows = with_names(alarms(results.frames["07_values"], results.frames["07_detection"]))
+    means = rows.groupby("answer", sort=False)[["auc", "detected_pct", "false_pct"]].mean()
+    organs = rows.pivot(index="answer", columns="structure", values="detected_at_10_pct")
+    return organs.join(means.rename(columns=TITLES)).reindex(means.index)
+
+
+def intervals(judged: pd.DataFrame) -> Figure:
+    """fig20: A planned values inside the intervals and what was promised, B the intervals' score, by answer;
+    means over the test patients."""
+    level_pct = usual_level(judged)
+    rows = scores_by_patient(judged)
+    order = list(rows.groupby("answer")["interval_score"].mean().sort_values().index)
+    figure, axes = panels(2, height_in=0.24 * len(order) + 1.0, sharey=True)
+    inks = {name: COLOURS.get(kind(name), "#333333") for name in order}
+    options = {"y": "answer", "order": order, "hue": "answer", "palette": inks, "legend": False, **MEAN}
+    for ax, measure in zip(axes, ("inside_pct", "interval_score")):
+        sns.pointplot(rows, x=measure, ax=ax, **options)
+    axes[0].axvline(level_pct, color="#888888", linewidth=1)
+    axes[0].set(xlabel=f"inside / % (line: {level_pct:g} %)", ylabel="")
+    axes[1].set(xlabel="interval score / Gy (left is better)", ylabel="", xscale="log")
+    plain_ticks(axes[1].xaxis)
+    return figure
+
+
+def roc(detection: pd.DataFrame) -> Figure:
+    """fig21: Plans raised by 5 Gy in an organ that are detected, against false alarms on unchanged plans."""
+    rows = with_names(select(detection[detection["rule"] != BY_SPREAD]))
+    organs = sorted(rows["structure"].unique())
+    figure, axes = panels(4, -(-len(organs) // 4), height_in=2.0, sharex=True, sharey=True)
+    for ax, organ in zip(axes, organs):
+        of_organ = select(rows, structure=organ)
+        for name, part in of_organ.groupby("answer", sort=False):
+            ax.plot(*roc_curve(part), color=COLOURS.get(kind(name), "#333333"), label=name, **line_of(part))
+        ax.axvline(FALSE_ALARMS_PCT, color="#cccccc", linewidth=0.8, zorder=0)
+        count = of_organ["case_id"].nunique()
+        ax.set_title(f"{organ.replace('_', ' ')} (n = {count})", fontsize=8)
+    for ax in axes[len(organs) :]:
+        ax.remove()
+    for ax in axes[max(0, len(organs) - 4) : len(organs)]:
+        ax.tick_params(labelbottom=True)
+    figure.supxlabel("false alarms / %", fontsize=9)
+    figure.supylabel("raised plans detected / %", fontsize=9)
+    return legend_above(figure, axes[: len(organs)], 3)
+
+
+def line_of(rows: pd.DataFrame) -> dict:
+    """How an answer is drawn beside others of its method."""
+    styles = {"none": "-", "seeds": "--", "sides": ":", "control": "-"}
+    few = rows["n_steps"].iloc[0] == 1
+    return {"linestyle": "-." if few else styles.get(rows["source"].iloc[0], "-"), "linewidth": 1.3}
+
+
+def roc_curve(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(false alarms, raised plans detected) in % at every edge, as steps from 0 to 100."""
+    usual, raised = np.sort(rows["score"]), np.sort(rows["raised_score"])
+    edges = np.concatenate([[np.inf], np.sort(np.concatenate([usual, raised]))[::-1]])
+    shares = [
+        100 * (1 - np.searchsorted(values, edges, side="left") / len(values)) for values in (usual, raised)
+    ]
+    return shares[0], shares[1]

@@ -1,0 +1,198 @@
+"""Check a plan against what plans of such anatomies reach, and calibrate what that says.
+
+    python -m lib check outputs/clinic                             calibrates the experiment, once
+    python -m lib check outputs/clinic --plan patient_7            checks a patient of its cohort
+    python -m lib check outputs/clinic --plan /data/patient_7      or the plan in a DICOM folder
+
+The first predicts the validation and the test patients by every answer of 03_ensemble, and says which has the
+narrowest intervals; the second writes one page. No device, and no decision about a treatment.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.cases.case import Case
+from lib.errors import UserError
+from lib.features.samples import Sample, load_sample, make_sample
+from lib.files import find_path, sha256, write_text
+from lib.importers.dicom_rt import read_patient
+from lib.importers.options import Options, check_import
+from lib.metrics import conformal
+from lib.prediction.predict import on_case_grid
+from lib.prediction.store import prediction_path
+from lib.report import interval_figures
+from lib.report.plan_page import plan_page
+from lib.report.style import plt, save_figure
+from lib.report.tables import cell
+from lib.runner import settings
+from lib.runner.command import Parser, one_sentence_errors
+from lib.runner.notebook import find_params
+from lib.runner.params_file import put
+from lib.studies import intervals, plan_check
+from lib.studies.anatomy import anatomies, likeness, same_patient
+from lib.studies.experiment import Experiment
+from lib.studies.results import Results, make_frame
+
+HOW = ("sampled", "regression", "deep", "members", "n_steps")  # of 03_ensemble
+LEVEL_PCT = 80.0
+
+
+def open_check(experiment: str | Path, given: dict[str, Any] | None = None) -> tuple[Experiment, dict, dict]:
+    """(experiment, how it answers, its params); `given` goes before the section ensemble of its file."""
+    path, params = find_params(Path(experiment).name)
+    values = settings.notebook_values(params, "03_ensemble", path, given or {})
+    run = settings.experiment_of(values)
+    how = {name: values[name] for name in HOW}
+    return run, how | {name: run.trained(how[name]) for name in ("sampled", "deep")}, params
+
+
+def calibrate(run: Experiment, how: dict[str, Any]) -> Results:
+    """Predict validation and test patients, judge the intervals and alarms, and keep it as 07_check."""
+    rows = [
+        row
+        for part in ("validation", "test")
+        for row in intervals.predict_values(run, run.load_samples(part), part, **how)
+    ]
+    values = make_frame("07_values", rows)
+    raised = intervals.raise_organs(run, run.load_samples("test"))
+    frames = {"values": values, "anatomy": anatomies(run), "intervals": intervals.judge(values)}
+    frames["detection"] = intervals.detect(values, raised)
+    run.save_results("07_check", {"answers": how, "weights": weights_of(run, how)}, **frames)
+    results = run.load_results("07_check")
+    figures = {"fig20_intervals": interval_figures.intervals(results.frames["07_intervals"])}
+    figures["fig21_alarms"] = interval_figures.roc(results.frames["07_detection"])
+    for name, figure in figures.items():
+        save_figure(figure, run.folder, name)
+        plt.close(figure)
+    return results
+
+
+def weights_of(run: Experiment, how: dict[str, Any]) -> dict[str, str]:
+    """training -> checksum of its weights, of those that answer, and that of the cohort's card."""
+    names = dict.fromkeys([how["regression"], *how["sampled"], *how["deep"]])
+    files = {name: run.checkpoint(name) / "weights.safetensors" for name in names}
+    sums = {name: sha256(path) for name, path in files.items() if path.exists()}
+    return sums | {"cohort": sha256(run.open_cohort().folder / "card.json")}
+
+
+def load_calibration(run: Experiment) -> Results:
+    """What `calibrate` kept; a UserError where there is none, or networks or patients changed since."""
+    command = f"python -m lib check outputs/{run.experiment}"
+    if not (run.folder / "results" / "07_check.json").exists():
+        raise UserError(f"{run.experiment} is not calibrated; first {command}")
+    results = run.load_results("07_check")
+    stored, here = results.settings["weights"], weights_of(run, results.settings["answers"])
+    if missing := sorted(stored.keys() - here.keys()):
+        raise UserError(f"{run.checkpoint(missing[0])} holds no weights; train {missing[0]} first")
+    if stored != here:
+        raise UserError(
+            f"networks or patients of {run.experiment} are not those it was calibrated with; {command}"
+        )
+    return results
+
+
+def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample]:
+    """A patient of the cohort by the id, or the plan in a DICOM folder, on a grid like the cohort's and by a
+    name that tells nothing."""
+    cohort = run.open_cohort()
+    if plan in cohort.card["cases"]:
+        return run.load_case(plan), load_sample(cohort, plan, run.grid, run.beams_deg)
+    if not find_path(plan).is_dir():
+        raise UserError(f"{plan} is neither a patient of {cohort.folder} nor a folder of DICOM files")
+    section = check_import(params["import"], "import") if params.get("import") else {}
+    options = {key: value for key, value in section.items() if key not in ("site", "protocol")}
+    of_training = [cohort.card["cases"][case_id]["spacing_mm"] for case_id in cohort.split["train"]]
+    options = {"spacing_mm": tuple(np.median(of_training, axis=0).tolist())} | options
+    case, _ = read_patient(find_path(plan), Options(**options, protocol=cohort.protocol), "plan")
+    sample = make_sample(case, run.grid, run.beams_deg)
+    seen = [tensor.numpy().tobytes() for tensor in (sample.cond, sample.mask, sample.constraints)]
+    name = f"plan_{hashlib.sha256(b''.join(seen)).hexdigest()[:8]}"
+    return replace(case, case_id=name), replace(sample, case_id=name)
+
+
+def check(
+    experiment: str | Path, plan: str, name: str = "", level_pct: float = LEVEL_PCT, to: str | Path = ""
+) -> Path:
+    """Write the page of a checked plan; returns its path. Raises a UserError."""
+    run, _, params = open_check(experiment)
+    results = load_calibration(run)
+    case, sample = read_plan(run, plan, params)
+    plan_check.refuse_plan(case, run.open_cohort(), run.experiment)
+    anatomy = results.frames["07_anatomy"]
+    if twin := same_patient(case, anatomy):
+        raise UserError(
+            f"{plan} has just the anatomy of {twin}, on whom the networks were trained; they know its plan"
+        )
+    answer = plan_check.choose_answer(results.frames["07_intervals"], level_pct, name)
+    [dose] = plan_check.predict_answer(run, answer, sample).doses
+    members_gy = on_case_grid(dose, case, run.grid)
+    checked = plan_check.check_plan(case, members_gy, results.frames["07_values"], answer, level_pct)
+    cautions = list(plan_check.cautions(case, likeness(case, anatomy), checked, level_pct))
+    if case.case_id in run.open_cohort().split["validation"]:
+        cautions.append(f"{case.case_id} is one of the calibration patients and is left out of them")
+    about = {
+        "experiment": run.experiment,
+        "level": f"{level_pct:g}",
+        "promise": conformal.promise(int(checked.table["n"].max()), level_pct),
+        "several": len(members_gy) > 1,
+        "command": export_command(run, answer["training"], case),
+    }
+    stands_out = plan_check.sentences(checked)
+    page = plan_page(
+        case, checked.table, members_gy, plan_check.answer_name(answer), stands_out, cautions, about
+    )
+    path = Path(to) if to else run.folder / "checks" / f"{case.case_id}.html"
+    write_text(path, page)
+    print("\n".join([*(f"{text}." for text in (*stands_out, *cautions)), str(path)]))
+    return path
+
+
+def export_command(run: Experiment, training: str, case: Case) -> str:
+    """How the predicted dose is had as RTDOSE."""
+    if not prediction_path(run.folder, training, case.case_id).exists():
+        return (
+            "The predicted dose as RTDOSE: 04_comparison keeps predictions, python -m lib export writes one."
+        )
+    command = f"python -m lib export outputs/{run.experiment} {training} {case.case_id}"
+    return f"The predicted dose as RTDOSE: {command} --dicom <the patient's DICOM folder> --to <file.dcm>"
+
+
+def describe(results: Results) -> list[str]:
+    """Lines that say which answer has the best intervals, and what alarms detect."""
+    judged = results.frames["07_intervals"]
+    tables = interval_figures.answers_table(judged), interval_figures.alarms_table(results)
+    shown = [table.map(lambda value: cell(value, "{:.2f}")).to_string() for table in tables]
+    head = f"Intervals of {interval_figures.usual_level(judged):g} %, quantities in Gy:"
+    detected = "Organs raised by 5 Gy, detected at 10 % false alarms / %:"
+    return [head, shown[0], interval_figures.sampling_verdict(judged), "", detected, shown[1]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `check`; without `arguments` those of the command line."""
+    parser = Parser(prog="python -m lib check", description="Check a plan against what such anatomies reach.")
+    add = parser.add_argument
+    add("experiment", help="folder of the experiment, such as outputs/clinic")
+    add("--plan", help="a patient of its cohort, or a DICOM folder; without it the experiment is calibrated")
+    add("--by", default="", help="the answer; default: the one with the best intervals on test patients")
+    add("--level-pct", type=float, default=LEVEL_PCT, help="share of such plans inside; default: 80")
+    add("--to", default="", help="the page; default: in the experiment's folder")
+    add(
+        "-p", action="append", default=[], metavar="key=value", help="over the section ensemble, to calibrate"
+    )
+    given = parser.parse_args(arguments)
+    with one_sentence_errors():
+        if given.plan:
+            return check(given.experiment, given.plan, given.by, given.level_pct, given.to) and None
+        over: dict[str, Any] = {}
+        for text in given.p:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise UserError(f"-p {text}: write -p key=value")
+            put(over, key, value)
+        run, how, _ = open_check(given.experiment, over)
+        print("\n".join(describe(calibrate(run, how))))
