@@ -564,7 +564,7 @@ EVERY_TABLE = {
     "ensemble": tables.ensemble,
     "spread_by_structure": tables.spread_by_structure,
     "calibration": tables.calibration,
-    "statements": lambda r: tables.told_rows(statements(r)),
+    "statements": lambda r: tables.statement_table(statements(r)),
     "cohort": tables.cohort,
     "structures": lambda r: tables.structures(r.frames["00_cohort"]),
     "goals_met": lambda r: tables.goals_met(r.frames["00_cohort"]),

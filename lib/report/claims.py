@@ -13,16 +13,18 @@ SWING = 0.1  # a validation error swings if it rises by more than this share of 
 HARDLY = 0.1  # spread over error below which samples hardly vary
 
 
-def claims(results: Results, told: pd.DataFrame) -> pd.DataFrame:
+def claims(results: Results, statements: pd.DataFrame) -> pd.DataFrame:
     """Every claim with the reference's number, the statements that judge it, and whether it holds here."""
     starts = select(results.frames["02_steps"], switch="start")["setting"]
-    steps = select(told, question=STEPS if frames.setting(results, "method") == "ddpm" else "", unit="Gy")
+    steps = select(
+        statements, question=STEPS if frames.setting(results, "method") == "ddpm" else "", unit="Gy"
+    )
     fixed = steps[steps["first"].isin(starts) & (steps["first"] != REFERENCE_GRID)]
-    spread = select(told, question=SPREAD, first="ddpm", quantity="spread")
+    spread = select(statements, question=SPREAD, first="ddpm", quantity="spread")
     small = (spread["difference"] < HARDLY) & ~spread["verdict"].isin([CANNOT, FAILED])
     spread = spread.assign(verdict=spread["verdict"].mask(small, DISGUISE))
-    accuracy = select(told, question=ACCURACY, second="baseline")
-    averaging = select(told, question=AVERAGING, first="ddpm", unit="Gy")
+    accuracy = select(statements, question=ACCURACY, second="baseline")
+    averaging = select(statements, question=AVERAGING, first="ddpm", unit="Gy")
     rows = [  # the claim, the reference's words, our statements, the verdicts by which it holds
         ("DDPM is as accurate as the U-Net", "3.78 against 3.73 Gy", select(accuracy, first="ddpm"), "equal"),
         (
@@ -41,14 +43,14 @@ def claims(results: Results, told: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["claim", "the reference", "found here", "verdict"])
 
 
-def judge_claim(told: pd.DataFrame, *holds: str) -> tuple[str, str]:
+def judge_claim(statements: pd.DataFrame, *holds: str) -> tuple[str, str]:
     """(the statements, whether the claim holds by them: where their verdicts are among `holds`)."""
     text = "; ".join(
-        f"{row.first}: {row.quantity} {row.difference:+.2f} {row.unit}" for row in told.itertuples()
+        f"{row.first}: {row.quantity} {row.difference:+.2f} {row.unit}" for row in statements.itertuples()
     )
     known = {said: said for said in (CANNOT, FAILED)} | dict.fromkeys(holds, "holds")
-    little = {said: CANNOT for said in told["verdict"] if said.startswith("a little")}
-    said = {(little | known).get(verdict, "does not hold") for verdict in told["verdict"]}
+    little = {said: CANNOT for said in statements["verdict"] if said.startswith("a little")}
+    said = {(little | known).get(verdict, "does not hold") for verdict in statements["verdict"]}
     if len(said) > 1:
         return text, FAILED if FAILED in said else "depends on the setting"
     return text or "not tried here", said.pop() if said else CANNOT

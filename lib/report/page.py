@@ -36,20 +36,20 @@ def verdict_place() -> DisplayHandle:
     return display(Markdown("**The verdict** stands here when all cells have run."), display_id=True)
 
 
-def answer_list(told: pd.DataFrame) -> str:
+def answer_list(statements: pd.DataFrame) -> str:
     """The answers in one minute, as Markdown."""
-    questions = [q for q in (ACCURACY, STEPS, SPREAD, CONTROL, LIMITS) if q in set(told["question"])]
-    return answers(told, *questions)
+    questions = [q for q in (ACCURACY, STEPS, SPREAD, CONTROL, LIMITS) if q in set(statements["question"])]
+    return answers(statements, *questions)
 
 
-def answers(told: pd.DataFrame, *questions: str) -> str:
+def answers(statements: pd.DataFrame, *questions: str) -> str:
     """The questions with their answers, as Markdown."""
-    return "\n\n".join(f"**{question}** {answer(told, question)}" for question in questions)
+    return "\n\n".join(f"**{question}** {answer(statements, question)}" for question in questions)
 
 
-def answer(told: pd.DataFrame, question: str) -> str:
+def answer(statements: pd.DataFrame, question: str) -> str:
     """The first sentence on a question."""
-    said = told.loc[(told["question"] == question) & (told["sentence"] != ""), "sentence"]
+    said = statements.loc[(statements["question"] == question) & (statements["sentence"] != ""), "sentence"]
     return next(iter(said), "*Not in this run.*")
 
 

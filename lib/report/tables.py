@@ -296,7 +296,7 @@ def calibration(results: Results) -> pd.DataFrame:
     return pd.DataFrame(table, columns=None if table else ["source"]).set_index("source")
 
 
-def told_rows(statements: pd.DataFrame) -> pd.DataFrame:
+def statement_table(statements: pd.DataFrame) -> pd.DataFrame:
     """Statements as a table."""
     statements = (
         statements.assign(**{"value or difference": pack(statements, "difference")})
