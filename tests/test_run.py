@@ -77,6 +77,17 @@ def test_the_figures_of_the_report_are_there_as_png_and_pdf(smoke):
     assert {f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")} <= names
 
 
+def test_every_figure_stands_in_the_executed_notebook_below_the_cell_that_draws_it(smoke):
+    drawn = 0
+    for path in outputs(smoke[0]).glob("0[0-4]*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if "save_figure(" in cell.source or ".figure(" in cell.source:
+                kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+                assert kinds & {"image/png", "image/jpeg"}, f"{path.name}: {cell.source}"
+                drawn += 1
+    assert drawn > 10
+
+
 def test_a_method_that_cannot_be_trained_is_listed_with_the_reason_and_stops_nothing(smoke):
     report, page = (
         re.sub(r"<.*?>|`|\s+", " ", (outputs(smoke[0]) / name).read_text())

@@ -16,9 +16,10 @@ from traitlets import Dict, Unicode
 from traitlets.config import Config
 
 LARGE_PACKAGES = ["torch", "pandas", "scipy.ndimage", "scipy.stats", "matplotlib.pyplot", "seaborn"]
-LARGE_PACKAGES += ["ipykernel.kernelapp", "ipywidgets", "matplotlib_inline.backend_inline"]
-# the order of sets and the like is the same in every run; debugpy does not warn of modules without source
+LARGE_PACKAGES += ["ipykernel.kernelapp", "ipywidgets"]
+# sets have the same order in every run; debugpy does not warn of modules without source; figures are outputs
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+ENVIRONMENT["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 LAUNCHER = "ipykernel_launcher"
 
 
