@@ -1,8 +1,9 @@
-"""A function of many items, computed by several processes."""
+"""A function of many items, computed by several processes where that takes less time."""
 
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
@@ -10,35 +11,48 @@ from typing import Any
 
 import torch
 
-LEAST_ITEMS = 16  # fewer are done sooner than processes start
+WORTH_S = 20.0  # work that takes less is done before processes have started
 
 
-def in_processes(function: Callable, items: Sequence, least: int = LEAST_ITEMS) -> Iterator[Any]:
-    """function(item) of each item, in order, by as many processes as this one has threads (one thread each);
-    an error is raised where its item stands. What is sent and returned should be no torch tensors: each would
-    be an open file. Fewer than `least` items are computed here, as is everything in a script that processes
-    could not import without running it."""
-    workers = min(torch.get_num_threads(), len(items))
-    if workers < 2 or len(items) < least or not can_be_imported(sys.modules["__main__"]):
-        yield from map(function, items)
-        return
+def in_processes(function: Callable, items: Sequence) -> Iterator[Any]:
+    """function(item) of each item, in order, each by one thread: here, or by as many processes as this one
+    has threads. An error is raised where its item stands. What is sent and returned holds no torch tensors:
+    each would be an open file."""
+    started, workers = time.monotonic(), n_workers(len(items))
+    for number, item in enumerate(items):
+        expected_s = (time.monotonic() - started) / max(1, number) * (len(items) - number)
+        if workers > 1 and number and expected_s > WORTH_S:
+            yield from by_pool(function, items[number:], workers)
+            return
+        yield with_one_thread(function, item)
+
+
+def n_workers(n_items: int) -> int:
+    """Processes for so many items; this one alone in a script that others could not import without running
+    it."""
+    main = sys.modules["__main__"]
+    importable = getattr(main, "__spec__", None) is not None or not hasattr(main, "__file__")
+    return min(torch.get_num_threads(), n_items) if importable else 1
+
+
+def with_one_thread(function: Callable, item: Any) -> Any:
+    """As the processes do it, so that it makes no difference who does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return function(item)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def by_pool(function: Callable, items: Sequence, workers: int) -> Iterator[Any]:
     context = get_context("forkserver")  # a process that has used a GPU cannot be forked
-    context.set_forkserver_preload([function_module(function)])
+    context.set_forkserver_preload([getattr(function, "func", function).__module__])  # of a partial its own
     with ProcessPoolExecutor(workers, mp_context=context, initializer=begin) as pool:
         try:
             yield from pool.map(function, items)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def can_be_imported(main: Any) -> bool:
-    """Whether processes can start beside this main module: a notebook's or one run by `python -m`."""
-    return getattr(main, "__spec__", None) is not None or not hasattr(main, "__file__")
-
-
-def function_module(function: Callable) -> str:
-    """Where a function, or the one that a partial calls, is defined."""
-    return getattr(function, "func", function).__module__
 
 
 def begin() -> None:

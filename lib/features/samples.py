@@ -22,7 +22,7 @@ from lib.features.beams import beam_channel
 from lib.features.channels import Channels, channels_of, condition_channels, constraint_vector
 from lib.features.grid import Grid, crop, dose_box, finer, mean_of_blocks
 from lib.files import in_project
-from lib.parallel import in_processes
+from lib.parallel import in_processes, n_workers
 from lib.progress import progress
 from lib.tensors import load_tensors, save_tensors
 
@@ -116,9 +116,9 @@ def load_samples(
 ) -> list[Sample]:
     """The samples of `case_ids` in their order."""
     missing = [i for i in case_ids if not sample_path(cohort, i, grid, beams_deg).exists()]
-    make = partial(make_file_alone, cohort, grid, beams_deg)
-    for _ in progress(in_processes(make, missing), "making features", len(missing)):
-        pass
+    if n_workers(len(missing)) > 1:
+        make = partial(make_file_alone, cohort, grid, beams_deg)
+        list(progress(in_processes(make, missing), "making features", len(missing)))
     return [load_sample(cohort, i, grid, beams_deg) for i in progress(case_ids, "reading patients")]
 
 
