@@ -157,28 +157,50 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "outputs" / "try"
 
 
+STEP_S = {"baseline": 0.05, "ddpm": 0.1, "refine": 0.2}  # as the tests' device takes
+
+
 @pytest.fixture
 def no_server(monkeypatch):
-    """As in a process that has just begun, of no notebooks, that measures little."""
+    """As in a process that has just begun, of no notebooks, on a device whose steps take known times."""
     monkeypatch.setattr(budgets, "start_server", lambda: None)
     monkeypatch.setattr(budgets, "age_s", lambda: 0.0)
-    monkeypatch.setattr(budgets, "STEPS", 1)
+    monkeypatch.setattr(budgets, "seconds_of_step", lambda state, samples: STEP_S[state.config.method])
 
 
 def test_the_plan_is_measured_told_written_and_kept_for_the_next_run(folder, no_server, capsys):
     params, stages, budget = budgets.open_budget(PARAMS, "p.yaml", folder, 5.0, jobs=1)
     plan, told = read_json(budget.file), capsys.readouterr().out
     costs = {row["training"]: row for row in plan["trainings"]}
-    assert (
-        list(costs) == PARAMS["methods"] and costs["baseline-seed43"]["step_s"] == costs["baseline"]["step_s"]
+    assert list(costs) == PARAMS["methods"]
+    assert {name: row["step_s"] for name, row in costs.items()} == pytest.approx(
+        STEP_S | {"baseline-seed43": 0.05}
     )
     assert {row["steps"] for row in costs.values()} == {2}  # five patients, four a step
-    assert 1 <= plan["epochs"] < 1000 and f"{plan['epochs']} epochs of each training" in told
-    assert sum(row["planned_s"] for row in costs.values()) <= budgets.TRAININGS * (300 - budgets.PAGES_S)
+    left_s = budgets.TRAININGS * (300 - budgets.PAGES_S) - plan["measured_s"]
+    planned_s, epoch_s = (
+        sum(row["planned_s"] for row in costs.values()),
+        sum(c["epoch_s"] for c in costs.values()),
+    )
+    assert planned_s <= left_s + 0.01 < planned_s + epoch_s + 0.02 and epoch_s == pytest.approx(0.8, rel=0.1)
+    assert f"{plan['epochs']} epochs of each training" in told and plan["state"] == "running"
     assert {stage.parameters["epochs"] for stage in stages if stage.name.startswith("01")} == {plan["epochs"]}
     assert params["train"] == PARAMS["train"] | {"epochs": plan["epochs"], "batch_size": 4}
     again, _, _ = budgets.open_budget(PARAMS, "p.yaml", folder, 8.0, jobs=1)
     assert again == params and "as planned when this was begun" in capsys.readouterr().out
+
+
+def test_a_step_that_is_measured_is_the_loops(folder):
+    """It changes the weights, and its time is that of a clock around it."""
+    stage = budgets.plan(PARAMS, "p.yaml")[1]
+    run, values = budgets.experiment_of(stage.parameters), budgets.training_parameters(stage.parameters)
+    samples, started = run.load_samples("train"), time.monotonic()
+    config = budgets.make_config(run, samples, **values)
+    state = budgets.TrainingState(config, torch.device("cpu"))
+    before = [weight.clone() for weight in state.network.parameters()]
+    seconds = budgets.seconds_of_step(state, samples)
+    assert 0 < seconds <= time.monotonic() - started and state.step == 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, state.network.parameters()))
 
 
 def test_a_batch_that_is_too_large_is_halved_for_all_trainings(folder, no_server, monkeypatch):
@@ -203,7 +225,7 @@ def test_a_batch_that_is_too_large_is_halved_for_all_trainings(folder, no_server
             9,
             "variants.baseline-seed43.epochs: with --minutes",
         ),
-        ({}, 0.4, "hold no epoch"),
+        ({}, 0.9, "hold no epoch"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(folder, no_server, change, minutes, sentence):
