@@ -40,11 +40,12 @@ from lib.training.loop import train_step
 from lib.training.setup import make_config
 from lib.training.state import CannotTrain, TrainingState
 
-# shares of the time until the pages, by which the stages of a notebook have ended
-LATEST = {"00": 0.65, "01": 0.65, "02": 0.8, "03": 0.87, "04": 0.97, "05": 1.0}
+# shares of the time before the report, by which the stages of a notebook have ended
+LATEST = {"00": 0.65, "01": 0.65, "02": 0.82, "03": 0.89, "04": 1.0}
 TRAININGS = 0.5  # the share until which trainings are planned
 MEASURING = 0.1  # the share that measuring may take
-PAGES_S, GRACE_S = 20.0, 10.0  # to write the pages; to end by itself when the time is up
+REPORT_S, PAGES_S = 45.0, 15.0  # before the end the report begins, and the pages at the latest
+GRACE_S = 10.0  # to end by itself when the time is up
 NOTEBOOK_S = 6.0  # of a training's notebook beside its training: patients read, weights kept, a figure
 STEPS = 12  # measured of each training, after one to warm up
 FEW = 8  # patients that tell how the dose is scaled
@@ -79,7 +80,8 @@ class Budget:
 
     def latest_s(self, notebook: str) -> float:
         """By when, after the start, a stage has ended."""
-        return LATEST[notebook[:2]] * max(0.0, self.seconds - PAGES_S)
+        share = LATEST.get(notebook[:2])
+        return max(0.0, share * (self.seconds - REPORT_S) if share else self.seconds - PAGES_S)
 
     def left_s(self, notebook: str) -> float:
         return self.latest_s(notebook) - self.gone_s()
@@ -156,7 +158,7 @@ def choose_epochs(params: Values, path: str, budget: Budget, jobs: int, device: 
         except torch.OutOfMemoryError:
             batch_size = halved(batch_size)
     beside = 1 if device.type == "cuda" else jobs
-    planned_s = TRAININGS * (budget.seconds - PAGES_S)
+    planned_s = TRAININGS * (budget.seconds - REPORT_S)
     epochs = min(most, epochs_that_fit(costs, planned_s - budget.gone_s(), jobs, beside, budget.seconds))
     rows = [cost._asdict() | {"planned_s": cost.once_s + epochs * cost.epoch_s} for cost in costs]
     return {"epochs": epochs, "batch_size": batch_size, "trainings": rows, "measured_s": budget.gone_s()} | {
