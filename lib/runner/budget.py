@@ -41,8 +41,8 @@ from lib.training.setup import make_config
 from lib.training.state import CannotTrain, TrainingState
 
 # shares of the time before the report, by which the stages of a notebook have ended
-LATEST = {"00": 0.65, "01": 0.65, "02": 0.82, "03": 0.89, "04": 1.0}
-TRAININGS = 0.5  # the share until which trainings are planned
+LATEST = {"00": 0.72, "01": 0.72, "02": 0.85, "03": 0.9, "04": 1.0}
+TRAININGS = 0.62  # the share until which trainings are planned
 MEASURING = 0.1  # the share that measuring may take
 REPORT_S, PAGES_S = 45.0, 15.0  # before the end the report begins, and the pages at the latest
 GRACE_S = 10.0  # to end by itself when the time is up
@@ -224,6 +224,7 @@ def measure_all(stages: list[Stage], budget: Budget, jobs: int) -> list[Cost]:
         return [cost for cost in map(measure, trainings) if cost]
     finally:
         torch.set_num_threads(threads)
+        on_device.cache_clear()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 

@@ -15,7 +15,7 @@ import yaml
 
 from lib.errors import UserError
 from lib.files import in_project, lock, write_text
-from lib.runner.budget import close_budget, open_budget, within
+from lib.runner.budget import FILE, close_budget, open_budget, within
 from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.params_file import load_params
 from lib.runner.plan import Stage, plan
@@ -61,6 +61,8 @@ def run_experiment(params: Values, options: argparse.Namespace) -> None:
             params, stages, budget = open_budget(params, options.params, folder, options.minutes, jobs)
             bound = {"bound": partial(within, budget, folder, stages)}
             chosen = [stage for stage in stages if stage.name in {one.name for one in chosen}]
+        else:
+            (folder / FILE).unlink(missing_ok=True)  # what is lacking now is no want of time
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         remove_others(stages, folder)
         executed = execute_stages(chosen, stages, folder, options.force, jobs, **bound)

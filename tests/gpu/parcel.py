@@ -13,21 +13,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_MIB = 64
 GLIBC = ("2_28", "2_27", "2_26", "2_17", "2_12")  # manylinux tags that its system can take
-NEEDED = (
-    "papermill",
-    "nbclient",
-    "nbformat",
-    "nbconvert",
-    "ipykernel",
-    "ipywidgets",
-    "anywidget",
-    "filelock",
-)
+APART = {"torch", "jupyterlab"}  # the machine has its own PyTorch, and no person
 # what a kernel without a person does without: debugger, completion, the browser's side of widgets, time zones
 UNNEEDED = ("debugpy", "jedi", "parso", "widgetsnbextension", "jupyterlab-widgets", "tzdata")
 
@@ -37,7 +29,14 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def download(folder: Path, python: str) -> None:
+def needed(there: set[str]) -> list[str]:
+    """What the project needs, as pyproject.toml names it, beside what is there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [re.split(r"[<>=!~;\[ ]", line)[0] for line in project["dependencies"]]
+    return [name for name in [*names, "ipykernel", "filelock"] if plain(name) not in APART | there]
+
+
+def download(folder: Path, python: str, there: set[str]) -> None:
     """Wheels of what is needed and its needs, in the versions of requirements.lock."""
     lock = (ROOT / "requirements.lock").read_text().splitlines()
     pins = folder / "pins.txt"
@@ -46,7 +45,7 @@ def download(folder: Path, python: str) -> None:
     command += ["--python-version", python, "--implementation", "cp", "-c", str(pins)]
     command += [part for tag in GLIBC for part in ("--platform", f"manylinux_{tag}_x86_64")]
     command += ["--platform", "manylinux2014_x86_64", "--platform", "manylinux1_x86_64"]
-    subprocess.run([*command, *NEEDED], check=True)
+    subprocess.run([*command, *needed(there)], check=True)
     pins.unlink()
 
 
@@ -95,14 +94,14 @@ def main() -> None:
     target, there = options.target, set(map(plain, UNNEEDED))
     if target.exists():
         shutil.rmtree(target)
+    if options.has:
+        there |= set(map(plain, re.findall(r"[A-Za-z0-9][\w.-]*", options.has.read_text())))
     wheels = target / "wheels"
     if options.wheels:
         shutil.copytree(options.wheels, wheels)
     else:
         wheels.mkdir(parents=True)
-        download(wheels, options.python)
-    if options.has:
-        there |= set(map(plain, re.findall(r"[A-Za-z0-9][\w.-]*", options.has.read_text())))
+        download(wheels, options.python, there)
     drop(wheels, there)
     count = copy_patients(options.patients, target / "patients", options.first)
     shutil.copyfile(options.unpack, target / "unpack.py")

@@ -5,11 +5,12 @@
 #
 # PARCEL is what tests/gpu/parcel.py made, OUT the folder whose files come back (at most 8, of 16 MiB each):
 # log, speed, page and notebooks, figures and tables, predictions, the best network. JOBS notebooks run at a
-# time (3), CORES processes read (all), SPEED_S seconds are for measuring the speed before (90; 0 leaves it out).
+# time (3), CORES processes read (all). Before the run SPEED_S seconds are for measuring the speed (80), TESTS_S
+# for the tests of a step on a GPU (50); 0 leaves either out.
 set -u
 PARCEL=$1 OUT=$2 SECONDS_GIVEN=$3 PARAMS=${4:-params/openkbp-gpu.yaml}
 shift $(($# < 4 ? $# : 4))
-WORK=${WORK:-/tmp/gpu-work} CORES=${CORES:-$(nproc)} JOBS=${JOBS:-3} SPEED_S=${SPEED_S:-90} PACK_S=${PACK_S:-20}
+WORK=${WORK:-/tmp/gpu-work} CORES=${CORES:-$(nproc)} JOBS=${JOBS:-3} SPEED_S=${SPEED_S:-80} TESTS_S=${TESTS_S:-50} PACK_S=${PACK_S:-20}
 PYTHON=${PYTHON:-python3}
 export PYTHONPATH=$PWD:$WORK/site JUPYTER_PATH=$WORK/site/share/jupyter PYTHONUNBUFFERED=1
 mkdir -p "$WORK" "$OUT"
@@ -28,6 +29,10 @@ if [ ! -e outputs/cohorts/openkbp/card.json ]; then
 fi
 say "cohort imported"
 nvidia-smi --query-gpu=name,memory.total,clocks.sm,clocks.max.sm,temperature.gpu --format=csv,noheader 2>/dev/null
+if [ "$TESTS_S" -gt 0 ]; then
+    DOSE_FOLDER=. timeout -k 5 "$TESTS_S" $PYTHON -m pytest -q -p no:cacheprovider tests/test_gpu.py
+    say "a step tested"
+fi
 if [ "$SPEED_S" -gt 0 ]; then
     timeout -s INT -k 10 "$SPEED_S" $PYTHON -m lib run params/speed-gpu.yaml
     say "speed measured"
