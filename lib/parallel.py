@@ -56,8 +56,13 @@ def by_pool(function: Callable, items: Sequence, workers: int) -> Iterator[Any]:
 
 
 def begin() -> None:
-    """What a process does first; it ends with its parent, also where that is killed."""
+    """What a process does first."""
     torch.set_num_threads(1)
+    watch_parent()
+
+
+def watch_parent() -> None:
+    """Let this process end with its parent, also where that is killed."""
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from toys import toy_cohort
@@ -107,3 +108,23 @@ def test_features_made_by_processes_are_those_made_here(tmp_path, monkeypatch):
     assert made == [3]
     for a, b in zip(plain, by_files):
         assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in of_samples.TENSORS)
+
+
+def test_a_kernel_ends_with_a_runner_that_is_killed(tmp_path):
+    """Its notebook writes the process's number and would sleep for a minute."""
+    cell = f"import os, time\nopen({str(tmp_path / 'pid')!r} + str(os.getpid()), 'w').close()\ntime.sleep(60)"
+    tagged = nbformat.v4.new_code_cell("experiment = 'x'", metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [tagged, nbformat.v4.new_code_cell(cell)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "sleeps.ipynb")
+    code = "from pathlib import Path; from lib.runner.execute import execute\n"
+    code += f"from lib.runner.plan import Stage; folder = Path({str(tmp_path)!r})\n"
+    code += "stage = Stage('slept', folder / 'sleeps.ipynb', {'experiment': 'x'}, [], [])\n"
+    code += "execute(stage, folder, folder / 'words', 1)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    runner = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=tmp_path)
+    until(lambda: list(tmp_path.glob("pid*")), 60)
+    (pid,) = [int(path.name.removeprefix("pid")) for path in tmp_path.glob("pid*")]
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.wait()
+    until(lambda: not runs(pid), 20)

@@ -18,6 +18,7 @@ from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvision
 from traitlets import Dict, Unicode
 from traitlets.config import Config
 
+from lib.parallel import watch_parent
 from lib.progress import VARIABLE
 
 LARGE_PACKAGES = ["torch", "pandas", "scipy.ndimage", "scipy.stats", "matplotlib.pyplot", "seaborn"]
@@ -69,7 +70,8 @@ def serve(arguments: list[str], environment: dict[str, str], folder: str) -> Non
     os.setsid()  # Ctrl-C is for the runner, which ends its kernels
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(environment | {"JPY_PARENT_PID": str(os.getppid())})
+    os.environ.update(environment)
+    watch_parent()
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
     sys.argv = [LAUNCHER, *arguments]
     launch_new_instance()

@@ -182,8 +182,8 @@ def plain_augment(batch: Batch) -> None:
     cos, sin = np.cos(np.radians(5)), np.sin(np.radians(5))
     turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     air = [*batch.channels.background().tolist(), 0.0, 0.0]
-    for volumes in torch.cat([batch.cond, batch.dose, batch.mask], dim=1).numpy():
-        for volume, outside in zip(volumes, air):
+    for patient in zip(batch.cond, batch.dose, batch.mask):
+        for volume, outside in zip((volume.numpy() for part in patient for volume in part), air):
             affine_transform(volume, turn, offset=1.0, order=1, cval=outside)
 
 
