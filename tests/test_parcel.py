@@ -59,8 +59,8 @@ def test_a_parcel_that_does_not_fit_beside_the_checkout_is_an_error(tmp_path, pa
 
 
 def test_the_checkout_leaves_room_for_the_patients():
-    """Tracked files below 18 MB, as the parcel of all patients needs."""
-    assert parcel.size_mib(parcel.tracked()) * 2**20 < 18.6e6
+    """All patients and the packages take 45.5 MiB."""
+    assert parcel.size_mib(parcel.tracked()) < parcel.LIMIT_MIB - 45.5
 
 
 def test_names_of_packages_are_compared_as_indices_do():
