@@ -23,6 +23,7 @@ from lib.diffusion.flow import dose_from_velocity, shift_time
 from lib.diffusion.parameterisation import noise_from_dose
 from lib.diffusion.schedule import T
 from lib.errors import UserError
+from lib.seeds import normal
 
 CLAMPS = ("keep noise", "rederive noise", "none")
 
@@ -123,7 +124,7 @@ class DDIM(DiffusionSampler):
         x_s = alpha_bar_s.sqrt() * dose_hat + share * noise_hat
         if self.eta == 0:
             return x_s
-        return x_s + sigma_eta * torch.randn(x_s.shape, generator=generator, dtype=x_s.dtype).to(x_s.device)
+        return x_s + sigma_eta * normal(x_s.shape, generator, x_s.device, x_s.dtype)
 
 
 @dataclass(frozen=True)

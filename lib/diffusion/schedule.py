@@ -41,7 +41,7 @@ def schedule(zero_snr: bool, snr_divisor: float = 1.0) -> Tensor:
 
 def at_level(alpha_bar: Tensor, t: Tensor, like: Tensor) -> Tensor:
     """alpha_bar at the integer times t [B], as float64 that broadcasts over `like` [B,1,D,H,W]."""
-    return alpha_bar.to(like.device)[t].view(-1, *[1] * (like.dim() - 1))
+    return alpha_bar.to(like.device, non_blocking=True)[t].view(-1, *[1] * (like.dim() - 1))
 
 
 def add_noise(dose: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 
 from lib.features.batches import Batch
 from lib.features.samples import Sample
+from lib.seeds import normal
 
 SHIFT_MM, ROTATE_DEG, CT_NOISE = 16.0, 5.0, 0.02  # at most; the noise in units of the CT channel
 
 
 def augment(batch: Batch, how: str, generator: torch.Generator) -> Batch:
-    """Each patient mirrored or not, then moved; all is drawn on the CPU.
+    """Each patient mirrored or not, then moved; nothing here waits for a GPU.
 
     "rotated" is the reference's, with the flip truly left-right and its 16 voxels of translation as 16 mm;
     "whole voxels" rounds the translation to voxels and does not rotate: interpolating voxels of a centimetre
@@ -21,11 +22,11 @@ def augment(batch: Batch, how: str, generator: torch.Generator) -> Batch:
     """
     whole, device, block_mm = how == "whole voxels", batch.cond.device, batch.spacing_mm * batch.grid.answer
     draw = torch.rand(len(batch.cond), 5, generator=generator)
-    noise = torch.randn(batch.cond[:, :1].shape, generator=generator)
-    batch = mirror_some(batch, (draw[:, 0] < 0.5).to(device))
+    noise = normal(batch.cond[:, :1].shape, generator, device)
+    batch = mirror_some(batch, (draw[:, 0] < 0.5).to(device, non_blocking=True))
     shift_mm, angle = (2 * draw[:, 1:4] - 1) * SHIFT_MM, (2 * draw[:, 4] - 1) * math.radians(ROTATE_DEG)
     blocks = torch.round(shift_mm / block_mm).int()
-    rows = None if whole else motion(batch, shift_mm, angle).to(device)
+    rows = None if whole else motion(batch, shift_mm, angle).to(device, non_blocking=True)
 
     def move(volume, parts):
         if whole:
@@ -34,9 +35,9 @@ def augment(batch: Batch, how: str, generator: torch.Generator) -> Batch:
             volume, F.affine_grid(rows, volume.shape, align_corners=False), align_corners=False
         )
 
-    outside = batch.channels.background().to(device)[None, :, None, None, None]
+    outside = batch.channels.background().to(device, non_blocking=True)[None, :, None, None, None]
     cond = move(batch.cond - outside, batch.grid.condition) + outside
-    cond[:, :1] += CT_NOISE * noise.to(device)
+    cond[:, :1] += CT_NOISE * noise
     answers = {name: move(getattr(batch, name), batch.grid.answer) for name in batch.channels.answered}
     return replace(batch, cond=cond, **answers)
 
@@ -70,8 +71,9 @@ def mirror(patients: Sample | Batch) -> Sample | Batch:
     if not channels.protocol.constraint_vector:
         first, n = channels.names.index(channels.structures[0]), len(channels.targets)
         flags = [n + place - first for place in order[first : first + len(channels.structures)]]
-        constraints = constraints[..., [*range(n), *flags]]
-    cond = patients.cond.flip(-1)[..., order, :, :, :]
+        constraints = torch.stack([constraints[..., place] for place in [*range(n), *flags]], -1)
+    turned = patients.cond.flip(-1).unbind(-4)
+    cond = torch.stack([turned[place] for place in order], -4)
     answers = {name: getattr(patients, name).flip(-1) for name in channels.answered}
     return replace(patients, cond=cond, constraints=constraints, **answers)
 

@@ -77,7 +77,8 @@ def patch_start(sample: Sample, size: tuple, generator: torch.Generator | None) 
 def cut(sample: Sample, start: tuple, size: tuple) -> list[torch.Tensor]:
     """Patch of cond, dose, mask and prior; what reaches beyond the volume is background."""
     box = tuple(slice(a, a + s) for a, s in zip(start, size))
-    outside = sample.channels.background().to(sample.cond.device)[:, None, None, None]
+    cond = sample.cond.float()
+    outside = sample.channels.background().to(cond.device, non_blocking=True)[:, None, None, None]
 
     def pad(volume, box):
         volume, wanted = volume[(slice(None), *box)], [b.stop - b.start for b in box]
@@ -88,4 +89,4 @@ def cut(sample: Sample, start: tuple, size: tuple) -> list[torch.Tensor]:
         pad(volume, finer(box, sample.grid.answer)).float()
         for volume in (sample.dose, sample.mask, sample.prior)
     ]
-    return [pad(sample.cond.float() - outside, finer(box, sample.grid.condition)) + outside, *answered]
+    return [pad(cond - outside, finer(box, sample.grid.condition)) + outside, *answered]

@@ -7,7 +7,9 @@ outputs/features.
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from lib.features.beams import beam_channel
 from lib.features.channels import Channels, channels_of, condition_channels, constraint_vector
 from lib.features.grid import Grid, crop, dose_box, finer, mean_of_blocks
 from lib.files import in_project
+from lib.parallel import in_processes, n_workers
 from lib.progress import progress
 from lib.tensors import load_tensors, save_tensors
 
@@ -57,7 +60,11 @@ class Sample:
         return tuple(n // self.grid.condition for n in self.cond.shape[1:])
 
     def to(self, device: torch.device | str) -> "Sample":
-        return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
+        """The sample there; on a GPU its channels in half precision, as they are kept."""
+        tensors = {name: getattr(self, name).to(device) for name in TENSORS}
+        if tensors["cond"].is_cuda:
+            tensors["cond"] = tensors["cond"].half()
+        return replace(self, **tensors)
 
 
 def make_sample(case: Case, grid: Grid, beams_deg: tuple[float, ...] = ()) -> Sample:
@@ -108,20 +115,39 @@ def load_samples(
     cohort: Cohort, case_ids: list[str], grid: Grid, beams_deg: tuple[float, ...] = ()
 ) -> list[Sample]:
     """The samples of `case_ids` in their order."""
+    missing = [i for i in case_ids if not sample_path(cohort, i, grid, beams_deg).exists()]
+    if n_workers(len(missing)) > 1:
+        make = partial(make_file_alone, cohort, grid, beams_deg)
+        list(progress(in_processes(make, missing), "making features", len(missing)))
     return [load_sample(cohort, i, grid, beams_deg) for i in progress(case_ids, "reading patients")]
+
+
+def make_file(cohort: Cohort, grid: Grid, beams_deg: tuple[float, ...], case_id: str) -> Sample:
+    """Make the sample of one case and write it to its file."""
+    sample = make_sample(cohort.load(case_id), grid, tuple(beams_deg))
+    write_sample(sample_path(cohort, case_id, grid, beams_deg), sample)
+    return sample
+
+
+def make_file_alone(*of_case: Any) -> None:
+    """`make_file` for another process, which keeps the tensors to itself."""
+    make_file(*of_case)
+
+
+def sample_path(cohort: Cohort, case_id: str, grid: Grid, beams_deg: tuple[float, ...]) -> Path:
+    """The file of a sample, named by all that decides it."""
+    case_sha256 = cohort.card["cases"][case_id]["sha256"]
+    key = digest([FEATURES_VERSION, case_sha256, grid, tuple(beams_deg)])[:16]
+    return in_project(CACHE) / cohort.name / f"{case_id}-{key}.safetensors"
 
 
 def load_sample(cohort: Cohort, case_id: str, grid: Grid, beams_deg: tuple[float, ...] = ()) -> Sample:
     """The sample of one case, from disk if it was made before; a damaged file is made again."""
-    beams_deg, case_sha256 = tuple(beams_deg), cohort.card["cases"][case_id]["sha256"]
-    key = digest([FEATURES_VERSION, case_sha256, grid, beams_deg])[:16]
-    path = in_project(CACHE) / cohort.name / f"{case_id}-{key}.safetensors"
+    path = sample_path(cohort, case_id, grid, beams_deg)
     try:
         return read_sample(path)
     except (UserError, KeyError, ValueError, TypeError):
-        sample = make_sample(cohort.load(case_id), grid, beams_deg)
-        write_sample(path, sample)
-        return sample
+        return make_file(cohort, grid, beams_deg, case_id)
 
 
 def write_sample(path: Path, sample: Sample) -> None:

@@ -11,13 +11,14 @@ from lib.models import losses
 from lib.models.config import TrainConfig
 from lib.models.methods import find_method, flow_level, flow_shift, inside_of
 from lib.models.vgg import PerceptualLoss
+from lib.seeds import normal
 
 Draw = tuple[Tensor, Tensor]  # levels [B] (a step t, or a flow's time) and noise [B,1,D,H,W]
 Perceptual = PerceptualLoss | None
 
 
 def draw_noise(config: TrainConfig, batch: Batch, generator: torch.Generator) -> Draw | None:
-    """What the loss of a sampled method draws, on the CPU; None for a regression."""
+    """What the loss of a sampled method draws; None for a regression."""
     method, size, device = find_method(config.method), (len(batch.dose),), batch.dose.device
     if not method.timed:
         return None
@@ -25,7 +26,7 @@ def draw_noise(config: TrainConfig, batch: Batch, generator: torch.Generator) ->
         levels = shift_time(torch.rand(size, generator=generator), flow_shift(config))
     else:
         levels = torch.randint(T, size, generator=generator)
-    return levels.to(device), torch.randn(batch.dose.shape, generator=generator).to(device)
+    return levels.to(device, non_blocking=True), normal(batch.dose.shape, generator, device)
 
 
 def training_loss(

@@ -6,14 +6,20 @@ is then. Elsewhere a kernel starts as Jupyter starts it.
 
 import multiprocessing
 import os
+import signal
 import sys
 from importlib.metadata import EntryPoint
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any, ClassVar
 
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 from traitlets import Dict, Unicode
 from traitlets.config import Config
+
+from lib.parallel import watch_parent
+from lib.progress import VARIABLE
 
 LARGE_PACKAGES = ["torch", "pandas", "scipy.ndimage", "scipy.stats", "matplotlib.pyplot", "seaborn"]
 LARGE_PACKAGES += ["ipykernel.kernelapp", "ipywidgets"]
@@ -39,7 +45,7 @@ class ForkedKernel(ForkServerProcess):
 class Provisioner(LocalProvisioner):
     """Starts a kernel in a folder, with further variables of the environment."""
 
-    processes: ClassVar[list] = []  # of all kernels that were started
+    processes: ClassVar[dict] = {}  # of the kernels that were started, by the file of their progress
     environment = Dict(help="variables over those of this process").tag(config=True)
     folder = Unicode(help="where the kernel works").tag(config=True)
 
@@ -53,7 +59,7 @@ class Provisioner(LocalProvisioner):
             self.pid = self.pgid = self.process.pid
         else:
             await super().launch_kernel(cmd, **kwargs)
-        self.processes.append(self.process)
+        self.processes[self.environment.get(VARIABLE, self.kernel_id)] = self.process
         return self.connection_info
 
 
@@ -65,7 +71,8 @@ def serve(arguments: list[str], environment: dict[str, str], folder: str) -> Non
     os.setsid()  # Ctrl-C is for the runner, which ends its kernels
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(environment | {"JPY_PARENT_PID": str(os.getppid())})
+    os.environ.update(environment)
+    watch_parent()
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
     sys.argv = [LAUNCHER, *arguments]
     launch_new_instance()
@@ -74,9 +81,22 @@ def serve(arguments: list[str], environment: dict[str, str], folder: str) -> Non
 
 def end_kernels() -> None:
     """Kill every kernel that this process has started and that still runs."""
-    for process in Provisioner.processes:
-        if process.poll() is None:
-            process.kill()
+    for words in list(Provisioner.processes):
+        end_kernel(words)
+
+
+def end_kernel(words: str | Path) -> None:
+    """Kill the kernel that writes its progress to this file, if it runs."""
+    process = Provisioner.processes.get(str(words))
+    if process and process.poll() is None:
+        process.kill()
+
+
+def interrupt_kernel(words: str | Path) -> None:
+    """What Ctrl-C is to a person's own process."""
+    process = Provisioner.processes.get(str(words))
+    if process and process.poll() is None:
+        os.kill(process.pid, signal.SIGINT)
 
 
 def use_provisioner() -> None:
@@ -86,6 +106,13 @@ def use_provisioner() -> None:
     factory = KernelProvisionerFactory.instance()
     entry = EntryPoint("dose", f"{__name__}:{Provisioner.__name__}", factory.GROUP_NAME)
     factory.provisioners[entry.name], factory.default_provisioner_name = entry, entry.name
+
+
+def start_server() -> None:
+    """Let the process that kernels are forked off import its packages now, before anything else is forked."""
+    use_provisioner()
+    if sys.platform.startswith("linux"):
+        forkserver.ensure_running()
 
 
 def kernel_config(sockets: dict[str, str], folder: str, environment: dict[str, str]) -> Config:

@@ -1,19 +1,21 @@
 """Run an experiment: check its params file, execute its notebooks in order, build the report.
 
     python -m lib run params/phantom-quick.yaml [-p train.epochs=40 ...] [--only 02] [--jobs 2] [--force]
-                                                [--publish]
+                                                [--minutes 9] [--publish]
 
 What is up to date is not done again (lib.cache says what that means). A person's mistake ends with exit
 code 2 before anything runs, a failed notebook with 1.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import yaml
 
 from lib.errors import UserError
 from lib.files import in_project, lock, write_text
+from lib.runner.budget import FILE, close_budget, open_budget, within
 from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.params_file import load_params
 from lib.runner.plan import Stage, plan
@@ -31,6 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
         "notebooks at a time, where they do not need one another; one a core, and one on a GPU, if not given"
     )
     parser.add_argument("--jobs", type=int, default=0, metavar="2", help=text)
+    text = "end within so many minutes: trainings of as many epochs as fit, at most the file's"
+    parser.add_argument("--minutes", type=float, metavar="9", help=text)
     parser.add_argument("--force", action="store_true", help="execute also what is up to date")
     parser.add_argument("--publish", action="store_true", help="put the results below outputs/published")
     options = parser.parse_args(arguments)
@@ -52,11 +56,19 @@ def run_experiment(params: Values, options: argparse.Namespace) -> None:
         raise UserError(f"{card} does not exist; make the cohort with python -m lib import (--help says how)")
     sentence = f"another run is working on {folder}; wait for it or stop it"
     with lock(folder / "checkpoints" / "run.lock", sentence):
+        jobs, bound = options.jobs or usual_jobs(params.get("device", "auto")), {}
+        if options.minutes is not None:
+            params, stages, budget = open_budget(params, options.params, folder, options.minutes, jobs)
+            bound = {"bound": partial(within, budget, folder, stages)}
+            chosen = [stage for stage in stages if stage.name in {one.name for one in chosen}]
+        else:
+            (folder / FILE).unlink(missing_ok=True)  # what is lacking now is no want of time
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         remove_others(stages, folder)
-        jobs = options.jobs or usual_jobs(params.get("device", "auto"))
-        executed = execute_stages(chosen, stages, folder, options.force, jobs)
+        executed = execute_stages(chosen, stages, folder, options.force, jobs, **bound)
         finish(folder, executed, options.publish)
+        if options.minutes is not None:
+            close_budget(budget, folder)
 
 
 def remove_others(stages: list[Stage], folder: Path) -> None:

@@ -12,7 +12,7 @@ from lib.runner.execute import execute
 from lib.runner.kernel import end_kernels
 from lib.runner.live_line import live_line
 from lib.runner.plan import Stage
-from lib.runner.stamps import key_of, products_of, stamp_path
+from lib.runner.stamps import key_of, products_of, stamp_path, words_path
 
 
 def n_cores() -> int:
@@ -25,9 +25,19 @@ def usual_jobs(device: str) -> int:
     return 1 if choose_device(device).type == "cuda" else n_cores()
 
 
-def execute_stages(chosen: list[Stage], stages: list[Stage], folder: Path, force: bool, jobs: int) -> bool:
+Work = Callable[[Stage], bool]  # returns whether anything was executed
+
+
+def execute_stages(
+    chosen: list[Stage],
+    stages: list[Stage],
+    folder: Path,
+    force: bool,
+    jobs: int,
+    bound: Callable[[Work], Work] = lambda work: work,
+) -> bool:
     """Execute what is not up to date, at most `jobs` at a time; returns whether anything was executed.
-    Raises a Failure."""
+    `bound` sets bounds to the work on a stage. Raises a Failure."""
     labels = {stage.name: f"[{number}/{len(chosen)}] {stage.name}" for number, stage in enumerate(chosen, 1)}
     with live_line() as line:
 
@@ -36,14 +46,14 @@ def execute_stages(chosen: list[Stage], stages: list[Stage], folder: Path, force
             if not force and is_fresh(stamp, key):
                 line.say(f"{labels[stage.name]}  up to date")
                 return False
-            words = folder / "checkpoints" / "progress" / stage.name
+            words = words_path(folder, stage.name)
             with line.shows(labels[stage.name], words):
                 seconds = execute(stage, folder, words, threads_of(stage, stages, jobs))
             write_stamp(stamp, key, [*products_of(stage, folder), folder / f"{stage.name}.ipynb"])
             line.say(f"{labels[stage.name]}  done in {clock(seconds)}")
             return True
 
-        return any(side_by_side(chosen, bring_up_to_date, jobs))
+        return any(side_by_side(chosen, bound(bring_up_to_date), jobs))
 
 
 def threads_of(stage: Stage, stages: list[Stage], jobs: int) -> int:
@@ -53,7 +63,7 @@ def threads_of(stage: Stage, stages: list[Stage], jobs: int) -> int:
     return max(1, n_cores() // min(jobs, len(beside)))
 
 
-def side_by_side(stages: list[Stage], work: Callable[[Stage], bool], jobs: int) -> list[bool]:
+def side_by_side(stages: list[Stage], work: Work, jobs: int) -> list[bool]:
     """What `work` returns of each stage, begun when those that it needs are done, at most `jobs` at a time.
 
     After an error nothing more begins, and what runs goes on to its end; then the first one is raised. Ctrl-C

@@ -13,6 +13,11 @@ def stamp_path(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / "stamps" / f"{name}.json"
 
 
+def words_path(folder: Path, name: str) -> Path:
+    """Where a stage's notebook writes how far it is."""
+    return (folder / "checkpoints" / "progress" / name).absolute()
+
+
 def products_of(stage: Stage, folder: Path) -> list[Path]:
     """What an executed stage has written: what it must, or why not, and the tables beside its results."""
     if stage.failure and stage.failure.exists():

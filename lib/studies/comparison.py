@@ -3,11 +3,13 @@
 An answer is one dose for each patient: a network's, or a mean over samples, seeds or both sides of a patient.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from lib.cases.case import Case
 from lib.diffusion.samplers import Sampler, as_dict, sampler_from
@@ -18,16 +20,19 @@ from lib.metrics.dvh import goal_values, openkbp_dvh_points_gy, organ_points_ins
 from lib.metrics.gamma import gamma_index, pass_pct
 from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.metrics.uncertainty import spread_gy
-from lib.prediction.predict import usual_sampler, usual_temperature
+from lib.parallel import in_processes
+from lib.prediction.predict import on_case_grid, usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
+from lib.progress import progress
 from lib.studies.experiment import Experiment
-from lib.studies.predictions import Prediction, both_sides, on_case_grids, pool, predict_members
+from lib.studies.predictions import Prediction, both_sides, pool, predict_members
 from lib.studies.results import make_frame, measured
 from lib.training.history import read_history
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
 CRITERIA = (3, 2)  # of gamma, % of the prescription and mm
 Row = dict[str, Any]
+Judge = Callable[[Case, np.ndarray], list[Row]]  # of a dose in Gy on the case's grid
 
 
 def best_sampler(steps: pd.DataFrame, training: str) -> Sampler | None:
@@ -132,14 +137,29 @@ def planned_on_grid(samples: list[Sample]) -> Prediction:
 
 def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
     """Every measure of every answer for every patient: the frame 04_comparison."""
-    rows = []
-    for one in answers:
-        patients = on_case_grids(run, samples, one, f"judging {one.columns['training']}")
-        for sample, dose, (columns, case, answer_gy) in zip(samples, one.doses, patients):
-            scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, dose), "seconds": one.seconds}
-            rows += measured(columns, scores)
-            rows += [columns | row for row in dose_rows(case, answer_gy[0])]
+    rows, judged = [], judge_all(run, dose_rows, answers, samples, "judging")
+    for one, sample, dose, rows_of_dose in judged:
+        columns = one.columns | {"case_id": sample.case_id}
+        scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, dose), "seconds": one.seconds}
+        rows += measured(columns, scores) + [columns | row for row in rows_of_dose]
     return make_frame("04_comparison", rows)
+
+
+def judge_all(
+    run: Experiment, judge: Judge, answers: list[Prediction], samples: list[Sample], label: str
+) -> Iterator[tuple[Prediction, Sample, torch.Tensor, list[Row]]]:
+    """Every answer's dose of every patient, with the rows of its judgement, which takes all cores."""
+    doses = [(one, sample, dose) for one in answers for sample, dose in zip(samples, one.doses)]
+    items = [(sample.case_id, dose.numpy()) for _, sample, dose in doses]
+    judged = in_processes(partial(judge_one, run, judge), items)
+    for of_dose, rows in zip(doses, progress(judged, label, len(items))):
+        yield *of_dose, rows
+
+
+def judge_one(run: Experiment, judge: Judge, item: tuple[str, np.ndarray]) -> list[Row]:
+    """The rows of a dose, a fraction of the prescription on the training grid, on its case's own grid."""
+    case = run.load_case(item[0])
+    return judge(case, on_case_grid(torch.from_numpy(item[1]), case, run.grid)[0])
 
 
 def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
@@ -188,9 +208,8 @@ def index_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
 def study_gamma(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
     """Gamma pass rates, global to the prescription, cut-off 10 %, of body and targets: the frame 04_gamma."""
     rows = []
-    for one in answers:
-        patients = on_case_grids(run, samples, one, f"gamma of {one.columns['training']}")
-        rows += [columns | row for columns, case, dose_gy in patients for row in gamma_rows(case, dose_gy[0])]
+    for one, sample, _, of_dose in judge_all(run, gamma_rows, answers, samples, "gamma"):
+        rows += [one.columns | {"case_id": sample.case_id} | row for row in of_dose]
     return make_frame("04_gamma", rows)
 
 

@@ -7,24 +7,27 @@ network. All are judged alike.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from lib.cases.case import Case
 from lib.features.samples import Sample
 from lib.metrics import uncertainty
 from lib.metrics.dose import errors_gy
 from lib.metrics.dvh import dvh_curve
-from lib.prediction.predict import usual_sampler
+from lib.parallel import in_processes
+from lib.prediction.predict import on_case_grid, usual_sampler
+from lib.progress import progress
 from lib.seeds import generator_for
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import (
     Prediction,
     both_sides,
     inside,
-    on_case_grids,
     pool,
     predict_members,
     predict_naive,
@@ -77,18 +80,35 @@ def judge(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The frames 03_ensemble and 03_spread_skill; with `factors` also of the spread times its factor."""
     chosen = {(row["training"], row["source"]): row["factor"] for row in factors}
+    items = []
+    for one in predictions:
+        factor = chosen.get((one.columns["training"], one.columns["source"]), 1.0)
+        doses = zip(samples, one.doses)
+        items += [(one._replace(doses=[]), factor, sample.case_id, dose.numpy()) for sample, dose in doses]
     rows, skill = [], []
-    for prediction in predictions:
-        source = prediction.columns["training"], prediction.columns["source"]
-        for columns, case, all_gy in on_case_grids(run, samples, prediction, f"judging {', '.join(source)}"):
-            whole = columns | prediction.cost(len(all_gy))
-            rows += error_rows(run.seed, columns, case, all_gy, prediction, sizes)
-            if len(all_gy) > 1:
-                rows += spread_rows(whole, case, all_gy)
-                for factor in dict.fromkeys((1.0, chosen.get(source, 1.0))):
-                    of_rows, of_skill = calibration_rows(whole | {"factor": factor}, case, all_gy)
-                    rows, skill = rows + of_rows, skill + of_skill
+    judged = in_processes(partial(judge_one, run, sizes), items)
+    for of_rows, of_skill in progress(judged, "judging members", len(items)):
+        rows, skill = rows + of_rows, skill + of_skill
     return make_frame("03_ensemble", rows), make_frame("03_spread_skill", skill)
+
+
+def judge_one(
+    run: Experiment, sizes: Sequence[int], item: tuple[Prediction, float, str, np.ndarray]
+) -> tuple[list[Row], list[Row]]:
+    """Rows of 03_ensemble and of 03_spread_skill of one patient's members: what they are of, the factor that
+    was chosen for them, the patient, and the doses on the training grid."""
+    prediction, factor, case_id, doses = item
+    prediction = prediction._replace(doses=[torch.from_numpy(doses)])
+    case, columns, skill = run.load_case(case_id), prediction.columns | {"case_id": case_id}, []
+    all_gy = on_case_grid(prediction.doses[0], case, run.grid)
+    whole = columns | prediction.cost(len(all_gy))
+    rows = error_rows(run.seed, columns, case, all_gy, prediction, sizes)
+    if len(all_gy) > 1:
+        rows += spread_rows(whole, case, all_gy)
+        for each in dict.fromkeys((1.0, factor)):
+            of_rows, of_skill = calibration_rows(whole | {"factor": each}, case, all_gy)
+            rows, skill = rows + of_rows, skill + of_skill
+    return rows, skill
 
 
 def error_rows(

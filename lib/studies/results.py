@@ -36,6 +36,8 @@ COLUMNS = {  # of each file
     "04_history": f"{TRAINING} epoch step loss learning_rate validation_mae_gy seconds",
     "06_speed": "part against plain_s ours_s ratio ratio_low ratio_high",
     "06_ceilings": f"part seconds gflop gbyte {PEAKS}",
+    "06_kernels": "kernel calls ms share_pct",
+    "06_devices": "part relative_difference",
     "06_scaling": "axis size seconds",
     "06_notebooks": "notebook minutes",
     "07_values": f"{FORECAST} part rule case_id structure quantity unit planned value spread",
@@ -45,7 +47,7 @@ COLUMNS = {  # of each file
 }
 FRAMES = {file: tuple(columns.split()) for file, columns in COLUMNS.items()}
 WORDS = """training method variant group weights switch setting solver grid clamp window_noise source
-averaged_over case_id region structure quantity unit measure rule part against axis notebook"""
+averaged_over case_id region structure quantity unit measure rule part against axis notebook kernel"""
 TEXT = set(WORDS.split())
 
 

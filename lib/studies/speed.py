@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.ndimage import affine_transform
+from torch.autograd import DeviceType
 from torch.nn.functional import interpolate
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib.cases.case import Case
+from lib.device import autocast
 from lib.features.augmentation import augment
 from lib.features.batches import Batch, make_batch
 from lib.features.grid import Grid
@@ -29,12 +33,17 @@ from lib.features.samples import Sample, load_samples, make_sample
 from lib.files import read_json
 from lib.metrics.dose import grid_dose_score_gy
 from lib.models.config import TrainConfig
+from lib.models.training_loss import Draw, draw_noise, training_loss
 from lib.prediction.predict import Predictor, network_of, predict, ready, usual_sampler
+from lib.seeds import generator_for
 from lib.studies.experiment import Experiment
 from lib.training.loop import train_step
 from lib.training.state import TrainingState
 
-PEAK_EDGE, PEAK_MIB = 2048, 256  # the matrix product and the copy that the machine is measured by
+# the matrix product and the copy that a device is measured by: edge, MiB
+PEAKS = {"cpu": (2048, 256), "cuda": (8192, 2048)}
+KERNELS = 10  # listed, those of most time
+CPU, CUDA, CPU_DEVICE = DeviceType.CPU, DeviceType.CUDA, torch.device("cpu")
 Work = Callable[[], Any]
 Row = dict[str, Any]
 
@@ -49,6 +58,15 @@ class Bench:
     device: torch.device
     repeats: int
 
+    @cached_property
+    def there(self) -> list[Sample]:
+        """The patients on the device."""
+        return [sample.to(self.device) for sample in self.samples]
+
+    @property
+    def both(self) -> tuple[list[Sample], list[Sample]]:
+        return self.samples, self.there
+
     @property
     def configs(self) -> list[TrainConfig]:
         """The configuration in float32, and as it is."""
@@ -58,7 +76,7 @@ class Bench:
         """A network after a few steps of training, in float32 and in the configured precision."""
         state = TrainingState(self.config, self.device)
         for _ in range(train_steps):
-            train_step(state, self.samples)
+            train_step(state, self.there)
         precisions = ("32", self.config.precision)
         return [ready(deepcopy(state.network), self.config, self.device, p) for p in precisions]
 
@@ -96,13 +114,17 @@ def ratio_row(part: str, against: str, seconds: np.ndarray) -> Row:
 
 
 def training_rows(bench: Bench) -> list[Row]:
-    """A step of one batch: in float32, contiguous, AdamW one tensor after another; against ours."""
-    plain, rows = TrainingState(bench.configs[0], bench.device), []
+    """A step for a patient: in float32, contiguous, one at a time, AdamW tensor by tensor; against ours."""
+    plain, rows = TrainingState(replace(bench.configs[0], batch_size=1), bench.device), []
+    plain.network.to(memory_format=torch.contiguous_format)
     plain.optimizer = torch.optim.AdamW(plain.network.parameters(), bench.config.learning_rate, foreach=False)
     for config in bench.configs:
-        steps = [partial(train_step, s, bench.samples) for s in (plain, TrainingState(config, bench.device))]
-        part, against = f"training step, {config.precision}", "float32, contiguous, AdamW tensor by tensor"
-        rows.append(bench.row(part, against, *steps))
+        steps = [partial(train_step, s, bench.there) for s in (plain, TrainingState(config, bench.device))]
+        part, against = (
+            f"training step, {config.precision}",
+            "float32, contiguous, a patient at a time, AdamW",
+        )
+        rows.append(bench.row(part, f"{against} tensor by tensor", *steps, config.batch_size))
     return rows
 
 
@@ -142,13 +164,13 @@ def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> flo
 def data_rows(bench: Bench) -> list[Row]:
     """Features and their cache, and augmentation."""
     cohort, grid = bench.run.open_cohort(), (bench.run.grid, bench.run.beams_deg)
-    case_ids, batch = [sample.case_id for sample in bench.samples], make_batch(bench.samples[:2])
+    case_ids, batches = [s.case_id for s in bench.samples], [make_batch(part[:2]) for part in bench.both]
 
     def make_all():
         return [make_sample(cohort.load(case_id), *grid) for case_id in case_ids]
 
     stored = partial(load_samples, cohort, case_ids, *grid)
-    ways = partial(plain_augment, batch), partial(augment, batch, "rotated", torch.Generator())
+    ways = partial(plain_augment, batches[0]), partial(augment, batches[1], "rotated", torch.Generator())
     return [
         bench.row("reading patients", "features made again from the case", make_all, stored),
         bench.row("augmentation of a batch", "scipy, channel by channel", *ways),
@@ -160,8 +182,8 @@ def plain_augment(batch: Batch) -> None:
     cos, sin = np.cos(np.radians(5)), np.sin(np.radians(5))
     turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     air = [*batch.channels.background().tolist(), 0.0, 0.0]
-    for volumes in torch.cat([batch.cond, batch.dose, batch.mask], dim=1).numpy():
-        for volume, outside in zip(volumes, air):
+    for patient in zip(batch.cond, batch.dose, batch.mask):
+        for volume, outside in zip((volume.numpy() for part in patient for volume in part), air):
             affine_transform(volume, turn, offset=1.0, order=1, cval=outside)
 
 
@@ -183,21 +205,21 @@ class BytesCounter(TorchDispatchMode):
 def peaks(device: torch.device, precision: str) -> tuple[float, float]:
     """FLOP/s of a large matrix product in the precision and bytes/s of a large copy, the best of five."""
     dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision, torch.float32)
-    a, b = (torch.randn(PEAK_EDGE, PEAK_EDGE, device=device).to(dtype) for _ in range(2))
-    source = torch.empty(PEAK_MIB * 2**20 // 4, device=device)
+    edge, mib = PEAKS[device.type]
+    a, b = (torch.randn(edge, edge, device=device).to(dtype) for _ in range(2))
+    source = torch.randn(mib * 2**20 // 4, device=device)
     target = torch.empty_like(source)
     product_s = min(seconds_of(lambda: a @ b) for _ in range(5))
     copy_s = min(seconds_of(lambda: target.copy_(source)) for _ in range(5))
-    return 2 * PEAK_EDGE**3 / product_s, 2 * source.numel() * 4 / copy_s
+    return 2 * edge**3 / product_s, 2 * source.numel() * 4 / copy_s
 
 
 def ceiling_rows(bench: Bench) -> list[Row]:
     """Counted work of a training step and a network call over its time, against the same device's peaks."""
-    rows, patients = [], bench.samples[: bench.config.batch_size]
-    batch = make_batch([sample.to(bench.device) for sample in patients])
+    rows, batch = [], make_batch(bench.there[: bench.config.batch_size])
     for config, predictor in zip(bench.configs, bench.predictors()):
         rates, state = peaks(bench.device, config.precision), TrainingState(config, bench.device)
-        works = {"training step": partial(train_step, state, bench.samples)}
+        works = {"training step": partial(train_step, state, bench.there)}
         works["network call"] = partial(call_network, predictor, batch)
         for name, work in works.items():
             rows.append(ceiling_row(f"{name}, {config.precision}", work, *rates, bench.repeats))
@@ -219,6 +241,60 @@ def ceiling_row(name: str, work: Work, flop_rate: float, byte_rate: float, repea
     row |= {"peak_gflop_s": flop_rate / 1e9, "peak_gbyte_s": byte_rate / 1e9}
     shares = {"flop": flop / seconds / flop_rate, "byte": byte / seconds / byte_rate}
     return row | {f"of_peak_{what}_pct": 100 * share for what, share in shares.items()}
+
+
+def kernel_rows(bench: Bench, steps: int = 5) -> tuple[list[Row], dict[str, float]]:
+    """The kernels (on a CPU the operations) in which training steps spend most time, and by how much of the
+    wall time the device is busy, in %, with the most memory that it held, in GB."""
+    on_gpu, state = bench.device.type == "cuda", TrainingState(bench.config, bench.device)
+    work = partial(train_step, state, bench.there)
+    work(), work()
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=kinds) as profiler:
+        seconds = seconds_of(lambda: [work() for _ in range(steps)])
+    there, time_of = (CUDA, "self_device_time_total") if on_gpu else (CPU, "self_cpu_time_total")
+    events = [event for event in profiler.key_averages() if event.device_type == there]
+    events.sort(key=attrgetter(time_of), reverse=True)
+    total_us = sum(getattr(event, time_of) for event in events)
+    rows = [
+        {
+            "kernel": event.key[:90],
+            "calls": event.count / steps,
+            "ms": getattr(event, time_of) / steps / 1e3,
+            "share_pct": 100 * getattr(event, time_of) / total_us,
+        }
+        for event in events[:KERNELS]
+    ]
+    memory = {"memory_gb": torch.cuda.max_memory_allocated() / 1e9} if on_gpu else {}
+    return rows, {"busy_pct": 100 * total_us / 1e6 / seconds} | memory
+
+
+def device_differences(bench: Bench) -> list[Row]:
+    """One batch's loss and gradient on the device against the same in float32 on the CPU: the differences
+    over the size of what they differ from, in float32 and in the configured precision."""
+    few = [[sample.to(device) for sample in bench.samples[:2]] for device in ("cpu", bench.device)]
+    batches, config = [make_batch(part) for part in few], bench.config
+    draw = draw_noise(config, batches[0], generator_for(config.seed, "difference"))
+    rows, first = [], loss_and_gradient(bench.configs[0], CPU_DEVICE, batches[0], draw)
+    for other in bench.configs:
+        there = draw and tuple(value.to(bench.device) for value in draw)
+        values = loss_and_gradient(other, bench.device, batches[1], there)
+        for name, value, at_first in zip(("loss", "gradient"), values, first):
+            off = (value - at_first).norm() / at_first.norm()
+            rows.append({"part": f"{name}, {other.precision}", "relative_difference": float(off)})
+    return rows
+
+
+def loss_and_gradient(
+    config: TrainConfig, device: torch.device, batch: Batch, draw: Draw | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of an untrained network; both as doubles on the CPU."""
+    state = TrainingState(config, device)
+    with autocast(device, config.precision):
+        loss = training_loss(state.network, batch, draw, config)
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten().double().cpu() for p in state.network.parameters()])
+    return loss.detach().double().cpu(), gradient
 
 
 def scaling_rows(bench: Bench, edges: list[int], counts: list[int]) -> list[Row]:

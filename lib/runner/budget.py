@@ -1,0 +1,368 @@
+"""A run within so many minutes: how many epochs fit, and by when each notebook ends.
+
+    python -m lib run params/openkbp-gpu.yaml --minutes 9
+
+A few steps of every training are measured by the loop's own step. Trainings then get a share of the time and
+all the same number of epochs, which is written into the experiment's params: going on is the same training.
+A notebook that is not done when its share of the time is over is ended, and what needs it does without.
+results/budget.json holds the plan and, stage by stage, what happened.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lib.cache import digest, is_fresh
+from lib.device import choose_device, choose_precision, describe
+from lib.errors import UserError
+from lib.features.samples import Sample, add_prior, no_prior
+from lib.files import read_json, write_json
+from lib.models.methods import find_method
+from lib.prediction.predict import usual_sampler
+from lib.progress import clock
+from lib.runner.command import Failure
+from lib.runner.kernel import end_kernel, interrupt_kernel, start_server
+from lib.runner.plan import Stage, plan
+from lib.runner.schedule import Work, threads_of
+from lib.runner.settings import TRAIN, Values, experiment_of, training_parameters
+from lib.runner.stamps import key_of, stamp_path, words_path
+from lib.studies.experiment import Experiment
+from lib.training.history import read_history
+from lib.training.loop import train_step
+from lib.training.setup import make_config
+from lib.training.state import CannotTrain, TrainingState
+
+# shares of the time before the report, by which the stages of a notebook have ended
+LATEST = {"00": 0.72, "01": 0.72, "02": 0.85, "03": 0.9, "04": 1.0}
+TRAININGS = 0.62  # the share until which trainings are planned
+MEASURING = 0.1  # the share that measuring may take
+REPORT_S, PAGES_S = 45.0, 15.0  # before the end the report begins, and the pages at the latest
+GRACE_S = 10.0  # to end by itself when the time is up
+NOTEBOOK_S = 6.0  # of a training's notebook beside its training: patients read, weights kept, a figure
+STEPS = 12  # measured of each training, after one to warm up
+FEW = 8  # patients that tell how the dose is scaled
+WHOLE = ("done", "up to date")
+FILE = Path("results", "budget.json")
+
+
+class Cost(NamedTuple):
+    """What a training was measured to take."""
+
+    training: str
+    step_s: float
+    steps: int  # an epoch
+    epoch_s: float  # its share of validations counted in
+    once_s: float  # its notebook, and the validation at the end
+
+
+@dataclass
+class Budget:
+    """The plan of a run, what has become of it, and its clock, which no change of the day's time moves."""
+
+    file: Path
+    seconds: float
+    plan: dict[str, Any]
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    started: float = field(default_factory=lambda: time.monotonic() - age_s())
+    now: Callable[[], float] = time.monotonic
+    writing: Any = field(default_factory=threading.Lock, repr=False)
+
+    def gone_s(self) -> float:
+        return self.now() - self.started
+
+    def latest_s(self, notebook: str) -> float:
+        """By when, after the start, a stage has ended."""
+        share = LATEST.get(notebook[:2])
+        return max(0.0, share * (self.seconds - REPORT_S) if share else self.seconds - PAGES_S)
+
+    def left_s(self, notebook: str) -> float:
+        return self.latest_s(notebook) - self.gone_s()
+
+    def note(self, stage: str, begun_s: float, outcome: str) -> None:
+        """Keep what became of a stage."""
+        row = {"stage": stage, "began_s": round(begun_s, 1), "ended_s": round(self.gone_s(), 1)}
+        with self.writing:
+            self.stages.append(row | {"latest_s": round(self.latest_s(stage), 1), "outcome": outcome})
+            self.write("running")
+
+    def write(self, state: str) -> None:
+        """Write the plan and what happened; "running" stays there if this process is killed."""
+        write_json(self.file, {"state": state, **self.plan, "stages": self.stages})
+
+
+def age_s() -> float:
+    """Seconds since this process began, which include its imports; 0 where the system does not say."""
+    try:
+        ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return 0.0
+
+
+def open_budget(
+    params: Values, path: str, folder: Path, minutes: float, jobs: int
+) -> tuple[Values, list[Stage], Budget]:
+    """The params with the epochs that fit, their stages, and the budget; the plan is printed. The plan of an
+    earlier run of the same params on the same device is kept. Raises UserError."""
+    refuse_unfitting(params, path, minutes)
+    device = choose_device(params.get("device", "auto"))
+    on = describe(device, choose_precision(params.get("precision", "auto"), device))
+    budget = Budget(folder / FILE, 60.0 * minutes, {"key": digest([params, on]), "minutes": minutes})
+    try:
+        earlier = read_json(budget.file)
+        known = earlier if earlier["key"] == budget.plan["key"] else {}
+    except (UserError, KeyError, TypeError):
+        known = {}
+    if known:
+        chosen = {name: known[name] for name in ("epochs", "batch_size", "trainings")}
+        print(f"{chosen['epochs']} epochs each, as planned when this was begun; {clock(budget.seconds)} more")
+    else:
+        start_server()
+        chosen = choose_epochs(params, path, budget, jobs, device)
+        tell(chosen, budget, on)
+    train = {name: chosen[name] for name in ("epochs", "batch_size")}
+    params = params | {"train": (params.get("train") or {}) | train}
+    budget.plan |= {"device": on} | chosen
+    budget.write("running")
+    return params, plan(params, path), budget
+
+
+def refuse_unfitting(params: Values, path: str, minutes: float) -> None:
+    if not minutes > 0:
+        raise UserError(f"--minutes is {minutes:g}; it must be more than 0")
+    for name, values in (params.get("variants") or {}).items():
+        for key in {"epochs", "batch_size"} & set(values or {}):
+            raise UserError(
+                f"{path}: variants.{name}.{key}: with --minutes all train equally long; remove it"
+            )
+
+
+def choose_epochs(params: Values, path: str, budget: Budget, jobs: int, device: torch.device) -> Values:
+    """Epochs, batch size and what each training takes. On a GPU trainings side by side share it; on a CPU
+    each was measured on its own cores."""
+    train = plan(params, path)
+    train = next(stage.parameters for stage in train if stage.name.startswith(TRAIN))
+    batch_size, most, costs = train["batch_size"], train["epochs"], None
+    while costs is None:
+        sized = params | {"train": (params.get("train") or {}) | {"batch_size": batch_size, "epochs": 1}}
+        try:
+            costs = measure_all(plan(sized, path), budget, jobs)
+        except torch.OutOfMemoryError:
+            batch_size = halved(batch_size)
+    beside = 1 if device.type == "cuda" else jobs
+    planned_s = TRAININGS * (budget.seconds - REPORT_S)
+    epochs = min(most, epochs_that_fit(costs, planned_s - budget.gone_s(), jobs, beside, budget.seconds))
+    rows = [cost._asdict() | {"planned_s": cost.once_s + epochs * cost.epoch_s} for cost in costs]
+    return {"epochs": epochs, "batch_size": batch_size, "trainings": rows, "measured_s": budget.gone_s()} | {
+        "trained_s": budget.gone_s() + time_for(costs, epochs, jobs, beside)
+    }
+
+
+def halved(batch_size: int) -> int:
+    if batch_size == 1:
+        raise UserError("too little memory to train with one patient a step; lower train.base_channels")
+    torch.cuda.empty_cache()
+    print(f"too little memory for {batch_size} patients a step: {batch_size // 2} are taken", flush=True)
+    return batch_size // 2
+
+
+def time_for(costs: list[Cost], epochs: int, jobs: int, beside: int) -> float:
+    """Seconds of all trainings, `beside` of which are computed at a time, of `jobs` notebooks at a time."""
+    return sum(cost.once_s / jobs + epochs * cost.epoch_s / beside for cost in costs)
+
+
+def epochs_that_fit(costs: list[Cost], left_s: float, jobs: int, beside: int, given_s: float) -> int:
+    """The most epochs of all trainings in `left_s`. A UserError where it is none."""
+    once_s = time_for(costs, 0, jobs, beside)
+    epoch_s = time_for(costs, 1, jobs, beside) - once_s
+    epochs = int((left_s - once_s) // epoch_s) if costs else 1
+    if epochs < 1:
+        needed = (given_s + (once_s + epoch_s - left_s) / TRAININGS) / 60
+        raise UserError(
+            f"{given_s / 60:g} minutes hold no epoch: one of all {len(costs)} trainings takes "
+            f"{clock(once_s + epoch_s)} here; give --minutes {needed + 1:.0f}, or fewer methods or patients"
+        )
+    return epochs
+
+
+def measure_all(stages: list[Stage], budget: Budget, jobs: int) -> list[Cost]:
+    """The cost of every training that can be trained; of those that differ in the seed alone one is measured.
+    The features of all patients are made on the way."""
+    trainings = [stage for stage in stages if stage.name.startswith(TRAIN)]
+    limit_s, costs, threads = MEASURING * budget.seconds / len(trainings), {}, torch.get_num_threads()
+
+    @cache
+    def samples_of(run: Experiment) -> list[Sample]:
+        for part in ("validation", "test"):
+            run.load_samples(part, optional=True)
+        return run.load_samples("train")
+
+    @cache
+    def on_device(run: Experiment) -> list[Sample]:
+        return [sample.to(choose_device(run.device)) for sample in samples_of(run)]
+
+    def measure(stage: Stage) -> Cost | None:
+        run, values = experiment_of(stage.parameters), training_parameters(stage.parameters)
+        of_any = replace(run, seed=0, methods=())
+        samples, key = (samples_of(of_any), on_device(of_any)), digest([of_any, values])
+        if key not in costs:
+            torch.set_num_threads(threads_of(stage, stages, jobs))
+            costs[key] = measure_training(run, values, *samples, limit_s)
+            torch.set_num_threads(threads)
+        name = stage.name.removeprefix(f"{TRAIN}_")
+        return costs[key] and costs[key]._replace(training=name)
+
+    try:
+        return [cost for cost in map(measure, trainings) if cost]
+    finally:
+        torch.set_num_threads(threads)
+        on_device.cache_clear()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def measure_training(
+    run: Experiment, values: Values, samples: list[Sample], there: list[Sample], limit_s: float
+) -> Cost | None:
+    """A few steps of a training on the samples, which are `there` on its device as well: at least one, and
+    one to warm up. None for one that cannot be trained. A prior's dose takes no time: here it is 0."""
+    few = samples[:FEW]
+    if find_method(values["method"]).prior:
+        few, there = ([add_prior(s, no_prior(s.dose)) for s in part] for part in (few, there))
+    config = make_config(run, few, **values | {"start_from": ""})
+    config = replace(config, case_ids=[sample.case_id for sample in samples])
+    try:
+        state = TrainingState(config, choose_device(run.device))
+    except CannotTrain:
+        return None
+    ends, seconds = time.monotonic() + limit_s, []
+    while len(seconds) < 2 or (len(seconds) <= STEPS and time.monotonic() < ends):
+        seconds.append(seconds_of_step(state, there))
+    step_s = sum(seconds[1:]) / (len(seconds) - 1)
+    sampler = usual_sampler(config, config.validation_steps)
+    patients = len(run.open_cohort().split["validation"]) * (sampler.nfe if sampler else 1)
+    validation_s = patients * step_s / config.batch_size / 3  # a call is about a third of a step
+    epoch_s = config.steps_per_epoch * step_s + validation_s / config.validate_every
+    return Cost("", step_s, config.steps_per_epoch, epoch_s, NOTEBOOK_S + validation_s)
+
+
+def seconds_of_step(state: TrainingState, samples: list[Sample]) -> float:
+    started = time.monotonic()
+    train_step(state, samples)
+    if state.device.type == "cuda":
+        torch.cuda.synchronize(state.device)
+    return time.monotonic() - started
+
+
+def tell(chosen: Values, budget: Budget, on: str) -> None:
+    """Print the plan."""
+    end, latest = clock(chosen["trained_s"]), clock(budget.latest_s(TRAIN))
+    print(f"plan for {clock(budget.seconds)} on {on}, after {clock(chosen['measured_s'])} of measuring:")
+    print(f"  {chosen['epochs']} epochs of each training, {chosen['batch_size']} patients a step; ", end="")
+    print(f"trained after {end}, at the latest {latest}")
+    for row in chosen["trainings"]:
+        steps = f"{row['steps'] * chosen['epochs']:6} steps of {row['step_s'] * 1e3:7.1f} ms"
+        print(f"  {row['training']:<18} {steps}, {clock(row['planned_s'])}", flush=True)
+
+
+def within(budget: Budget, folder: Path, stages: list[Stage], work: Work) -> Work:
+    """`work` of a stage, ended when its time is up. A stage that was ended or failed is set aside with the
+    reason, and the others go on."""
+
+    def work_in_time(stage: Stage) -> bool:
+        begun_s, stamp = budget.gone_s(), stamp_path(folder, stage.name)
+        if budget.left_s(stage.name) < 0 and not is_fresh(stamp, key_of(stage, stages, folder)):
+            outcome = "not begun: its time was up"
+        else:
+            outcome = outcome_of(stage)
+        if outcome not in WHOLE:
+            set_aside(stage, folder, outcome)
+            print(f"{stage.name}  {outcome}", flush=True)
+        budget.note(stage.name, begun_s, outcome)
+        return outcome != "up to date"
+
+    def outcome_of(stage: Stage) -> str:
+        try:
+            with ended_after(budget.left_s(stage.name), words_path(folder, stage.name)):
+                return "done" if work(stage) else "up to date"
+        except (Failure, UserError) as error:
+            return "ended: its time was up" if budget.left_s(stage.name) < 0 else str(error).splitlines()[0]
+
+    return work_in_time
+
+
+@contextmanager
+def ended_after(seconds: float, words: Path) -> Iterator[None]:
+    """Ask the kernel of the stage with these words to end when the time is up, and kill it if it does not."""
+    done = threading.Event()
+
+    def end() -> None:
+        if not done.wait(max(0.0, seconds)):
+            interrupt_kernel(words)  # a training keeps a checkpoint
+            while not done.wait(GRACE_S):
+                end_kernel(words)
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def set_aside(stage: Stage, folder: Path, reason: str) -> None:
+    """What a stage without a result leaves: of a training why it is none, of a study nothing that could be
+    taken for its result. Its notebook, with the error, goes to checkpoints/unfinished."""
+    stamp_path(folder, stage.name).unlink(missing_ok=True)
+    if stage.failure:
+        write_json(stage.failure, {"reason": f"{reason}; the same command goes on with it"})
+    for path in [] if stage.failure else folder.glob(f"results/{stage.name[:3]}*"):
+        path.unlink()
+    notebook, unfinished = folder / f"{stage.name}.ipynb", folder / "checkpoints" / "unfinished"
+    if notebook.exists():
+        unfinished.mkdir(parents=True, exist_ok=True)
+        notebook.replace(unfinished / notebook.name)
+
+
+def close_budget(budget: Budget, folder: Path) -> None:
+    """Print what happened beside the plan; a Failure where it was not for want of time that a stage has no
+    result."""
+    print(f"plan and what happened, {clock(budget.gone_s())} of {clock(budget.seconds)}:")
+    planned = {f"{TRAIN}_{row['training']}": row for row in budget.plan["trainings"]}
+    for row in budget.stages:
+        took = clock(row["ended_s"] - row["began_s"])
+        words = f"  {row['stage']:<26} {took:>12}, ended after {clock(row['ended_s'])}"
+        words += f" (at the latest {clock(row['latest_s'])}): {row['outcome']}"
+        print(words + against_plan(folder, planned.get(row["stage"])))
+    lacking = [row for row in budget.stages if row["outcome"] not in WHOLE]
+    budget.write("incomplete" if lacking else "complete")
+    if lacking and not any(row["outcome"].endswith("its time was up") for row in lacking):
+        raise Failure(f"{lacking[0]['outcome']}; the rest is in the report")
+
+
+def against_plan(folder: Path, planned: Values | None) -> str:
+    """The seconds of a training's step as planned and as they were."""
+    history = planned and folder / "checkpoints" / planned["training"] / "history.csv"
+    if not history or not history.exists():
+        return ""
+    last = read_history(history)[-1]
+    ms = 1e3 * last["seconds"] / last["step"]
+    return f"; a step took {ms:.1f} ms, planned {1e3 * planned['step_s']:.1f} ms"
+
+
+def incomplete(folder: Path) -> str:
+    """A sentence for the report on the stages that have no result; "" for a run that was given no limit."""
+    if not (folder / FILE).exists():
+        return ""
+    stages = {row["stage"]: row["outcome"] for row in read_json(folder / FILE)["stages"]}
+    lacking = [f"{name} ({outcome})" for name, outcome in stages.items() if outcome not in WHOLE]
+    return f"This run is incomplete. Without result: {'; '.join(lacking)}." if lacking else ""
