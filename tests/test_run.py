@@ -306,16 +306,21 @@ def test_ctrl_c_ends_the_run_and_its_kernels(tmp_path):
     cohorts.symlink_to(ROOT / "outputs" / "cohorts")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DOSE_FOLDER": str(tmp_path)}
     command = [sys.executable, "-m", "lib", "run", str(SMOKE), "--only", "01", "-p", "train.epochs=5000"]
+    # a shell's background job, such as this test's may be, ignores Ctrl-C and hands that on
+    how = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, **how)
     progress = tmp_path / "outputs" / "smoke" / "checkpoints" / "progress"
     until = time.monotonic() + 120
-    while not any("training" in path.read_text() for path in progress.glob("01*")):
-        assert process.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130, (tmp_path / "log").read_text()
-    assert "stopped; run the same command again" in (tmp_path / "log").read_text()
+    try:
+        while not any("training" in path.read_text() for path in progress.glob("01*")):
+            assert process.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130, (tmp_path / "log").read_text()
+        assert "stopped; run the same command again" in (tmp_path / "log").read_text()
+    finally:
+        process.kill()
 
 
 def test_trainings_that_the_experiment_no_longer_names_leave_its_report(tmp_path):
