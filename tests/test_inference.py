@@ -25,7 +25,7 @@ from lib.prediction.predict import (
 )
 from lib.studies.experiment import Experiment
 from lib.training.loop import fit
-from lib.training.setup import with_units
+from lib.training.setup import moments_of
 
 PRIMED = list(channels_of("prostate").with_prior().names)
 
@@ -125,7 +125,9 @@ def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
     prior = load_predictor(tmp_path / "baseline", "cpu", "32")
     primed = with_priors(prior, samples)
-    config = with_units(config_for(primed, method="refine", channels=PRIMED, epochs=1), primed)
+    mean, deviation = moments_of(primed)
+    units = {"dose_shift": mean, "dose_scale": deviation}
+    config = config_for(primed, method="refine", channels=PRIMED, epochs=1, **units)
     fit(config, primed, primed[:1], tmp_path / "refine", "cpu", tmp_path / "baseline")
     refine = load_predictor(tmp_path / "refine", "cpu", "32")
     with torch.no_grad():

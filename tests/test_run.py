@@ -409,7 +409,7 @@ def test_every_command_explains_itself(capsys):
     "arguments, sentence",
     [
         (["rnu"], "error: there is no command 'rnu'; did you mean run?"),
-        (["xyz"], "error: there is no command 'xyz'; there are run, train, import, export, compare"),
+        (["xyz"], "error: there is no command 'xyz'; there are run, train, import, check, export, compare"),
         (["run"], "the following arguments are required: params; python -m lib run --help explains it"),
         (["run", "params/smoke.yaml", "--frce"], "unrecognized arguments: --frce; python -m lib run --help"),
         (["run", "params/smoke.yaml", "-p", "cohort=nowhere"], "error: nowhere/card.json does not exist"),

@@ -66,8 +66,7 @@ def make_config(
         snr_divisor=1.0 if noise_shift == "no" else float(first.grid.answer**3),
         **parameters,
     )
-    residuals = torch.cat([(s.dose.float() - s.prior)[s.mask > 0.5] for s in training]).double()
-    mean, deviation = float(residuals.mean()), float(residuals.std())
+    mean, deviation = moments_of(training)
     in_voxels = first.grid.answer > 1  # there regressions learn several times faster so
     standardised = row.standardised or (in_voxels and not row.timed)
     if standardised if standardise == "auto" else standardise == "yes":
@@ -75,3 +74,9 @@ def make_config(
     must_pass = row.timed and row.predicts != "dose" and in_voxels
     passes = must_pass if skip == "auto" else row.timed and skip == "yes"
     return replace(config, skip=round(UNEXPLAINED * deviation, 3)) if passes else config
+
+
+def moments_of(training: list[Sample]) -> tuple[float, float]:
+    """Mean and deviation of the training doses less their priors', fractions of the prescription."""
+    residuals = torch.cat([(s.dose.float() - s.prior)[s.mask > 0.5] for s in training]).double()
+    return float(residuals.mean()), float(residuals.std())
