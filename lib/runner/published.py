@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import copyfile, rmtree
 
 from lib.files import read_json, write_json, write_text
+from lib.models.methods import find_method
 from lib.studies.experiment import commit
 from lib.studies.results import add_labels, read_frame, select
 
@@ -43,13 +44,19 @@ def key_numbers(folder: Path) -> dict[str, tuple[str, float]]:
     return {label: (method, value) for (label, method), value in groups.items()}
 
 
+def is_shown(training: str) -> bool:
+    """Whether its predictions are published: of the regressions, which look alike, one."""
+    return training in ("control", "baseline") or find_method(training).timed
+
+
 def publish(folder: Path) -> None:
     """Put what the repository publishes of `folder`, with its page, in place of what it published before."""
     folder, target = Path(folder), published_folder(folder)
     if target.exists():
         rmtree(target)
     paths = [path for part in PARTS for path in sorted(folder.glob(part))]
-    paths += [path for part in folder.glob("predictions/*") for path in sorted(part.glob("*.npz"))[:PATIENTS]]
+    shown = [part for part in folder.glob("predictions/*") if is_shown(part.name)]
+    paths += [path for part in shown for path in sorted(part.glob("*.npz"))[:PATIENTS]]
     for path in paths:
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
