@@ -104,7 +104,8 @@ def accuracy_and_cost(comparison: pd.DataFrame) -> Figure:
     for ax, shown in zip(axes, (points, points[points["value"] <= 1.12 * points["value"].min()])):
         sns.lineplot(shown, estimator=None, marker="o", linewidth=1, ax=ax, **options)
         several = {"data": shown[shown["members"] > 1], "marker": "D", "s": 45, "zorder": 3, "legend": False}
-        sns.scatterplot(ax=ax, **several, **options)
+        if len(several["data"]):  # of none seaborn says that it leaves out the colours
+            sns.scatterplot(ax=ax, **several, **options)
         ax.set(xlabel="network calls per patient", ylabel="", xscale="log", yscale="log")
         tick_steps(ax, sorted(shown["nfe"].astype(int).unique()))
         plain_ticks(ax.yaxis)

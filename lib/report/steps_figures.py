@@ -42,8 +42,8 @@ def switches(results: Results) -> Figure:
     about = results.frames["02_steps"].drop_duplicates("setting").set_index("setting")
     curves, parts = frames.curves(results), []
     for name, curve in curves.items():
-        own = curve if about["switch"][name] == "prediction" else curves[REFERENCE_GRID]
-        low, high = frames.steps_between(curve, own.mean().idxmin())
+        usual = curve if about["switch"][name] == "prediction" else curves[REFERENCE_GRID]
+        low, high = frames.steps_between(curve, usual.mean().idxmin())
         columns = {"label": f"{name} ({low:.0f} to {high:.0f})", **about.loc[name, ["method", "switch"]]}
         parts.append((curve[high] - curve[low]).to_frame("value").assign(**columns))
     rows, text = pd.concat(parts), "change of the MAE with more steps (from, to) / Gy"
@@ -72,8 +72,8 @@ def bias_and_spread(results: Results) -> Figure:
     """fig10: Squared error of one sample as floor (no averaging removes it) and spread, by steps."""
     rows = results.frames["02_decomposition"].astype({"n_steps": int})
     figure, axes = panels(rows["setting"].nunique(), height_in=2.9)
-    for ax, (setting, own) in zip(axes, rows.groupby("setting", sort=False)):
-        parts = own.pivot_table("value", ["n_steps", "case_id"], "measure")
+    for ax, (setting, of_setting) in zip(axes, rows.groupby("setting", sort=False)):
+        parts = of_setting.pivot_table("value", ["n_steps", "case_id"], "measure")
         options = {"data": parts.assign(total=parts.sum(axis=1)), "x": "n_steps", "errorbar": None, "ax": ax}
         sns.barplot(y="total", color="#B8B8B8", label="spread", **options)
         sns.barplot(y="floor_gy2", color="#555555", label="floor", **options)

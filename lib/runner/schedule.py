@@ -14,6 +14,8 @@ from lib.runner.live_line import live_line
 from lib.runner.plan import Stage
 from lib.runner.stamps import key_of, products_of, stamp_path, words_path
 
+Work = Callable[[Stage], bool]  # returns whether anything was executed
+
 
 def n_cores() -> int:
     """Cores that this process may use."""
@@ -23,9 +25,6 @@ def n_cores() -> int:
 def usual_jobs(device: str) -> int:
     """One notebook a core; on a GPU one at a time, since a training fills it."""
     return 1 if choose_device(device).type == "cuda" else n_cores()
-
-
-Work = Callable[[Stage], bool]  # returns whether anything was executed
 
 
 def execute_stages(
