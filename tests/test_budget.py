@@ -43,21 +43,28 @@ def a_stage(folder, name):
 def test_the_epochs_are_the_most_that_fit():
     """Two seconds and four an epoch, four and six once: 10 + 6 n seconds one after the other."""
     for left_s in (16.0, 21.9, 22.0, 100.0, 3600.0):
-        epochs = budgets.epochs_that_fit(COSTS, left_s, jobs=1, beside=1, given_s=600.0)
+        epochs = budgets.epochs_that_fit(COSTS, left_s, jobs=1, given_s=600.0)
         assert 10 + 6 * epochs <= left_s < 10 + 6 * (epochs + 1)
 
 
-@pytest.mark.parametrize("jobs, beside", [(1, 1), (3, 1), (2, 2)])
-def test_side_by_side_only_what_has_cores_of_its_own_takes_less_time(jobs, beside):
-    assert budgets.time_for(COSTS, 5, jobs, beside) == pytest.approx(10 / jobs + 5 * 6 / beside)
+def test_side_by_side_trainings_take_their_rounds_or_what_they_share():
+    """Rounds of `jobs` trainings, each of the mean time; or, where it is longer, what a GPU computes."""
+    assert budgets.time_for(COSTS, 5, jobs=1) == pytest.approx(10 + 5 * 6)
+    assert (
+        budgets.time_for(COSTS, 5, jobs=2) == budgets.time_for(COSTS, 5, jobs=8) == pytest.approx(5 + 5 * 3)
+    )
+    assert budgets.time_for([*COSTS, COSTS[1]], 5, jobs=2) == pytest.approx((16 + 5 * 10) * 2 / 3)
+    shared = [cost._replace(shared_s=0.75 * cost.epoch_s) for cost in COSTS]
+    assert budgets.time_for(shared, 5, jobs=1) == pytest.approx(10 + 5 * 6)
+    assert budgets.time_for(shared, 5, jobs=2) == pytest.approx(5 + 5 * 4.5)
 
 
 def test_a_budget_too_small_for_one_epoch_is_refused_with_one_that_is_not():
     with pytest.raises(UserError, match="hold no epoch: one of all 2 trainings takes 16 s here") as raised:
-        budgets.epochs_that_fit(COSTS, 15.9, jobs=1, beside=1, given_s=60.0)
+        budgets.epochs_that_fit(COSTS, 15.9, jobs=1, given_s=60.0)
     advised = float(str(raised.value).split("--minutes ")[1].split(",")[0])
     more_s = budgets.TRAININGS * 60 * (advised - 1.0)
-    assert budgets.epochs_that_fit(COSTS, 15.9 + more_s, 1, 1, 60 * advised) >= 1
+    assert budgets.epochs_that_fit(COSTS, 15.9 + more_s, 1, 60 * advised) >= 1
 
 
 def test_every_stage_ends_before_the_next_and_the_pages_still_have_time(tmp_path):

@@ -69,37 +69,39 @@ def test_names_of_packages_are_compared_as_indices_do():
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    """Two trainings; `good` has the lower error and 20 MiB of weights in bfloat16."""
+    """Three trainings; `good` has the lowest error, `large` 20 MiB of weights in bfloat16."""
     folder = tmp_path / "outputs" / "run"
-    for name, error_gy in {"good": 2.5, "bad": 3.5}.items():
-        write_text(
-            folder / "checkpoints" / name / "history.csv", f"epoch,validation_mae_gy\n1,9\n2,{error_gy}\n3,\n"
-        )
-        write_json(folder / "checkpoints" / name / "config.json", {"method": name})
-        weights = {f"w{i}": torch.randn(2**20) for i in range(10)}
-        save_file(weights, folder / "checkpoints" / name / "weights.safetensors")
+    for name, error_gy, n in (("bad", 3.5, 2), ("good", 2.5, 2), ("large", 3.0, 10)):
+        checkpoint = folder / "checkpoints" / name
+        write_text(checkpoint / "history.csv", f"epoch,validation_mae_gy\n1,9\n2,{error_gy}\n3,\n")
+        write_json(checkpoint / "config.json", {"method": name})
+        save_file({f"w{i}": torch.randn(2**20) for i in range(n)}, checkpoint / "weights.safetensors")
     return folder
 
 
-def test_the_network_of_the_lowest_error_comes_back_in_parts(tmp_path, checkpoints):
+def test_networks_come_back_in_bfloat16_the_most_accurate_first(tmp_path, checkpoints, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    assert pack.best_training(checkpoints).name == "good"
-    pack.write_network(out, checkpoints / "checkpoints" / "good")
-    files = sorted(out.iterdir())
-    assert len(files) == 2 and all(path.stat().st_size <= pack.LIMIT for path in files)
-    whole = {name: value for path in files for name, value in load_file(path).items()}
-    first = load_file(checkpoints / "checkpoints" / "good" / "weights.safetensors")
-    assert whole.keys() == first.keys()
-    assert all(torch.equal(whole[name], first[name].to(torch.bfloat16)) for name in whole)
-
-
-def test_a_network_for_which_there_is_no_room_stays(tmp_path, checkpoints, capsys):
-    out = tmp_path / "out"
-    for number in range(7):
+    found = pack.trainings(checkpoints)
+    assert [path.name for path in found] == ["good", "large", "bad"]
+    for number in range(pack.MOST_FILES - 1):  # there is room for one more
         write_text(out / f"{number}", "")
-    pack.write_network(out, checkpoints / "checkpoints" / "good")
-    assert len(list(out.iterdir())) == 7 and "stays: 2 parts" in capsys.readouterr().out
+    for checkpoint in found:
+        pack.write_network(out, checkpoint)
+    back = load_file(out / "network-good.safetensors")
+    first = load_file(found[0] / "weights.safetensors")
+    assert back.keys() == first.keys()
+    assert all(torch.equal(back[name], first[name].to(torch.bfloat16)) for name in back)
+    assert len(list(out.iterdir())) == pack.MOST_FILES
+    told = capsys.readouterr().out
+    assert "large stays: 20 MiB" in told and "bad stays" in told
+
+
+def test_a_network_larger_than_a_file_may_be_stays(tmp_path, checkpoints):
+    out = tmp_path / "out"
+    out.mkdir()
+    pack.write_network(out, checkpoints / "checkpoints" / "large")
+    assert not list(out.iterdir())
 
 
 def test_the_archives_hold_what_there_is_and_none_is_empty(tmp_path, checkpoints):

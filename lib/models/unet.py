@@ -55,10 +55,19 @@ class Block(nn.Module):
 
     def compute(self, x, embedding):
         scale, shift = self.film(embedding)[:, :, None, None, None].chunk(2, dim=1)
-        h = F.silu(self.norm1(self.conv1(x)))
+        h = F.silu(normalise(self.norm1, self.conv1(x)))
         h = h * (1 + scale) + shift
-        h = F.silu(self.norm2(self.conv2(h)))
+        h = F.silu(normalise(self.norm2, self.conv2(h)))
         return h + self.residual(x)
+
+
+def normalise(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """The norm of x [B,C,d,h,w], on a GPU in the precision of x: its kernel computes in float32 anyway, and
+    autocast would move twice the bytes from here to the next convolution."""
+    if not x.is_cuda:
+        return norm(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.group_norm(x, norm.num_groups, norm.weight.to(x), norm.bias.to(x), norm.eps)
 
 
 class UNet(nn.Module):

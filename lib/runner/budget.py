@@ -8,6 +8,7 @@ A notebook that is not done when its share of the time is over is ended, and wha
 results/budget.json holds the plan and, stage by stage, what happened.
 """
 
+import math
 import os
 import threading
 import time
@@ -35,19 +36,20 @@ from lib.runner.schedule import Work, threads_of
 from lib.runner.settings import TRAIN, Values, experiment_of, training_parameters
 from lib.runner.stamps import key_of, stamp_path, words_path
 from lib.studies.experiment import Experiment
+from lib.studies.speed import profiled
 from lib.training.history import read_history
 from lib.training.loop import train_step
 from lib.training.setup import make_config
 from lib.training.state import CannotTrain, TrainingState
 
 # shares of the time before the report, by which the stages of a notebook have ended
-LATEST = {"00": 0.72, "01": 0.72, "02": 0.85, "03": 0.9, "04": 1.0}
+LATEST = {"00": 0.8, "01": 0.8, "02": 0.92, "03": 0.96, "04": 1.0}
 TRAININGS = 0.62  # the share until which trainings are planned
 MEASURING = 0.1  # the share that measuring may take
 REPORT_S, PAGES_S = 45.0, 15.0  # before the end the report begins, and the pages at the latest
 GRACE_S = 10.0  # to end by itself when the time is up
 NOTEBOOK_S = 6.0  # of a training's notebook beside its training: patients read, weights kept, a figure
-STEPS = 12  # measured of each training, after one to warm up
+STEPS = 16  # measured of each training, at most
 FEW = 8  # patients that tell how the dose is scaled
 WHOLE = ("done", "up to date")
 FILE = Path("results", "budget.json")
@@ -60,7 +62,8 @@ class Cost(NamedTuple):
     step_s: float
     steps: int  # an epoch
     epoch_s: float  # its share of validations counted in
-    once_s: float  # its notebook, and the validation at the end
+    once_s: float  # its notebook, what a new volume size takes, and the validation at the end
+    shared_s: float = 0.0  # of an epoch what no other training can do meanwhile: a GPU's kernels
 
 
 @dataclass
@@ -146,8 +149,7 @@ def refuse_unfitting(params: Values, path: str, minutes: float) -> None:
 
 
 def choose_epochs(params: Values, path: str, budget: Budget, jobs: int, device: torch.device) -> Values:
-    """Epochs, batch size and what each training takes. On a GPU trainings side by side share it; on a CPU
-    each was measured on its own cores."""
+    """Epochs, batch size and what each training takes."""
     train = plan(params, path)
     train = next(stage.parameters for stage in train if stage.name.startswith(TRAIN))
     batch_size, most, costs = train["batch_size"], train["epochs"], None
@@ -157,12 +159,11 @@ def choose_epochs(params: Values, path: str, budget: Budget, jobs: int, device: 
             costs = measure_all(plan(sized, path), budget, jobs)
         except torch.OutOfMemoryError:
             batch_size = halved(batch_size)
-    beside = 1 if device.type == "cuda" else jobs
     planned_s = TRAININGS * (budget.seconds - REPORT_S)
-    epochs = min(most, epochs_that_fit(costs, planned_s - budget.gone_s(), jobs, beside, budget.seconds))
+    epochs = min(most, epochs_that_fit(costs, planned_s - budget.gone_s(), jobs, budget.seconds))
     rows = [cost._asdict() | {"planned_s": cost.once_s + epochs * cost.epoch_s} for cost in costs]
     return {"epochs": epochs, "batch_size": batch_size, "trainings": rows, "measured_s": budget.gone_s()} | {
-        "trained_s": budget.gone_s() + time_for(costs, epochs, jobs, beside)
+        "trained_s": budget.gone_s() + time_for(costs, epochs, jobs)
     }
 
 
@@ -174,15 +175,19 @@ def halved(batch_size: int) -> int:
     return batch_size // 2
 
 
-def time_for(costs: list[Cost], epochs: int, jobs: int, beside: int) -> float:
-    """Seconds of all trainings, `beside` of which are computed at a time, of `jobs` notebooks at a time."""
-    return sum(cost.once_s / jobs + epochs * cost.epoch_s / beside for cost in costs)
+def time_for(costs: list[Cost], epochs: int, jobs: int) -> float:
+    """Seconds of all trainings, `jobs` at a time; what they share is done one after the other."""
+    rounds = math.ceil(len(costs) / jobs) / max(1, len(costs))
+    once_s, epoch_s, shared_s = (
+        sum(getattr(c, name) for c in costs) for name in ("once_s", "epoch_s", "shared_s")
+    )
+    return rounds * once_s + epochs * max(rounds * epoch_s, shared_s)
 
 
-def epochs_that_fit(costs: list[Cost], left_s: float, jobs: int, beside: int, given_s: float) -> int:
+def epochs_that_fit(costs: list[Cost], left_s: float, jobs: int, given_s: float) -> int:
     """The most epochs of all trainings in `left_s`. A UserError where it is none."""
-    once_s = time_for(costs, 0, jobs, beside)
-    epoch_s = time_for(costs, 1, jobs, beside) - once_s
+    once_s = time_for(costs, 0, jobs)
+    epoch_s = time_for(costs, 1, jobs) - once_s
     epochs = int((left_s - once_s) // epoch_s) if costs else 1
     if epochs < 1:
         needed = (given_s + (once_s + epoch_s - left_s) / TRAININGS) / 60
@@ -232,8 +237,9 @@ def measure_all(stages: list[Stage], budget: Budget, jobs: int) -> list[Cost]:
 def measure_training(
     run: Experiment, values: Values, samples: list[Sample], there: list[Sample], limit_s: float
 ) -> Cost | None:
-    """A few steps of a training on the samples, which are `there` on its device as well: at least one, and
-    one to warm up. None for one that cannot be trained. A prior's dose takes no time: here it is 0."""
+    """A few steps of a training on the samples, which are `there` on its device as well, after the same steps
+    to warm up: a GPU looks for its kernels at every new volume size. None for one that cannot be trained. A
+    prior's dose takes no time: here it is 0."""
     few = samples[:FEW]
     if find_method(values["method"]).prior:
         few, there = ([add_prior(s, no_prior(s.dose)) for s in part] for part in (few, there))
@@ -243,15 +249,34 @@ def measure_training(
         state = TrainingState(config, choose_device(run.device))
     except CannotTrain:
         return None
-    ends, seconds = time.monotonic() + limit_s, []
-    while len(seconds) < 2 or (len(seconds) <= STEPS and time.monotonic() < ends):
-        seconds.append(seconds_of_step(state, there))
-    step_s = sum(seconds[1:]) / (len(seconds) - 1)
+    first_s = seconds_of_steps(state, there, limit_s / 2)
+    state.step = 0  # whose number names what is drawn: the same patients again
+    steps_s = seconds_of_steps(state, there, limit_s / 2)[: len(first_s)]
+    step_s, busy = sum(steps_s) / len(steps_s), busy_share(state, there, steps_s)
     sampler = usual_sampler(config, config.validation_steps)
     patients = len(run.open_cohort().split["validation"]) * (sampler.nfe if sampler else 1)
     validation_s = patients * step_s / config.batch_size / 3  # a call is about a third of a step
     epoch_s = config.steps_per_epoch * step_s + validation_s / config.validate_every
-    return Cost("", step_s, config.steps_per_epoch, epoch_s, NOTEBOOK_S + validation_s)
+    once_s = NOTEBOOK_S + validation_s + max(0.0, sum(first_s) - len(first_s) * step_s)
+    return Cost("", step_s, config.steps_per_epoch, epoch_s, once_s, busy * epoch_s)
+
+
+def seconds_of_steps(state: TrainingState, samples: list[Sample], limit_s: float) -> list[float]:
+    """Of at most STEPS steps, of which none begins after the limit but the first."""
+    ends, seconds = time.monotonic() + limit_s, []
+    while not seconds or (len(seconds) < STEPS and time.monotonic() < ends):
+        seconds.append(seconds_of_step(state, samples))
+    return seconds
+
+
+def busy_share(state: TrainingState, samples: list[Sample], seconds: list[float]) -> float:
+    """Share of the first steps, which took so long, in which a GPU computes; 0 on a CPU, where each training
+    has cores of its own."""
+    if state.device.type != "cuda":
+        return 0.0
+    state.step = 0
+    _, kernels_s, _ = profiled(lambda: [train_step(state, samples) for _ in seconds], state.device)
+    return min(1.0, kernels_s / sum(seconds))
 
 
 def seconds_of_step(state: TrainingState, samples: list[Sample]) -> float:

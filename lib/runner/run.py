@@ -76,7 +76,7 @@ def remove_others(stages: list[Stage], folder: Path) -> None:
     names = {stage.name for stage in stages}
     numbers = {name[:3] for name in names}
     pages = [*folder.glob("0[0-9]_*.ipynb"), *folder.glob("pages/0[0-9]_*.html")]
-    results = [path for path in folder.glob("results/0[0-9]_*") if path.name[:3] not in numbers]
+    results = [path for path in folder.glob("results/0[0-6]_*") if path.name[:3] not in numbers]
     for path in [page for page in pages if page.stem not in names] + results:
         path.unlink()
 

@@ -5,13 +5,15 @@ volume, its place, or its distance to the target; how much is said by the rank a
 from training (a conformal test for outliers: Bates et al. 2023, Ann. Statist. 51:149).
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lib.cases.case import Case
 from lib.features.channels import signed_distance_mm
+from lib.parallel import in_processes
 from lib.progress import progress
 from lib.studies.experiment import Experiment
 from lib.studies.results import make_frame, measured
@@ -80,12 +82,19 @@ def centre_mm(case: Case, mask: np.ndarray) -> np.ndarray:
 
 def anatomies(run: Experiment) -> pd.DataFrame:
     """The frame 07_anatomy of training and validation patients."""
-    cohort, rows = run.open_cohort(), []
-    for part in ("train", "validation"):
-        for case_id in progress(cohort.split[part], f"anatomy, {part}"):
-            for (structure, measure), value in describe(run.load_case(case_id)).items():
-                rows += measured({"part": part, "case_id": case_id, "structure": structure}, {measure: value})
+    split = run.open_cohort().split
+    parts = [(case_id, part) for part in ("train", "validation") for case_id in split[part]]
+    of_each = in_processes(partial(anatomy_rows, run), parts)
+    rows = [row for rows in progress(of_each, "anatomies", len(parts)) for row in rows]
     return make_frame("07_anatomy", rows)
+
+
+def anatomy_rows(run: Experiment, patient: tuple[str, str]) -> list[dict[str, Any]]:
+    """The rows of one patient, (case_id, part)."""
+    rows, (case_id, part) = [], patient
+    for (structure, measure), value in describe(run.load_case(case_id)).items():
+        rows += measured({"part": part, "case_id": case_id, "structure": structure}, {measure: value})
+    return rows
 
 
 def table(anatomy: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ of one width for all patients, or of a width that grows with the spread.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lib.metrics import conformal
 from lib.metrics.dvh import prescriptions_gy, statistic, structure_mask
 from lib.metrics.uncertainty import spread_gy
 from lib.models.methods import find_method
+from lib.parallel import in_processes
 from lib.prediction.predict import usual_sampler
 from lib.progress import progress
 from lib.studies.ensembles import of_source, sources
@@ -228,13 +230,19 @@ def raise_dose(case: Case, organ: str) -> np.ndarray:
 
 def raise_organs(run: Experiment, samples: list[Sample]) -> pd.DataFrame:
     """The mean of each organ at risk of each patient in the plan that is raised there, and as planned."""
-    rows = []
-    for sample in progress(samples, "raising organs"):
-        case = run.load_case(sample.case_id)
-        for organ in organs_at_risk(case):
-            inside, named = case.masks[organ], {"case_id": case.case_id, "structure": organ}
-            rows.append(named | {"raised": float(raise_dose(case, organ)[inside].mean(dtype=np.float64))})
+    case_ids = [sample.case_id for sample in samples]
+    of_each = in_processes(partial(raised_rows, run), case_ids)
+    rows = [row for rows in progress(of_each, "raising organs", len(case_ids)) for row in rows]
     return pd.DataFrame(rows, columns=["case_id", "structure", "raised"])
+
+
+def raised_rows(run: Experiment, case_id: str) -> list[Row]:
+    """The rows of one patient."""
+    case, rows = run.load_case(case_id), []
+    for organ in organs_at_risk(case):
+        inside, named = case.masks[organ], {"case_id": case_id, "structure": organ}
+        rows.append(named | {"raised": float(raise_dose(case, organ)[inside].mean(dtype=np.float64))})
+    return rows
 
 
 def detect(values: pd.DataFrame, raised: pd.DataFrame) -> pd.DataFrame:

@@ -246,27 +246,31 @@ def ceiling_row(name: str, work: Work, flop_rate: float, byte_rate: float, repea
 def kernel_rows(bench: Bench, steps: int = 5) -> tuple[list[Row], dict[str, float]]:
     """The kernels (on a CPU the operations) in which training steps spend most time, and by how much of the
     wall time the device is busy, in %, with the most memory that it held, in GB."""
-    on_gpu, state = bench.device.type == "cuda", TrainingState(bench.config, bench.device)
+    state = TrainingState(bench.config, bench.device)
     work = partial(train_step, state, bench.there)
     work(), work()
+    kernels, total_s, seconds = profiled(lambda: [work() for _ in range(steps)], bench.device)
+    rows = [
+        {"kernel": name[:90], "calls": calls / steps, "ms": 1e3 * s / steps, "share_pct": 100 * s / total_s}
+        for name, calls, s in kernels[:KERNELS]
+    ]
+    on_gpu = bench.device.type == "cuda"
+    memory = {"memory_gb": torch.cuda.max_memory_allocated() / 1e9} if on_gpu else {}
+    return rows, {"busy_pct": 100 * total_s / seconds} | memory
+
+
+def profiled(work: Work, device: torch.device) -> tuple[list[tuple[str, int, float]], float, float]:
+    """(name, calls, seconds) of each kernel, on a CPU of each operation, the longest first; their seconds
+    together; those of the work by the clock."""
+    on_gpu = device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=kinds) as profiler:
-        seconds = seconds_of(lambda: [work() for _ in range(steps)])
+        seconds = seconds_of(work)
     there, time_of = (CUDA, "self_device_time_total") if on_gpu else (CPU, "self_cpu_time_total")
     events = [event for event in profiler.key_averages() if event.device_type == there]
     events.sort(key=attrgetter(time_of), reverse=True)
-    total_us = sum(getattr(event, time_of) for event in events)
-    rows = [
-        {
-            "kernel": event.key[:90],
-            "calls": event.count / steps,
-            "ms": getattr(event, time_of) / steps / 1e3,
-            "share_pct": 100 * getattr(event, time_of) / total_us,
-        }
-        for event in events[:KERNELS]
-    ]
-    memory = {"memory_gb": torch.cuda.max_memory_allocated() / 1e9} if on_gpu else {}
-    return rows, {"busy_pct": 100 * total_us / 1e6 / seconds} | memory
+    kernels = [(event.key, event.count, getattr(event, time_of) / 1e6) for event in events]
+    return kernels, sum(kernel_s for *_, kernel_s in kernels), seconds
 
 
 def device_differences(bench: Bench) -> list[Row]:

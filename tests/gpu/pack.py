@@ -3,7 +3,7 @@
     python tests/gpu/pack.py OUT params/openkbp-gpu.yaml
 
 results.tar.xz (tables, figures, params, the course of each training), notebooks.tar.xz, pages.tar.xz and
-predictions.tar.xz, beside the log; then the most accurate network in bfloat16, cut into parts, if it fits.
+predictions.tar.xz, beside the log; then networks in bfloat16, the most accurate first, of those that fit.
 What does not fit stays there, and that is said.
 """
 
@@ -26,6 +26,7 @@ ARCHIVES = {
         "experiment.yaml",
         "checkpoints/*/history.csv",
         "checkpoints/*/*.json",
+        "checks/*.html",
     ],
     "notebooks": ["0*.ipynb", "checkpoints/unfinished/*.ipynb"],
     "pages": ["report.html", "pages/*.html"],
@@ -44,46 +45,31 @@ def archive(target: Path, folders: list[Path], patterns: list[str]) -> None:
                 tar.add(path, Path(folder.name, path.relative_to(folder)))
 
 
-def best_training(folder: Path) -> Path | None:
-    """The checkpoint of the lowest error on validation patients."""
+def trainings(folder: Path) -> list[Path]:
+    """The checkpoints with weights, that of the lowest error on validation patients first."""
     errors = {}
     for path in folder.glob("checkpoints/*/history.csv"):
         errors_gy = pd.read_csv(path)["validation_mae_gy"].dropna()
         if (path.parent / "weights.safetensors").exists() and len(errors_gy):
-            errors[errors_gy.iloc[-1]] = path.parent
-    return errors[min(errors)] if errors else None
-
-
-def network_parts(checkpoint: Path) -> list[dict]:
-    """Its weights in bfloat16, in parts of at most 16 MiB with room for their names."""
-    import torch
-    from safetensors.torch import load_file
-
-    parts, size = [{}], 0
-    for name, value in load_file(checkpoint / "weights.safetensors").items():
-        weight = value.to(torch.bfloat16)
-        if size + weight.nbytes > LIMIT - 2**18:
-            parts, size = [*parts, {}], 0
-        parts[-1][name] = weight
-        size += weight.nbytes
-    return parts
+            errors[path.parent] = errors_gy.iloc[-1]
+    return sorted(errors, key=errors.get)
 
 
 def write_network(out: Path, checkpoint: Path) -> None:
-    from safetensors.torch import save_file
+    """Its weights in bfloat16, with its configuration, if there is room."""
+    import torch
+    from safetensors.torch import load_file, save_file
 
-    parts, there = network_parts(checkpoint), list(out.iterdir())
-    size = sum(value.nbytes for part in parts for value in part.values()) + sum(
-        p.stat().st_size for p in there
-    )
-    if len(there) + len(parts) > MOST_FILES or size > LIMIT_OF_ALL:
-        print(
-            f"the network {checkpoint.name} stays: {len(parts)} parts, {size / 2**20:.0f} MiB with the rest"
-        )
+    weights = {
+        name: w.to(torch.bfloat16) for name, w in load_file(checkpoint / "weights.safetensors").items()
+    }
+    size = sum(w.nbytes for w in weights.values()) + 2**18  # with room for their names
+    there = list(out.iterdir())
+    if size > min(LIMIT, LIMIT_OF_ALL - sum(p.stat().st_size for p in there)) or len(there) == MOST_FILES:
+        print(f"the network {checkpoint.name} stays: {size / 2**20:.0f} MiB")
         return
     about = {"training": checkpoint.name, "config": (checkpoint / "config.json").read_text()}
-    for number, part in enumerate(parts, 1):
-        save_file(part, out / f"network-{number}.safetensors", metadata=about)
+    save_file(weights, out / f"network-{checkpoint.name}.safetensors", metadata=about)
 
 
 def main() -> None:
@@ -96,8 +82,7 @@ def main() -> None:
         if path.stat().st_size > LIMIT:
             print(f"{path.name} has {path.stat().st_size / 2**20:.1f} MiB, too much to come back, and stays")
             path.unlink()
-    checkpoint = best_training(folders[0]) if folders else None
-    if checkpoint:
+    for checkpoint in trainings(folders[0]) if folders else []:
         write_network(out, checkpoint)
 
 

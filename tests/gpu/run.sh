@@ -4,41 +4,56 @@
 #     bash tests/gpu/run.sh PARCEL OUT SECONDS [params file] [more arguments of lib run]
 #
 # PARCEL is what tests/gpu/parcel.py made, OUT the folder whose files come back (at most 8, of 16 MiB each):
-# log, speed, page and notebooks, figures and tables, predictions, the best network. JOBS notebooks run at a
-# time (3), CORES processes read (all). Before the run SPEED_S seconds are for measuring the speed (80), TESTS_S
-# for the tests of a step on a GPU (50); 0 leaves either out.
+# log, speed, page and notebooks, figures and tables, predictions, networks. JOBS notebooks run at a time (4),
+# CORES processes read (all). CHECK=1 calibrates the plan check beside the studies. After the run SPEED_S seconds
+# are for measuring the speed (0: not); the tests of a step on a GPU run beside the import (TESTS=0: not).
 set -u
 PARCEL=$1 OUT=$2 SECONDS_GIVEN=$3 PARAMS=${4:-params/openkbp-gpu.yaml}
 shift $(($# < 4 ? $# : 4))
-WORK=${WORK:-/tmp/gpu-work} CORES=${CORES:-$(nproc)} JOBS=${JOBS:-3} SPEED_S=${SPEED_S:-80} TESTS_S=${TESTS_S:-50} PACK_S=${PACK_S:-20}
-PYTHON=${PYTHON:-python3}
-export PYTHONPATH=$PWD:$WORK/site JUPYTER_PATH=$WORK/site/share/jupyter PYTHONUNBUFFERED=1
+WORK=${WORK:-/tmp/gpu-work} CORES=${CORES:-$(nproc)} JOBS=${JOBS:-4} CHECK=${CHECK:-1} TESTS=${TESTS:-1}
+SPEED_S=${SPEED_S:-0} PACK_S=${PACK_S:-20} PYTHON=${PYTHON:-python3}
+export PYTHONPATH=$PWD:$WORK/site JUPYTER_PATH=$WORK/site/share/jupyter PYTHONUNBUFFERED=1 TQDM_DISABLE=1
 mkdir -p "$WORK" "$OUT"
 exec > >(tee -a "$OUT/log.txt") 2>&1
 say() { echo "[$SECONDS s] $*"; }
-pack() { say "packing"; $PYTHON tests/gpu/pack.py "$OUT" "$PARAMS"; ls -l "$OUT"; }
+pack() { kill $(jobs -p) 2>/dev/null; say "packing"; $PYTHON tests/gpu/pack.py "$OUT" "$PARAMS"; ls -l "$OUT"; }
 trap pack EXIT  # also of a run that was cut off
 
-$PYTHON -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
-    --target "$WORK/site" "$PARCEL"/wheels/*.whl || exit 1
-say "packages installed"
+if [ ! -e "$WORK/site" ]; then
+    $PYTHON -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+        --target "$WORK/site" "$PARCEL"/wheels/*.whl || exit 1
+    say "packages installed"
+fi
+if [ "$TESTS" = 1 ]; then
+    (DOSE_FOLDER=. timeout -k 5 90 $PYTHON -m pytest -q -o cache_dir="$WORK/pytest" tests/test_gpu.py
+    say "a step tested") &
+    TESTS_PID=$!
+fi
 if [ ! -e outputs/cohorts/openkbp/card.json ]; then
     $PYTHON "$PARCEL/unpack.py" unpack "$PARCEL/patients" "$WORK/patients" || exit 1
     say "patients unpacked"
     $PYTHON -m lib import openkbp "$WORK/patients/provided-data" --workers "$CORES" || exit 1
+    say "cohort imported"
 fi
-say "cohort imported"
+[ -z "${TESTS_PID:-}" ] || wait "$TESTS_PID"  # a bare wait would wait for tee
 nvidia-smi --query-gpu=name,memory.total,clocks.sm,clocks.max.sm,temperature.gpu --format=csv,noheader 2>/dev/null
-if [ "$TESTS_S" -gt 0 ]; then
-    DOSE_FOLDER=. timeout -k 5 "$TESTS_S" $PYTHON -m pytest -q -p no:cacheprovider tests/test_gpu.py
-    say "a step tested"
+RUN_S=$((SECONDS_GIVEN - SECONDS - PACK_S - SPEED_S))
+MINUTES=$($PYTHON -c "print(round($RUN_S / 60, 3))")
+FOLDER=outputs/$(sed -n 's/^experiment: *//p' "$PARAMS")
+say "a run of $MINUTES minutes"
+nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader,nounits -lms 500 2>/dev/null |
+    awk -v T=$SECONDS '{printf "%.1f, %s\n", T + NR / 2, $0; fflush()}' >"$WORK/busy.csv" &
+if [ "$CHECK" = 1 ]; then
+    (for NAME in baseline baseline-seed43 refine; do
+        until [ -e "$FOLDER/checkpoints/$NAME/weights.safetensors" ]; do sleep 1; done
+    done
+    $PYTHON -m lib check "$FOLDER" -p "sampled=[refine]" -p members=8 -p n_steps=10
+    say "plan check calibrated") &
 fi
+timeout -s INT -k 10 $((RUN_S + 10)) $PYTHON -m lib run "$PARAMS" --minutes "$MINUTES" --jobs "$JOBS" "$@"
+say "run ended with $?"
+cp "$WORK/busy.csv" "$FOLDER/results/gpu_busy.csv"
 if [ "$SPEED_S" -gt 0 ]; then
     timeout -s INT -k 10 "$SPEED_S" $PYTHON -m lib run params/speed-gpu.yaml
     say "speed measured"
 fi
-MINUTES=$(echo "scale=3; ($SECONDS_GIVEN - $SECONDS - $PACK_S) / 60" | bc 2>/dev/null ||
-    $PYTHON -c "print(round(($SECONDS_GIVEN - $SECONDS - $PACK_S) / 60, 3))")
-timeout -s INT -k 10 $((SECONDS_GIVEN - SECONDS - PACK_S + 10)) \
-    $PYTHON -m lib run "$PARAMS" --minutes "$MINUTES" --jobs "$JOBS" "$@"
-say "run ended with $?"
