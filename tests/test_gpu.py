@@ -34,14 +34,16 @@ def test_a_step_never_waits_for_the_gpu(method, augment):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_loss_and_its_gradient_are_those_of_the_cpu(method):
+def test_a_loss_and_its_gradient_are_those_of_the_cpu(method, monkeypatch):
+    """In float32; with the TF32 that PyTorch convolves in by default a gradient is 1 % off (H100)."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     samples = frozen.samples_for(method)
     config, batch = frozen.config_for(method, samples), make_batch(samples[:2])
     draw = draw_noise(config, batch, generator_for("draw"))
     there = draw and tuple(value.to(GPU) for value in draw)
     on_gpu = loss_and_gradient(config, GPU, make_batch([sample.to(GPU) for sample in samples[:2]]), there)
     for ours, plain in zip(on_gpu, loss_and_gradient(config, CPU, batch, draw)):
-        assert (ours - plain).norm() <= 5e-3 * plain.norm()  # convolutions multiply in TF32
+        assert (ours - plain).norm() <= 1e-3 * plain.norm()
 
 
 def test_noise_is_drawn_there_by_the_name_of_its_stream():

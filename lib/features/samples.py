@@ -115,11 +115,16 @@ def load_samples(
     cohort: Cohort, case_ids: list[str], grid: Grid, beams_deg: tuple[float, ...] = ()
 ) -> list[Sample]:
     """The samples of `case_ids` in their order."""
+    make_files(cohort, case_ids, grid, beams_deg)
+    return [load_sample(cohort, i, grid, beams_deg) for i in progress(case_ids, "reading patients")]
+
+
+def make_files(cohort: Cohort, case_ids: list[str], grid: Grid, beams_deg: tuple[float, ...] = ()) -> None:
+    """Make the samples that are not there yet, where several processes can."""
     missing = [i for i in case_ids if not sample_path(cohort, i, grid, beams_deg).exists()]
     if n_workers(len(missing)) > 1:
         make = partial(make_file_alone, cohort, grid, beams_deg)
         list(progress(in_processes(make, missing), "making features", len(missing)))
-    return [load_sample(cohort, i, grid, beams_deg) for i in progress(case_ids, "reading patients")]
 
 
 def make_file(cohort: Cohort, grid: Grid, beams_deg: tuple[float, ...], case_id: str) -> Sample:

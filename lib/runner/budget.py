@@ -24,7 +24,7 @@ import torch
 from lib.cache import digest, is_fresh
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
-from lib.features.samples import Sample, add_prior, no_prior
+from lib.features.samples import Sample, add_prior, make_files, no_prior
 from lib.files import read_json, write_json
 from lib.models.methods import find_method
 from lib.prediction.predict import usual_sampler
@@ -43,13 +43,13 @@ from lib.training.setup import make_config
 from lib.training.state import CannotTrain, TrainingState
 
 # shares of the time before the report, by which the stages of a notebook have ended
-LATEST = {"00": 0.8, "01": 0.8, "02": 0.92, "03": 0.96, "04": 1.0}
-TRAININGS = 0.62  # the share until which trainings are planned
+LATEST = {"00": 0.8, "01": 0.8, "02": 0.95, "03": 0.97, "04": 1.0}
+TRAININGS = 0.66  # the share until which trainings are planned
 MEASURING = 0.1  # the share that measuring may take
-REPORT_S, PAGES_S = 45.0, 15.0  # before the end the report begins, and the pages at the latest
+REPORT_S, PAGES_S = 40.0, 15.0  # before the end the report begins, and the pages at the latest
 GRACE_S = 10.0  # to end by itself when the time is up
 NOTEBOOK_S = 6.0  # of a training's notebook beside its training: patients read, weights kept, a figure
-STEPS = 16  # measured of each training, at most
+STEPS, PROFILED = 16, 2  # measured of each training, at most; the profiler is slow
 FEW = 8  # patients that tell how the dose is scaled
 WHOLE = ("done", "up to date")
 FILE = Path("results", "budget.json")
@@ -199,15 +199,15 @@ def epochs_that_fit(costs: list[Cost], left_s: float, jobs: int, given_s: float)
 
 
 def measure_all(stages: list[Stage], budget: Budget, jobs: int) -> list[Cost]:
-    """The cost of every training that can be trained; of those that differ in the seed alone one is measured.
+    """The cost of every training that can be trained; of those that do the same operations one is measured.
     The features of all patients are made on the way."""
     trainings = [stage for stage in stages if stage.name.startswith(TRAIN)]
     limit_s, costs, threads = MEASURING * budget.seconds / len(trainings), {}, torch.get_num_threads()
 
     @cache
     def samples_of(run: Experiment) -> list[Sample]:
-        for part in ("validation", "test"):
-            run.load_samples(part, optional=True)
+        cohort = run.open_cohort()
+        make_files(cohort, cohort.case_ids, run.grid, run.beams_deg)
         return run.load_samples("train")
 
     @cache
@@ -216,8 +216,9 @@ def measure_all(stages: list[Stage], budget: Budget, jobs: int) -> list[Cost]:
 
     def measure(stage: Stage) -> Cost | None:
         run, values = experiment_of(stage.parameters), training_parameters(stage.parameters)
-        of_any = replace(run, seed=0, methods=())
-        samples, key = (samples_of(of_any), on_device(of_any)), digest([of_any, values])
+        of_any, method = replace(run, seed=0, methods=()), find_method(values["method"])
+        network = [method.timed, method.outputs, method.extra]
+        samples, key = (samples_of(of_any), on_device(of_any)), digest([of_any, values | {"method": network}])
         if key not in costs:
             torch.set_num_threads(threads_of(stage, stages, jobs))
             costs[key] = measure_training(run, values, *samples, limit_s)
@@ -252,7 +253,7 @@ def measure_training(
     first_s = seconds_of_steps(state, there, limit_s / 2)
     state.step = 0  # whose number names what is drawn: the same patients again
     steps_s = seconds_of_steps(state, there, limit_s / 2)[: len(first_s)]
-    step_s, busy = sum(steps_s) / len(steps_s), busy_share(state, there, steps_s)
+    step_s, busy = sum(steps_s) / len(steps_s), busy_share(state, there, steps_s[:PROFILED])
     sampler = usual_sampler(config, config.validation_steps)
     patients = len(run.open_cohort().split["validation"]) * (sampler.nfe if sampler else 1)
     validation_s = patients * step_s / config.batch_size / 3  # a call is about a third of a step

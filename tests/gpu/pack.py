@@ -17,6 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 from lib.files import in_project
+from lib.runner.published import PATIENTS, is_shown
 
 MOST_FILES, LIMIT, LIMIT_OF_ALL = 8, 16 * 2**20, 64 * 2**20
 ARCHIVES = {
@@ -30,7 +31,6 @@ ARCHIVES = {
     ],
     "notebooks": ["0*.ipynb", "checkpoints/unfinished/*.ipynb"],
     "pages": ["report.html", "pages/*.html"],
-    "predictions": ["predictions/*/*.npz"],
 }
 
 
@@ -43,6 +43,12 @@ def archive(target: Path, folders: list[Path], patterns: list[str]) -> None:
         with tarfile.open(target, "w:xz", preset=1) as tar:
             for folder, path in paths:
                 tar.add(path, Path(folder.name, path.relative_to(folder)))
+
+
+def shown(folder: Path) -> list[Path]:
+    """The predictions that are published, in the folder."""
+    parts = [part for part in sorted(folder.glob("predictions/*")) if is_shown(part.name)]
+    return [path.relative_to(folder) for part in parts for path in sorted(part.glob("*.npz"))[:PATIENTS]]
 
 
 def trainings(folder: Path) -> list[Path]:
@@ -78,6 +84,7 @@ def main() -> None:
     folders = [folder for folder in folders if folder.exists()]
     for name, patterns in ARCHIVES.items():
         archive(out / f"{name}.tar.xz", folders, patterns)
+    archive(out / "predictions.tar.xz", folders, [str(path) for path in shown(folders[0])] if folders else [])
     for path in out.iterdir():
         if path.stat().st_size > LIMIT:
             print(f"{path.name} has {path.stat().st_size / 2**20:.1f} MiB, too much to come back, and stays")

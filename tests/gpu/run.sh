@@ -5,14 +5,14 @@
 #
 # PARCEL is what tests/gpu/parcel.py made, OUT the folder whose files come back (at most 8, of 16 MiB each):
 # log, speed, page and notebooks, figures and tables, predictions, networks. JOBS notebooks run at a time (4),
-# CORES processes read (all). CHECK=1 calibrates the plan check beside the studies. After the run SPEED_S seconds
-# are for measuring the speed (0: not); the tests of a step on a GPU run beside the import (TESTS=0: not).
+# CORES processes read (all). CHECK=1 calibrates the plan check beside the studies; the tests of a step on a GPU run
+# beside the import (TESTS=0: not). SPEED_S seconds after the run, and what is left, are for measuring the speed.
 set -u
 PARCEL=$1 OUT=$2 SECONDS_GIVEN=$3 PARAMS=${4:-params/openkbp-gpu.yaml}
 shift $(($# < 4 ? $# : 4))
 WORK=${WORK:-/tmp/gpu-work} CORES=${CORES:-$(nproc)} JOBS=${JOBS:-4} CHECK=${CHECK:-1} TESTS=${TESTS:-1}
-SPEED_S=${SPEED_S:-0} PACK_S=${PACK_S:-20} PYTHON=${PYTHON:-python3}
-export PYTHONPATH=$PWD:$WORK/site JUPYTER_PATH=$WORK/site/share/jupyter PYTHONUNBUFFERED=1 TQDM_DISABLE=1
+SPEED_S=${SPEED_S:-0} PACK_S=${PACK_S:-15} PYTHON=${PYTHON:-python3}
+export PYTHONPATH=$PWD:$WORK/site JUPYTER_PATH=$WORK/site/share/jupyter PYTHONUNBUFFERED=1
 mkdir -p "$WORK" "$OUT"
 exec > >(tee -a "$OUT/log.txt") 2>&1
 say() { echo "[$SECONDS s] $*"; }
@@ -53,7 +53,8 @@ fi
 timeout -s INT -k 10 $((RUN_S + 10)) $PYTHON -m lib run "$PARAMS" --minutes "$MINUTES" --jobs "$JOBS" "$@"
 say "run ended with $?"
 cp "$WORK/busy.csv" "$FOLDER/results/gpu_busy.csv"
-if [ "$SPEED_S" -gt 0 ]; then
-    timeout -s INT -k 10 "$SPEED_S" $PYTHON -m lib run params/speed-gpu.yaml
+LEFT_S=$((SECONDS_GIVEN - SECONDS - PACK_S))
+if [ "$LEFT_S" -gt 25 ]; then
+    timeout -s INT -k 3 "$LEFT_S" $PYTHON -m lib run params/speed-gpu.yaml
     say "speed measured"
 fi
