@@ -44,8 +44,11 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """The block computes in the precision: "32", "bf16" or "16"."""
-    return torch.autocast(device.type, DTYPES[precision]) if precision in DTYPES else nullcontext()
+    """The block computes in the precision: "32", "bf16" or "16". A weight is cast whenever it is used: a CUDA
+    graph cannot use what was cast outside of it, and a network uses each once a call."""
+    if precision not in DTYPES:
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[precision], cache_enabled=device.type != "cuda")
 
 
 def memory_format(device: torch.device, precision: str) -> torch.memory_format:

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from lib.features.batches import make_batch
+from lib.models.graphs import SamplingGraph, TrainingGraphs
 from lib.models.training_loss import draw_noise
+from lib.models.unet import UNet
 from lib.seeds import generator_for, normal
 from lib.studies.speed import loss_and_gradient
 from lib.training.loop import train_step
@@ -23,7 +25,8 @@ def test_a_step_never_waits_for_the_gpu(method, augment):
     samples = frozen.samples_for(method)
     config = frozen.dataclasses.replace(frozen.config_for(method, samples), augment=augment, dvh_weight=0.0)
     state, there = TrainingState(config, GPU), [sample.to(GPU) for sample in samples]
-    train_step(state, there)
+    for _ in range(3):  # a graph is captured at the second
+        train_step(state, there)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -44,6 +47,32 @@ def test_a_loss_and_its_gradient_are_those_of_the_cpu(method, monkeypatch):
     on_gpu = loss_and_gradient(config, GPU, make_batch([sample.to(GPU) for sample in samples[:2]]), there)
     for ours, plain in zip(on_gpu, loss_and_gradient(config, CPU, batch, draw)):
         assert (ours - plain).norm() <= 1e-3 * plain.norm()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_by_graphs_is_the_step(method, monkeypatch):
+    """Batches of two sizes in turn, each seen again after its graph was captured."""
+    samples = [sample.to(GPU) for sample in frozen.samples_for(method)]
+    config, losses = frozen.dataclasses.replace(frozen.config_for(method, samples), dvh_weight=0.0), {}
+    for graphs in ("0", "1"):
+        monkeypatch.setenv("DOSE_CUDA_GRAPHS", graphs)
+        state, losses[graphs] = TrainingState(config, GPU), []
+        for step in range(8):
+            train_step(state, samples[: 1 + step % 2])
+            losses[graphs].append(state.loss_sum.item())
+    assert isinstance(state.call, TrainingGraphs) and len(state.call.graphs) == 2
+    assert losses["1"] == pytest.approx(losses["0"], rel=5e-3)  # sums on a GPU have no fixed order
+
+
+def test_a_network_by_a_graph_gives_what_it_gives():
+    network = UNet(9, 8, timed=True).to(GPU)
+    cond, constraints = torch.randn(1, 9, 16, 16, 16, device=GPU), torch.randn(1, 13, device=GPU)
+    graph = SamplingGraph(lambda x_t, t: network(cond, constraints, x_t, t))
+    with torch.no_grad():
+        for step in range(6):
+            x_t, t = torch.randn(1, 1, 16, 16, 16, device=GPU), torch.full((1,), 100 * step, device=GPU)
+            assert torch.allclose(graph(x_t, t), network(cond, constraints, x_t, t), atol=1e-4)
+    assert hasattr(graph, "output")
 
 
 def test_noise_is_drawn_there_by_the_name_of_its_stream():

@@ -1,7 +1,9 @@
 """The loss of one batch by the training's method: what the network is shown and what it is to answer."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.diffusion.flow import at_time, shift_time, weights_at
 from lib.diffusion.parameterisation import dose_from_noise, target_of, with_skip
@@ -30,7 +32,7 @@ def draw_noise(config: TrainConfig, batch: Batch, generator: torch.Generator) ->
 
 
 def training_loss(
-    network: nn.Module, batch: Batch, draw: Draw | None, config: TrainConfig, perceptual: Perceptual = None
+    network: Callable, batch: Batch, draw: Draw | None, config: TrainConfig, perceptual: Perceptual = None
 ) -> Tensor:
     """The network's loss, a mean over the patients; `draw` by `draw_noise`.
 

@@ -23,6 +23,7 @@ from lib.features.samples import Sample, add_prior
 from lib.features.units import Units
 from lib.files import read_json
 from lib.models.config import TrainConfig, check_fits, config_from
+from lib.models.graphs import SamplingGraph, uses_graphs
 from lib.models.losses import LOG_VARIANCE_LIMITS
 from lib.models.methods import Method, find_method, flow_level, flow_shift, inside_of
 from lib.models.unet import UNet
@@ -267,7 +268,8 @@ def network_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
         # a CUDA graph writes its next output over this one
         return output.clone() if predictor.config.compile else output
 
-    return network
+    graphs = predictor.method.timed and not predictor.config.compile and uses_graphs(device)
+    return SamplingGraph(network) if graphs else network
 
 
 def on_case_grid(dose: Tensor, case: Case, grid: Grid) -> np.ndarray:

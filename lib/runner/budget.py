@@ -26,6 +26,7 @@ from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
 from lib.features.samples import Sample, add_prior, make_files, no_prior
 from lib.files import read_json, write_json
+from lib.models.graphs import uses_graphs
 from lib.models.methods import find_method
 from lib.prediction.predict import usual_sampler
 from lib.progress import clock
@@ -250,15 +251,17 @@ def measure_training(
         state = TrainingState(config, choose_device(run.device))
     except CannotTrain:
         return None
-    first_s = seconds_of_steps(state, there, limit_s / 2)
-    state.step = 0  # whose number names what is drawn: the same patients again
-    steps_s = seconds_of_steps(state, there, limit_s / 2)[: len(first_s)]
+    passes, warm_up_s = 2 if uses_graphs(state.device) else 1, 0.0  # a graph is captured the second time
+    for _ in range(passes):
+        warm_s = seconds_of_steps(state, there, limit_s / (passes + 1))
+        warm_up_s, state.step = warm_up_s + sum(warm_s), 0  # its number names what is drawn: the same again
+    steps_s = seconds_of_steps(state, there, limit_s / (passes + 1))[: len(warm_s)]
     step_s, busy = sum(steps_s) / len(steps_s), busy_share(state, there, steps_s[:PROFILED])
     sampler = usual_sampler(config, config.validation_steps)
     patients = len(run.open_cohort().split["validation"]) * (sampler.nfe if sampler else 1)
     validation_s = patients * step_s / config.batch_size / 3  # a call is about a third of a step
     epoch_s = config.steps_per_epoch * step_s + validation_s / config.validate_every
-    once_s = NOTEBOOK_S + validation_s + max(0.0, sum(first_s) - len(first_s) * step_s)
+    once_s = NOTEBOOK_S + validation_s + max(0.0, warm_up_s - passes * len(warm_s) * step_s)
     return Cost("", step_s, config.steps_per_epoch, epoch_s, once_s, busy * epoch_s)
 
 

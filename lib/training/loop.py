@@ -76,7 +76,7 @@ def train_step(state: TrainingState, samples: list[Sample]) -> None:
     for number, (patients, weight) in enumerate(parts, 1):
         part, drawn = batch.part(patients), draw and tuple(values[patients] for values in draw)
         with autocast(state.device, config.precision), hold_gradients(state.shared, number < len(parts)):
-            loss = training_loss(state.shared, part, drawn, config, state.perceptual) * weight
+            loss = training_loss(state.call, part, drawn, config, state.perceptual) * weight
             state.scaler.scale(loss).backward()
         total += loss.detach()
     state.loss_sum += mean_over_all(total)

@@ -11,7 +11,9 @@ from lib.device import compile_for
 from lib.errors import UserError
 from lib.files import in_project
 from lib.models.config import TrainConfig
+from lib.models.graphs import TrainingGraphs, uses_graphs
 from lib.models.methods import find_method
+from lib.models.unet import UNet
 from lib.models.vgg import WHERE, PerceptualLoss, load_vgg16
 from lib.prediction.predict import load_predictor
 from lib.seeds import generator_for
@@ -39,6 +41,7 @@ class TrainingState:
         if config.compile:
             compile_for("training", self.network, device)
         self.shared = share_gradients(self.network)
+        self.call = graphed(self.shared, config, device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
         self.perceptual = perceptual_loss(config, device)
@@ -90,6 +93,12 @@ class TrainingState:
         if not math.isfinite(float(self.loss_sum)):
             where = f"the training of {self.config.method} diverged at step {self.step}"
             raise CannotTrain(f"{where}: its loss is not finite; lower train.learning_rate")
+
+
+def graphed(network: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module | TrainingGraphs:
+    """The network as a step calls it: by CUDA graphs where one process sees a batch at once."""
+    alone = isinstance(network, UNet) and config.accumulate == 1 and not config.compile
+    return TrainingGraphs(network) if alone and uses_graphs(device) else network
 
 
 def on_device(network: nn.Module, device: torch.device) -> nn.Module:
