@@ -37,6 +37,14 @@ def test_the_crps_of_one_member_is_its_error_and_of_many_the_closed_form_of_a_ga
     assert crps_gy(members, np.array([4.0])) == pytest.approx(closed, rel=2e-3)
 
 
+def test_the_crps_is_that_of_scoringrules():
+    scoringrules = pytest.importorskip("scoringrules")
+    for members in (2, 5, 8):
+        drawn, planned = draws(members=members, voxels=500, factor=0.7, bias=0.4)
+        theirs = scoringrules.crps_ensemble(planned, drawn, m_axis=0, estimator="nrg").mean()
+        assert crps_gy(drawn, planned) == pytest.approx(theirs, rel=1e-9)
+
+
 def test_few_members_score_as_much_worse_as_theory_says_and_the_true_spread_scores_best():
     """N honest draws score sigma / (N sqrt(pi)) more than infinitely many: 2.25 Gy is the mean sigma here."""
     few, many = (crps_gy(*draws(members=n)) for n in (3, 30))
