@@ -134,9 +134,9 @@ def test_a_stage_that_ends_in_time_is_left_alone(tmp_path, monkeypatch):
 
 
 def test_too_little_memory_halves_the_batch_until_one_is_left(capsys):
-    assert costs.halved(8) == 4 and "8 patients a step: 4" in capsys.readouterr().out
+    assert costs.halve(8) == 4 and "8 patients a step: 4" in capsys.readouterr().out
     with pytest.raises(UserError, match="too little memory to train with one patient"):
-        costs.halved(1)
+        costs.halve(1)
 
 
 PARAMS = {

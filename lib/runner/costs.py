@@ -22,7 +22,7 @@ from lib.runner.plan import Stage, plan
 from lib.runner.schedule import threads_of
 from lib.runner.settings import TRAIN, Values, experiment_of, training_parameters
 from lib.studies.experiment import Experiment
-from lib.studies.speed import profiled
+from lib.studies.speed import kernel_times
 from lib.training.loop import train_step
 from lib.training.setup import make_config
 from lib.training.state import CannotTrain, TrainingState
@@ -54,10 +54,10 @@ def measure_trainings(params: Values, path: str, limit_s: float, jobs: int) -> t
         try:
             return batch_size, measure_all(stages, limit_s, jobs)
         except torch.OutOfMemoryError:
-            batch_size = halved(batch_size)
+            batch_size = halve(batch_size)
 
 
-def halved(batch_size: int) -> int:
+def halve(batch_size: int) -> int:
     if batch_size == 1:
         raise UserError("too little memory to train with one patient a step; lower train.base_channels")
     torch.cuda.empty_cache()
@@ -142,7 +142,7 @@ def busy_share(state: TrainingState, samples: list[Sample], seconds: list[float]
     if state.device.type != "cuda":
         return 0.0
     state.step = 0
-    _, kernels_s, _ = profiled(lambda: [train_step(state, samples) for _ in seconds], state.device)
+    _, kernels_s, _ = kernel_times(lambda: [train_step(state, samples) for _ in seconds], state.device)
     return min(1.0, kernels_s / sum(seconds))
 
 
