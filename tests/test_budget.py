@@ -13,8 +13,10 @@ from toys import toy_cohort
 from lib.errors import UserError
 from lib.files import ROOT, read_json, write_text
 from lib.runner import budget as budgets
-from lib.runner.budget import Budget, Cost
+from lib.runner import costs
+from lib.runner.budget import Budget
 from lib.runner.command import Failure
+from lib.runner.costs import Cost
 from lib.runner.kernel import Provisioner
 from lib.runner.plan import Stage
 
@@ -43,28 +45,26 @@ def a_stage(folder, name):
 def test_the_epochs_are_the_most_that_fit():
     """Two seconds and four an epoch, four and six once: 10 + 6 n seconds one after the other."""
     for left_s in (16.0, 21.9, 22.0, 100.0, 3600.0):
-        epochs = budgets.epochs_that_fit(COSTS, left_s, jobs=1, given_s=600.0)
+        epochs = costs.epochs_that_fit(COSTS, left_s, jobs=1)
         assert 10 + 6 * epochs <= left_s < 10 + 6 * (epochs + 1)
 
 
 def test_side_by_side_trainings_take_their_rounds_or_what_they_share():
     """Rounds of `jobs` trainings, each of the mean time; or, where it is longer, what a GPU computes."""
-    assert budgets.time_for(COSTS, 5, jobs=1) == pytest.approx(10 + 5 * 6)
-    assert (
-        budgets.time_for(COSTS, 5, jobs=2) == budgets.time_for(COSTS, 5, jobs=8) == pytest.approx(5 + 5 * 3)
-    )
-    assert budgets.time_for([*COSTS, COSTS[1]], 5, jobs=2) == pytest.approx((16 + 5 * 10) * 2 / 3)
+    assert costs.time_for(COSTS, 5, jobs=1) == pytest.approx(10 + 5 * 6)
+    assert costs.time_for(COSTS, 5, jobs=2) == costs.time_for(COSTS, 5, jobs=8) == pytest.approx(5 + 5 * 3)
+    assert costs.time_for([*COSTS, COSTS[1]], 5, jobs=2) == pytest.approx((16 + 5 * 10) * 2 / 3)
     shared = [cost._replace(shared_s=0.75 * cost.epoch_s) for cost in COSTS]
-    assert budgets.time_for(shared, 5, jobs=1) == pytest.approx(10 + 5 * 6)
-    assert budgets.time_for(shared, 5, jobs=2) == pytest.approx(5 + 5 * 4.5)
+    assert costs.time_for(shared, 5, jobs=1) == pytest.approx(10 + 5 * 6)
+    assert costs.time_for(shared, 5, jobs=2) == pytest.approx(5 + 5 * 4.5)
 
 
 def test_a_budget_too_small_for_one_epoch_is_refused_with_one_that_is_not():
     with pytest.raises(UserError, match="hold no epoch: one of all 2 trainings takes 16 s here") as raised:
-        budgets.epochs_that_fit(COSTS, 15.9, jobs=1, given_s=60.0)
+        budgets.refuse_too_short(COSTS, 15.9, jobs=1, given_s=60.0)
     advised = float(str(raised.value).split("--minutes ")[1].split(",")[0])
     more_s = budgets.TRAININGS * 60 * (advised - 1.0)
-    assert budgets.epochs_that_fit(COSTS, 15.9 + more_s, 1, 60 * advised) >= 1
+    assert costs.epochs_that_fit(COSTS, 15.9 + more_s, jobs=1) >= 1
 
 
 def test_every_stage_ends_before_the_next_and_the_pages_still_have_time(tmp_path):
@@ -134,9 +134,9 @@ def test_a_stage_that_ends_in_time_is_left_alone(tmp_path, monkeypatch):
 
 
 def test_too_little_memory_halves_the_batch_until_one_is_left(capsys):
-    assert budgets.halved(8) == 4 and "8 patients a step: 4" in capsys.readouterr().out
+    assert costs.halve(8) == 4 and "8 patients a step: 4" in capsys.readouterr().out
     with pytest.raises(UserError, match="too little memory to train with one patient"):
-        budgets.halved(1)
+        costs.halve(1)
 
 
 PARAMS = {
@@ -172,22 +172,22 @@ def no_server(monkeypatch):
     """As in a process that has just begun, of no notebooks, on a device whose steps take known times."""
     monkeypatch.setattr(budgets, "start_server", lambda: None)
     monkeypatch.setattr(budgets, "age_s", lambda: 0.0)
-    monkeypatch.setattr(budgets, "seconds_of_step", lambda state, samples: STEP_S[state.config.method])
+    monkeypatch.setattr(costs, "seconds_of_step", lambda state, samples: STEP_S[state.config.method])
 
 
 def test_the_plan_is_measured_told_written_and_kept_for_the_next_run(folder, no_server, capsys):
     params, stages, budget = budgets.open_budget(PARAMS, "p.yaml", folder, 5.0, jobs=1)
     plan, told = read_json(budget.file), capsys.readouterr().out
-    costs = {row["training"]: row for row in plan["trainings"]}
-    assert list(costs) == PARAMS["methods"]
-    assert {name: row["step_s"] for name, row in costs.items()} == pytest.approx(
+    rows = {row["training"]: row for row in plan["trainings"]}
+    assert list(rows) == PARAMS["methods"]
+    assert {name: row["step_s"] for name, row in rows.items()} == pytest.approx(
         STEP_S | {"baseline-seed43": 0.05}
     )
-    assert {row["steps"] for row in costs.values()} == {2}  # five patients, four a step
+    assert {row["steps"] for row in rows.values()} == {2}  # five patients, four a step
     left_s = budgets.TRAININGS * (300 - budgets.REPORT_S) - plan["measured_s"]
     planned_s, epoch_s = (
-        sum(row["planned_s"] for row in costs.values()),
-        sum(c["epoch_s"] for c in costs.values()),
+        sum(row["planned_s"] for row in rows.values()),
+        sum(c["epoch_s"] for c in rows.values()),
     )
     assert planned_s <= left_s + 0.01 < planned_s + epoch_s + 0.02 and epoch_s == pytest.approx(0.6, rel=0.1)
     assert f"{plan['epochs']} epochs of each training" in told and plan["state"] == "running"
@@ -199,13 +199,13 @@ def test_the_plan_is_measured_told_written_and_kept_for_the_next_run(folder, no_
 
 def test_a_step_that_is_measured_is_the_loops(folder):
     """It changes the weights, and its time is that of a clock around it."""
-    stage = budgets.plan(PARAMS, "p.yaml")[1]
-    run, values = budgets.experiment_of(stage.parameters), budgets.training_parameters(stage.parameters)
+    stage = costs.plan(PARAMS, "p.yaml")[1]
+    run, values = costs.experiment_of(stage.parameters), costs.training_parameters(stage.parameters)
     samples, started = run.load_samples("train"), time.monotonic()
-    config = budgets.make_config(run, samples, **values)
-    state = budgets.TrainingState(config, torch.device("cpu"))
+    config = costs.make_config(run, samples, **values)
+    state = costs.TrainingState(config, torch.device("cpu"))
     before = [weight.clone() for weight in state.network.parameters()]
-    seconds = budgets.seconds_of_step(state, samples)
+    seconds = costs.seconds_of_step(state, samples)
     assert 0 < seconds <= time.monotonic() - started and state.step == 1
     assert any(not torch.equal(a, b) for a, b in zip(before, state.network.parameters()))
 
@@ -216,7 +216,7 @@ def test_a_batch_that_is_too_large_is_halved_for_all_trainings(folder, no_server
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 0.001
 
-    monkeypatch.setattr(budgets, "seconds_of_step", step)
+    monkeypatch.setattr(costs, "seconds_of_step", step)
     params, stages, _ = budgets.open_budget(PARAMS, "p.yaml", folder, 10.0, jobs=1)
     assert params["train"]["batch_size"] == 2
     assert {stage.parameters["batch_size"] for stage in stages if stage.name.startswith("01")} == {2}

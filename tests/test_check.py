@@ -23,7 +23,7 @@ from lib.runner.train import trainings
 from lib.studies import intervals, plan_check
 from lib.studies.anatomy import VOLUME, describe, likeness, same_patient
 from lib.studies.intervals import BY_SPREAD, CONSTANT, LEAST, RAISED_GY
-from lib.studies.results import FRAMES, make_frame, measured
+from lib.studies.results import FRAMES, make_frame, make_rows
 from lib.tensors import save_tensors
 from lib.training.setup import make_config
 
@@ -177,7 +177,9 @@ def anatomy():
     for part, numbers in parts.items():
         for case_id in (f"toy_{i}" for i in numbers):
             for (structure, measure), value in describe(toy_case(case_id)).items():
-                rows += measured({"part": part, "case_id": case_id, "structure": structure}, {measure: value})
+                rows += make_rows(
+                    {"part": part, "case_id": case_id, "structure": structure}, {measure: value}
+                )
     return make_frame("07_anatomy", rows)
 
 

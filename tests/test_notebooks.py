@@ -15,7 +15,7 @@ from lib.runner.notebook import open_experiment
 from lib.runner.parameters import check_value, parse_line, read_parameters
 from lib.runner.params_file import load_params
 from lib.runner.plan import plan
-from lib.runner.settings import ALONE, COMMON, SECTIONS
+from lib.runner.settings import ALONE, COMMON, SECTIONS, notebook_parameters
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXECUTED = [path for path in NOTEBOOKS if path.stem in SECTIONS | ALONE]
@@ -36,8 +36,7 @@ def test_a_notebook_has_no_outputs_no_definitions_and_short_cells(path):
         assert not cell.outputs and cell.execution_count is None
         nodes = list(ast.walk(ast.parse(cell.source)))
         assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in nodes)
-        long = "parameters" in cell.metadata.get("tags", []) or path.stem == "05_report"  # it only displays
-        assert len(cell.source.splitlines()) <= (32 if long else 15)
+        assert len(cell.source.splitlines()) <= 15
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -56,7 +55,7 @@ def test_a_notebook_begins_with_its_experiment_and_its_own_parameters_and_checks
 
 @pytest.mark.parametrize("path", EXECUTED, ids=lambda p: p.stem)
 def test_every_parameter_is_explained_and_within_its_own_limits(path):
-    for parameter in [*read_parameters(path).values(), *COMMON.values()]:
+    for parameter in [*notebook_parameters(path.stem).values(), *COMMON.values()]:
         first = (parameter.default or [""])[0] if isinstance(parameter.default, list) else parameter.default
         limited = parameter.low is not None or parameter.choices
         assert parameter.help and (limited or isinstance(first, (bool, str)))
@@ -301,6 +300,8 @@ def test_what_is_typed_or_passed_counts_before_the_file(project):
     assert values["patients"] == 3 and run.seed == 5
     run, values = opened("03_ensemble", passed={"patients": 4, "coarsen": 1})  # 4 is the cell's own value
     assert values["patients"] == 4 and run.coarsen == 1
+    _, values = opened("01_train", typed='keep = "best"')  # which the cell does not show
+    assert values["keep"] == "best" and values["patience"] == 0
 
 
 def test_a_training_is_that_of_the_experiments_list(project):
@@ -322,7 +323,7 @@ def test_by_hand_a_notebook_runs_with_the_values_that_the_runner_gives_it(path, 
                     key: passed[key] for key in ("method", "variant") if key in passed and "01" in name
                 }
                 run, values = opened(path.stem, passed=training, experiment=params.stem)
-                parameters = {key: values[key] for key in read_parameters(path)}
+                parameters = {key: values[key] for key in notebook_parameters(path.stem)}
                 assert parameters == {key: stage.parameters[key] for key in parameters}
                 assert run.seed == stage.parameters["seed"] and run.coarsen == stage.parameters["coarsen"]
 

@@ -20,7 +20,7 @@ from lib.runner import train as command
 from lib.studies import predictions
 from lib.studies.comparison import answers_of, keep_predictions, means_of_seeds, means_of_sides
 from lib.studies.experiment import Experiment
-from lib.studies.predictions import Prediction, both_sides, predict_members
+from lib.studies.predictions import Prediction, predict_both_sides, predict_members
 from lib.studies.results import label
 
 
@@ -100,7 +100,7 @@ def test_a_network_is_not_judged_on_patients_that_it_was_trained_on(run):
     for judge in (
         lambda: predict_members(run, "ddpm_v", samples, DDIM(2)),
         lambda: predict_members(run, "baseline", samples),
-        lambda: both_sides(run, "baseline", samples),
+        lambda: predict_both_sides(run, "baseline", samples),
     ):
         with pytest.raises(UserError, match=f"was trained on the patient {samples[0].case_id}"):
             judge()
@@ -142,7 +142,7 @@ def test_relative_paths_are_of_the_project_wherever_a_process_runs(tmp_path, mon
 
 def test_both_sides_of_a_patient_are_averaged(run):
     samples = run.load_samples("test")
-    pair = both_sides(run, "baseline", samples)
+    pair = predict_both_sides(run, "baseline", samples)
     [mean] = means_of_sides(run, ["baseline"], samples)
     assert label(mean.columns) == "baseline, both sides" and mean.nfe == 2
     assert [dose.shape[0] for dose in mean.doses] == [1] * len(samples)

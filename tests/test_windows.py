@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.errors import UserError
-from lib.prediction.windows import blended, window_boxes
+from lib.prediction.windows import blend, window_boxes
 
 
 @pytest.mark.parametrize("size", [(16, 16, 16), (17, 40, 8), (5, 33, 64)])
@@ -20,13 +20,13 @@ def test_windows_cover_every_voxel_and_stay_inside(size):
 def test_windows_of_one_volume_blend_back_to_it(channels):
     volume = torch.randn(2, channels, 20, 33, 12)
     parts = ((box, volume[box]) for box in window_boxes(volume.shape[2:], 16))
-    assert torch.allclose(blended(parts, volume.shape[2:], 16), volume, atol=1e-5)
+    assert torch.allclose(blend(parts, volume.shape[2:], 16), volume, atol=1e-5)
 
 
 def test_in_an_overlap_the_nearer_window_weighs_more():
     boxes = window_boxes((16, 16, 24), 16)
     parts = zip(boxes, (torch.zeros(1, 1, 16, 16, 16), torch.ones(1, 1, 16, 16, 16)), strict=True)
-    line = blended(parts, (16, 16, 24), 16)[0, 0, 8, 8]
+    line = blend(parts, (16, 16, 24), 16)[0, 0, 8, 8]
     assert (
         line[7] == 0
         and line[16] == 1

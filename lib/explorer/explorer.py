@@ -235,11 +235,11 @@ class Explorer:
     def message_of(self, sight: Sight, rows: list[list[Panel]]) -> tuple[dict, list[bytes]]:
         """What the browser is told of the rows, and their pictures."""
         view, point = self.view_at(sight), sight.point if self.controls.crosshair.value else None
-        told = [
+        texts = [
             {"heading": heading, "panels": [panel.about(point) for panel in row]}
             for heading, row in zip(scene.headings(view), rows)
         ]
-        frame = {"look": self.look, "index": view.index, "rows": told}
+        frame = {"look": self.look, "index": view.index, "rows": texts}
         return frame, [panel.jpeg for row in rows for panel in row]
 
     def turn_to(self, index: int) -> Callable:

@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 def paired_difference(first: Values, second: Values) -> Difference:
     """Difference of two lists, one value per patient in the same order; a pair with a NaN does not count."""
-    difference = known(np.asarray(first, float) - np.asarray(second, float))
+    difference = not_nan(np.asarray(first, float) - np.asarray(second, float))
     n = len(difference)
     if n < LEAST_FOR_INTERVAL:
         return Difference(n, float(difference.mean()) if n else math.nan)
@@ -48,7 +48,7 @@ def mean_interval(values: Values) -> tuple[float, float] | None:
     It covers the mean of normal differences in 95 % of cases at any number of patients; of strongly skewed
     ones (lognormal, sigma 1) in 82 % at 4, 83 % at 8 and 89 % at 33 (measured by tests/test_evaluation.py).
     """
-    values = known(values)
+    values = not_nan(values)
     n = len(values)
     if n < LEAST_FOR_INTERVAL:
         return None
@@ -56,7 +56,7 @@ def mean_interval(values: Values) -> tuple[float, float] | None:
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def known(values: Values) -> np.ndarray:
+def not_nan(values: Values) -> np.ndarray:
     """The values [n] that are not NaN."""
     values = np.asarray(values, float)
     return values[~np.isnan(values)]

@@ -97,7 +97,7 @@ def config_from(stored: Any, path: Path) -> TrainConfig:
 
 def check_fits(config: TrainConfig, channels: Channels, grid: Grid, cohort_sha256: str = "") -> None:
     """A UserError if a training is used on another cohort (if given), grid, beams or channels."""
-    names, own_names = ([n for n in both if n != "prior"] for both in (channels.names, config.channels))
+    names, trained_names = ([n for n in both if n != "prior"] for both in (channels.names, config.channels))
     beams_deg = list(channels.beams_deg)
     problems = {
         f"on the cohort {config.cohort} as its card was then": cohort_sha256
@@ -106,7 +106,7 @@ def check_fits(config: TrainConfig, channels: Channels, grid: Grid, cohort_sha25
         f"with answer {config.answer}, not {grid.answer}": grid.answer != config.answer,
         f"with condition {config.condition}, not {grid.condition}": grid.condition != config.condition,
         f"with beams_deg {config.beams_deg}, not {beams_deg}": beams_deg != config.beams_deg,
-        f"with the channels {', '.join(own_names)}, not {', '.join(names)}": names != own_names,
+        f"with the channels {', '.join(trained_names)}, not {', '.join(names)}": names != trained_names,
     }
     for words, wrong in problems.items():
         if wrong:

@@ -27,7 +27,7 @@ from lib.models.graphs import SamplingGraph, uses_graphs
 from lib.models.losses import LOG_VARIANCE_LIMITS
 from lib.models.methods import Method, find_method, flow_level, flow_shift, inside_of
 from lib.models.unet import UNet
-from lib.prediction.windows import sample_windows, windowed
+from lib.prediction.windows import denoise_windows, sample_windows
 from lib.progress import progress
 from lib.seeds import generator_for
 from lib.tensors import load_tensors
@@ -258,7 +258,7 @@ def velocity_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable
 def network_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
     """The network as (x_t, t) -> output [B,C,d,h,w] of one batch of patients, whole or in blended windows."""
     if window:
-        return windowed(partial(network_of, predictor), batch, window)
+        return denoise_windows(partial(network_of, predictor), batch, window)
     device, precision = predictor.device, predictor.precision
     cond = batch.cond.contiguous(memory_format=memory_format(device, precision))
 

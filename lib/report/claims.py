@@ -48,12 +48,12 @@ def judge_claim(statements: pd.DataFrame, *holds: str) -> tuple[str, str]:
     text = "; ".join(
         f"{row.first}: {row.quantity} {row.difference:+.2f} {row.unit}" for row in statements.itertuples()
     )
-    known = {said: said for said in (CANNOT, FAILED)} | dict.fromkeys(holds, "holds")
-    little = {said: CANNOT for said in statements["verdict"] if said.startswith("a little")}
-    said = {(little | known).get(verdict, "does not hold") for verdict in statements["verdict"]}
-    if len(said) > 1:
-        return text, FAILED if FAILED in said else "depends on the setting"
-    return text or "not tried here", said.pop() if said else CANNOT
+    judgements = {verdict: CANNOT for verdict in statements["verdict"] if verdict.startswith("a little")}
+    judgements |= {CANNOT: CANNOT, FAILED: FAILED} | dict.fromkeys(holds, "holds")
+    answers = {judgements.get(verdict, "does not hold") for verdict in statements["verdict"]}
+    if len(answers) > 1:
+        return text, FAILED if FAILED in answers else "depends on the setting"
+    return text or "not tried here", answers.pop() if answers else CANNOT
 
 
 def judge_swing(results: Results) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from lib.studies.results import Results, select
 def label_sources(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of answers that are averaged, labelled by their source."""
     keys, sources = ["training", "source"], frames.sources(results)
-    labels = [own[keys].iloc[:1].assign(label=name) for name, own in sources.items()]
+    labels = [rows[keys].iloc[:1].assign(label=name) for name, rows in sources.items()]
     return rows.merge(pd.concat(labels), on=keys)
 
 

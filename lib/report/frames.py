@@ -100,8 +100,8 @@ def failures(rows: pd.DataFrame, answer: list[str]) -> set[str]:
     """Trainings, and their groups, whose best answer has no surely lower error than the control."""
     control = select(rows, method="control").set_index("case_id")["value"]
     failed: set[str] = set()
-    for names, own in rows[rows["method"] != "control"].groupby(["training", "group"]):
-        parts = [part.groupby("case_id")["value"].mean() for _, part in own.groupby(answer, dropna=False)]
+    for names, group in rows[rows["method"] != "control"].groupby(["training", "group"]):
+        parts = [part.groupby("case_id")["value"].mean() for _, part in group.groupby(answer, dropna=False)]
         best = min(parts, key=lambda values: values.mean() if values.notna().all() else math.inf)
         d = paired_difference(best, control.reindex(best.index))
         if best.isna().any() or (d.mean if d.high is None else d.high) >= 0:
@@ -124,8 +124,8 @@ def against_control(results: Results) -> list[tuple[str, pd.DataFrame, str]]:
 def widest_goal(goals: pd.DataFrame, about: pd.Series) -> tuple[str, float, float]:
     """The goal on which an answer's doses and the plans are farthest apart; the share / % of either that
     meets it."""
-    own = select(goals, **about[["group", "averaged_over", "members"]])
-    met = 100 * own.groupby("measure", sort=False)[["planned_met", "met"]].mean()
+    of_answer = select(goals, **about[["group", "averaged_over", "members"]])
+    met = 100 * of_answer.groupby("measure", sort=False)[["planned_met", "met"]].mean()
     text = (met["planned_met"] - met["met"]).abs().idxmax()
     return text, met["planned_met"][text], met["met"][text]
 

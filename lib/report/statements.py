@@ -46,27 +46,27 @@ def statements(results: Results) -> pd.DataFrame:
     questions = {ACCURACY: accuracy, STEPS: steps, SPREAD: spread, CONTROL: control}
     questions |= {LIMITS: limits, CLINIC: clinic, AVERAGING: averaging}
     answered = {question: list(find(results, margin_gy, failed)) for question, find in questions.items()}
-    rows = [{"question": question} | row for question, found in answered.items() for row in found]
+    rows = [{"question": question} | row for question, claims in answered.items() for row in claims]
     return pd.DataFrame(rows, columns=COLUMNS).fillna({"sentence": ""})
 
 
 def judge(d: Difference, margin: float, equal: str = "equal") -> str:
     """The verdict on a difference of which lower is better; "a little ..." where its interval leaves out 0
     but reaches into the margin."""
-    said = verdict(d, margin)
-    if said != CANNOT or d.n < LEAST_FOR_VERDICT or d.low <= 0 <= d.high:
-        return {"lower": "better", "equal": equal, "higher": "worse", CANNOT: CANNOT}[said]
+    outcome = verdict(d, margin)
+    if outcome != CANNOT or d.n < LEAST_FOR_VERDICT or d.low <= 0 <= d.high:
+        return {"lower": "better", "equal": equal, "higher": "worse", CANNOT: CANNOT}[outcome]
     return f"a little {'worse' if d.mean > 0 else 'better'}"
 
 
 def make_row(
-    quantity: str, first: str, second: str, d: Difference, said: str, is_failed: bool, unit: str = "Gy"
+    quantity: str, first: str, second: str, d: Difference, outcome: str, is_failed: bool, unit: str = "Gy"
 ) -> Row:
     """A statement; of a training that failed, or of too few patients, without a verdict."""
-    said = FAILED if is_failed else CANNOT if said and d.n < LEAST_FOR_VERDICT else said
+    outcome = FAILED if is_failed else CANNOT if outcome and d.n < LEAST_FOR_VERDICT else outcome
     edges = {name: math.nan if edge is None else edge for name, edge in (("low", d.low), ("high", d.high))}
     about = {"quantity": quantity, "first": first, "second": second, "difference": d.mean, "n": d.n}
-    return about | edges | {"unit": unit, "verdict": said}
+    return about | edges | {"unit": unit, "verdict": outcome}
 
 
 # --- words ---
@@ -85,7 +85,12 @@ def shown_patients(frame: pd.DataFrame, part: str) -> str:
 
 def opening(row: Row, yes: str) -> str:
     """A verdict as the first words of an answer; `yes` is the verdict that says so."""
-    words = {yes: "Yes", f"a little {yes}": "A little", CANNOT: "That cannot be said", DOUBTED: "Not shown"}
+    words = {
+        yes: "Yes",
+        f"a little {yes}": "A little",
+        CANNOT: "That cannot be said",
+        DOUBTED: "Not shown",
+    }
     words[FAILED] = "Not judged, as this training failed"
     few = row["verdict"] == CANNOT and row["n"] < LEAST_FOR_VERDICT
     too_few = f"{patients(row['n'])} {'is' if row['n'] == 1 else 'are'} too few to say"
@@ -99,8 +104,8 @@ def with_interval(row: Row, text: str, edge: str = "{:.2f}") -> str:
 
 def in_brackets(row: Row, text: str, interval: str) -> str:
     """The text, then its interval in words, where there is one, and of how many patients it is."""
-    said = "no interval of" if math.isnan(row["low"]) else f"95 % interval {interval},"
-    return f"{text} ({said} {patients(row['n'])})"
+    words = "no interval of" if math.isnan(row["low"]) else f"95 % interval {interval},"
+    return f"{text} ({words} {patients(row['n'])})"
 
 
 def change(row: Row) -> str:
@@ -134,9 +139,9 @@ def compare(quantity: str, pair: tuple, answers: Answers, margin: float, bad: se
     """How one label's answers stand to another's, paired by patient; of shares in % more is better."""
     (values, about), (first, second) = answers, pair
     d = paired_difference(values[first], values[second])
-    said = judge(d if unit == "Gy" else paired_difference(values[second], values[first]), margin)
+    outcome = judge(d if unit == "Gy" else paired_difference(values[second], values[first]), margin)
     is_failed = not bad.isdisjoint(about["group"][[first, second]])
-    return make_row(quantity, first, second, d, said, is_failed, unit)
+    return make_row(quantity, first, second, d, outcome, is_failed, unit)
 
 
 def accuracy(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
@@ -193,15 +198,15 @@ def steps(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
         best = (curve if is_other else curves.get(REFERENCE_GRID, curve)).mean().idxmin()
         low, high = frames.steps_between(curve, best)
         d, quantity = paired_difference(curve[high], curve[low]), f"MAE, {high:.0f} steps less {low:.0f}"
-        said = judge(d, margin_gy, equal="flat") if low < high >= best else CANNOT
-        rows[name] = make_row(quantity, name, "", d, said, is_failed)
+        outcome = judge(d, margin_gy, equal="flat") if low < high >= best else CANNOT
+        rows[name] = make_row(quantity, name, "", d, outcome, is_failed)
         if name == REFERENCE_GRID:
             text = f"{in_words('', about['training'][name])} errs by {change(rows[name])}"
             rows[name]["sentence"] = f"{text} with {high:.0f} steps than with {low:.0f}."
         if is_other:
             d, quantity = frames.theory_ratio(results, name), f"largest RMSE ({ROOT2:.2f} allowed)"
-            said = "no more than theory allows" if d.mean <= ROOT2 else "more than sampling explains"
-            bounds.append(make_row(quantity, name, "", d, said, is_failed, "of that without sampling"))
+            outcome = "no more than theory allows" if d.mean <= ROOT2 else "more than sampling explains"
+            bounds.append(make_row(quantity, name, "", d, outcome, is_failed, "of that without sampling"))
     if row := rows.pop(REFERENCE_GRID, None):
         calm = ("flat", "better", "a little better")
         calm = [name for name in rows if about["switch"][name] == "start" and rows[name]["verdict"] in calm]
@@ -212,30 +217,30 @@ def steps(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
 
 def spread(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
     """Spread over error, coverage and CRPS of each source, that of the lowest CRPS first."""
-    sources, found = frames.sources(results), []
+    sources, claims = frames.sources(results), []
     about = {name: rows.iloc[0] for name, rows in sources.items()}
     bad = {name: about[name]["training"] in failed["03_ensemble"] for name in sources}
     crps = pd.DataFrame({name: frames.scores(rows, "crps_gy").iloc[:, -1] for name, rows in sources.items()})
     for name in sorted(sources, key=lambda name: (bad[name], crps[name].mean())):
         rows, d = sources[name], frames.spread_ratio(results, sources[name])
-        said = trust(
+        outcome = trust(
             d.mean, frames.limit_ratio(results, rows).mean, frames.is_diffusion(about[name]["method"])
         )
-        found.append(make_row("spread", name, "", d, said, bad[name], "of the error"))
+        claims.append(make_row("spread", name, "", d, outcome, bad[name], "of the error"))
         for factor, values in frames.scores(rows, "coverage_pct", 95).items():
             d, scaled = frames.mean_of(values), "" if factor == 1 else f", spread times {factor:.2f}"
-            said = "as promised" if abs(d.mean - 95) <= 5 else "too few" if d.mean < 95 else "too many"
-            found.append(make_row(f"in the 95 % interval{scaled}", name, "", d, said, bad[name], "%"))
+            outcome = "as promised" if abs(d.mean - 95) <= 5 else "too few" if d.mean < 95 else "too many"
+            claims.append(make_row(f"in the 95 % interval{scaled}", name, "", d, outcome, bad[name], "%"))
     for name in crps.columns[1:]:
         first, nfe = crps.columns[0], [sources[n]["nfe"].max() for n in (name, crps.columns[0])]
         d, quantity = paired_difference(crps[name], crps[first]), "CRPS, calls {:.0f} against {:.0f}"
-        found.append(make_row(quantity.format(*nfe), name, first, d, judge(d, margin_gy), bad[name]))
-    for row in found[:1]:
-        title, said = in_words(row["first"], about[row["first"]]["training"]), row["verdict"]
+        claims.append(make_row(quantity.format(*nfe), name, first, d, judge(d, margin_gy), bad[name]))
+    for row in claims[:1]:
+        title, outcome = in_words(row["first"], about[row["first"]]["training"]), row["verdict"]
         text = with_interval(row, f"the spread of {title} is {row['difference']:.2f} times its error")
         row["sentence"] = f"{opening(row, 'calibrated')}: {text}; 1 would be right."
-        row["sentence"] += "" if said in (CANNOT, FAILED, "calibrated") else f" It is {said}."
-    yield from found
+        row["sentence"] += "" if outcome in (CANNOT, FAILED, "calibrated") else f" It is {outcome}."
+    yield from claims
 
 
 def trust(ratio: float, limit: float, sampled: bool) -> str:
@@ -263,23 +268,23 @@ def limits(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
 
 def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
     """The best network against the control, overall and on the targets; where none is as good."""
-    found, lost = [], []
+    claims, lost = [], []
     for quantity, rows, unit in frames.against_control(results):
         values, about = answers = frames.answers(frames.average(rows, ["structure", "measure"]))
         names, sense, margin = frames.one_form(about), *((1, margin_gy) if unit == "Gy" else (-1, 1.0))
         if names and "control" in values:
             name = names[::sense][0]
-            found.append(compare(quantity, (name, "control"), answers, margin, set(), unit))
-            lost += [quantity] if sense * found[-1]["difference"] > 0 else []
-            if len(found) == 1:
+            claims.append(compare(quantity, (name, "control"), answers, margin, set(), unit))
+            lost += [quantity] if sense * claims[-1]["difference"] > 0 else []
+            if len(claims) == 1:
                 error = make_row("", "", "", frames.mean_of(values[name]), "", False)
                 text = with_interval(error, f"wrong by {error['difference']:.2f} Gy on average")
-                found[0]["sentence"] = f"{in_words(name, about['training'][name])}, {text}."
+                claims[0]["sentence"] = f"{in_words(name, about['training'][name])}, {text}."
     if lost:
-        found[0]["sentence"] += (
+        claims[0]["sentence"] += (
             f" Yet the rule without a network comes closer to the plan by {', '.join(lost)}."
         )
-    yield from found
+    yield from claims
 
 
 def clinic(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
@@ -313,7 +318,7 @@ def averaging(results: Results, margin_gy: float, failed: Failed) -> Iterator[Ro
             row | {"sentence": f"{opening(row, 'better')}: {answers} errs by {change(row)} than one."}
         )
         d, quantity = frames.limit_ratio(results, rows), "RMSE of a mean of infinitely many"
-        said = "near the U-Net" if abs(d.mean - 1) <= NEAR else "worse" if d.mean > 1 else "better"
-        limits.append(make_row(quantity, name, "", d, said, is_failed, "of the U-Net's"))
+        outcome = "near the U-Net" if abs(d.mean - 1) <= NEAR else "worse" if d.mean > 1 else "better"
+        limits.append(make_row(quantity, name, "", d, outcome, is_failed, "of the U-Net's"))
     gains.sort(key=lambda row: (row["verdict"] == FAILED, row["difference"]))
     yield from gains + limits

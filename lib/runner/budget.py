@@ -2,46 +2,34 @@
 
     python -m lib run params/openkbp-gpu.yaml --minutes 9
 
-A few steps of every training are measured by the loop's own step. Trainings then get a share of the time and
-all the same number of epochs, which is written into the experiment's params: going on is the same training.
+A few steps of every training are measured (lib.runner.costs). Trainings then get a share of the time and all
+the same number of epochs, which is written into the experiment's params: going on is the same training.
 A notebook that is not done when its share of the time is over is ended, and what needs it does without.
 results/budget.json holds the plan and, stage by stage, what happened.
 """
 
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from lib.cache import digest, is_fresh
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
-from lib.features.samples import Sample, add_prior, make_files, no_prior
 from lib.files import read_json, write_json
-from lib.models.graphs import uses_graphs
-from lib.models.methods import find_method
-from lib.prediction.predict import usual_sampler
 from lib.progress import clock
 from lib.runner.command import Failure
+from lib.runner.costs import Cost, epochs_that_fit, measure_trainings, time_for
 from lib.runner.kernel import end_kernel, interrupt_kernel, start_server
 from lib.runner.plan import Stage, plan
-from lib.runner.schedule import Work, threads_of
-from lib.runner.settings import TRAIN, Values, experiment_of, training_parameters
+from lib.runner.schedule import Work
+from lib.runner.settings import TRAIN, Values
 from lib.runner.stamps import key_of, stamp_path, words_path
-from lib.studies.experiment import Experiment
-from lib.studies.speed import profiled
 from lib.training.history import read_history
-from lib.training.loop import train_step
-from lib.training.setup import make_config
-from lib.training.state import CannotTrain, TrainingState
 
 # shares of the time before the report, by which the stages of a notebook have ended
 LATEST = {"00": 0.8, "01": 0.8, "02": 0.95, "03": 0.97, "04": 1.0}
@@ -49,22 +37,8 @@ TRAININGS = 0.66  # the share until which trainings are planned
 MEASURING = 0.1  # the share that measuring may take
 REPORT_S, PAGES_S = 40.0, 15.0  # before the end the report begins, and the pages at the latest
 GRACE_S = 10.0  # to end by itself when the time is up
-NOTEBOOK_S = 6.0  # of a training's notebook beside its training: patients read, weights kept, a figure
-STEPS, PROFILED = 16, 2  # measured of each training, at most; the profiler is slow
-FEW = 8  # patients that tell how the dose is scaled
 WHOLE = ("done", "up to date")
 FILE = Path("results", "budget.json")
-
-
-class Cost(NamedTuple):
-    """What a training was measured to take."""
-
-    training: str
-    step_s: float
-    steps: int  # an epoch
-    epoch_s: float  # its share of validations counted in
-    once_s: float  # its notebook, what a new volume size takes, and the validation at the end
-    shared_s: float = 0.0  # of an epoch what no other training can do meanwhile: a GPU's kernels
 
 
 @dataclass
@@ -122,16 +96,16 @@ def open_budget(
     budget = Budget(folder / FILE, 60.0 * minutes, {"key": digest([params, on]), "minutes": minutes})
     try:
         earlier = read_json(budget.file)
-        known = earlier if earlier["key"] == budget.plan["key"] else {}
+        kept = earlier if earlier["key"] == budget.plan["key"] else {}
     except (UserError, KeyError, TypeError):
-        known = {}
-    if known:
-        chosen = {name: known[name] for name in ("epochs", "batch_size", "trainings")}
+        kept = {}
+    if kept:
+        chosen = {name: kept[name] for name in ("epochs", "batch_size", "trainings")}
         print(f"{chosen['epochs']} epochs each, as planned when this was begun; {clock(budget.seconds)} more")
     else:
         start_server()
-        chosen = choose_epochs(params, path, budget, jobs, device)
-        tell(chosen, budget, on)
+        chosen = choose_epochs(params, path, budget, jobs)
+        print_plan(chosen, budget, on)
     train = {name: chosen[name] for name in ("epochs", "batch_size")}
     params = params | {"train": (params.get("train") or {}) | train}
     budget.plan |= {"device": on} | chosen
@@ -149,149 +123,30 @@ def refuse_unfitting(params: Values, path: str, minutes: float) -> None:
             )
 
 
-def choose_epochs(params: Values, path: str, budget: Budget, jobs: int, device: torch.device) -> Values:
+def choose_epochs(params: Values, path: str, budget: Budget, jobs: int) -> Values:
     """Epochs, batch size and what each training takes."""
-    train = plan(params, path)
-    train = next(stage.parameters for stage in train if stage.name.startswith(TRAIN))
-    batch_size, most, costs = train["batch_size"], train["epochs"], None
-    while costs is None:
-        sized = params | {"train": (params.get("train") or {}) | {"batch_size": batch_size, "epochs": 1}}
-        try:
-            costs = measure_all(plan(sized, path), budget, jobs)
-        except torch.OutOfMemoryError:
-            batch_size = halved(batch_size)
-    planned_s = TRAININGS * (budget.seconds - REPORT_S)
-    epochs = min(most, epochs_that_fit(costs, planned_s - budget.gone_s(), jobs, budget.seconds))
+    batch_size, costs = measure_trainings(params, path, MEASURING * budget.seconds, jobs)
+    left_s = TRAININGS * (budget.seconds - REPORT_S) - budget.gone_s()
+    refuse_too_short(costs, left_s, jobs, budget.seconds)
+    train = next(stage for stage in plan(params, path) if stage.name.startswith(TRAIN))
+    epochs = min(train.parameters["epochs"], epochs_that_fit(costs, left_s, jobs))
     rows = [cost._asdict() | {"planned_s": cost.once_s + epochs * cost.epoch_s} for cost in costs]
     return {"epochs": epochs, "batch_size": batch_size, "trainings": rows, "measured_s": budget.gone_s()} | {
         "trained_s": budget.gone_s() + time_for(costs, epochs, jobs)
     }
 
 
-def halved(batch_size: int) -> int:
-    if batch_size == 1:
-        raise UserError("too little memory to train with one patient a step; lower train.base_channels")
-    torch.cuda.empty_cache()
-    print(f"too little memory for {batch_size} patients a step: {batch_size // 2} are taken", flush=True)
-    return batch_size // 2
-
-
-def time_for(costs: list[Cost], epochs: int, jobs: int) -> float:
-    """Seconds of all trainings, `jobs` at a time; what they share is done one after the other."""
-    rounds = math.ceil(len(costs) / jobs) / max(1, len(costs))
-    once_s, epoch_s, shared_s = (
-        sum(getattr(c, name) for c in costs) for name in ("once_s", "epoch_s", "shared_s")
-    )
-    return rounds * once_s + epochs * max(rounds * epoch_s, shared_s)
-
-
-def epochs_that_fit(costs: list[Cost], left_s: float, jobs: int, given_s: float) -> int:
-    """The most epochs of all trainings in `left_s`. A UserError where it is none."""
-    once_s = time_for(costs, 0, jobs)
-    epoch_s = time_for(costs, 1, jobs) - once_s
-    epochs = int((left_s - once_s) // epoch_s) if costs else 1
-    if epochs < 1:
-        needed = (given_s + (once_s + epoch_s - left_s) / TRAININGS) / 60
+def refuse_too_short(costs: list[Cost], left_s: float, jobs: int, given_s: float) -> None:
+    if epochs_that_fit(costs, left_s, jobs) < 1:
+        one_s = time_for(costs, 1, jobs)
+        needed = (given_s + (one_s - left_s) / TRAININGS) / 60
         raise UserError(
-            f"{given_s / 60:g} minutes hold no epoch: one of all {len(costs)} trainings takes "
-            f"{clock(once_s + epoch_s)} here; give --minutes {needed + 1:.0f}, or fewer methods or patients"
+            f"{given_s / 60:g} minutes hold no epoch: one of all {len(costs)} trainings takes {clock(one_s)} "
+            f"here; give --minutes {needed + 1:.0f}, or fewer methods or patients"
         )
-    return epochs
 
 
-def measure_all(stages: list[Stage], budget: Budget, jobs: int) -> list[Cost]:
-    """The cost of every training that can be trained; of those that do the same operations one is measured.
-    The features of all patients are made on the way."""
-    trainings = [stage for stage in stages if stage.name.startswith(TRAIN)]
-    limit_s, costs, threads = MEASURING * budget.seconds / len(trainings), {}, torch.get_num_threads()
-
-    @cache
-    def samples_of(run: Experiment) -> list[Sample]:
-        cohort = run.open_cohort()
-        make_files(cohort, cohort.case_ids, run.grid, run.beams_deg)
-        return run.load_samples("train")
-
-    @cache
-    def on_device(run: Experiment) -> list[Sample]:
-        return [sample.to(choose_device(run.device)) for sample in samples_of(run)]
-
-    def measure(stage: Stage) -> Cost | None:
-        run, values = experiment_of(stage.parameters), training_parameters(stage.parameters)
-        of_any, method = replace(run, seed=0, methods=()), find_method(values["method"])
-        network = [method.timed, method.outputs, method.extra]
-        samples, key = (samples_of(of_any), on_device(of_any)), digest([of_any, values | {"method": network}])
-        if key not in costs:
-            torch.set_num_threads(threads_of(stage, stages, jobs))
-            costs[key] = measure_training(run, values, *samples, limit_s)
-            torch.set_num_threads(threads)
-        name = stage.name.removeprefix(f"{TRAIN}_")
-        return costs[key] and costs[key]._replace(training=name)
-
-    try:
-        return [cost for cost in map(measure, trainings) if cost]
-    finally:
-        torch.set_num_threads(threads)
-        on_device.cache_clear()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-
-
-def measure_training(
-    run: Experiment, values: Values, samples: list[Sample], there: list[Sample], limit_s: float
-) -> Cost | None:
-    """A few steps of a training on the samples, which are `there` on its device as well, after the same steps
-    to warm up: a GPU looks for its kernels at every new volume size. None for one that cannot be trained. A
-    prior's dose takes no time: here it is 0."""
-    few = samples[:FEW]
-    if find_method(values["method"]).prior:
-        few, there = ([add_prior(s, no_prior(s.dose)) for s in part] for part in (few, there))
-    config = make_config(run, few, **values | {"start_from": ""})
-    config = replace(config, case_ids=[sample.case_id for sample in samples])
-    try:
-        state = TrainingState(config, choose_device(run.device))
-    except CannotTrain:
-        return None
-    passes, warm_up_s = 2 if uses_graphs(state.device) else 1, 0.0  # a graph is captured the second time
-    for _ in range(passes):
-        warm_s = seconds_of_steps(state, there, limit_s / (passes + 1))
-        warm_up_s, state.step = warm_up_s + sum(warm_s), 0  # its number names what is drawn: the same again
-    steps_s = seconds_of_steps(state, there, limit_s / (passes + 1))[: len(warm_s)]
-    step_s, busy = sum(steps_s) / len(steps_s), busy_share(state, there, steps_s[:PROFILED])
-    sampler = usual_sampler(config, config.validation_steps)
-    patients = len(run.open_cohort().split["validation"]) * (sampler.nfe if sampler else 1)
-    validation_s = patients * step_s / config.batch_size / 3  # a call is about a third of a step
-    epoch_s = config.steps_per_epoch * step_s + validation_s / config.validate_every
-    once_s = NOTEBOOK_S + validation_s + max(0.0, warm_up_s - passes * len(warm_s) * step_s)
-    return Cost("", step_s, config.steps_per_epoch, epoch_s, once_s, busy * epoch_s)
-
-
-def seconds_of_steps(state: TrainingState, samples: list[Sample], limit_s: float) -> list[float]:
-    """Of at most STEPS steps, of which none begins after the limit but the first."""
-    ends, seconds = time.monotonic() + limit_s, []
-    while not seconds or (len(seconds) < STEPS and time.monotonic() < ends):
-        seconds.append(seconds_of_step(state, samples))
-    return seconds
-
-
-def busy_share(state: TrainingState, samples: list[Sample], seconds: list[float]) -> float:
-    """Share of the first steps, which took so long, in which a GPU computes; 0 on a CPU, where each training
-    has cores of its own."""
-    if state.device.type != "cuda":
-        return 0.0
-    state.step = 0
-    _, kernels_s, _ = profiled(lambda: [train_step(state, samples) for _ in seconds], state.device)
-    return min(1.0, kernels_s / sum(seconds))
-
-
-def seconds_of_step(state: TrainingState, samples: list[Sample]) -> float:
-    started = time.monotonic()
-    train_step(state, samples)
-    if state.device.type == "cuda":
-        torch.cuda.synchronize(state.device)
-    return time.monotonic() - started
-
-
-def tell(chosen: Values, budget: Budget, on: str) -> None:
+def print_plan(chosen: Values, budget: Budget, on: str) -> None:
     """Print the plan."""
     end, latest = clock(chosen["trained_s"]), clock(budget.latest_s(TRAIN))
     print(f"plan for {clock(budget.seconds)} on {on}, after {clock(chosen['measured_s'])} of measuring:")

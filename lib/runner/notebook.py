@@ -59,8 +59,9 @@ def given_values(notebook: str, parameters: dict[str, Parameter], namespace: Val
     """name -> value of what papermill passed or a person typed, common settings as well."""
     typed, passed = (names_in_cell(namespace, start) for start in (TYPED, PASSED))
     usual = parameters | committed_parameters(notebook)
-    names = {name for name in parameters if name in namespace and namespace[name] != usual[name].default}
-    return {name: namespace[name] for name in names | passed | typed - parameters.keys()}
+    in_cell = parameters.keys() - settings.IN_NO_CELL.get(notebook, {}).keys()
+    changed = {name for name in in_cell if name in namespace and namespace[name] != usual[name].default}
+    return {name: namespace[name] for name in changed | passed | typed - in_cell}
 
 
 def names_in_cell(namespace: Values, start: str) -> set[str]:

@@ -40,6 +40,26 @@ device = "auto"  # where networks run; auto | cpu | cuda
 precision = "auto"  # of the arithmetic, auto takes bf16 where the hardware has it; auto | 32 | bf16 | 16
 methods = ["baseline"]  # what is trained and compared: <method>, or <method>-<variant>
 """)  # what all notebooks of an experiment share, defined as a notebook's own parameters are
+IN_NO_CELL = {
+    TRAIN: parse_lines("""
+accumulate = 1  # parts into which a process cuts its share of a batch, to save memory; 1..256
+patches_per_case = 1  # visits of each patient in an epoch; 1..64
+patch_voxels = [0, 0, 0]  # training patch (z, y, x) after coarsening, zeros take whole volumes; 3 of 0..1024
+standardise = "auto"  # dose to mean 0, deviation 1; auto: not ddpm, regressions in voxels; auto | yes | no
+terminal_snr = "auto"  # whether noise ends pure, auto: if v or dose is predicted; auto | zero | reference
+noise_shift = "yes"  # whether noise levels move with the number of answers in a block; yes | no
+skip = "auto"  # whether x_t passes the network by, auto: if it holds noise of several voxels; auto | yes | no
+gradient_units = "per mm"  # of the gradient loss, the reference ignores the spacing; per mm | per voxel
+vgg_weight = 0.01  # of the VGG loss of gradient_vgg; 0..100
+vgg_file = ""  # torchvision's weights of VGG16 as .pth or .safetensors, needed by gradient_vgg
+validate_every = 5  # epochs between two validations; 1..100000
+validation_steps = 10  # sampling steps in a validation; 1..1000
+patience = 0  # epochs without a better validation after which training stops, 0 for never; 0..100000
+keep = "last"  # which averaged weights are kept; last | best
+snapshots_pct = [25, 50]  # shares of the training in % after which the weights are kept as well; any of 1..99
+compile = False  # torch.compile, also in sampling: minutes at the first call, for long trainings on a GPU
+""")
+}  # parameters that few change: a notebook's first cell does not show them, but takes them, as its file does
 REGRESSION = "a regression", lambda method: not method.timed
 TIMED = "a method that is sampled in steps", lambda method: method.timed
 DIFFUSION = "a diffusion", lambda method: method.denoises
@@ -126,8 +146,8 @@ def section_parameters(notebook: str) -> dict[str, Parameter]:
 
 @cache
 def notebook_parameters(notebook: str) -> dict[str, Parameter]:
-    """name -> Parameter of the notebook's own cell."""
-    return read_parameters(NOTEBOOKS / f"{notebook}.ipynb")
+    """name -> Parameter of the notebook's own cell, and of those that few change."""
+    return read_parameters(NOTEBOOKS / f"{notebook}.ipynb") | IN_NO_CELL.get(notebook, {})
 
 
 def notebook_values(params: Values, notebook: str, path: str | Path, given: Values) -> Values:

@@ -22,8 +22,8 @@ from lib.prediction.predict import CLAMP, Predictor, denoiser, predict, start_no
 from lib.prediction.store import Steps
 from lib.progress import progress
 from lib.studies.experiment import Experiment
-from lib.studies.predictions import Prediction, inside, on_case_grids, predict_members, predict_naive
-from lib.studies.results import REFERENCE_GRID, make_frame, measured
+from lib.studies.predictions import Prediction, in_dose_mask, on_case_grids, predict_members, predict_naive
+from lib.studies.results import REFERENCE_GRID, make_frame, make_rows
 
 Trajectory = dict[int, tuple[float, torch.Tensor]]  # network call, from 1 -> (t, dose_hat [1,d,h,w])
 
@@ -124,7 +124,7 @@ def error_rows(run: Experiment, samples: list[Sample], prediction: Prediction) -
     rows = []
     for columns, case, members_gy in on_case_grids(run, samples, prediction):
         errors = errors_gy(members_gy[0], case.dose_gy, case.dose_mask)
-        rows += measured(columns, {**errors, "seconds": prediction.seconds})
+        rows += make_rows(columns, {**errors, "seconds": prediction.seconds})
     return rows
 
 
@@ -134,8 +134,8 @@ def decompose(run: Experiment, samples: list[Sample], settings: list[Setting], m
     for setting in settings:
         prediction = setting.predict(run, samples, members)
         for columns, case, members_gy in on_case_grids(run, samples, prediction):
-            law = ensemble_law(*inside(case, members_gy))
-            rows += measured(columns | {"members": members}, law._asdict())
+            law = ensemble_law(*in_dose_mask(case, members_gy))
+            rows += make_rows(columns | {"members": members}, law._asdict())
     return make_frame("02_decomposition", rows)
 
 
@@ -158,7 +158,7 @@ def level_errors(
                 mask = sample.mask.float()  # a half's sum ends at 65,504
                 error = ((dose_hat - sample.dose).abs() * mask).sum() / mask.sum()
                 columns_of = columns | {"t": t, "case_id": sample.case_id}
-                rows += measured(columns_of, {"mae_gy": float(error) * sample.rx_gy})
+                rows += make_rows(columns_of, {"mae_gy": float(error) * sample.rx_gy})
     return make_frame("02_levels", rows)
 
 

@@ -16,7 +16,7 @@ from lib.features.channels import signed_distance_mm
 from lib.parallel import in_processes
 from lib.progress import progress
 from lib.studies.experiment import Experiment
-from lib.studies.results import make_frame, measured
+from lib.studies.results import make_frame, make_rows
 
 LEAST_PATIENTS = 4  # with a structure, for a mean and a deviation of it
 LEAST_DEVIATION = {"volume": 0.1, "": 3.0}  # of log volumes; of lengths in mm
@@ -93,7 +93,7 @@ def anatomy_rows(run: Experiment, patient: tuple[str, str]) -> list[dict[str, An
     """The rows of one patient, (case_id, part)."""
     rows, (case_id, part) = [], patient
     for (structure, measure), value in describe(run.load_case(case_id)).items():
-        rows += measured({"part": part, "case_id": case_id, "structure": structure}, {measure: value})
+        rows += make_rows({"part": part, "case_id": case_id, "structure": structure}, {measure: value})
     return rows
 
 

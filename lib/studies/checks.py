@@ -12,7 +12,7 @@ from lib.cases.cohort import Cohort
 from lib.features.channels import signed_distance_mm
 from lib.metrics.dvh import AGREES_PCT, dose_at_volume_gy, fits_plan, goal_values
 from lib.progress import progress
-from lib.studies.results import make_frame, measured
+from lib.studies.results import make_frame, make_rows
 
 LOW_GY = 1.0  # a voxel of less adds nothing to a plan, and makes a mean error over the dose mask smaller
 MARGIN_PCT = 10.0  # by which a target's median dose may differ from its prescription
@@ -46,24 +46,24 @@ def same_patient(named: Finding, first: Finding) -> list[str]:
 def describe_case(case: Case) -> list[dict[str, Any]]:
     """Grid, CT, prescriptions, volumes, overlaps, doses and goals of a planned case as rows of 00_cohort."""
     low = case.dose_gy[case.dose_mask] < LOW_GY
-    rows = measured({}, {"max_gy": float(case.dose_gy.max()), "low_dose_pct": 100 * float(low.mean())})
-    rows += measured({}, {"ct_least_hu": int(case.ct_hu.min()), "ct_most_hu": int(case.ct_hu.max())})
+    rows = make_rows({}, {"max_gy": float(case.dose_gy.max()), "low_dose_pct": 100 * float(low.mean())})
+    rows += make_rows({}, {"ct_least_hu": int(case.ct_hu.min()), "ct_most_hu": int(case.ct_hu.max())})
     rows += overlaps(case)
     for axis, voxels, spacing_mm in zip("zyx", case.shape, case.spacing_mm):
-        rows += measured({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
+        rows += make_rows({}, {f"voxels_{axis}": voxels, f"spacing_{axis}_mm": spacing_mm})
     doses_gy = {name: case.dose_gy[mask] for name, mask in case.judged_masks.items()}
     for name, mask in sorted(case.masks.items()):
         if mask.any():
             measures = {"volume_cc": mask.sum() * case.voxel_cc, "covered_pct": case.inside_pct.get(name)}
             measures["mean_gy"] = float(doses_gy[name].mean()) if name in doses_gy else None
-            rows += measured({"structure": name}, measures)
+            rows += make_rows({"structure": name}, measures)
     for name, rx_gy in case.prescription_gy.items():
         d95_gy = dose_at_volume_gy(doses_gy.get(name, ()), 95)
-        rows += measured({"structure": name}, {"prescription_gy": rx_gy, "d95_gy": d95_gy})
+        rows += make_rows({"structure": name}, {"prescription_gy": rx_gy, "d95_gy": d95_gy})
     values = goal_values(case, case.dose_gy)
     for goal in case.protocol.goals:
         value, met = values[goal.text]
-        rows += measured({"structure": goal.structure, "met": met}, {goal.text: value})
+        rows += make_rows({"structure": goal.structure, "met": met}, {goal.text: value})
     return rows
 
 

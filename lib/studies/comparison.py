@@ -25,8 +25,8 @@ from lib.prediction.predict import on_case_grid, usual_sampler, usual_temperatur
 from lib.prediction.store import prediction_path, save_prediction
 from lib.progress import progress
 from lib.studies.experiment import Experiment
-from lib.studies.predictions import Prediction, both_sides, pool, predict_members
-from lib.studies.results import make_frame, measured
+from lib.studies.predictions import Prediction, pool, predict_both_sides, predict_members
+from lib.studies.results import make_frame, make_rows
 from lib.training.history import read_history
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
@@ -110,7 +110,7 @@ def answer(prediction: Prediction, averaged_over: str, members: int) -> Predicti
 
 def means_of_sides(run: Experiment, names: Iterable[str], samples: list[Sample]) -> list[Prediction]:
     """The mean of each regression's doses of the patient and of the mirror image: test-time augmentation."""
-    return [answer(both_sides(run, name, samples), "sides", 2) for name in names]
+    return [answer(predict_both_sides(run, name, samples), "sides", 2) for name in names]
 
 
 def means_of_seeds(answers: list[Prediction]) -> list[Prediction]:
@@ -141,7 +141,7 @@ def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -
     for one, sample, dose, rows_of_dose in judged:
         columns = one.columns | {"case_id": sample.case_id}
         scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, dose), "seconds": one.seconds}
-        rows += measured(columns, scores) + [columns | row for row in rows_of_dose]
+        rows += make_rows(columns, scores) + [columns | row for row in rows_of_dose]
     return make_frame("04_comparison", rows)
 
 
@@ -165,11 +165,11 @@ def judge_one(run: Experiment, judge: Judge, item: tuple[str, np.ndarray]) -> li
 def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     """All measures of one dose [D,H,W]: errors, OpenKBP's dose score, DVH points, goals and indices."""
     errors = region_errors(case, dose_gy)
-    rows = measured({"region": "dose mask"}, errors["dose mask"])
-    rows += measured({"region": "whole volume"}, {"mae_gy": errors["whole volume"]["mae_gy"]})
-    rows += measured({}, {"dose_score_gy": openkbp_dose_error_gy(case, dose_gy)})
+    rows = make_rows({"region": "dose mask"}, errors["dose mask"])
+    rows += make_rows({"region": "whole volume"}, {"mae_gy": errors["whole volume"]["mae_gy"]})
+    rows += make_rows({}, {"dose_score_gy": openkbp_dose_error_gy(case, dose_gy)})
     for name in case.judged_masks:
-        rows += measured({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
+        rows += make_rows({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
     points = openkbp_dvh_points_gy(case, dose_gy)
     rows += [both(name, f"{point}_gy", *values) for (name, point), values in points.items()]
     inside, planned = (organ_points_inside_gy(case, dose) for dose in (dose_gy, case.dose_gy))
@@ -202,7 +202,7 @@ def index_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
     homogeneity = [homogeneity_index(dose, target) for dose in (dose_gy, case.dose_gy)]
     dice = isodose_dice(case.dose_gy, dose_gy, [case.rx_gy * pct / 100 for pct in ISODOSES_PCT])
     rows = [both(primary, "conformity", *conformity), both(primary, "homogeneity", *homogeneity)]
-    return rows + measured({}, {f"dice_{pct}": value for pct, value in zip(ISODOSES_PCT, dice.values())})
+    return rows + make_rows({}, {f"dice_{pct}": value for pct, value in zip(ISODOSES_PCT, dice.values())})
 
 
 def study_gamma(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
@@ -221,7 +221,7 @@ def gamma_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
         gamma = gamma_index(case.dose_gy, dose_gy, case.spacing_mm, **criteria)
         for region, mask in {"body": None, "targets": targets}.items():
             measures = {f"gamma_{size}pct_{size}mm_pass_pct": pass_pct(gamma, mask)}
-            rows += measured({"region": region}, measures)
+            rows += make_rows({"region": region}, measures)
     return rows
 
 

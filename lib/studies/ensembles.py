@@ -26,13 +26,13 @@ from lib.seeds import generator_for
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import (
     Prediction,
-    both_sides,
-    inside,
+    in_dose_mask,
     pool,
+    predict_both_sides,
     predict_members,
     predict_naive,
 )
-from lib.studies.results import make_frame, measured
+from lib.studies.results import make_frame, make_rows
 
 LEVELS_PCT = (50, 80, 95)
 # of the spread, for the spread-skill curve
@@ -41,12 +41,7 @@ DVH_EDGES_GY = np.arange(0.0, 80.0, 1.0)
 Row = dict[str, Any]
 
 
-def collect(*arguments: Any) -> list[Prediction]:
-    """What `sources` gives, all at once."""
-    return list(sources(*arguments))
-
-
-def sources(
+def predict_sources(
     run: Experiment,
     samples: list[Sample],
     methods: Iterable[str],
@@ -64,7 +59,7 @@ def sources(
         yield of_source("samples", predict_members(run, name, samples, sampler, members))
     if len(deep) > 1:
         yield of_source("seeds", pool([predict_members(run, name, samples) for name in deep]))
-    yield of_source("sides", both_sides(run, regression, samples))
+    yield of_source("sides", predict_both_sides(run, regression, samples))
 
 
 def of_source(source: str, prediction: Prediction) -> Prediction:
@@ -115,43 +110,43 @@ def error_rows(
     seed: int, columns: Row, case: Case, all_gy: np.ndarray, prediction: Prediction, sizes: Sequence[int]
 ) -> list[Row]:
     """Errors of means of n members, of all and of their median."""
-    members_gy, dose_gy = inside(case, all_gy)
+    members_gy, dose_gy = in_dose_mask(case, all_gy)
     generator = np.random.default_rng(generator_for(seed, "subsets", case.case_id).initial_seed())
     n, of_mask = len(all_gy), columns | {"region": "dose mask"}
-    rows = measured(columns | prediction.cost(1), {"seconds": prediction.seconds_of(1)})
+    rows = make_rows(columns | prediction.cost(1), {"seconds": prediction.seconds_of(1)})
     for size in sorted({1, n, *(size for size in sizes if size < n)}):
         mae_gy = uncertainty.mean_of_subsets(members_gy, dose_gy, size, 20, generator)
-        rows += measured(of_mask | prediction.cost(size), {"mae_gy": mae_gy})
+        rows += make_rows(of_mask | prediction.cost(size), {"mae_gy": mae_gy})
     measures = errors_gy(members_gy.mean(axis=0), dose_gy, np.ones(len(dose_gy), bool))
     del measures["mae_gy"]
     measures["median_mae_gy"] = float(np.abs(np.median(members_gy, axis=0) - dose_gy).mean())
-    return rows + measured(of_mask | prediction.cost(n), measures)
+    return rows + make_rows(of_mask | prediction.cost(n), measures)
 
 
 def spread_rows(columns: Row, case: Case, all_gy: np.ndarray) -> list[Row]:
     """Floor and b, and how wide the members spread, by region and structure."""
-    spread, (members_gy, dose_gy) = uncertainty.spread_gy(all_gy), inside(case, all_gy)
+    spread, (members_gy, dose_gy) = uncertainty.spread_gy(all_gy), in_dose_mask(case, all_gy)
     measures = uncertainty.ensemble_law(members_gy, dose_gy)._asdict() | {
         "spread_gy": uncertainty.spread_gy(members_gy).mean()
     }
-    rows = measured(columns | {"region": "dose mask"}, measures)
-    rows += measured(columns | {"region": "whole volume"}, {"spread_gy": spread.mean(dtype=np.float64)})
-    rows += measured(columns, {"dvh_band_pct": dvh_band_pct(case, all_gy)})
+    rows = make_rows(columns | {"region": "dose mask"}, measures)
+    rows += make_rows(columns | {"region": "whole volume"}, {"spread_gy": spread.mean(dtype=np.float64)})
+    rows += make_rows(columns, {"dvh_band_pct": dvh_band_pct(case, all_gy)})
     for name, mask in case.judged_masks.items():
-        rows += measured(columns | {"structure": name}, {"spread_gy": spread[mask].mean()})
+        rows += make_rows(columns | {"structure": name}, {"spread_gy": spread[mask].mean()})
     return rows
 
 
 def calibration_rows(columns: Row, case: Case, all_gy: np.ndarray) -> tuple[list[Row], list[Row]]:
     """What the members, spread about their mean by the column `factor`, say of the planned dose: rows of
     03_ensemble and of 03_spread_skill."""
-    members_gy, dose_gy = inside(case, all_gy)
+    members_gy, dose_gy = in_dose_mask(case, all_gy)
     mean_gy, of_mask = members_gy.mean(axis=0), columns | {"region": "dose mask"}
     scaled_gy = mean_gy + columns["factor"] * (members_gy - mean_gy)
-    rows = measured(of_mask, {"crps_gy": uncertainty.crps_gy(scaled_gy, dose_gy)})
+    rows = make_rows(of_mask, {"crps_gy": uncertainty.crps_gy(scaled_gy, dose_gy)})
     for level in LEVELS_PCT:
         share = {"coverage_pct": uncertainty.coverage_pct(scaled_gy, dose_gy, level)}
-        rows += measured(of_mask | {"level_pct": level}, share)
+        rows += make_rows(of_mask | {"level_pct": level}, share)
     return rows, skill_rows(columns, uncertainty.spread_skill(scaled_gy, dose_gy, BIN_EDGES_GY))
 
 
@@ -161,7 +156,7 @@ def skill_rows(columns: Row, sums: dict[str, np.ndarray]) -> list[Row]:
     rows = []
     for edge, *of_bin in zip(BIN_EDGES_GY, *sums.values()):
         measures = dict(zip(sums, of_bin))
-        rows += measured(columns | {"bin_gy": edge}, measures) if measures["voxels"] else []
+        rows += make_rows(columns | {"bin_gy": edge}, measures) if measures["voxels"] else []
     return rows
 
 

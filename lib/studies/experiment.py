@@ -161,10 +161,10 @@ def find_experiment(name: str, device: str = "auto", precision: str = "auto") ->
     path = next((path for path in files if path.exists()), None)
     if path is None:
         raise UserError(f"there is no experiment {name!r}; params/ holds the files of those that can be run")
-    stored = read_yaml(path)
+    params = read_yaml(path)
     keys = {"cohort": "outputs/cohorts/phantom", "first_cases": 0, "coarsen": 2, "answer": 1, "condition": 1}
     keys |= {"beams_deg": [], "seed": 42}
-    values = {key: stored.get(key, usual) for key, usual in keys.items()}
+    values = {key: params.get(key, usual) for key, usual in keys.items()}
     return Experiment(name, device=device, precision=precision, **values)
 
 

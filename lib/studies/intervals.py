@@ -1,8 +1,8 @@
 """What plans of such anatomies reach, how sure that is, and whether an interval or an alarm can be believed.
 
-Every answer of `ensembles.sources` is calibrated on the validation patients and judged on the test patients.
-By its predicted value of a DVH point and, where it has several members, their spread it says an interval:
-of one width for all patients, or of a width that grows with the spread.
+Every answer of `answers` is calibrated on the validation patients and judged on the test patients. By its
+predicted value of a DVH point and, where it has several members, their spread it says an interval: of one
+width for all patients, or of a width that grows with the spread.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +23,9 @@ from lib.models.methods import find_method
 from lib.parallel import in_processes
 from lib.prediction.predict import usual_sampler
 from lib.progress import progress
-from lib.studies.ensembles import of_source, sources
+from lib.studies.ensembles import of_source, predict_sources
 from lib.studies.experiment import Experiment
-from lib.studies.predictions import Prediction, inside, on_case_grids, predict_members
+from lib.studies.predictions import Prediction, in_dose_mask, on_case_grids, predict_members
 from lib.studies.results import FORECAST, FRAMES, label, make_frame, select
 
 LEVELS_PCT = (50, 80, 90, 95)
@@ -103,7 +103,7 @@ def value_rows(case: Case, members_gy: np.ndarray) -> list[Row]:
 def voxel_rows(case: Case, members_gy: np.ndarray) -> list[Row]:
     """The patient's one score over the voxels of the dose mask, by both rules, about a value of 0: the error
     that 95 % of them do not exceed, and that in scales of each voxel times the mean scale."""
-    members_gy, dose_gy = inside(case, members_gy)
+    members_gy, dose_gy = in_dose_mask(case, members_gy)
     error_gy = np.abs(members_gy.mean(axis=0) - dose_gy)
     named = {"quantity": VOXELS, "unit": "Gy", "value": 0.0}
     rows = [named | {"rule": CONSTANT, "planned": np.percentile(error_gy, VOXELS_PCT)}]
@@ -135,7 +135,7 @@ def answers(
     n_steps: int,
 ) -> Iterator[Prediction]:
     """The sources of ensembles, and samples for as many network calls as the regressions of `deep` take."""
-    yield from sources(run, samples, sampled, regression, deep, members, n_steps)
+    yield from predict_sources(run, samples, sampled, regression, deep, members, n_steps)
     calls = max(2, len(deep))
     for name in (name for name in sampled if find_method(name).timed):
         sampler = usual_sampler(run.config(name), 1)

@@ -32,7 +32,7 @@ from lib.studies.intervals import (
     with_ends,
     with_rules,
 )
-from lib.studies.predictions import Prediction, both_sides, pool, predict_members, predict_naive
+from lib.studies.predictions import Prediction, pool, predict_both_sides, predict_members, predict_naive
 from lib.studies.results import select
 
 BOUND_PCT = 90.0  # of the bound of one side: 9 of 10 such plans
@@ -88,7 +88,7 @@ def predict_answer(run: Experiment, answer: Row, sample: Sample) -> Prediction:
     if answer["source"] == "control":
         return predict_naive(run, [sample])
     if answer["source"] == "sides":
-        return both_sides(run, name, [sample])
+        return predict_both_sides(run, name, [sample])
     if answer["source"] == "seeds":
         names = run.replicates(answer["group"])[:members]
         return pool([predict_members(run, one, [sample]) for one in names])

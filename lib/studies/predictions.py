@@ -136,7 +136,7 @@ def pool(predictions: Sequence[Prediction]) -> Prediction:
     return Prediction(columns, doses, seconds, nfe)
 
 
-def both_sides(run: Experiment, name: str, samples: list[Sample]) -> Prediction:
+def predict_both_sides(run: Experiment, name: str, samples: list[Sample]) -> Prediction:
     """One regression on each patient and on the mirror image, turned back: two members."""
     predictor = run.load_predictor(name)
     refuse_seen(predictor, samples)
@@ -158,6 +158,6 @@ def on_case_grids(
         yield prediction.columns | {"case_id": case.case_id}, case, on_case_grid(dose, case, run.grid)
 
 
-def inside(case: Case, members_gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def in_dose_mask(case: Case, members_gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Members [N,V] and planned dose [V] in the dose mask, in double precision."""
     return members_gy[:, case.dose_mask].astype(np.float64), case.dose_gy[case.dose_mask].astype(np.float64)

@@ -70,7 +70,7 @@ def make_frame(file: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.astype({column: float for column in columns if column not in TEXT})
 
 
-def measured(columns: Mapping[str, Any], measures: Mapping[str, float | None]) -> list[dict[str, Any]]:
+def make_rows(columns: Mapping[str, Any], measures: Mapping[str, float | None]) -> list[dict[str, Any]]:
     """One row for each measure that is not None."""
     known = {measure: value for measure, value in measures.items() if value is not None}
     return [{**columns, "measure": measure, "value": value} for measure, value in known.items()]

@@ -169,10 +169,10 @@ def data_rows(bench: Bench) -> list[Row]:
     def make_all():
         return [make_sample(cohort.load(case_id), *grid) for case_id in case_ids]
 
-    stored = partial(load_samples, cohort, case_ids, *grid)
+    from_disk = partial(load_samples, cohort, case_ids, *grid)
     ways = partial(plain_augment, batches[0]), partial(augment, batches[1], "rotated", torch.Generator())
     return [
-        bench.row("reading patients", "features made again from the case", make_all, stored),
+        bench.row("reading patients", "features made again from the case", make_all, from_disk),
         bench.row("augmentation of a batch", "scipy, channel by channel", *ways),
     ]
 
@@ -249,7 +249,7 @@ def kernel_rows(bench: Bench, steps: int = 5) -> tuple[list[Row], dict[str, floa
     state = TrainingState(bench.config, bench.device)
     work = partial(train_step, state, bench.there)
     work(), work()
-    kernels, total_s, seconds = profiled(lambda: [work() for _ in range(steps)], bench.device)
+    kernels, total_s, seconds = kernel_times(lambda: [work() for _ in range(steps)], bench.device)
     rows = [
         {"kernel": name[:90], "calls": calls / steps, "ms": 1e3 * s / steps, "share_pct": 100 * s / total_s}
         for name, calls, s in kernels[:KERNELS]
@@ -259,7 +259,7 @@ def kernel_rows(bench: Bench, steps: int = 5) -> tuple[list[Row], dict[str, floa
     return rows, {"busy_pct": 100 * total_s / seconds} | memory
 
 
-def profiled(work: Work, device: torch.device) -> tuple[list[tuple[str, int, float]], float, float]:
+def kernel_times(work: Work, device: torch.device) -> tuple[list[tuple[str, int, float]], float, float]:
     """(name, calls, seconds) of each kernel, on a CPU of each operation, the longest first; their seconds
     together; those of the work by the clock."""
     on_gpu = device.type == "cuda"
