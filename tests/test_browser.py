@@ -152,6 +152,21 @@ def test_the_page_fits_the_window(page, width):
     )
 
 
+def test_the_published_report_prints_on_at_most_16_pages_of_paper(browser, tmp_path):
+    published, printed = ROOT / "outputs" / "published" / "phantom-quick" / "report.html", tmp_path / "a.html"
+    style = (ROOT / "lib" / "report" / "template" / "report.css").read_text()
+    html = re.sub(
+        r"<style>.*?</style>", lambda _: f"<style>{style}</style>", published.read_text(), flags=re.DOTALL
+    )
+    printed.write_text(html)
+    opened = browser.new_page()
+    opened.goto(printed.as_uri())
+    opened.wait_for_function(DRAWN)
+    pdf = opened.pdf(prefer_css_page_size=True)
+    opened.close()
+    assert 10 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 16  # all that is folded is printed
+
+
 def test_the_contents_lead_to_their_sections(page):
     links = page.locator('a[href^="#"]:not(.anchor-link)').all()
     assert len(links) == 7

@@ -28,7 +28,7 @@ from lib.metrics.dvh import (
     statistic,
     structure_mask,
 )
-from lib.metrics.statistics import Difference, holm, mean_interval, paired_difference, verdict
+from lib.metrics.statistics import SHARE_PCT, Difference, holm, mean_interval, paired_difference, verdict
 from lib.metrics.uncertainty import EnsembleLaw, ensemble_law, mean_of_subsets, spread_gy
 from lib.models.control import EDGES_MM, cells, fit_control, predict_control
 from lib.prediction.store import (
@@ -435,6 +435,14 @@ def test_the_interval_covers_the_mean_as_often_as_its_docstring_says(draw, mean,
         intervals = np.array([mean_interval(values) for values in draw(rng, (repeats, n))])
         inside = (intervals[:, 0] <= mean) & (mean <= intervals[:, 1])
         assert inside.mean() == pytest.approx(share, abs=0.015)
+
+
+def test_the_interval_of_a_share_ends_at_nothing_and_at_all():
+    shares, few = [100.0, 100.0, 100.0, 60.0], [0.0, 0.0, 2.0, 30.0]
+    assert mean_interval(shares)[1] > 110 and mean_interval(few)[0] < -10
+    assert mean_interval(shares, SHARE_PCT) == (mean_interval(shares)[0], 100.0)
+    assert mean_interval(few, SHARE_PCT) == (0.0, mean_interval(few)[1])
+    assert mean_interval([40.0, 50.0, 50.0, 60.0], SHARE_PCT) == mean_interval([40.0, 50.0, 50.0, 60.0])
 
 
 def test_a_missing_value_is_not_taken_for_a_difference():

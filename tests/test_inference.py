@@ -1,5 +1,8 @@
 """Predictions do not depend on how patients are batched, and mistakes end in a sentence."""
 
+from types import SimpleNamespace
+
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from lib.errors import UserError
 from lib.features.channels import channels_of
 from lib.features.grid import Grid
 from lib.features.samples import make_sample
+from lib.files import ROOT
 from lib.models.methods import find_method
 from lib.prediction.predict import (
     load_predictor,
@@ -136,6 +140,22 @@ def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added
     dose = predict(refine, samples[:1], DDIM(1))[0][0]
     expected = (primed[0].cond[-1:] + config.dose_shift) * (primed[0].mask > 0)
     assert torch.allclose(dose, expected.clamp(0, 1.5), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["ddpm", "ddpm_dose", "refine"])
+def test_two_steps_by_hand_in_the_ablations_notebook_are_those_of_lib(samples, method):
+    predictor, sample = predictor_for(method, samples), samples[0]
+    if method == "refine":
+        prior = predictor_for("baseline", samples)
+        config = config_for(with_priors(prior, samples), method=method, channels=PRIMED)
+        predictor = ready(find_method(method).make_network(config), config, prior.device, "32", prior)
+    notebook = nbformat.read(ROOT / "notebooks" / "02_sampling_ablation.ipynb", as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    names = {"run": SimpleNamespace(load_predictor=lambda name: predictor), "method": method}
+    names |= {"torch": torch, "sample": sample, "noise": start_noise(sample, 0, 42)}
+    for cell in (cell for cell in code if "leading_grid(2)" in cell or "import denoiser" in cell):
+        exec("from lib.diffusion.samplers import DDIM, leading_grid\n" + cell, names)  # noqa: S102, the notebook's; it asserts
+    assert names["sampled"].std() > 0 and names["sample"] is sample
 
 
 def test_a_cascade_adds_what_it_predicts_to_the_dose_of_the_first_regression(samples, tmp_path):

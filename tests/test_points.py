@@ -171,6 +171,21 @@ def test_organ_points_are_given_as_the_challenge_has_them_and_inside(half):
     assert set(shown.index) == organs and shown["value"].to_numpy() == pytest.approx(shown["planned"] + 1)
 
 
+def test_the_reports_table_has_organ_points_both_ways_for_the_same_patients(half):
+    about = {"training": "flow", "method": "flow", "group": "flow", "averaged_over": "none", "members": 1}
+    rows = [about | {"case_id": "a"} | row for row in dose_rows(half, half.dose_gy + 2)]
+    whole = dataclasses.replace(half, dose_mask=np.ones_like(half.dose_mask), dose_gy=half.dose_gy + 1)
+    rows += [about | {"case_id": "b"} | row for row in dose_rows(whole, whole.dose_gy)]
+    table = tables.organ_points(make_frame("04_comparison", rows))
+    organs = {name for name, _ in organ_points_inside_gy(half, half.dose_gy)}
+    assert {name.split(",")[0] for name in table.index} == organs and set(table["patients"]) == {1}
+    for name in organs:
+        share = half.dose_mask[half.masks[name]].mean()
+        beyond, inside = (table.loc[f"{name}, mean, {part}"] for part in ("whole", "known dose"))
+        assert inside["flow"] == pytest.approx(2) and beyond["flow"] == pytest.approx(2 * share)
+        assert beyond["planned / Gy"] == pytest.approx(share * inside["planned / Gy"])
+
+
 def test_the_cohorts_table_says_what_is_left_out(half):
     other = dataclasses.replace(toy_case(site="head-and-neck", seed=1, shape=(24, 24, 24)), ct_hu=half.ct_hu)
     rows = [

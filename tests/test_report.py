@@ -412,6 +412,13 @@ def test_the_goal_on_which_plan_and_dose_are_farthest_apart_is_named():
     )
 
 
+def test_goals_met_as_planned_in_nearly_all_patients_have_an_interval_of_at_most_all():
+    rows = answer("baseline", 4.0, 9, met=1.0) + answer("control", 8.0, 10)
+    one = [row | {"case_id": "p9"} for row in answer("baseline", 4.0, 1)]  # this one misses what is planned
+    row = said(found(_04_comparison=rows + one), CLINIC)
+    assert row["difference"] == pytest.approx(90) and 60 < row["low"] < 90 and row["high"] == 100
+
+
 @pytest.mark.parametrize(
     "errors, verdict",
     [
@@ -552,6 +559,7 @@ EVERY_TABLE = {
     "comparison": lambda r: tables.comparison(r.frames["04_comparison"]),
     "differences": tables.differences,
     "structure_errors": lambda r: tables.structure_errors(r.frames["04_comparison"]),
+    "organ_points": lambda r: tables.organ_points(r.frames["04_comparison"]),
     "goals_predicted": lambda r: tables.goals_predicted(r.frames["04_comparison"]),
     "goals_off": lambda r: tables.goals_off(r.frames["04_comparison"]),
     "gamma": lambda r: tables.gamma(r.frames["04_gamma"]),

@@ -128,6 +128,20 @@ def test_no_dose_at_all_and_a_range_without_width_are_drawn(case):
     assert slices.colour_bar("turbo", (0.0, 0.0)).shape == (34, 320, 3)
 
 
+@pytest.mark.parametrize("width_px", [150, 320])
+def test_the_colour_beyond_a_scale_has_the_scales_end_below_it(width_px):
+    right, bars = (
+        width_px - 40,
+        [slices.colour_bar("turbo", (-14.0, high), width_px) for high in (14.0, 14.0, 15.0)],
+    )
+    above, below = [bar[18:, right:] for bar in bars], [bar[18:, :28] for bar in bars]
+    assert np.ptp(above[0]) > 200 and np.ptp(below[0]) > 200
+    assert np.array_equal(above[0], above[1]) and not np.array_equal(above[0], above[2])
+    assert np.array_equal(below[0], below[2])
+    gap = bars[0][18:, right - 4 : right]  # no tick's number runs into it
+    assert gap.max() == 0
+
+
 def test_pictures_are_deterministic_to_the_byte(case):
     overlay = slices.Overlay(case.dose_gy, DOSE, isodoses_gy=(20.0,))
     first, second = (

@@ -12,6 +12,8 @@ import numpy as np
 from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
 LEAST_FOR_INTERVAL, LEAST_FOR_VERDICT = 4, 8  # patients
+SHARE_PCT = (0.0, 100.0)  # the bounds of a share
+NO_BOUNDS = (-math.inf, math.inf)
 Values = Sequence[float] | np.ndarray
 
 
@@ -42,8 +44,11 @@ def paired_difference(first: Values, second: Values) -> Difference:
     return Difference(n, mean, low, high, wilcoxon_p(difference), mean / deviation if deviation > 0 else None)
 
 
-def mean_interval(values: Values) -> tuple[float, float] | None:
+def mean_interval(values: Values, bounds: tuple[float, float] = NO_BOUNDS) -> tuple[float, float] | None:
     """95 % interval of the mean over patients by Student's t; None below 4 patients.
+
+    Where no value can lie beyond `bounds` the interval ends there: what is cut off holds no possible mean, so
+    that it covers the mean as often.
 
     It covers the mean of normal differences in 95 % of cases at any number of patients; of strongly skewed
     ones (lognormal, sigma 1) in 82 % at 4, 83 % at 8 and 89 % at 33 (measured by tests/test_evaluation.py).
@@ -53,7 +58,7 @@ def mean_interval(values: Values) -> tuple[float, float] | None:
     if n < LEAST_FOR_INTERVAL:
         return None
     half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
-    return float(values.mean()) - half, float(values.mean()) + half
+    return max(float(values.mean()) - half, bounds[0]), min(float(values.mean()) + half, bounds[1])
 
 
 def not_nan(values: Values) -> np.ndarray:

@@ -11,16 +11,16 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.metrics.statistics import mean_interval
+from lib.metrics.statistics import NO_BOUNDS, mean_interval
 from lib.report import frames
 from lib.report.statements import patients
 from lib.report.style import colour, legend_above, look, panels, plain_ticks, tick_steps
 from lib.studies.results import Results, add_labels, select
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def interval(values: Sequence[float], bounds: tuple[float, float] = NO_BOUNDS) -> tuple[float, float]:
     """seaborn's `errorbar`: the 95 % interval of the mean, or nothing of fewer than 4 patients."""
-    return mean_interval(values) or (np.nan, np.nan)
+    return mean_interval(values, bounds) or (np.nan, np.nan)
 
 
 MEAN = {"errorbar": interval, "linestyle": "none", "marker": "D", "markersize": 5}  # of a pointplot

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.metrics.statistics import Difference, mean_interval, paired_difference
+from lib.metrics.statistics import NO_BOUNDS, Difference, mean_interval, paired_difference
 from lib.models.methods import METHODS
 from lib.studies.results import (
     FRAMES,
@@ -185,9 +185,9 @@ def scores(rows: pd.DataFrame, measure: str, level_pct: float | None = None) -> 
     return table[sorted(table, key=lambda factor: factor != 1)]
 
 
-def mean_of(values: pd.Series) -> Difference:
-    """A mean over patients with its interval, in the shape of a difference."""
-    return Difference(values.count(), float(values.mean()), *(mean_interval(values) or (None, None)))
+def mean_of(values: pd.Series, bounds: tuple[float, float] = NO_BOUNDS) -> Difference:
+    """A mean over patients with its interval within `bounds`, in the shape of a difference."""
+    return Difference(values.count(), float(values.mean()), *(mean_interval(values, bounds) or (None, None)))
 
 
 def root_ratio(above: pd.Series, below: pd.Series) -> Difference:

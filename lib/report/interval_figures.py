@@ -1,15 +1,16 @@
 """Intervals and alarms as figures and as a table: which answer's are narrowest, and what they detect."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from lib.metrics.statistics import Difference, paired_difference, verdict
+from lib.metrics.statistics import NO_BOUNDS, SHARE_PCT, Difference, paired_difference, verdict
 from lib.models.methods import kind
-from lib.report.figures import MEAN
+from lib.report.figures import MEAN, interval
 from lib.report.style import COLOURS, legend_above, panels, plain_ticks
 from lib.report.tables import Interval, pack
 from lib.studies.intervals import ANSWER, BY_SPREAD, FALSE_ALARMS_PCT, alarms
@@ -135,8 +136,9 @@ def intervals(judged: pd.DataFrame) -> Figure:
     figure, axes = panels(2, height_in=0.24 * len(order) + 1.0, sharey=True)
     inks = {name: COLOURS.get(kind(name), "#333333") for name in order}
     options = {"y": "answer", "order": order, "hue": "answer", "palette": inks, "legend": False, **MEAN}
-    for ax, measure in zip(axes, ("inside_pct", "interval_score")):
-        sns.pointplot(rows, x=measure, ax=ax, **options)
+    for ax, (measure, bounds) in zip(axes, {"inside_pct": SHARE_PCT, "interval_score": NO_BOUNDS}.items()):
+        errorbar = partial(interval, bounds=bounds)
+        sns.pointplot(rows, x=measure, ax=ax, **options | {"errorbar": errorbar})
     axes[0].axvline(level_pct, color="#888888", linewidth=1)
     axes[0].set(xlabel=f"inside / % (line: {level_pct:g} %)", ylabel="")
     axes[1].set(xlabel="interval score / Gy (left is better)", ylabel="", xscale="log")

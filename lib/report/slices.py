@@ -202,18 +202,23 @@ def render_slices(
 
 @lru_cache(maxsize=64)
 def colour_bar(colours: str, limits: tuple, width_px: int = 320, unit: str = "Gy") -> np.ndarray:
-    """A strip uint8 [34,width_px,3] of the colours with ticks in `unit`, and of those beyond its ends."""
+    """A strip uint8 [34,width_px,3] of the colours with ticks in `unit`, and beside it those beyond its ends
+    with what they mean, as ">77"."""
     low, high = limits
     left, right = 14, width_px - 24 - 8 * len(unit)
     strip, lut = np.zeros((34, width_px, 3), np.uint8), colour_lut(colours)
     strip[4:14, left:right] = lut[np.linspace(1, 254, right - left).astype(int)]
     strip[4:14, right + 2 : right + 10] = lut[255]
-    if low < 0:
-        strip[4:14, left - 10 : left - 2] = lut[0]
     draw = ImageDraw.Draw(image := Image.fromarray(strip))
+    draw.text((right + 1, 25), f">{high:g}", fill="white", font=font(12), anchor="lm")
+    first, last = left, right - 10
+    if low < 0:
+        draw.rectangle([left - 10, 4, left - 3, 13], fill=tuple(lut[0].tolist()))
+        draw.text((1, 25), below := f"<{low:g}", fill="white", font=font(12), anchor="lm")
+        first = 12 + font(12).getlength(below)
     for tick in MaxNLocator(max(2, (right - left) // 45)).tick_values(low, high):
-        if low <= tick <= high:
-            x = left + (tick - low) / max(high - low, 1e-6) * (right - left - 1)
+        x = left + (tick - low) / max(high - low, 1e-6) * (right - left - 1)
+        if first <= x <= last:
             draw.line([x, 14, x, 17], fill="white")
             draw.text((x, 25), f"{tick:g}", fill="white", font=font(12), anchor="mm")
     draw.text((width_px - 4, 9), unit, fill="white", font=font(12), anchor="rm")

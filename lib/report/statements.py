@@ -14,6 +14,7 @@ import pandas as pd
 from lib.metrics.statistics import (
     LEAST_FOR_INTERVAL,
     LEAST_FOR_VERDICT,
+    SHARE_PCT,
     Difference,
     paired_difference,
     verdict,
@@ -228,7 +229,8 @@ def spread(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
         )
         claims.append(make_row("spread", name, "", d, outcome, bad[name], "of the error"))
         for factor, values in frames.scores(rows, "coverage_pct", 95).items():
-            d, scaled = frames.mean_of(values), "" if factor == 1 else f", spread times {factor:.2f}"
+            d = frames.mean_of(values, SHARE_PCT)
+            scaled = "" if factor == 1 else f", spread times {factor:.2f}"
             outcome = "as promised" if abs(d.mean - 95) <= 5 else "too few" if d.mean < 95 else "too many"
             claims.append(make_row(f"in the 95 % interval{scaled}", name, "", d, outcome, bad[name], "%"))
     for name in crps.columns[1:]:
@@ -294,7 +296,7 @@ def clinic(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
     values, about = frames.answers(frames.average(goals, ["structure", "measure"]))
     order = [name for name in frames.answers(frames.average(frames.rows_of(frame)))[0] if name in values]
     for number, name in enumerate(sorted(order, key=lambda name: name == "control")):
-        d, is_failed = frames.mean_of(values[name]), about["group"][name] in bad
+        d, is_failed = frames.mean_of(values[name], SHARE_PCT), about["group"][name] in bad
         row = make_row("goals met or missed as planned", name, "", d, "", is_failed, "%")
         if number == 0:
             goal, planned, met = frames.widest_goal(goals, about.loc[name])

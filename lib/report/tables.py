@@ -157,6 +157,23 @@ def structure_errors(frame: pd.DataFrame) -> pd.DataFrame:
     return by_label(rows[rows["structure"] != ""], "structure", "MAE / Gy in")
 
 
+def organ_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Planned and error / Gy of the mean dose and D0.1cc of organs that reach beyond the known dose: of all
+    voxels, those beyond counted as 0 Gy as OpenKBP does, and of those of known dose alone; same patients."""
+    inside = frame[frame["measure"].str.endswith("_inside_gy")]
+    whole = inside.assign(measure=inside["measure"].str.replace("_inside", ""))
+    columns = frame.columns.difference(["value", "planned"]).tolist()
+    whole = frame.merge(whole[columns], on=columns)
+    rows = pd.concat([whole.assign(part="whole"), inside.assign(part="known dose")])
+    point = rows["measure"].str.replace("_inside", "").str.removesuffix("_gy")
+    rows["point"] = rows["structure"] + ", " + point + ", " + rows["part"]
+    planned = rows.drop_duplicates(["case_id", "point"]).groupby("point")["planned"].mean()
+    rows["value"] = (rows["value"] - rows["planned"]).abs()
+    table = by_label(rows, "point", "error / Gy of").sort_index(ascending=False)
+    table.insert(1, "planned / Gy", planned)
+    return table
+
+
 def goals_predicted(frame: pd.DataFrame) -> pd.DataFrame:
     """The share of plans / % that meets each goal, as planned and by each method's dose."""
     goals = frames.goal_rows(frame)

@@ -119,10 +119,10 @@ def measure_training(
         return None
     passes, warm_up_s = 2 if uses_graphs(state.device) else 1, 0.0  # a graph is captured the second time
     for _ in range(passes):
-        warm_s = seconds_of_steps(state, there, limit_s / (passes + 1))
+        warm_s = seconds_of_steps(state, copies, limit_s / (passes + 1))
         warm_up_s, state.step = warm_up_s + sum(warm_s), 0  # its number names what is drawn: the same again
-    steps_s = seconds_of_steps(state, there, limit_s / (passes + 1))[: len(warm_s)]
-    step_s, busy = sum(steps_s) / len(steps_s), busy_share(state, there, steps_s[:PROFILED])
+    steps_s = seconds_of_steps(state, copies, limit_s / (passes + 1))[: len(warm_s)]
+    step_s, busy = sum(steps_s) / len(steps_s), busy_share(state, copies, steps_s[:PROFILED])
     sampler = usual_sampler(config, config.validation_steps)
     patients = len(run.open_cohort().split["validation"]) * (sampler.nfe if sampler else 1)
     validation_s = patients * step_s / config.batch_size / 3  # a call is about a third of a step
