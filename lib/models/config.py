@@ -17,7 +17,7 @@ from lib.features.units import Units
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training; `case_ids` are its patients, the parameters cell of 01_train explains the rest."""
+    """One training; `case_ids` are its patients, the parameters of 01_train explain the rest."""
 
     method: str
     cohort: str
