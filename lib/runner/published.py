@@ -14,7 +14,7 @@ from lib.studies.experiment import commit
 from lib.studies.results import add_labels, read_frame, select
 
 # A code host shows notebooks by itself, so their pages stay away; the report's notebook is its page
-PARTS = ("experiment.yaml", "0[0-46]*.ipynb", "results/*")
+PARTS = ("experiment.yaml", "0[0-46]*.ipynb", "results/*", "figures/fig2_sampling_steps_ablation.png")
 PATIENTS = 1  # whose predictions are published, for the explorer; in voxels they are large
 EQUAL_GY = 0.005  # numbers are compared as they are printed
 # What another processor changes, since its kernels add in another order; measured in tests/README.md

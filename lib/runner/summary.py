@@ -12,7 +12,7 @@ PUBLISHED = ROOT / "outputs" / "published"
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 IN_README = {  # experiment -> title of its column
     "openkbp": "real patients, 64^3",
-    "openkbp-small": "real patients, 32^3",
+    "openkbp-hour": "real patients, an hour, in voxels",
     "phantom": "phantoms",
 }
 TITLES = {
