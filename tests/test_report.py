@@ -795,6 +795,25 @@ def test_what_is_published_takes_the_place_of_what_was(tmp_path):
     assert not [name for name in names if "old" in name or "checkpoints" in name or "figures" in name]
 
 
+def test_of_patients_that_a_checkout_does_not_hold_the_page_and_what_is_cited_are_published(tmp_path):
+    folder, target = tmp_path / "clinic", tmp_path / "published" / "clinic"
+    write_comparison(folder, compared(baseline=2.0, control=8.0))
+    write_text(folder / "experiment.yaml", "experiment: clinic\ncohort: outputs/cohorts/clinic\n")
+    write_text(folder / "04_comparison.ipynb", "{}")
+    write_text(folder / "predictions" / "baseline" / "a.npz", "")
+    write_text(folder / "report.html", '<a href="pages/04_comparison.html">compared</a> <a href="#x">x</a>')
+    published.publish(folder)
+    names = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    tables = {"results/04_comparison.csv", "results/published.json"}
+    assert names - tables - {"results/02_steps.csv", "results/03_ensemble.csv"} == {
+        "experiment.yaml",
+        "report.html",
+    }
+    assert (target / "report.html").read_text() == 'compared <a href="#x">x</a>'
+    whole, cited = (pd.read_csv(f / "results" / "04_comparison.csv") for f in (folder, target))
+    assert len(cited) == whole["structure"].isna().sum() > 0 and list(cited) == list(whole)
+
+
 def test_an_experiment_that_compares_nothing_is_published_all_the_same(tmp_path):
     published.publish(tmp_path / "speed")
     assert read_json(tmp_path / "published" / "speed" / "results" / "published.json")["mae_gy"] == {}

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from shutil import copyfile, rmtree
 
+import pandas as pd
+import yaml
+
 from lib.files import read_json, write_json, write_text
 from lib.models.methods import find_method
 from lib.studies.experiment import commit
@@ -15,6 +18,8 @@ from lib.studies.results import add_labels, read_frame, select
 
 # A code host shows notebooks by itself, so their pages stay away; the report's notebook is its page
 PARTS = ("experiment.yaml", "0[0-46]*.ipynb", "results/*", "figures/fig2_sampling_steps_ablation.png")
+# of patients that a checkout does not hold: the page, and the tables that are cited, without their structures
+COMMITTED, CITED = "outputs/cohorts/phantom", ("02_steps", "03_ensemble", "04_comparison")
 PATIENTS = 1  # whose predictions are published, for the explorer; in voxels they are large
 EQUAL_GY = 0.005  # numbers are compared as they are printed
 # What another processor changes, since its kernels add in another order; measured in tests/README.md
@@ -54,19 +59,45 @@ def publish(folder: Path) -> None:
     folder, target = Path(folder), published_folder(folder)
     if target.exists():
         rmtree(target)
-    paths = [path for part in PARTS for path in sorted(folder.glob(part))]
-    shown = [part for part in folder.glob("predictions/*") if is_shown(part.name)]
-    paths += [path for part in shown for path in sorted(part.glob("*.npz"))[:PATIENTS]]
-    for path in paths:
+    for path in published_files(folder):
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copyfile(path, copy)
+    links = (r'href="pages/(\w[\w-]*)\.html"', r'href="\1.ipynb"')
+    if not has_committed_patients(folder):
+        write_cited(folder, target)
+        links = (r'<a href="pages/[^"]*">(.*?)</a>', r"\1")  # to notebooks that are not published
     for page in folder.glob("report.html"):
         text = re.sub(r' <a href="figures/[^"]*">PDF</a>', "", page.read_text(encoding="utf-8"))
-        write_text(target / page.name, re.sub(r'href="pages/(\w[\w-]*)\.html"', r'href="\1.ipynb"', text))
+        write_text(target / page.name, re.sub(*links, text))
     maes_gy = {label: value for label, (_, value) in key_numbers(folder).items()}
     stored = {"commit": commit(), "device": device_of(folder), "mae_gy": maes_gy}
     write_json(target / "results" / "published.json", stored)
+
+
+def has_committed_patients(folder: Path) -> bool:
+    path = folder / "experiment.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return params.get("cohort", COMMITTED) == COMMITTED
+
+
+def published_files(folder: Path) -> list[Path]:
+    """The files that are published as they are."""
+    if not has_committed_patients(folder):
+        return [path for part in (PARTS[0], PARTS[-1]) for path in folder.glob(part)]
+    paths = [path for part in PARTS for path in sorted(folder.glob(part))]
+    shown = [part for part in folder.glob("predictions/*") if is_shown(part.name)]
+    return paths + [path for part in shown for path in sorted(part.glob("*.npz"))[:PATIENTS]]
+
+
+def write_cited(folder: Path, target: Path) -> None:
+    """The cited tables' rows of whole patients, and how the answers were made."""
+    for name in CITED:
+        path = folder / "results" / f"{name}.csv"
+        if path.exists():
+            rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+            whole = rows[rows["structure"] == ""] if "structure" in rows else rows
+            write_text(target / "results" / path.name, whole.to_csv(index=False))
 
 
 def allowed_gy(method: str, same_device: bool) -> float:
