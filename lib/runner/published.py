@@ -20,7 +20,6 @@ from lib.studies.results import add_labels, read_frame, select
 PARTS = ("experiment.yaml", "0[0-46]*.ipynb", "results/*")
 # of patients that a checkout does not hold: the page, and the tables that are cited, without their structures
 COMMITTED, CITED = "outputs/cohorts/phantom", ("02_steps", "03_ensemble", "04_comparison")
-README_FIGURE = "figures/fig2_sampling_steps_ablation.png"
 PATIENTS = 1  # whose predictions are published, for the explorer; in voxels they are large
 EQUAL_GY = 0.005  # numbers are compared as they are printed
 # What another processor changes, since its kernels add in another order; measured in tests/README.md
@@ -85,7 +84,7 @@ def has_committed_patients(folder: Path) -> bool:
 def published_files(folder: Path) -> list[Path]:
     """The files that are published as they are."""
     if not has_committed_patients(folder):
-        return [path for part in ("experiment.yaml", README_FIGURE) for path in folder.glob(part)]
+        return list(folder.glob("experiment.yaml"))
     paths = [path for part in PARTS for path in sorted(folder.glob(part))]
     shown = [part for part in folder.glob("predictions/*") if is_shown(part.name)]
     return paths + [path for part in shown for path in sorted(part.glob("*.npz"))[:PATIENTS]]

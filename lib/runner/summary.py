@@ -1,14 +1,16 @@
-"""What is published, as a page (outputs/published/README.md) and as the table of results in README.md.
+"""What is published, as a page (outputs/published/README.md); the table of results and the figure of README.md.
 
-python -m lib.runner.summary        writes both anew from the published tables
+python -m lib.runner.summary        writes all anew from the published tables
 """
 
 import pandas as pd
 
 from lib.files import ROOT, write_text
+from lib.report import steps_figures
 from lib.studies.results import add_labels, read_frame, select
 
 PUBLISHED = ROOT / "outputs" / "published"
+STEPS = PUBLISHED / "openkbp" / "results" / "02_steps.csv"
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 IN_README = {  # experiment -> title of its column
     "openkbp": "real patients, 64^3",
@@ -78,6 +80,9 @@ def main() -> None:
     readme = ROOT / "README.md"
     write_text(readme, with_results(readme.read_text(encoding="utf-8")))
     write_text(PUBLISHED / "README.md", published_page())
+    steps_figures.sampling_steps(read_frame(STEPS)).savefig(
+        PUBLISHED / "steps.png", metadata={"Software": None}
+    )
 
 
 if __name__ == "__main__":
