@@ -1,4 +1,4 @@
-"""What is published, as a page (outputs/published/README.md); the table of results and the figure of README.md.
+"""What is published, as a page (outputs/published/README.md); the results and the figure of README.md.
 
 python -m lib.runner.summary        writes all anew from the published tables
 """
