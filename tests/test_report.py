@@ -215,7 +215,7 @@ def test_a_control_better_than_every_network_on_the_targets_is_said():
     rows = answer("control", 8.0, target=1.3) + answer("baseline", 4.0, target=5.0)
     row = said(found(_04_comparison=rows + answer("flow", 5.0, target=4.8)), CONTROL)
     assert row["verdict"] == "better" and row["sentence"].startswith(
-        "*the U-Net*, wrong by 4.00 Gy on average"
+        "Best is *the U-Net*, wrong by 4.00 Gy on average"
     )
     lost = "comes closer to the plan by error of DVH points, MAE in the primary target."
     assert row["sentence"].endswith(f"Yet the rule without a network {lost}")

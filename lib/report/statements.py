@@ -281,7 +281,7 @@ def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]
             if len(claims) == 1:
                 error = make_row("", "", "", frames.mean_of(values[name]), "", False)
                 text = with_interval(error, f"wrong by {error['difference']:.2f} Gy on average")
-                claims[0]["sentence"] = f"{in_words(name, about['training'][name])}, {text}."
+                claims[0]["sentence"] = f"Best is {in_words(name, about['training'][name])}, {text}."
     if lost:
         claims[0]["sentence"] += (
             f" Yet the rule without a network comes closer to the plan by {', '.join(lost)}."
