@@ -49,6 +49,12 @@ def test_the_answer_is_what_the_published_tables_say(numbers):
     assert set(re.findall(r"\d+\.\d+", ANSWER)) <= written
 
 
+def test_each_answer_says_how_many_patients_it_rests_on():
+    for name in ("04_comparison", "02_steps", "03_ensemble"):
+        n = table("openkbp", name)["case_id"].nunique()
+        assert f"({n} patients" in " ".join(ANSWER.split()), (name, n)
+
+
 def test_the_best_is_the_best_and_the_best_sampled_is_the_best_sampled():
     mae = summary.mean_gy("openkbp")
     assert mae.idxmin() == "baseline, 2 seeds and both sides"
