@@ -407,6 +407,11 @@ def test_an_experiment_is_calibrated_by_one_command(folder):
     }  # fmt: skip
 
 
+def test_it_is_calibrated_with_fewer_members_than_the_ensembles_are_averaged_over(folder):
+    _, how, _ = command.open_check("try", {"members": 2})
+    assert how["members"] == 2 and how["deep"] == []
+
+
 def test_a_plans_page_stands_alone_and_says_what_it_is_not(folder, capsys):
     path = command.check("outputs/try", "toy_11", "flow, 3 samples of 2 steps")
     page = path.read_text()

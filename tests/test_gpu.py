@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib.features.batches import make_batch
-from lib.models.graphs import SamplingGraph, TrainingGraphs
+from lib.models.graphs import CAPTURED_AT, SamplingGraph, TrainingGraphs
 from lib.models.training_loss import draw_noise
 from lib.models.unet import UNet
 from lib.seeds import generator_for, normal
@@ -18,10 +18,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 METHODS = ["baseline", "ddpm", "ddpm_v", "flow", "refine"]
 
 
+@pytest.mark.parametrize("graphs", ["0", "1"])
 @pytest.mark.parametrize("augment", ["rotated", "whole voxels"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_never_waits_for_the_gpu(method, augment):
+def test_a_step_never_waits_for_the_gpu(method, augment, graphs, monkeypatch):
     """PyTorch raises where a call would wait, as a copy to the GPU without non_blocking does."""
+    monkeypatch.setenv("DOSE_CUDA_GRAPHS", graphs)
     samples = frozen.samples_for(method)
     config = frozen.dataclasses.replace(frozen.config_for(method, samples), augment=augment, dvh_weight=0.0)
     state, there = TrainingState(config, GPU), [sample.to(GPU) for sample in samples]
@@ -64,13 +66,30 @@ def test_a_step_by_graphs_is_the_step(method, monkeypatch):
     assert losses["1"] == pytest.approx(losses["0"], rel=5e-3)  # sums on a GPU have no fixed order
 
 
+def test_a_gradient_by_a_graph_is_the_gradient():
+    """Of inputs that come after the capture, and of another size in between."""
+    torch.manual_seed(1)
+    network = UNet(9, 8, timed=False).to(GPU)
+    calls, weights = TrainingGraphs(network), list(network.parameters())
+    for visit in range(4):
+        for n in (1, 2):
+            inputs = torch.randn(n, 9, 16, 16, 16, device=GPU), torch.randn(n, 13, device=GPU)
+            by_graph, plain = (
+                [g.clone() for g in torch.autograd.grad((call(*inputs) ** 2).mean(), weights)]
+                for call in (calls, network)
+            )
+            for gradient, expected in zip(by_graph, plain):
+                assert torch.allclose(gradient, expected, rtol=1e-2, atol=1e-4), (visit, n)
+    assert len(calls.graphs) == 2
+
+
 def test_a_network_by_a_graph_gives_what_it_gives():
     network = UNet(9, 8, timed=True).to(GPU)
     cond, constraints = torch.randn(1, 9, 16, 16, 16, device=GPU), torch.randn(1, 13, device=GPU)
     graph = SamplingGraph(lambda x_t, t: network(cond, constraints, x_t, t))
     with torch.no_grad():
-        for step in range(6):
-            x_t, t = torch.randn(1, 1, 16, 16, 16, device=GPU), torch.full((1,), 100 * step, device=GPU)
+        for step in range(CAPTURED_AT + 3):
+            x_t, t = torch.randn(1, 1, 16, 16, 16, device=GPU), torch.full((1,), 50 * step, device=GPU)
             assert torch.allclose(graph(x_t, t), network(cond, constraints, x_t, t), atol=1e-4)
     assert hasattr(graph, "output")
 

@@ -342,10 +342,11 @@ def test_without_a_sampled_method_nothing_is_sampled_and_what_was_leaves_the_rep
     stages = stages_of(["baseline"])
     assert list(stages) == ["00_cohort", "01_train_baseline", "04_comparison", "05_report"]
     assert stages["04_comparison"].needs == ["01_train_baseline"]
-    for name in ("00_cohort.json", "02_sampling_ablation.json", "02_steps.csv", "04_comparison.json"):
+    names = ["00_cohort.json", "02_sampling_ablation.json", "02_steps.csv", "04_comparison.json"]
+    for name in [*names, "07_values.csv"]:  # of the plan check, which is no stage
         write_text(tmp_path / "results" / name, "{}")
     remove_others(list(stages.values()), tmp_path)
-    assert sorted(path.stem for path in tmp_path.rglob("*.*")) == ["00_cohort", "04_comparison"]
+    assert sorted(path.stem for path in tmp_path.rglob("*.*")) == ["00_cohort", "04_comparison", "07_values"]
     # a gaussian's spread can be judged, its steps cannot
     assert list(stages_of(["baseline", "gaussian"]))[3:5] == ["03_ensemble", "04_comparison"]
 

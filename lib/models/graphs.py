@@ -1,7 +1,8 @@
-"""A network's calls as CUDA graphs: a thousand launches of small kernels are replayed by one.
+"""A network's calls as CUDA graphs: hundreds of launches of small kernels are replayed by one.
 
-At the sizes of patients the kernels of a training step take 5 ms on an H200, and to launch them one by one
-takes 38 ms. The environment variable DOSE_CUDA_GRAPHS=0 leaves it at that.
+A training step of a patient took 38 ms on an H200, and its kernels 5 ms of them; most of the rest is
+launching. Only with DOSE_CUDA_GRAPHS=1 in the environment, for no card has run them yet: tests/test_gpu.py
+says whether a card gives what it gives without.
 """
 
 import os
@@ -11,11 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-CAPTURED_AT = 3  # call of a sampling; its first ones are done before, and fewer are not worth a graph
+CAPTURED_AT = 10  # call of a sampling: capturing takes as long as a few calls
 
 
 def uses_graphs(device: torch.device) -> bool:
-    return device.type == "cuda" and os.environ.get("DOSE_CUDA_GRAPHS") != "0"
+    return device.type == "cuda" and os.environ.get("DOSE_CUDA_GRAPHS") == "1"
 
 
 class Call(nn.Module):
@@ -32,26 +33,31 @@ class Call(nn.Module):
 class TrainingGraphs:
     """The network with its gradient, by a graph for each size of its inputs, captured when it comes again.
 
-    What it returns, and the gradients, lie where the next call of that size writes: they must be used before,
-    and gradients of several calls cannot be summed.
+    What it returns, and the gradients, lie where the next call writes: they must be used before, and
+    gradients of several calls cannot be summed. No loss of an earlier step may be kept: a capture needs them
+    gone.
     """
 
     def __init__(self, network: nn.Module):
         self.network = network
         self.visits: Counter = Counter()
         self.graphs: dict[tuple, Callable] = {}
+        self.pool = None  # of memory: one for all sizes, which are never computed at once
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         size = tuple(tuple(tensor.shape) for tensor in inputs)
         self.visits[size] += 1
         if self.visits[size] == 2:
-            alike = tuple(tensor.clone() for tensor in inputs)
-            self.graphs[size] = torch.cuda.make_graphed_callables(Call(self.network), alike)
+            self.graphs[size] = self.capture(tuple(tensor.clone() for tensor in inputs))
         return self.graphs.get(size, self.network)(*inputs)
+
+    def capture(self, inputs: tuple[Tensor, ...]) -> Callable:
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        return torch.cuda.make_graphed_callables(Call(self.network), inputs, pool=self.pool)
 
 
 class SamplingGraph:
-    """`call` of (x_t, t), always of one size and without gradients, by a graph from its third time on."""
+    """`call` of (x_t, t), always of one size and without gradients, by a graph from its tenth time on."""
 
     def __init__(self, call: Callable):
         self.call, self.calls = call, 0
@@ -68,6 +74,7 @@ class SamplingGraph:
         return self.output.clone()
 
     def capture(self, *inputs: Tensor) -> None:
+        """Record a call; what other threads do on the card meanwhile, as the explorer's, is allowed."""
         self.inputs, self.graph = inputs, torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.no_grad(), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.output = self.call(*inputs)

@@ -1,7 +1,7 @@
 """Volumes in overlapping windows: a network called window by window, and the reference study's windows apart.
 
 Half a window is shared with the next one, as in the reference study (128 with an overlap of 64). What is made
-of each is blend with Gaussian weights, of a quarter of the window as deviation. A window is given by its
+of each is blended with Gaussian weights, of a quarter of the window as deviation. A window is given by its
 box of blocks, an index of volumes [B,C,d,h,w].
 """
 
@@ -39,13 +39,15 @@ def part_of(batch: Batch, box: tuple) -> Batch:
 
 
 def denoise_windows(network_of: Callable, batch: Batch, window: int) -> Callable:
-    """`network_of(batch)`, a function of (x_t, t), called on each window and blend into one volume."""
+    """`network_of(batch)`, a function of (x_t, t), called on each window and blended into one volume."""
+
+    boxes, answer = window_boxes(blocks_of(batch), window), batch.grid.answer
+    answers = [finer(box, answer) for box in boxes]
+    networks = [network_of(part_of(batch, box)) for box in boxes]
 
     def network(x_t: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        boxes, answer = window_boxes(blocks_of(batch), window), batch.grid.answer
-        answers = [finer(box, answer) for box in boxes]
         pieces = (None if x_t is None else x_t[box] for box in answers)
-        parts = (network_of(part_of(batch, box))(piece, t) for box, piece in zip(boxes, pieces))
+        parts = (of_window(piece, t) for of_window, piece in zip(networks, pieces))
         return blend(zip(answers, parts), batch.dose.shape[2:], window * answer)
 
     return network

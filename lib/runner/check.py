@@ -45,6 +45,8 @@ LEVEL_PCT = 80.0
 def open_check(experiment: str | Path, given: dict[str, Any] | None = None) -> tuple[Experiment, dict, dict]:
     """(experiment, how it answers, its params); `given` goes before the section ensemble of its file."""
     path, params = find_params(Path(experiment).name)
+    if given and "members" in given:  # of how many a mean is taken is not asked here, and must not be more
+        given = {"sizes": [given["members"]]} | given
     values = settings.notebook_values(params, "03_ensemble", path, given or {})
     run = settings.experiment_of(values)
     how = {name: values[name] for name in HOW}

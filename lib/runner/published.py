@@ -9,10 +9,10 @@ from pathlib import Path
 from shutil import copyfile, rmtree
 
 import pandas as pd
-import yaml
 
 from lib.files import read_json, write_json, write_text
 from lib.models.methods import find_method
+from lib.strict_yaml import read_yaml
 from lib.studies.experiment import commit
 from lib.studies.results import add_labels, read_frame, select
 
@@ -77,7 +77,7 @@ def publish(folder: Path) -> None:
 
 def has_committed_patients(folder: Path) -> bool:
     path = folder / "experiment.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    params = read_yaml(path) if path.exists() else {}
     return params.get("cohort", COMMITTED) == COMMITTED
 
 
@@ -91,7 +91,7 @@ def published_files(folder: Path) -> list[Path]:
 
 
 def write_cited(folder: Path, target: Path) -> None:
-    """The cited tables' rows of whole patients, and how the answers were made."""
+    """The cited tables, of 04 the rows of whole patients."""
     for name in CITED:
         path = folder / "results" / f"{name}.csv"
         if path.exists():

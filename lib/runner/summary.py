@@ -3,10 +3,13 @@
 python -m lib.runner.summary        writes all anew from the published tables
 """
 
+from pathlib import Path
+
 import pandas as pd
 
 from lib.files import ROOT, write_text
 from lib.report import steps_figures
+from lib.strict_yaml import read_yaml
 from lib.studies.results import add_labels, read_frame, select
 
 PUBLISHED = ROOT / "outputs" / "published"
@@ -65,9 +68,15 @@ def published_page() -> str:
     parts = [(PUBLISHED / "head.md").read_text(encoding="utf-8")]
     for folder in sorted(path.parent.parent for path in PUBLISHED.glob("*/results/04_comparison.csv")):
         page = f"[Its report]({folder.name}/report.html). " if (folder / "report.html").exists() else ""
-        again = f"{page}Run again by `params/{folder.name}.yaml`."
+        again = f"{page}Run again by `params/{folder.name}.yaml`{start_of(folder)}."
         parts.append(f"## {folder.name}\n\n{again}\n\n{measures_table(folder.name)}\n")
     return "\n".join(parts)
+
+
+def start_of(folder: Path) -> str:
+    """What must have been run before, whose weights the trainings start from."""
+    start = (read_yaml(folder / "experiment.yaml").get("train") or {}).get("start_from")
+    return f", after `params/{Path(start).name}.yaml`, whose networks it goes on from" if start else ""
 
 
 def with_results(readme: str) -> str:

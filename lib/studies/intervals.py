@@ -231,13 +231,13 @@ def raise_dose(case: Case, organ: str) -> np.ndarray:
 def raise_organs(run: Experiment, samples: list[Sample]) -> pd.DataFrame:
     """The mean of each organ at risk of each patient in the plan that is raised there, and as planned."""
     case_ids = [sample.case_id for sample in samples]
-    of_each = in_processes(partial(raised_rows, run), case_ids)
+    of_each = in_processes(partial(raise_each_organ, run), case_ids)
     rows = [row for rows in progress(of_each, "raising organs", len(case_ids)) for row in rows]
     return pd.DataFrame(rows, columns=["case_id", "structure", "raised"])
 
 
-def raised_rows(run: Experiment, case_id: str) -> list[Row]:
-    """The rows of one patient."""
+def raise_each_organ(run: Experiment, case_id: str) -> list[Row]:
+    """The rows of one patient, whose organs are raised one at a time."""
     case, rows = run.load_case(case_id), []
     for organ in organs_at_risk(case):
         inside, named = case.masks[organ], {"case_id": case_id, "structure": organ}

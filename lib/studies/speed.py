@@ -117,6 +117,7 @@ def training_rows(bench: Bench) -> list[Row]:
     """A step for a patient: in float32, contiguous, one at a time, AdamW tensor by tensor; against ours."""
     plain, rows = TrainingState(replace(bench.configs[0], batch_size=1), bench.device), []
     plain.network.to(memory_format=torch.contiguous_format)
+    plain.call = plain.network  # launched kernel by kernel
     plain.optimizer = torch.optim.AdamW(plain.network.parameters(), bench.config.learning_rate, foreach=False)
     for config in bench.configs:
         steps = [partial(train_step, s, bench.there) for s in (plain, TrainingState(config, bench.device))]

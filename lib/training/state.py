@@ -41,7 +41,7 @@ class TrainingState:
         if config.compile:
             compile_for("training", self.network, device)
         self.shared = share_gradients(self.network)
-        self.call = graphed(self.shared, config, device)
+        self.call = call_by_graphs(self.shared, config, device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
         self.perceptual = perceptual_loss(config, device)
@@ -95,7 +95,9 @@ class TrainingState:
             raise CannotTrain(f"{where}: its loss is not finite; lower train.learning_rate")
 
 
-def graphed(network: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module | TrainingGraphs:
+def call_by_graphs(
+    network: nn.Module, config: TrainConfig, device: torch.device
+) -> nn.Module | TrainingGraphs:
     """The network as a step calls it: by CUDA graphs where one process sees a batch at once."""
     alone = isinstance(network, UNet) and config.accumulate == 1 and not config.compile
     return TrainingGraphs(network) if alone and uses_graphs(device) else network
