@@ -211,14 +211,15 @@ def colour_bar(colours: str, limits: tuple, width_px: int = 320, unit: str = "Gy
     strip[4:14, right + 2 : right + 10] = lut[255]
     draw = ImageDraw.Draw(image := Image.fromarray(strip))
     draw.text((right + 1, 25), f">{high:g}", fill="white", font=font(12), anchor="lm")
-    first, last = left, right - 10
+    first = 0.0
     if low < 0:
         draw.rectangle([left - 10, 4, left - 3, 13], fill=tuple(lut[0].tolist()))
         draw.text((1, 25), below := f"<{low:g}", fill="white", font=font(12), anchor="lm")
-        first = 12 + font(12).getlength(below)
+        first = 5 + font(12).getlength(below)
     for tick in MaxNLocator(max(2, (right - left) // 45)).tick_values(low, high):
         x = left + (tick - low) / max(high - low, 1e-6) * (right - left - 1)
-        if first <= x <= last:
+        half = font(12).getlength(f"{tick:g}") / 2
+        if low <= tick <= high and first <= x - half and x + half <= right - 5:
             draw.line([x, 14, x, 17], fill="white")
             draw.text((x, 25), f"{tick:g}", fill="white", font=font(12), anchor="mm")
     draw.text((width_px - 4, 9), unit, fill="white", font=font(12), anchor="rm")

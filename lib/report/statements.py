@@ -270,14 +270,17 @@ def limits(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
 
 def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
     """The best network against the control, overall and on the targets; where none is as good."""
-    claims, lost = [], []
+    claims, lost, undecided = [], [], []
     for quantity, rows, unit in frames.against_control(results):
         values, about = answers = frames.answers(frames.average(rows, ["structure", "measure"]))
         names, sense, margin = frames.one_form(about), *((1, margin_gy) if unit == "Gy" else (-1, 1.0))
         if names and "control" in values:
             name = names[::sense][0]
             claims.append(compare(quantity, (name, "control"), answers, margin, set(), unit))
-            lost += [quantity] if sense * claims[-1]["difference"] > 0 else []
+            row = claims[-1]
+            lost += [quantity] if row["verdict"].endswith("worse") else []
+            no_better = row["verdict"] in ("equal", CANNOT) and row["n"] >= LEAST_FOR_VERDICT
+            undecided += [quantity] if no_better else []
             if len(claims) == 1:
                 error = make_row("", "", "", frames.mean_of(values[name]), "", False)
                 text = with_interval(error, f"wrong by {error['difference']:.2f} Gy on average")
@@ -286,6 +289,9 @@ def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]
         claims[0]["sentence"] += (
             f" Yet the rule without a network comes closer to the plan by {', '.join(lost)}."
         )
+    if undecided:
+        by = ", ".join(undecided)
+        claims[0]["sentence"] += f" That it is better than the rule without a network is not shown by {by}."
     yield from claims
 
 

@@ -17,9 +17,10 @@ from lib.diffusion.samplers import leading_grid
 from lib.diffusion.schedule import cosine_alpha_bar, noise_gain
 from lib.metrics.statistics import holm, paired_difference
 from lib.report import frames
-from lib.report.statements import ACCURACY, judge, patients
+from lib.report.statements import ACCURACY, patients
 from lib.studies.results import Results, add_labels, select
 
+SAME_GY = 0.05  # planned values that differ by less are told once
 LESS = "less the U-Net's / Gy"
 COUNTS = ("patients", "steps", "network calls", "members", "met", "plans judged", "first t")
 # how a quantity is written where two decimals do not fit it
@@ -132,12 +133,9 @@ def differences(results: Results) -> pd.DataFrame:
     """Each answer, seeds averaged, less the U-Net, paired by patient; p by Wilcoxon, after Holm for all."""
     values, _ = frames.answers(frames.average(frames.rows_of(results.frames["04_comparison"])))
     differences = {n: paired_difference(values[n], values["baseline"]) for n in values if n != "baseline"}
-    margin_gy, after = frames.setting(results, "margin_gy", 0.1), holm([d.p for d in differences.values()])
-    names = ["patients", LESS, "effect size d_z", "Wilcoxon p", "p after Holm", "verdict"]
-    rows = [
-        (d.n, Interval(*d[1:4]), d.effect, d.p, p, judge(d, margin_gy))
-        for d, p in zip(differences.values(), after)
-    ]
+    names = ["patients", LESS, "effect size d_z", "Wilcoxon p", "p after Holm"]
+    after = holm([d.p for d in differences.values()])
+    rows = [(d.n, Interval(*d[1:4]), d.effect, d.p, p) for d, p in zip(differences.values(), after)]
     return pd.DataFrame(rows, pd.Index(differences, name="method"), names)
 
 
@@ -159,7 +157,8 @@ def structure_errors(frame: pd.DataFrame) -> pd.DataFrame:
 
 def organ_points(frame: pd.DataFrame) -> pd.DataFrame:
     """Planned and error / Gy of the mean dose and D0.1cc of organs that reach beyond the known dose: of all
-    voxels, those beyond counted as 0 Gy as OpenKBP does, and of those of known dose alone; same patients."""
+    voxels, those beyond counted as 0 Gy as OpenKBP does, and of those of known dose alone; same patients.
+    What both tell alike, as most D0.1cc, is left out."""
     inside = frame[frame["measure"].str.endswith("_inside_gy")]
     whole = inside.assign(measure=inside["measure"].str.replace("_inside", ""))
     columns = frame.columns.difference(["value", "planned"]).tolist()
@@ -171,7 +170,8 @@ def organ_points(frame: pd.DataFrame) -> pd.DataFrame:
     rows["value"] = (rows["value"] - rows["planned"]).abs()
     table = by_label(rows, "point", "error / Gy of").sort_index(ascending=False)
     table.insert(1, "planned / Gy", planned)
-    return table
+    both = planned.groupby(lambda name: name.rpartition(", ")[0])
+    return table[both.transform(np.ptp).reindex(table.index) > SAME_GY]
 
 
 def goals_predicted(frame: pd.DataFrame) -> pd.DataFrame:
