@@ -32,7 +32,7 @@ def dose_panels(run: Experiment, case_id: str, methods: Sequence[str], plane: st
     legend = axes[1 + len(methods)]
     for name in view.structures:
         legend.plot([], [], color=structure_colour(case, name), label=name.replace("_", " "))
-    legend.legend(loc="center", fontsize=6.5, labelspacing=0.25)
+    legend.legend(loc="center", fontsize=6.5, labelspacing=0.25, labelcolor="white")
     return figure
 
 
@@ -48,7 +48,7 @@ def dvhs(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
 
 
 def planned_dvhs(cohort: Cohort) -> Figure:
-    """Planned DVHs of up to 24 patients of the cohort, one panel a structure, a line a patient."""
+    """fig22: Planned DVHs of up to 24 patients of the cohort, one panel a structure, a line a patient."""
     structures, columns = list(cohort.protocol.structures), 5
     figure, axes = panels(columns, -(-len(structures) // columns), height_in=1.7, sharex=True, sharey=True)
     every = max(1, len(cohort.case_ids) // PATIENTS)
@@ -69,7 +69,7 @@ def planned_dvhs(cohort: Cohort) -> Figure:
 
 
 def gallery(cohort: Cohort, findings: Sequence[str], count: int) -> Figure:
-    """Planned doses of `count` patients, those with findings first, axial and coronal through the target."""
+    """fig0: Planned doses of `count` patients, those with findings first, axial and coronal through the target."""
     case_ids = list(dict.fromkeys([*findings, *cohort.case_ids]))[:count]
     cases = [cohort.load(case_id) for case_id in case_ids]
     seen = [views.close_view(case, [], plane) for plane in ("axial", "coronal") for case in cases]

@@ -10,7 +10,7 @@ from lib.diffusion.schedule import T
 from lib.features.samples import Sample
 from lib.report import frames
 from lib.report.figures import BAND, draw_differences, draw_regression
-from lib.report.style import RAMP, legend_above, look, panels, plain_ticks, tick_steps
+from lib.report.style import RAMP, legend_above, look, panels, plain_ticks, put_on_black, tick_steps
 from lib.report.teaching import show, slice_of_most_dose
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.results import Results, select
@@ -96,4 +96,4 @@ def trajectories(paths: dict[str, dict[int, tuple[float, torch.Tensor]]], sample
             show(ax, f"call {call}\nt = {t:.4g}", dose[0, index] * (sample.mask[0, index] > 0))
         image = show(line[-1], "planned", sample.dose[0, index])
     figure.colorbar(image, ax=list(axes), shrink=0.7, pad=0.01, label="fraction of the prescription")
-    return figure
+    return put_on_black(figure)

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
@@ -105,7 +106,17 @@ def picture_grid(
         ax.set_anchor("N")  # of pictures of several heights, the titles stand in line
         if rgb is not None and rgb.size:
             ax.imshow(rgb)
-    return figure, axes
+    return put_on_black(figure), axes
+
+
+def put_on_black(figure: Figure) -> Figure:
+    """The figure with white text on black, as pictures of patients are looked at, by day and in the dark."""
+    figure.set_facecolor("black")
+    for ax in figure.axes:
+        ax.tick_params(colors="white")
+    for text in figure.findobj(Text):
+        text.set_color("white")
+    return figure
 
 
 def plain_ticks(axis: Axis) -> None:
