@@ -169,6 +169,45 @@ def ensemble_of(name, ratio, floor_gy2=4.0, patients=8, source="samples"):
     return found(_03_ensemble=rows, _03_spread_skill=skill(name, ratio, patients, source))
 
 
+# --- the answers of the first screen ---
+
+
+def test_where_the_references_training_failed_another_diffusion_answers_on_steps():
+    rows = curve(REFERENCE_GRID, {10: 9.0, 100: 12.0}) + regression()
+    rows += curve("flow", {2: 3.0, 25: 4.0}, switch="prediction", name="flow", wobble=0.0)
+    failed = compared(control=8, baseline=4, ddpm=9, flow=5)
+    row = said(found(_02_steps=rows, _04_comparison=failed), STEPS)
+    assert (row["first"], row["verdict"]) == ("flow", "worse")
+    assert row["sentence"].startswith("Yes: *flow matching* errs by 1.00 Gy more")
+    assert row["sentence"].endswith("Not judged: *DDPM, noise predicted*, whose training failed.")
+    trained = compared(control=19, baseline=4, ddpm=9, flow=5)
+    assert said(found(_02_steps=rows, _04_comparison=trained), STEPS)["first"] == REFERENCE_GRID
+
+
+def test_the_spread_that_is_asked_for_is_that_of_a_diffusion_with_what_a_factor_makes_of_it():
+    rows = members_of("baseline", source="sides", crps=0.5) + members_of("flow", crps=1.0)
+    skills = skill("baseline", 0.3, source="sides") + skill("flow", 1.0)
+    row = said(found(_03_ensemble=rows + regression_alone(), _03_spread_skill=skills), SPREAD)
+    assert (row["first"], row["verdict"]) == ("flow", "calibrated")
+    assert row["sentence"].endswith(
+        "Times 1.5, a factor from validation patients, its 95 % intervals hold 94 % of the planned doses."
+    )
+
+
+def test_the_best_says_whether_the_plain_unet_is_its_equal():
+    for mae_gy, equal in ((3.98, True), (3.0, False)):
+        results = found(_04_comparison=compared(control=8, baseline=4, gradient=mae_gy))
+        assert ("the plain U-Net is equal within 0.1 Gy" in said(results, CONTROL)["sentence"]) == equal
+
+
+def test_what_this_cannot_say_tells_how_long_it_was_trained_and_which_goal_is_missed():
+    rows = compared(control=8, baseline=4)
+    text = said(found(_04_comparison=rows, _04_history=history("baseline", 4, 3, 2)), LIMITS)["sentence"]
+    assert text.startswith("Each network was trained for at most 2.0 minutes.")
+    assert "PTV70 D99 % ≥ 66 Gy, met by 100 % of the plans and 0 % of the predicted doses." in text
+    assert "trained for" not in said(found(_04_comparison=rows), LIMITS)["sentence"]
+
+
 # --- faults of the old verdicts ---
 
 
@@ -217,12 +256,12 @@ def test_a_control_better_than_every_network_on_the_targets_is_said():
     assert row["verdict"] == "better" and row["sentence"].startswith(
         "Best is *the U-Net*, wrong by 4.00 Gy on average"
     )
-    lost = "comes closer to the plan by error of DVH points, MAE in the primary target."
-    assert row["sentence"].endswith(f"Yet the rule without a network {lost}")
+    lost = "yet closer to the plan in DVH points and in the primary target."
+    assert row["sentence"].endswith(f"is wrong by 8.00 Gy, {lost}")
     results = found(_04_comparison=rows + answer("flow", 5.0, target=4.8))
     told = select(statements(results), question=CONTROL)
     assert list(told["verdict"]) == ["better", "worse", "worse"] and told["low"].iloc[1] > 3
-    assert "Yet" not in said(found(_04_comparison=compared(control=8, baseline=4)), CONTROL)["sentence"]
+    assert "yet" not in said(found(_04_comparison=compared(control=8, baseline=4)), CONTROL)["sentence"]
 
 
 def test_of_a_control_that_only_seems_nearer_no_more_is_said_than_the_verdict():
@@ -232,9 +271,8 @@ def test_of_a_control_that_only_seems_nearer_no_more_is_said_than_the_verdict():
         if row["training"] == "baseline" and row.get("structure") and row["measure"] == "mae_gy":
             row["value"] += 2.0 if int(row["case_id"].strip("p")) % 2 else -1.9
     row = said(found(_04_comparison=rows), CONTROL)
-    text = "That it is better than the rule without a network is not shown by"
-    assert row["sentence"].endswith(f"{text} error of DVH points, MAE in the primary target.")
-    assert "Yet" not in row["sentence"]
+    assert row["sentence"].endswith(", and not shown to be worse in DVH points and in the primary target.")
+    assert "yet" not in row["sentence"]
 
 
 def gamma_rows(**rates):
@@ -251,7 +289,7 @@ def test_of_gamma_pass_rates_the_higher_is_better():
     results = found(_04_comparison=compared(control=8, baseline=4), _04_gamma=rates)
     row = said(results, CONTROL, unit="%")
     assert (row["first"], row["verdict"]) == ("flow", "worse") and row["difference"] == pytest.approx(-44)
-    assert said(results, CONTROL)["sentence"].endswith("to the plan by gamma pass rate in the targets.")
+    assert said(results, CONTROL)["sentence"].endswith("yet closer to the plan by gamma in the targets.")
 
 
 def all_verdicts_of(results, name):
@@ -408,7 +446,7 @@ def test_one_step_is_called_the_answer_of_a_regression():
     rows = compared(control=8, baseline=4, refine=3)
     for calls in (1, 2):
         row = said(found({"samplings": {"refine": {"nfe": calls}}}, _04_comparison=rows), ACCURACY)
-        assert ("answer of a regression" in row["sentence"]) == (calls == 1)
+        assert ("a regression's way to answer" in row["sentence"]) == (calls == 1)
 
 
 def test_what_could_not_be_trained_is_listed_with_its_reason():

@@ -54,8 +54,13 @@ def answer(statements: pd.DataFrame, question: str) -> str:
 
 
 def glossary(frame: pd.DataFrame) -> str:
-    """What the names of trainings mean, as Markdown."""
+    """What the names in figures and tables mean, as one line of Markdown."""
     names = frame.drop_duplicates("training")[["training", "method", "variant"]].to_numpy()
     titles = {name: METHODS[method].title for name, method, _ in names if method in METHODS}
     variants = {name: f", trained once more: {variant}" for name, _, variant in names if variant}
-    return "\n".join(f"- `{name}`: {title}{variants.get(name, '')}" for name, title in titles.items())
+    words = [f"`{name}` {title}{variants.get(name, '')}" for name, title in titles.items()]
+    if "control" in set(frame["training"]):
+        words.append("`control` no network: the mean dose of training patients by distance to the targets")
+    if frame["averaged_over"].str.contains("sides").any():
+        words.append("both sides: averaged with the answer to the patient's mirror image")
+    return f"In figures and tables: {'; '.join(words)}."

@@ -69,7 +69,7 @@ def planned_dvhs(cohort: Cohort) -> Figure:
 
 
 def gallery(cohort: Cohort, findings: Sequence[str], count: int) -> Figure:
-    """fig0: Planned doses of `count` patients, those with findings first, axial and coronal through the target."""
+    """fig0: Planned doses of `count` patients, those with findings first, axial and coronal."""
     case_ids = list(dict.fromkeys([*findings, *cohort.case_ids]))[:count]
     cases = [cohort.load(case_id) for case_id in case_ids]
     seen = [views.close_view(case, [], plane) for plane in ("axial", "coronal") for case in cases]

@@ -34,6 +34,17 @@ COLUMNS = ["question", "quantity", "first", "second", "difference", "low", "high
 COLUMNS += ["n", "unit", "verdict", "sentence"]
 CANNOT, FAILED, DOUBTED = "cannot be said", "not judged: this training failed", "not shown"
 DISGUISE, BIASED = "a regression in disguise", "a biased sampler"
+MEANS_OF = {  # verdicts on a spread that a reader does not know, in words
+    DISGUISE: "This is a regression in disguise: its answers hardly differ, and their mean is a regression's",
+    BIASED: "This is a biased sampler: its answers hardly differ, and their mean is worse than a regression",
+}
+PROMISED = 5.0  # points within which an interval holds what it promises
+BEYOND_RULE = {  # what a network is held against the control by -> where that is
+    "MAE": "overall",
+    "error of DVH points": "in DVH points",
+    "MAE in the primary target": "in the primary target",
+    "gamma pass rate in the targets": "by gamma in the targets",
+}
 SMALL_SPREAD = 0.5  # spread over error below which the answers say little of their error
 NEAR = 0.05  # a floor so near to the regression's, as a share of its RMSE, is the regression's
 ROOT2 = math.sqrt(2)  # an exact sample has at most so many times the RMSE of the conditional mean
@@ -92,7 +103,7 @@ def opening(row: Row, yes: str) -> str:
         CANNOT: "That cannot be said",
         DOUBTED: "Not shown",
     }
-    words[FAILED] = "Not judged, as this training failed"
+    words[FAILED] = "Not judged, as this training failed, being no better than no network"
     few = row["verdict"] == CANNOT and row["n"] < LEAST_FOR_VERDICT
     too_few = f"{patients(row['n'])} {'is' if row['n'] == 1 else 'are'} too few to say"
     return too_few if few else words.get(row["verdict"], "No")
@@ -130,7 +141,8 @@ def in_words(label: str, training: str) -> str:
     """What a label of the tables means: the title of its method, and how it is averaged."""
     method, usual = METHODS.get(kind(training)), {"baseline": "the U-Net", "control": "no network"}
     title = usual.get(training) or (method.title if method else training)
-    return f"*{title}{label.removeprefix(training)}*"
+    averaged = label.removeprefix(training).replace(", both sides", " with the mirror image")
+    return f"*{title}{averaged.replace('both sides', 'the mirror image')}*"
 
 
 # --- questions ---
@@ -182,7 +194,7 @@ def best_diffusion(results: Results, row: Row, rivals: list[Row], about: pd.Data
     )
     text += f" But {' and '.join(doubts)}." if row["verdict"] == DOUBTED else ""
     if frames.setting(results, "samplings", {}).get(about["group"][name], {}).get("nfe") == 1:
-        text += " It was sampled in one step: the answer of a regression, not a sample."
+        text += " One step was best on validation patients: a regression's way to answer, not a sampler's."
     return row | {"sentence": text}
 
 
@@ -192,7 +204,7 @@ def steps(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
     The reference's method is judged from where its own curve is lowest, other methods from their own.
     """
     about = results.frames["02_steps"].drop_duplicates("setting").set_index("setting")
-    curves, rows, bounds = frames.curves(results), {}, []
+    curves, rows, said, bounds = frames.curves(results), {}, {}, []
     for name, curve in curves.items():
         is_other = about["switch"][name] == "prediction"
         is_failed = about["training"][name] in failed["02_steps"]
@@ -201,37 +213,40 @@ def steps(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
         d, quantity = paired_difference(curve[high], curve[low]), f"MAE, {high:.0f} steps less {low:.0f}"
         outcome = judge(d, margin_gy, equal="flat") if low < high >= best else CANNOT
         rows[name] = make_row(quantity, name, "", d, outcome, is_failed)
-        if name == REFERENCE_GRID:
+        if is_other or name == REFERENCE_GRID:
             text = f"{in_words('', about['training'][name])} errs by {change(rows[name])}"
-            rows[name]["sentence"] = f"{text} with {high:.0f} steps than with {low:.0f}."
+            said[name] = f"{text} with {high:.0f} steps than with {low:.0f}."
         if is_other:
             d, quantity = frames.theory_ratio(results, name), f"largest RMSE ({ROOT2:.2f} allowed)"
             outcome = "no more than theory allows" if d.mean <= ROOT2 else "more than sampling explains"
             bounds.append(make_row(quantity, name, "", d, outcome, is_failed, "of that without sampling"))
-    if row := rows.pop(REFERENCE_GRID, None):
-        calm = ("flat", "better", "a little better")
+    # the reference's diffusion answers; one that was trained better, where that failed
+    first = min(said, key=lambda name: (rows[name]["verdict"] == FAILED, name != REFERENCE_GRID), default="")
+    if row := rows.pop(first, None):
+        text, calm = f"{opening(row, 'worse')}: {said[first]}", ("flat", "better", "a little better")
         calm = [name for name in rows if about["switch"][name] == "start" and rows[name]["verdict"] in calm]
-        text = f"{opening(row, 'worse')}: {row['sentence']}"
+        if first != REFERENCE_GRID and REFERENCE_GRID in rows:
+            text += f" Not judged: {in_words('', about['training'][REFERENCE_GRID])}, whose training failed."
         yield row | {"sentence": f"{text} It does not with {' or '.join(calm)}." if calm else text}
     yield from [*rows.values(), *bounds]
 
 
 def spread(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
-    """Spread over error, coverage and CRPS of each source, that of the lowest CRPS first."""
+    """Spread over error, coverage and CRPS of each source, the diffusion of the lowest CRPS first."""
     sources, claims = frames.sources(results), []
     about = {name: rows.iloc[0] for name, rows in sources.items()}
     bad = {name: about[name]["training"] in failed["03_ensemble"] for name in sources}
     crps = pd.DataFrame({name: frames.scores(rows, "crps_gy").iloc[:, -1] for name, rows in sources.items()})
-    for name in sorted(sources, key=lambda name: (bad[name], crps[name].mean())):
+    sampled = {name: frames.is_diffusion(about[name]["method"]) for name in sources}
+    for name in sorted(sources, key=lambda name: (bad[name], not sampled[name], crps[name].mean())):
         rows, d = sources[name], frames.spread_ratio(results, sources[name])
-        outcome = trust(
-            d.mean, frames.limit_ratio(results, rows).mean, frames.is_diffusion(about[name]["method"])
-        )
+        outcome = trust(d.mean, frames.limit_ratio(results, rows).mean, sampled[name])
         claims.append(make_row("spread", name, "", d, outcome, bad[name], "of the error"))
         for factor, values in frames.scores(rows, "coverage_pct", 95).items():
             d = frames.mean_of(values, SHARE_PCT)
             scaled = "" if factor == 1 else f", spread times {factor:.2f}"
-            outcome = "as promised" if abs(d.mean - 95) <= 5 else "too few" if d.mean < 95 else "too many"
+            outcome = "too few" if d.mean < 95 else "too many"
+            outcome = "as promised" if abs(d.mean - 95) <= PROMISED else outcome
             claims.append(make_row(f"in the 95 % interval{scaled}", name, "", d, outcome, bad[name], "%"))
     for name in crps.columns[1:]:
         first, nfe = crps.columns[0], [sources[n]["nfe"].max() for n in (name, crps.columns[0])]
@@ -241,8 +256,17 @@ def spread(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
         title, outcome = in_words(row["first"], about[row["first"]]["training"]), row["verdict"]
         text = with_interval(row, f"the spread of {title} is {row['difference']:.2f} times its error")
         row["sentence"] = f"{opening(row, 'calibrated')}: {text}; 1 would be right."
-        row["sentence"] += "" if outcome in (CANNOT, FAILED, "calibrated") else f" It is {outcome}."
+        if outcome not in (CANNOT, FAILED, "calibrated"):
+            row["sentence"] += f" {MEANS_OF.get(outcome, f'It is {outcome}')}."
+        row["sentence"] += "" if outcome == FAILED else after_scaling(sources[row["first"]])
     yield from claims
+
+
+def after_scaling(rows: pd.DataFrame) -> str:
+    """What one factor on the spread makes of its intervals, as a sentence."""
+    held = frames.scores(rows, "coverage_pct", 95).mean()
+    text = f" Times {held.index[-1]:.1f}, a factor from validation patients, its 95 % intervals hold"
+    return "" if held.index[-1] == 1 else f"{text} {held.iloc[-1]:.0f} % of the planned doses."
 
 
 def trust(ratio: float, limit: float, sampled: bool) -> str:
@@ -256,43 +280,57 @@ def trust(ratio: float, limit: float, sampled: bool) -> str:
 
 
 def limits(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
-    """Which differences count, which studies have too few patients, which trainings failed."""
+    """How long trainings took, the goal that is missed most, which studies have too few patients, which
+    trainings failed."""
+    minutes = results.frames["04_history"]["seconds"].max() / 60
+    minutes = f"{minutes:.{0 if minutes >= 10 else 1}f}" if minutes > 0 else ""
+    text = f"Each network was trained for at most {minutes} minutes." if minutes else ""
     parts = {"methods": "04_comparison", "steps": "02_steps", "averaging and spread": "03_ensemble"}
     counts = {part: results.frames[file]["case_id"].nunique() for part, file in parts.items()}
     few = [f"{part} ({patients(n)})" for part, n in counts.items() if 0 < n < LEAST_FOR_VERDICT]
     bad = sorted(failed["04_comparison"] & set(results.frames["04_comparison"]["training"]))
-    text = f"Differences within {margin_gy} Gy do not count."
+    for row in list(clinic(results, margin_gy, failed))[:1]:
+        text += f" Whether a plan meets a goal: {row['sentence'].partition(': ')[2]}"
     text += f" Nothing is judged from few patients: {', '.join(few)}." if few else ""
     text += f" Trainings that failed are not judged: {', '.join(in_words(n, n) for n in bad)}." if bad else ""
     if any(counts.values()):
-        yield make_row("", "", "", Difference(0, math.nan), "", False) | {"sentence": text}
+        yield make_row("", "", "", Difference(0, math.nan), "", False) | {"sentence": text.strip()}
 
 
 def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
-    """The best network against the control, overall and on the targets; where none is as good."""
-    claims, lost, undecided = [], [], []
+    """The best network against the control, overall and on the targets; where it is not shown better."""
+    claims, text = [], ""
     for quantity, rows, unit in frames.against_control(results):
         values, about = answers = frames.answers(frames.average(rows, ["structure", "measure"]))
         names, sense, margin = frames.one_form(about), *((1, margin_gy) if unit == "Gy" else (-1, 1.0))
         if names and "control" in values:
-            name = names[::sense][0]
-            claims.append(compare(quantity, (name, "control"), answers, margin, set(), unit))
-            row = claims[-1]
-            lost += [quantity] if row["verdict"].endswith("worse") else []
-            no_better = row["verdict"] in ("equal", CANNOT) and row["n"] >= LEAST_FOR_VERDICT
-            undecided += [quantity] if no_better else []
-            if len(claims) == 1:
-                error = make_row("", "", "", frames.mean_of(values[name]), "", False)
-                text = with_interval(error, f"wrong by {error['difference']:.2f} Gy on average")
-                claims[0]["sentence"] = f"Best is {in_words(name, about['training'][name])}, {text}."
-    if lost:
-        claims[0]["sentence"] += (
-            f" Yet the rule without a network comes closer to the plan by {', '.join(lost)}."
-        )
-    if undecided:
-        by = ", ".join(undecided)
-        claims[0]["sentence"] += f" That it is better than the rule without a network is not shown by {by}."
-    yield from claims
+            claims.append(compare(quantity, (names[::sense][0], "control"), answers, margin, set(), unit))
+            text = text or best_of_all(answers, margin_gy)
+    for words, places in places_of(claims).items():
+        text += f", {words} {' and '.join(places)}" if places else ""
+    yield from [claims[0] | {"sentence": f"{text}."}, *claims[1:]] if claims else []
+
+
+def best_of_all(answers: Answers, margin_gy: float) -> str:
+    """Which answer errs least, by how much, and how much the control and an equal U-Net do."""
+    values, about = answers
+    name = frames.one_form(about)[0]
+    error = make_row("", "", "", frames.mean_of(values[name]), "", False)
+    text = with_interval(error, f"wrong by {error['difference']:.2f} Gy on average")
+    text = f"Best is {in_words(name, about['training'][name])}, {text}"
+    if "baseline" in values and name != "baseline":
+        verdict = compare("MAE", (name, "baseline"), answers, margin_gy, set())["verdict"]
+        text += f"; the plain U-Net is equal within {margin_gy} Gy" if verdict == "equal" else ""
+    wrong_gy = values["control"].mean()
+    return f"{text}. Without a network the mean dose by distance to the targets is wrong by {wrong_gy:.2f} Gy"
+
+
+def places_of(claims: list[Row]) -> dict[str, list[str]]:
+    """Where the control is better than the best network, and where it is not shown to be worse."""
+    open_ = [row for row in claims if row["verdict"] in ("equal", CANNOT) and row["n"] >= LEAST_FOR_VERDICT]
+    worse = [row for row in claims if row["verdict"].endswith("worse")]
+    by_words = {"yet closer to the plan": worse, "and not shown to be worse": open_}
+    return {words: [BEYOND_RULE[row["quantity"]] for row in rows] for words, rows in by_words.items()}
 
 
 def clinic(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
