@@ -8,7 +8,7 @@ import numpy as np
 from lib.cases.case import Case, load_case
 from lib.cases.protocol import Protocol, protocol_of
 from lib.errors import UserError
-from lib.files import read_json
+from lib.files import read_json, sha256
 
 VERSION = 1
 FOLDER = Path("outputs/cohorts")
@@ -36,6 +36,22 @@ class Cohort:
     @property
     def protocol(self) -> Protocol:
         return protocol_of(self.card.get("protocol", self.card["site"]))
+
+    @property
+    def checksum(self) -> str:
+        """That of the card; what is published of a card says that of the whole."""
+        return self.card.get("card_sha256") or sha256(self.folder / "card.json")
+
+    @property
+    def short_card(self) -> dict:
+        """What of the card can be used without the patients: who is in which part, what was prescribed, and
+        in which voxels."""
+        names, cases = ("prescription_gy", "spacing_mm"), self.card["cases"]
+        short = {
+            name: self.card[name] for name in ("version", "name", "site", "protocol") if name in self.card
+        }
+        short["cases"] = {i: {name: cases[i][name] for name in names} for i in self.case_ids}
+        return short | {"split": self.split, "card_sha256": self.checksum}
 
     @property
     def case_ids(self) -> list[str]:

@@ -27,13 +27,15 @@ def products_of(stage: Stage, folder: Path) -> list[Path]:
 
 
 def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
-    """The stage's key: its code and parameters, the cohort's card, the weights it starts from, and what the
-    stages it needs have written. The list of trainings is a parameter of the comparison alone."""
+    """The stage's key: its code and parameters, the cohort's card, the weights it starts from, what the stages
+    it needs have written, and of the report the calibrated check. The list of trainings is a parameter of the
+    comparison alone."""
     lists = () if stage.name == "04_comparison" else ("methods",)
     parameters = {name: value for name, value in stage.parameters.items() if name not in lists}
     start = training_in(parameters.get("start_from"), stage.name.removeprefix(f"{TRAIN}_"))
     files = {"cohort": Path(parameters["cohort"], "card.json"), "start": Path(start, "weights.safetensors")}
     paths = {name: in_project(path) for name, path in files.items()}
+    paths |= {"check": folder / "results" / "07_check.json"} if stage.name == "05_report" else {}
     inputs = {name: sha256(path) for name, path in paths.items() if path.exists()}
     for name in [other.name for other in stages if other.name in stage.needs]:
         stamp = stamp_path(folder, name)
