@@ -17,7 +17,8 @@ from lib.errors import UserError
 from lib.features.channels import constraint_vector
 from lib.files import read_json, replace_file
 from lib.importers.cohort import Source, make_cohort
-from lib.studies.checks import check_cohort, describe_case, find_oddities
+from lib.studies.checks import check_cohort, describe_case, find_oddities, odd_volumes
+from lib.studies.results import make_frame
 
 REFERENCE_IDS = [f"case_{n:04d}" for n in range(1, 25) if n != 13]
 
@@ -424,6 +425,7 @@ def test_one_patient_under_two_names_is_found(tmp_path):
     twin = {"toy_2": "toy_1", "toy_4": "toy_1"}
     doubled = SimpleNamespace(
         split=cohort.split,
+        protocol=cohort.protocol,
         load=lambda case_id: changed(cohort.load(twin.get(case_id, case_id)), case_id=case_id),
     )
     twins = {f["case_id"]: f["text"] for f in check_cohort(doubled)[1] if "two names" in f["text"]}
@@ -432,6 +434,22 @@ def test_one_patient_under_two_names_is_found(tmp_path):
         "toy_4": "its CT is that of toy_1: one patient under two names, one of train and one of test: the "
         "errors on test patients are too good",
     }
+
+
+def volumes_of(structure, *volumes_cc):
+    rows = [{"case_id": f"p{i}", "part": "test", "value": cc} for i, cc in enumerate(volumes_cc)]
+    return make_frame("00_cohort", [row | {"structure": structure, "measure": "volume_cc"} for row in rows])
+
+
+def test_an_organ_of_another_size_than_in_most_patients_is_found():
+    """Median 20 cc: eight times as much is odd from above 160 cc, and less than 2.5 cc."""
+    usual = [18.0, 19.0, 20.0, 20.0, 20.0, 21.0, 22.0]
+    [finding] = odd_volumes(volumes_of("Cord", *usual, 480.0), ["PTV70"])
+    assert finding["case_id"] == "p7" and "480.0 cc is 24 times" in finding["text"]
+    assert [f["case_id"] for f in odd_volumes(volumes_of("Cord", *usual, 2.4, 20.0), [])] == ["p7"]
+    assert odd_volumes(volumes_of("Cord", *usual, 160.0, 2.5), []) == []
+    assert odd_volumes(volumes_of("PTV70", *usual, 480.0), ["PTV70"]) == []  # targets are of any size
+    assert odd_volumes(volumes_of("Cord", *usual[1:], 480.0), []) == []  # 7 patients say what no organ is
 
 
 def test_a_ct_without_its_offset_is_found():

@@ -119,6 +119,7 @@ def test_steps_are_kept_and_shown_with_their_calls(tmp_path):
     rng = np.random.default_rng(0)
     estimates = {name: rng.uniform(-0.3, 1.1, (3, 12, 16)).astype(np.float32) for name in ("ddpm", "a <b>")}
     labels = {name: ["call 1, t = 999", "call 2, t = 499", "call 5, t = 0"] for name in estimates}
+    labels["a <b>"] = ["call 1, t = 999", "call 2, t = 499", "call 5, t = 0.86"]  # as a flow's
     steps = Steps("pt_1", estimates["ddpm"][2], estimates, labels)
     save_steps(tmp_path / "results" / "02_steps.npz", steps)
     kept = load_steps(tmp_path / "results" / "02_steps.npz")
@@ -127,7 +128,7 @@ def test_steps_are_kept_and_shown_with_their_calls(tmp_path):
     )
     html = str(scrubber.step_scrubber(tmp_path))
     data = data_of(html)
-    assert data["planes"]["axial"]["labels"] == labels["ddpm"] and "<b>" not in html
+    assert data["planes"]["axial"]["labels"] == [*labels["ddpm"][:2], "call 5"] and "<b>" not in html
     for name, dose in (estimates | {"planned": np.stack([steps.planned] * 3)}).items():
         assert np.abs(0.005 * unpack(data["volumes"][name], dose.shape) - dose).max() < 0.0035
     assert scrubber.step_scrubber(tmp_path / "nowhere") == ""

@@ -213,7 +213,7 @@ def test_card_checks_and_a_kept_case_say_how_much_is_covered(cut, tmp_path):
     frame, findings = check_cohort(cohort)
     results = Results({"00_cohort": {"findings": findings}}, {"00_cohort": frame})
     told = tables.cohort(results).loc["Bowel beyond the dose"].iloc[0]
-    assert told == "1 patient, 0.0 to 0.0 % of it inside; not judged: 1"
+    assert told == "1 patient, 0 % of it inside; not judged: 1"
 
 
 # --- a look before an import ---

@@ -157,7 +157,9 @@ def step_scrubber(folder: Path) -> Markup:
         "spacing_mm": (1, 1, 1),
     }
     data |= {"volumes": {name: pack(dose, STEP_SHARE) for name, dose in volumes.items()}, "step": STEP_SHARE}
-    labels = next(iter(steps.labels.values()))[:count]
+    alike = [dict.fromkeys(labels) for labels in zip(*steps.labels.values())]
+    # "call 5, t = 799": at one call settings may be at different t
+    labels = [next(iter(of)) if len(of) == 1 else next(iter(of)).partition(",")[0] for of in alike]
     data["planes"] = {"axial": {"axis": 0, "labels": labels, "index": count - 1, "letters": ""}}
     data |= {"bits": [], "ct": "", "structures": (), "shape": volumes["planned"].shape, "opacity": 1}
     data |= {"unit": "of the prescription", "digits": 2, "width": STEP_WIDTH_PX}

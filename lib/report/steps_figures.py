@@ -26,6 +26,7 @@ def sampling_steps(steps: pd.DataFrame) -> Figure:
         options, held = look(shown, "setting"), shown["setting"].unique()[1:]
         if ax is axes[0]:
             options["palette"] |= dict(zip(held, sns.color_palette(RAMP, len(held))))
+            options["dashes"] = False  # only the regression is dashed there
         sns.lineplot(shown, x="n_steps", y="value", ax=ax, **BAND, **options)
         ax.set(xlabel="sampling steps", ylabel="", xscale="log", yscale="log")
         tick_steps(ax, sorted(shown["n_steps"].astype(int).unique()))

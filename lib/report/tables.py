@@ -18,7 +18,7 @@ from lib.diffusion.schedule import cosine_alpha_bar, noise_gain
 from lib.metrics.statistics import holm, paired_difference
 from lib.report import frames
 from lib.report.statements import ACCURACY, patients
-from lib.studies.results import Results, add_labels, select
+from lib.studies.results import REFERENCE_GRID, Results, add_labels, select
 
 SAME_GY = 0.05  # planned values that differ by less are told once
 LESS = "less the U-Net's / Gy"
@@ -237,8 +237,9 @@ def step_grids(n_steps: Sequence[int], held_at: Sequence[int] = ()) -> pd.DataFr
 
 
 def step_curves(steps: pd.DataFrame, switch: str) -> pd.DataFrame:
-    """MAE in the dose mask / Gy by setting of a switch and number of steps."""
-    rows = frames.rows_of(select(steps, switch=switch)).astype({"n_steps": "Int64"})
+    """MAE in the dose mask / Gy by setting of a switch, beside the reference's, and number of steps."""
+    rows = pd.concat([select(steps, setting=REFERENCE_GRID), select(steps, switch=switch)])
+    rows = frames.rows_of(rows.drop_duplicates()).astype({"n_steps": "Int64"})
     columns = {name: intervals(part, "n_steps") for name, part in rows.groupby("setting", sort=False)}
     return join("steps (MAE / Gy)", columns).sort_index()
 
@@ -282,7 +283,7 @@ def ensemble(results: Results) -> pd.DataFrame:
             "floor / b (exact posterior: 1)": floor / b,
             "RMSE of a mean of infinitely many / regression's": frames.limit_ratio(results, rows).mean,
             "spread in the dose mask / Gy": value["dose mask", "spread_gy"],
-            "spread over the whole volume / prescription": value["whole volume", "spread_gy"] / rx_gy,
+            "spread, whole volume / % of rx": 100 * value["whole volume", "spread_gy"] / rx_gy,
         }
     maes = pd.DataFrame(maes).sort_index().rename("MAE of a mean of {:.0f} / Gy".format)
     return pd.concat([maes, pd.DataFrame(laws)]).rename_axis("quantity")
@@ -352,9 +353,11 @@ def beyond(frame: pd.DataFrame) -> dict[str, str]:
         rows["dose mask below 1 Gy"] = f"{low.min():.0f} to {low.max():.0f} %, median {low.median():.0f} %"
     judged = select(frame, measure="mean_gy").groupby("structure")["case_id"].agg(set)
     for name, part in select(frame, measure="covered_pct").groupby("structure"):
-        shares = f"{part['value'].min():.1f} to {part['value'].max():.1f} % of it inside"
+        shares = " to ".join(f"{pct:.4g}" for pct in sorted({part["value"].min(), part["value"].max()}))
         lost = len(set(part["case_id"]) - judged.get(name, set()))
-        rows[f"{name} beyond the dose"] = f"{patients(len(part))}, {shares}; not judged: {lost}"
+        rows[f"{name} beyond the dose"] = (
+            f"{patients(len(part))}, {shares} % of it inside; not judged: {lost}"
+        )
     return rows
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from lib.files import ROOT, write_text
-from lib.report import steps_figures
+from lib.metrics.statistics import paired_difference
+from lib.report import frames, steps_figures
 from lib.strict_yaml import read_yaml
 from lib.studies.results import add_labels, read_frame, select
 
 PUBLISHED = ROOT / "outputs" / "published"
 STEPS = PUBLISHED / "openkbp" / "results" / "02_steps.csv"
+INGREDIENTS = "openkbp-ingredients"  # judged on validation patients, one change of the U-Net a row
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 IN_README = {  # experiment -> title of its column
     "openkbp": "real patients, 64^3",
@@ -55,9 +57,32 @@ def measures_table(experiment: str) -> str:
     return as_markdown(pd.DataFrame(means).sort_values("MAE / Gy"), "answer")
 
 
+def ingredients_table(experiment: str) -> str:
+    """What each variant of the U-Net changes: its error, the seeds averaged, less the plain one's, paired by
+    patient, with the 95 % interval."""
+    frame = read_frame(PUBLISHED / experiment / "results" / "04_comparison.csv")
+    frame, columns = select(frame, averaged_over="none", structure=""), {}
+    for title, measure in (("MAE", "mae_gy"), ("DVH points", "dvh_error_gy")):
+        rows = select(frame, measure=measure)
+        values, _ = frames.answers(frames.average(rows[rows["region"] != "whole volume"]))
+        plain = values.pop("baseline")
+        columns[f"{title} / Gy"] = values.drop(columns="control").mean().map("{:.2f}".format)
+        less = {name: paired_difference(values[name], plain) for name in columns[f"{title} / Gy"].index}
+        columns[f"{title}, less {plain.mean():.2f} Gy"] = pd.Series(
+            {name: f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" for name, d in less.items()}
+        )
+    variants = read_yaml(PUBLISHED / experiment / "experiment.yaml")["variants"]
+    titles = {name: str(of).strip("{}").replace("'", "") for name, of in variants.items()}
+    return as_markdown(pd.DataFrame(columns).rename(index=titles | {"gradient": "gradient loss"}), "changed")
+
+
 def as_markdown(table: pd.DataFrame, corner: str) -> str:
-    """A table of numbers as Markdown, two decimals."""
-    cells = table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}").reset_index(names=corner)
+    """A table as Markdown, its numbers with two decimals."""
+
+    def text(value: str | float) -> str:
+        return value if isinstance(value, str) else "" if pd.isna(value) else f"{value:.2f}"
+
+    cells = table.map(text).reset_index(names=corner)
     rows = [list(cells), *cells.values]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(cells.columns) + "|", *lines[1:]])
@@ -69,7 +94,8 @@ def published_page() -> str:
     for folder in sorted(path.parent.parent for path in PUBLISHED.glob("*/results/04_comparison.csv")):
         page = f"[Its report]({folder.name}/report.html). " if (folder / "report.html").exists() else ""
         again = f"{page}Run again by `params/{folder.name}.yaml`{start_of(folder)}."
-        parts.append(f"## {folder.name}\n\n{again}\n\n{measures_table(folder.name)}\n")
+        table = ingredients_table if folder.name == INGREDIENTS else measures_table
+        parts.append(f"## {folder.name}\n\n{again}\n\n{table(folder.name)}\n")
     return "\n".join(parts)
 
 

@@ -1,6 +1,6 @@
 """Checks of a cohort before anything is trained on it: what a bad import looks like, in sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -12,10 +12,11 @@ from lib.cases.cohort import Cohort
 from lib.features.channels import signed_distance_mm
 from lib.metrics.dvh import AGREES_PCT, dose_at_volume_gy, fits_plan, goal_values
 from lib.progress import progress
-from lib.studies.results import make_frame, make_rows
+from lib.studies.results import make_frame, make_rows, select
 
 LOW_GY = 1.0  # a voxel of less adds nothing to a plan, and makes a mean error over the dose mask smaller
 MARGIN_PCT = 10.0  # by which a target's median dose may differ from its prescription
+ODD_TIMES, LEAST_ORGANS = 8.0, 8  # so many times the median volume, of at least so many patients, is odd
 Finding = dict[str, str]  # part, case_id, text
 
 
@@ -30,7 +31,23 @@ def check_cohort(cohort: Cohort) -> tuple[pd.DataFrame, list[Finding]]:
             rows += [named | row for row in describe_case(case)]
             sentences = find_oddities(case) + same_patient(named, first)
             findings += [named | {"text": text} for text in sentences]
-    return make_frame("00_cohort", rows), findings
+    frame = make_frame("00_cohort", rows)
+    return frame, findings + odd_volumes(frame, cohort.protocol.targets)
+
+
+def odd_volumes(frame: pd.DataFrame, targets: Container[str]) -> list[Finding]:
+    """A sentence for each organ that is many times larger or smaller than in most patients of 00_cohort: it
+    may be another structure under its name."""
+    organs = select(frame, measure="volume_cc")
+    organs = organs[~organs["structure"].isin(list(targets))]
+    of_all = organs.groupby("structure")["value"]
+    organs = organs.assign(times=organs["value"] / of_all.transform("median"), n=of_all.transform("size"))
+    odd = organs[(organs["n"] >= LEAST_ORGANS) & ~organs["times"].between(1 / ODD_TIMES, ODD_TIMES)]
+    text = "{}: its volume of {:.1f} cc is {:.2g} times that of most patients; is it another structure?"
+    return [
+        {"part": row.part, "case_id": row.case_id, "text": text.format(row.structure, row.value, row.times)}
+        for row in odd.itertuples()
+    ]
 
 
 def same_patient(named: Finding, first: Finding) -> list[str]:

@@ -172,6 +172,8 @@ def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
         rows += make_rows({"structure": name}, {"mae_gy": errors[name]["mae_gy"]})
     points = openkbp_dvh_points_gy(case, dose_gy)
     rows += [both(name, f"{point}_gy", *values) for (name, point), values in points.items()]
+    off_gy = [abs(predicted - planned) for predicted, planned in points.values()]
+    rows += make_rows({}, {"dvh_error_gy": float(np.mean(off_gy)) if off_gy else None})
     inside, planned = (organ_points_inside_gy(case, dose) for dose in (dose_gy, case.dose_gy))
     rows += [
         both(name, f"{point}_inside_gy", inside[name, point], gy) for (name, point), gy in planned.items()
