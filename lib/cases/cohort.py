@@ -18,6 +18,7 @@ SOURCES = {
     "phantom": "phantom",
     "vmat": "vmat <folder of npz>",
 }
+SHORT, SHORT_CASE = ("version", "name", "site", "protocol"), ("prescription_gy", "spacing_mm")
 Split = dict[str, list[str]]  # each of PARTS -> case ids
 
 
@@ -46,12 +47,10 @@ class Cohort:
     def short_card(self) -> dict:
         """What of the card can be used without the patients: who is in which part, what was prescribed, and
         in which voxels."""
-        names, cases = ("prescription_gy", "spacing_mm"), self.card["cases"]
-        short = {
-            name: self.card[name] for name in ("version", "name", "site", "protocol") if name in self.card
-        }
-        short["cases"] = {i: {name: cases[i][name] for name in names} for i in self.case_ids}
-        return short | {"split": self.split, "card_sha256": self.checksum}
+        short = {name: self.card[name] for name in SHORT if name in self.card}
+        cases = {case_id: self.card["cases"][case_id] for case_id in self.case_ids}
+        cases = {case_id: {name: case[name] for name in SHORT_CASE} for case_id, case in cases.items()}
+        return short | {"cases": cases, "split": self.split, "card_sha256": self.checksum}
 
     @property
     def case_ids(self) -> list[str]:

@@ -116,10 +116,8 @@ def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
         d = score_difference(rows, name, other)
         edges = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
         verb = VERBS.get(verdict(d, margin_gy), "cannot be told from")
-        text = (
-            f"For {' and for '.join(texts)} the best intervals from samples ({name}) {verb} those of {other}"
-        )
-        sentences.append(f"{text}: interval score {d.mean:+.2f} Gy{edges}, {d.n} test patients.")
+        text = f"For {' and for '.join(texts)} the best intervals from samples ({name}) {verb} those"
+        sentences.append(f"{text} of {other}: interval score {d.mean:+.2f} Gy{edges}, {d.n} test patients.")
     return " ".join(sentences)
 
 
@@ -130,9 +128,7 @@ def width_verdict(judged: pd.DataFrame, least_pct: float = NARROWER_PCT) -> str:
         return ""
     alone = select(rows, source="none", rule=CONSTANT)["answer"].iloc[0]
     means = rows.groupby("answer")[["width", "inside_pct"]].mean().sort_values("width")
-    says = {
-        name: f"{row['width']:.2f} Gy, {row['inside_pct']:.0f} % inside" for name, row in means.iterrows()
-    }
+    says = {name: f"{width:.2f} Gy, {inside:.0f} % inside" for name, width, inside in means.itertuples()}
     less_pct = 100 * (1 - means["width"] / means.loc[alone, "width"]).drop(alone)
     words = [
         f"{name}, {abs(pct):.0f} % {'narrower' if pct > 0 else 'wider'} ({says[name]})"

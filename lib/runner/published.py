@@ -139,8 +139,8 @@ def write_check(run: Experiment, calibration: Results, target: Path) -> None:
 
 
 def shorten(tensor: torch.Tensor) -> torch.Tensor:
-    """The weights of a layer in bfloat16, in which networks multiply where the hardware does; the few of norms,
-    biases and of the last layer, which add little to the size and much to the error, as they are."""
+    """The weights of a layer in bfloat16, in which networks multiply where the hardware does; the few of
+    norms, biases and the last layer, which are small and matter, as they are."""
     return tensor.bfloat16() if tensor.numel() > FEW_WEIGHTS else tensor
 
 

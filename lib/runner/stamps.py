@@ -27,9 +27,9 @@ def products_of(stage: Stage, folder: Path) -> list[Path]:
 
 
 def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
-    """The stage's key: its code and parameters, the cohort's card, the weights it starts from, what the stages
-    it needs have written, and of the report the calibrated check. The list of trainings is a parameter of the
-    comparison alone."""
+    """The stage's key: its code and parameters, the cohort's card, the weights it starts from, what the
+    stages it needs have written, and the calibrated check for the report. The list of trainings is a
+    parameter of the comparison alone."""
     lists = () if stage.name == "04_comparison" else ("methods",)
     parameters = {name: value for name, value in stage.parameters.items() if name not in lists}
     start = training_in(parameters.get("start_from"), stage.name.removeprefix(f"{TRAIN}_"))
