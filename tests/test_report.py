@@ -734,6 +734,7 @@ def test_the_report_shows_every_figure_that_a_notebook_makes():
     notebooks = {path.stem: nbformat.read(path, 4) for path in (ROOT / "notebooks").glob("0[0-5]_*.ipynb")}
     sources = {name: "\n".join(cell.source for cell in nb.cells) for name, nb in notebooks.items()}
     shown = set(re.findall(r'figure\(\s*"(\w+)', sources.pop("05_report")))
+    sources["check"] = (ROOT / "lib" / "runner" / "check.py").read_text()
     assert shown == {name for text in sources.values() for name in re.findall(r'"(fig\w+)"', text)}
 
 
