@@ -223,7 +223,6 @@ def test_words_that_other_readers_of_yaml_take_for_something_else_are_words(tmp_
         ("xyzzy", "does not exist; params/ holds the experiments"),
         ("smok", "did you mean smoke?"),
         ("openkbp-cpu", "it is openkbp now"),
-        ("openkbp-best-cpu", "it is openkbp-best now"),
     ],
 )
 def test_a_file_that_is_not_there_is_told_with_the_one_that_was_meant(name, sentence):
