@@ -289,7 +289,7 @@ def test_what_nobody_gave_is_the_files_and_then_the_cells(project, monkeypatch):
     monkeypatch.setattr("lib.runner.notebook.display", shown.append)
     run, values = opened("03_ensemble")
     assert (run.cohort, run.coarsen, run.seed, run.methods[0]) == ("toys", 4, 42, "baseline")
-    assert (values["patients"], values["sampled"], values["validation_patients"]) == (2, ["flow"], 2)
+    assert (values["patients"], values["sampled"], values["validation_patients"]) == (2, ["flow"], 4)
     assert shown[0].columns.name == "from mine/experiment.yaml"
     assert list(shown[0].data["value"].loc[["cohort", "first_cases", "coarsen"]]) == ["toys", "0", "4"]
 
@@ -330,7 +330,7 @@ def test_by_hand_a_notebook_runs_with_the_values_that_the_runner_gives_it(path, 
 @pytest.mark.parametrize(
     "passed, sentence",
     [
-        ({"n_steps": "[1,5]"}, "n_steps must be a whole number like 20, not '[1,5]'"),
+        ({"n_steps": "[1,5]"}, "n_steps must be a whole number like 10, not '[1,5]'"),
         (
             {"sizes": "[1,5]"},
             "sizes must be a list like [1, 2, 3, 5], not '[1,5]'; papermill takes a list by -y",
