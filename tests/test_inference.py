@@ -9,7 +9,7 @@ import torch
 from test_training import config_for, train
 from toys import toy_case, toy_cohort
 
-from lib.diffusion.samplers import DDIM, REFERENCE, Euler, Midpoint
+from lib.diffusion.samplers import DDIM, REFERENCE, Euler, Midpoint, leading_grid
 from lib.diffusion.schedule import cosine_alpha_bar
 from lib.errors import UserError
 from lib.features.channels import channels_of
@@ -27,6 +27,7 @@ from lib.prediction.predict import (
     usual_temperature,
     with_priors,
 )
+from lib.studies.ablation import sampler_settings
 from lib.studies.experiment import Experiment
 from lib.training.loop import fit
 from lib.training.setup import moments_of
@@ -258,3 +259,10 @@ def test_a_checkpoint_of_another_method_and_a_part_without_patients_are_refused(
     with pytest.raises(UserError, match="has no test patients"):
         run.load_samples("test")
     assert run.load_samples("test", optional=True) == []
+
+
+def test_the_number_of_steps_is_switched_only_where_the_references_grid_takes_another():
+    """1000 levels in 7 steps of 142 are 8 calls; in 5 or 25 steps they are as many as asked."""
+    names = {n: [s.name for s in sampler_settings("ddpm", 0, [n])] for n in (5, 7, 25)}
+    assert "as many steps as asked" in names[7] and len(leading_grid(7)) == 8
+    assert names[5] == names[25] == names[7][1:]

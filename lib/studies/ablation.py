@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from lib.diffusion.samplers import REFERENCE, DPMSolver, Sampler, as_dict
-from lib.diffusion.schedule import add_noise, at_level
+from lib.diffusion.schedule import T, add_noise, at_level
 from lib.features.batches import make_batch
 from lib.features.samples import Sample
 from lib.metrics.dose import errors_gy
@@ -77,10 +77,11 @@ def start_settings(method: str, held_at: Iterable[int]) -> list[Setting]:
     return [Setting(name, "start", method, sampler) for name, sampler in samplers.items()]
 
 
-def sampler_settings(method: str, window: int) -> list[Setting]:
-    """Other samplers from the reference's start: number of steps, clamp, noise, order, windows."""
-    samplers = {
-        "as many steps as asked": replace(REFERENCE, grid="corrected"),
+def sampler_settings(method: str, window: int, n_steps: Iterable[int]) -> list[Setting]:
+    """Other samplers from the reference's start: clamp, noise, order, windows, and the number of steps where
+    the reference's grid does not take as many as asked."""
+    asked = {"as many steps as asked": replace(REFERENCE, grid="corrected")}
+    samplers = (asked if any(T % n for n in n_steps) else {}) | {
         "no clamp": replace(REFERENCE, clamp="none"),
         "noise re-derived after the clamp": replace(REFERENCE, clamp="rederive noise"),
         "ancestral, eta 1": replace(REFERENCE, eta=1.0),
