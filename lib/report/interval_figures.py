@@ -19,6 +19,13 @@ from lib.studies.results import Results, select
 
 MARGIN_GY = 0.1
 NARROWER_PCT = 10  # than residuals alone: so much a second network or samples must gain
+SECTION = """## What such a prediction is good for: intervals, and a check of plans
+
+By how much predictions miss on validation patients says how far to trust one for a new patient: each DVH
+point gets an interval, and a plan outside of it stands out among plans of such anatomies. An interval has one
+width for all patients, or one that grows with the spread of the members. Judged on the test patients; answers
+compete in the interval score, the width and a penalty for what is missed. `python -m lib check`, with the
+experiment's folder and `--plan`, checks a plan."""
 WORDS = {"lower": "better", "higher": "worse", "equal": "equal"}
 VERBS = {"lower": "are better than", "higher": "are worse than", "equal": "equal"}
 TITLES = {"nfe": "network calls", "inside_pct": "inside / %", "width": "width / Gy"}
@@ -144,6 +151,11 @@ def width_verdict(judged: pd.DataFrame, least_pct: float = NARROWER_PCT) -> str:
 def verdicts(judged: pd.DataFrame) -> list[str]:
     """What samples are worth, and what anything is beside residuals alone."""
     return [text for text in (sampling_verdict(judged), width_verdict(judged)) if text]
+
+
+def section(judged: pd.DataFrame, problem: str = "") -> str:
+    """What the report says of intervals, as Markdown; of a calibration that is outdated what the problem is."""
+    return "\n\n".join([SECTION, *([f"{problem}."] if problem else verdicts(judged))])
 
 
 def alarms_table(results: Results) -> pd.DataFrame:
