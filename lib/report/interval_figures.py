@@ -154,7 +154,7 @@ def verdicts(judged: pd.DataFrame) -> list[str]:
 
 
 def section(judged: pd.DataFrame, problem: str = "") -> str:
-    """What the report says of intervals, as Markdown; of a calibration that is outdated what the problem is."""
+    """What the report says of intervals, as Markdown; of an outdated calibration its problem alone."""
     return "\n\n".join([SECTION, *([f"{problem}."] if problem else verdicts(judged))])
 
 
