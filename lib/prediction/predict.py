@@ -142,15 +142,15 @@ def predict(
     for keys in progress(list(batches(samples, members, batch_size)), label):
         batch = make_batch([samples[i].to(predictor.device) for i, _ in keys])
         names = [(samples[i].case_id, member) for i, member in keys]
-        sample = partial(sample_batch, predictor, sampler, (seed, "eta", *names))
+        doses_of = partial(sample_batch, predictor, sampler, (seed, "eta", *names))
         if not method.sampled:
-            dose = sample(batch, None, window)
+            dose = doses_of(batch, None, window)
         elif window and window_noise == "own":
-            dose = sample_windows(sample, batch, window, temperature, seed, names)
+            dose = sample_windows(doses_of, batch, window, temperature, seed, names)
         else:
             noise = torch.stack([start_noise(samples[i], member, seed) for i, member in keys])
             see = watch and watch_each(watch, names, config.units, batch.prior)
-            dose = sample(batch, temperature * noise.to(predictor.device), window, see)
+            dose = doses_of(batch, temperature * noise.to(predictor.device), window, see)
         doses |= zip(keys, (dose * inside_of(config, batch)).clamp(*DOSE_LIMITS).cpu())
     return [torch.stack([doses[i, member] for member in members]) for i in range(len(samples))]
 
