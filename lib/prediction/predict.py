@@ -229,10 +229,8 @@ def denoiser(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
 
     def denoise(x_t, t):
         alpha_bar_t, known = at_level(alpha_bar, t, x_t), nothing.to(x_t).expand_as(x_t)
-        output = network(x_t, t)
-        if config.skip:
-            weights = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
-            output = with_skip(predicts, output, x_t, *weights, config.skip)
+        weights = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+        output = with_skip(predicts, network(x_t, t), x_t, *weights, config.skip)
         dose_hat, noise_hat = estimates(predicts, output, x_t, alpha_bar_t)
         known_noise = noise_from_dose(x_t, known, alpha_bar_t)
         return torch.where(inside, dose_hat, known), torch.where(inside, noise_hat, known_noise)
@@ -247,9 +245,7 @@ def velocity_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable
 
     def velocity(x_t, t):
         known = (nothing.to(x_t) - x_t) / (1 - t).view(-1, 1, 1, 1, 1)
-        output = network(x_t, flow_level(t))
-        if config.skip:
-            output = with_skip("velocity", output, x_t, *weights_at(t, x_t), config.skip)
+        output = with_skip("velocity", network(x_t, flow_level(t)), x_t, *weights_at(t, x_t), config.skip)
         return torch.where(inside, output, known)
 
     return velocity
