@@ -292,7 +292,8 @@ def limits(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
     for row in list(clinic(results, margin_gy, failed))[:1]:
         text += f" Whether a plan meets a goal: {row['sentence'].partition(': ')[2]}"
     text += f" Nothing is judged from few patients: {', '.join(few)}." if few else ""
-    text += f" Trainings that failed are not judged: {', '.join(in_words(n, n) for n in bad)}." if bad else ""
+    names = ", ".join(in_words(name, name) for name in bad)
+    text += f" Not judged, as no better than no network: {names}." if bad else ""
     if any(counts.values()):
         yield make_row("", "", "", Difference(0, math.nan), "", False) | {"sentence": text.strip()}
 
