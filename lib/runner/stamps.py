@@ -40,7 +40,8 @@ def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
     inputs = {name: sha256(path) for name, path in paths.items() if path.exists()}
     if "cohort" in inputs:  # a site's structures and goals stand in a file of this code, not in the card
         card = read_json(paths["cohort"])
-        inputs["protocol"] = digest(protocol_of(card.get("protocol", card["site"])).content)
+        stored = card.get("protocol", card.get("site"))
+        inputs["protocol"] = digest(protocol_of(stored).content) if stored else None
     for name in [other.name for other in stages if other.name in stage.needs]:
         stamp = stamp_path(folder, name)
         inputs[name] = read_json(stamp)["products"] if stamp.exists() else None
