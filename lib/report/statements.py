@@ -140,7 +140,8 @@ def way(difference: float) -> str:
 def in_words(label: str, training: str) -> str:
     """What a label of the tables means: the title of its method, and how it is averaged."""
     method, usual = METHODS.get(kind(training)), {"baseline": "the U-Net", "control": "no network"}
-    title = usual.get(training) or (method.title if method else training)
+    title, variant = method.title if method else training, training.partition("-")[2]
+    title = usual.get(training) or (f"{title} ({variant})" if method and variant else title)
     averaged = label.removeprefix(training).replace(", both sides", " with the mirror image")
     return f"*{title}{averaged.replace('both sides', 'the mirror image')}*"
 
