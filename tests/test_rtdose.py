@@ -157,7 +157,7 @@ def test_a_description_that_dicom_cannot_hold_is_refused(description, patient, t
 
 
 def test_a_case_of_another_patient_is_refused(patient, tmp_path):
-    with pytest.raises(UserError, match="does not lie in the CT"):
+    with pytest.raises(UserError, match="is not that of the case"):
         other = toy_case(shape=(32, 16, 16))
         write_rtdose(tmp_path / "dose.dcm", other.dose_gy, other, patient, description="dose", method="ddpm")
 

@@ -1,9 +1,11 @@
 """A cohort made: a source's patients read in parallel, written as case files, listed in a card."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from lib.cases.case import Case, save_case
@@ -41,9 +43,12 @@ def make_cohort(
         raise UserError(f"there is no patient to read for {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     cases, left_out, protocols = {}, {}, {}
-    with ProcessPoolExecutor(workers) as pool:
+    with (
+        TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as part,
+        ProcessPoolExecutor(workers) as pool,
+    ):
         results = pool.map(
-            partial(import_case, folder, source.read), patients, patients.values(), chunksize=4
+            partial(import_case, Path(part), source.read), patients, patients.values(), chunksize=4
         )
         for case_id, (summary, protocol, reason) in zip(patients, results):
             if reason:
@@ -51,10 +56,12 @@ def make_cohort(
                 report(f"left out {case_id}: {reason}")
             else:
                 cases[case_id], protocols[case_id] = summary, protocol
-    if not cases:
-        first = next(iter(left_out.values()))
-        raise UserError(f"none of {len(patients)} patients could be used; the first: {first}")
-    protocol = one_protocol(protocols)
+        if not cases:
+            first = next(iter(left_out.values()))
+            raise UserError(f"none of {len(patients)} patients could be used; the first: {first}")
+        protocol = one_protocol(protocols)
+        for case_id in cases:
+            os.replace(Path(part) / f"{case_id}.npz", folder / f"{case_id}.npz")
     write_json(folder / "card.json", make_card(folder.name, source, protocol, cases, left_out))
     return open_cohort(folder)
 

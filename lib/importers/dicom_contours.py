@@ -98,10 +98,9 @@ def read_points(item: Dataset, roi: Roi, file: str) -> tuple[np.ndarray, str]:
 
 
 def check_gaps(name: str, layers: list[int], grid: ImageGrid, file: str, warnings: list[str]) -> None:
-    """Tells of slices without a contour; refuses a structure that lacks every second or third."""
+    """Tells of slices without a contour; refuses a structure that lacks every second or more."""
     gaps = [pair for pair in itertools.pairwise(layers) if pair[1] - pair[0] > 1]
-    short = [pair for pair in gaps if pair[1] - pair[0] <= 3]
-    if len(short) > 2 and len(short) >= len(layers) / 2:
+    if len(gaps) > 2 and len(gaps) >= len(layers) / 2:
         raise UserError(f"{file}: {name} lacks a contour on every second slice or so; export it interpolated")
     for pair in gaps:
         low_mm, high_mm = (grid.origin_mm[0] + k * grid.spacing_mm[0] for k in pair)

@@ -81,14 +81,16 @@ def explain_damage(name: str) -> Iterator[None]:
         raise UserError(f"{name} is damaged ({type(error).__name__}); export the patient again") from None
 
 
-def read_folder(folder: Path) -> tuple[dict[str, list[File]], dict[str, int]]:
-    """(kind -> Files, what else lies there -> how often) of all files below `folder`."""
+def read_folder(folder: Path, hide: bool) -> tuple[dict[str, list[File]], dict[str, int]]:
+    """(kind -> Files, what else lies there -> how often) of all files below `folder`; with `hide` a file is
+    called by its number in the order of the paths, because its name may be the patient's."""
     files, others, first_of = {kind: [] for kind in KINDS}, Counter(), {}
-    for path in find_paths(folder):
-        with explain_damage(path.name):
-            ds = read_file(path)
+    for number_of, path in enumerate(find_paths(folder), 1):
+        name = f"file {number_of}" if hide else path.name
+        with explain_damage(name):
+            ds = read_file(path, name)
             kind = "not DICOM" if ds is None else kind_of(ds)
-            file = File(path.name, ds, text(ds, "SOPInstanceUID")) if kind in files else None
+            file = File(name, ds, text(ds, "SOPInstanceUID")) if kind in files else None
             if file and is_copy(file, first_of.setdefault(file.uid, file)):
                 kind, file = f"copy of {kind}", None
         if file:
@@ -139,20 +141,20 @@ def is_copy(file: File, first: File) -> bool:
     return True
 
 
-def read_file(path: Path) -> Dataset | None:
+def read_file(path: Path, name: str) -> Dataset | None:
     """The content of `path`, or None where a file does not even claim to be DICOM."""
     pydicom = import_pydicom()
     if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path.name} is larger than {MAX_BYTES} bytes; no CT slice, plan or dose is")
+        raise UserError(f"{name} is larger than {MAX_BYTES} bytes; no CT slice, plan or dose is")
     content = path.read_bytes()
     if content[128:132] != b"DICM" and content[:2] in (b"\2\0", b"\b\0") and content[3:4] == b"\0":
         content = bytes(128) + b"DICM" + content  # it begins with a tag, without preamble
     if content[128:132] != b"DICM":
         if path.suffix.lower() in (".dcm", ".ima") or path.suffix[1:].isdigit():
-            raise UserError(f"{path.name} is not a DICOM file in spite of its name; export the patient again")
+            raise UserError(f"{name} is not a DICOM file in spite of its name; export the patient again")
         return None
     if DEFLATED in content[:4096]:  # could inflate to any size
-        raise UserError(f"{path.name} is deflated; export it uncompressed")
+        raise UserError(f"{name} is deflated; export it uncompressed")
     ds = pydicom.dcmread(io.BytesIO(content))  # from memory, so that a false length cannot allocate much
     if "TransferSyntaxUID" not in ds.file_meta:
         ds.file_meta.TransferSyntaxUID = EXPLICIT if ds.original_encoding[0] is False else IMPLICIT
@@ -235,9 +237,10 @@ class Chain(NamedTuple):
     notes: list[str]
 
 
-def read_chain(folder: Path) -> Chain:
+def read_chain(folder: Path, pseudonym: str = "") -> Chain:
     """The Chain in a patient's folder; a UserError if a file is damaged, lacking, foreign or ambiguous."""
-    files, others = read_folder(folder)
+    files, others = read_folder(folder, hide=bool(pseudonym))
+    folder = Path(pseudonym or folder.name)  # what sentences call it
     for kind, (instead, advice) in INSTEAD.items():
         if instead in others and not files[kind]:
             raise UserError(f"{folder.name} holds no {kind} but {instead}; {advice}")
@@ -264,7 +267,10 @@ def choose_doses(folder: Path, files: dict[str, list[File]], notes: list[str]) -
     if beams and not whole:
         return check_beams(folder, beams, files["RTPLAN"], notes)
     linked = [file for file in whole if plans.intersection(references(file, "ReferencedRTPlanSequence"))]
-    return [pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or doses)]
+    chosen = pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or doses)
+    if len(whole) > 1:
+        notes.append(f"of {len(whole)} doses of plans the one is taken whose plan is here")
+    return [chosen]
 
 
 def check_beams(folder: Path, doses: list[File], plans: list[File], notes: list[str]) -> list[File]:
@@ -310,7 +316,7 @@ def choose_plan(
     if not plans:
         notes.append("there is no RTPLAN")
         return None, structures_uid
-    several = optional(dose, "DoseSummationType") == "MULTI_PLAN"
+    several = optional(dose, "DoseSummationType") == "MULTI_PLAN" or len(set(uids)) > 1
     if several:
         notes.append("the dose is of several plans, whose prescriptions are not added up; they are not taken")
         fitting = [plan for plan in plans if plan.uid in uids]

@@ -41,6 +41,8 @@ def dicom_source(
         inside = Path(cohort).resolve() in Path(pseudonyms).resolve().parents
         if inside or is_below_outputs(pseudonyms):
             raise UserError(f"{pseudonyms} lies in outputs or the cohort; who is who belongs elsewhere")
+        if Path(pseudonyms).exists():
+            raise UserError(f"{pseudonyms} exists already; give another name")
         write_text(Path(pseudonyms), "".join(f"{name},{case_id}\n" for case_id, name in names.items()))
     items = {names[case_id]: (path, names[case_id]) for case_id, path in patients.items()}
     return Source("DICOM-RT folders", items, partial(read_named, options))
@@ -61,22 +63,22 @@ def read_named(options: Options, item: tuple[Path, str]) -> tuple[Case, dict]:
     """A patient by the name in the cohort; an error does not give another one away."""
     folder, name = item
     try:
-        return read_patient(folder, options, name)
+        return read_patient(folder, options, name, name if name != folder.name else "")
     except UserError as error:
-        raise UserError(str(error).replace(str(folder), name).replace(folder.name, name)) from None
+        raise UserError(str(error).replace(str(folder), name)) from None
 
 
 def read_patient(
-    folder: str | Path, options: Options = DEFAULTS, name: str | None = None
+    folder: str | Path, options: Options = DEFAULTS, name: str | None = None, pseudonym: str = ""
 ) -> tuple[Case, dict]:
     """(Case, report) of the patient in `folder`; raises a UserError that names the file and tag at fault.
 
     The case's id is `name`, or the folder's name. The report is for the cohort's card: which structure became
     which, what was ignored or is missing, where prescription and dose mask come from, what deserves a look.
     """
-    folder, chain = Path(folder), read_chain(Path(folder))
+    folder, chain = Path(folder), read_chain(Path(folder), pseudonym)
     warnings, file = list(chain.notes), chain.structures.name
-    ct_hu, ct_grid = read_ct(chain.slices, folder.name)
+    ct_hu, ct_grid = read_ct(chain.slices, pseudonym or folder.name)
     grid = new_grid(ct_grid, options.spacing_mm)
     ct_hu = resample(ct_hu, ct_grid, grid)
     rois = read_rois(chain)

@@ -140,10 +140,12 @@ def likeness(case: Case, anatomy: pd.DataFrame) -> Likeness:
 
 
 def same_patient(case: Case, anatomy: pd.DataFrame) -> str:
-    """The training patient whose anatomy has just these numbers, or ""."""
+    """The training patient whose anatomy has most of these numbers, or "": one organ may be drawn anew."""
     numbers = pd.Series(describe(case))
     training = anatomy[anatomy["part"] == "train"].pivot(
         index="case_id", columns=["structure", "measure"], values="value"
     )
-    alike = np.isclose(training.reindex(columns=numbers.index), numbers, rtol=SAME, atol=SAME).all(axis=1)
+    alike = (
+        np.isclose(training.reindex(columns=numbers.index), numbers, rtol=SAME, atol=SAME).mean(axis=1) > 0.5
+    )
     return next(iter(training.index[alike]), "")
