@@ -501,7 +501,9 @@ def test_a_damaged_cache_file_is_made_again(damage, cohort, tmp_path):
     assert all(torch.equal(getattr(made, name), getattr(samples.read_sample(path), name)) for name in FIELDS)
 
 
-def test_another_case_file_coarsening_or_set_of_beams_is_another_cache_file(cohort, tmp_path):
+def test_another_case_file_coarsening_set_of_beams_or_protocol_is_another_cache_file(
+    cohort, tmp_path, monkeypatch
+):
     load_samples(cohort, ["toy_1"], Grid(2))
     load_samples(cohort, ["toy_1"], Grid(4))
     (with_beams,) = load_samples(cohort, ["toy_1"], Grid(2), [0, 180])
@@ -512,6 +514,11 @@ def test_another_case_file_coarsening_or_set_of_beams_is_another_cache_file(coho
     cohort.card["cases"]["toy_1"]["sha256"] = "0" * 64
     (halved,) = load_samples(cohort, ["toy_1"], Grid(2))
     assert float(halved.dose.max()) == pytest.approx(0.5, abs=0.01) and len(cache_files(tmp_path)) == 4
+    site = PROTOCOLS["head-and-neck"]
+    one_more = dataclasses.replace(site, organs=(*site.organs, "Lips"), content=site.content | {"more": 1})
+    monkeypatch.setitem(PROTOCOLS, "head-and-neck", one_more)
+    (wider,) = load_samples(cohort, ["toy_1"], Grid(2))
+    assert len(wider.cond) == CHANNELS["head-and-neck"] + 1 and wider.channels.names[-1] != "open fields"
 
 
 # --- streams of random numbers ---

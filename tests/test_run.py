@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -19,6 +20,7 @@ import pytest
 
 from lib.__main__ import COMMANDS, main
 from lib.cache import is_fresh
+from lib.cases.protocol import PROTOCOLS
 from lib.errors import UserError
 from lib.files import ROOT, lock, read_json, write_json, write_text
 from lib.runner.command import Failure, one_sentence_errors
@@ -148,6 +150,18 @@ def test_what_a_stage_reads_is_part_of_its_key(smoke, tmp_path, monkeypatch):
     write_json(stamp, read_json(stamp) | {"products": {"results/03_ensemble.json": "edited"}})
     after = {stage.name: key_of(stage, stages, folder) for stage in stages}
     assert [name for name in before if before[name] != after[name]] == ["04_comparison", "05_report"]
+
+
+def test_a_changed_site_makes_its_cohorts_stale(tmp_path, monkeypatch):
+    """Its structures and goals stand in a file of the code, of which a card holds the name alone."""
+    write_json(tmp_path / "toys" / "card.json", {"site": "prostate"})
+    params = {"experiment": "x", "cohort": str(tmp_path / "toys"), "methods": ["baseline"]}
+    [stage, *_] = plan(params, "x.yaml")
+    before, site = key_of(stage, [], tmp_path), PROTOCOLS["prostate"]
+    assert key_of(stage, [], tmp_path) == before
+    with_urethra = site.content | {"organs": [*site.content["organs"], "Urethra"]}
+    monkeypatch.setitem(PROTOCOLS, "prostate", replace(site, content=with_urethra))
+    assert key_of(stage, [], tmp_path) != before
 
 
 def test_the_order_of_the_trainings_redoes_none_of_them(tmp_path):

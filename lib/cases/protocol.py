@@ -1,7 +1,8 @@
 """What a treatment site has: targets and prescriptions, organs, clinical goals, how its CT is scaled.
 
 Each is a YAML file in lib/cases/protocols, or a clinic's own with the same keys; prostate.yaml explains them.
-Who changes here the structures of a site or how its CT is scaled raises FEATURES_VERSION (lib/cache.py).
+A changed protocol makes features and studies anew; who changes how the CT of a site is scaled also raises
+TRAINING_VERSION (lib/cache.py), as trained networks saw it otherwise.
 """
 
 import re

@@ -34,7 +34,11 @@ def with_skip(
     a network alike). With d = signal^2 deviation^2 + share^2, which is the variance of x_t,
 
         E[dose | x_t] = signal deviation^2 x_t / d,        E[noise | x_t] = share x_t / d
+
+    A deviation of 0 lets nothing past the network.
     """
+    if not deviation:
+        return output
     variance = signal**2 * deviation**2 + share**2
     of_dose, of_noise = signal * deviation**2 / variance, share / variance
     if predicts == "dose":

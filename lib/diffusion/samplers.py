@@ -49,8 +49,12 @@ GRIDS = {"leading": leading_grid, "corrected": corrected_grid, "held": held_grid
 
 @dataclass(frozen=True)
 class Sampler:
-    """What all samplers share: the number of steps decides the times of the network calls."""
+    """What all samplers share: the number of steps decides the times of the network calls.
 
+    `title` is what tells a class from the usual one in words. (It carries no type, or it were a field.)
+    """
+
+    title = ""
     n_steps: int
 
     @property
@@ -136,6 +140,8 @@ class DPMSolver(DiffusionSampler):
     are of first order.
     """
 
+    title = "second order"
+
     def step(self, x_t, dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, before, generator):
         h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar_t)
         if before is not None and torch.isfinite(h):
@@ -148,9 +154,12 @@ class DPMSolver(DiffusionSampler):
 
 @dataclass(frozen=True)
 class Euler(Sampler):
-    """A flow's velocity integrated from t = 0 to 1 by steps of first order, one call each."""
+    """A flow's velocity integrated from t = 0 to 1 by steps of first order, one call each.
 
-    stages = (1.0,)  # how far of a step each call's velocity leads from where the step began
+    `stages`: how far of a step each call's velocity leads from where the step began.
+    """
+
+    title, stages = "Euler", (1.0,)
 
     def times(self) -> list[float]:
         check_steps(self.n_steps)
@@ -177,7 +186,7 @@ class Euler(Sampler):
 class Midpoint(Euler):
     """Steps of second order, two calls each: the velocity half a step ahead is used for the whole step."""
 
-    stages = (0.5, 1.0)
+    title, stages = "the midpoint rule", (0.5, 1.0)
 
 
 def check_steps(n_steps: int, most: int = T) -> None:

@@ -81,9 +81,7 @@ def finish(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:
     """The picture with the isodoses' values and its colour bar."""
     if overlay.isodoses_gy:
         rgb = label_isodoses(rgb, overlay, view)
-    width_px = max(150, rgb.shape[1])  # what the bar needs
-    bar = slices.colour_bar(overlay.colours, overlay.range_gy, width_px, overlay.unit)
-    return np.vstack([np.pad(rgb, ((0, 0), (0, width_px - rgb.shape[1]), (0, 0))), bar])
+    return slices.put_bar(rgb, overlay)
 
 
 def label_isodoses(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:

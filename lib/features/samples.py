@@ -141,8 +141,8 @@ def make_file_alone(*of_case: Any) -> None:
 
 def sample_path(cohort: Cohort, case_id: str, grid: Grid, beams_deg: tuple[float, ...]) -> Path:
     """The file of a sample, named by all that decides it."""
-    case_sha256 = cohort.card["cases"][case_id]["sha256"]
-    key = digest([FEATURES_VERSION, case_sha256, grid, tuple(beams_deg)])[:16]
+    case_sha256, protocol = cohort.card["cases"][case_id]["sha256"], cohort.protocol.content
+    key = digest([FEATURES_VERSION, case_sha256, protocol, grid, tuple(beams_deg)])[:16]
     return in_project(CACHE) / cohort.name / f"{case_id}-{key}.safetensors"
 
 

@@ -47,8 +47,8 @@ def paired_difference(first: Values, second: Values) -> Difference:
 def mean_interval(values: Values, bounds: tuple[float, float] = NO_BOUNDS) -> tuple[float, float] | None:
     """95 % interval of the mean over patients by Student's t; None below 4 patients.
 
-    Where no value can lie beyond `bounds` the interval ends there: what is cut off holds no possible mean, so
-    that it covers the mean as often.
+    Where no value can lie beyond `bounds` the interval ends there. No mean can lie in what is cut off, so the
+    interval covers the mean as often as before.
 
     It covers the mean of normal differences in 95 % of cases at any number of patients; of strongly skewed
     ones (lognormal, sigma 1) in 82 % at 4, 83 % at 8 and 89 % at 33 (measured by tests/test_evaluation.py).

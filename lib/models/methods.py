@@ -86,7 +86,8 @@ def inside_of(config: TrainConfig, batch: Batch) -> torch.Tensor:
 
 
 def flow_shift(config: TrainConfig) -> float:
-    """By it the ratio of dose to noise of every time of a flow is divided (lib.diffusion.flow.shift_time)."""
+    """What divides a flow's ratio of dose to noise (lib.diffusion.flow.shift_time): the root of what divides
+    a diffusion's signal-to-noise ratio, which is that ratio squared."""
     return config.snr_divisor**0.5
 
 

@@ -46,16 +46,14 @@ def training_loss(
     dose, (t, noise) = config.units.to_network(batch.dose, batch.prior), draw
     if method.predicts == "velocity":
         x_t = at_time(dose, noise, t)
-        velocity_hat = network(batch.cond, batch.constraints, x_t, flow_level(t))
-        if config.skip:
-            velocity_hat = with_skip("velocity", velocity_hat, x_t, *weights_at(t, dose), config.skip)
+        output = network(batch.cond, batch.constraints, x_t, flow_level(t))
+        velocity_hat = with_skip("velocity", output, x_t, *weights_at(t, dose), config.skip)
         return losses.mean_inside((velocity_hat - (dose - noise)) ** 2, inside)
     alpha_bar_t = at_level(config.alpha_bar, t, dose)
     x_t = add_noise(dose, noise, alpha_bar_t)
     output = network(batch.cond, batch.constraints, x_t, t)
-    if config.skip:
-        weights = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
-        output = with_skip(method.predicts, output, x_t, *weights, config.skip)
+    weights = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+    output = with_skip(method.predicts, output, x_t, *weights, config.skip)
     squared = (output - target_of(method.predicts, dose, noise, alpha_bar_t)) ** 2
     if config.weighting == "min-snr":
         squared = squared * losses.min_snr_weight(method.predicts, alpha_bar_t).to(squared.dtype)

@@ -142,15 +142,15 @@ def predict(
     for keys in progress(list(batches(samples, members, batch_size)), label):
         batch = make_batch([samples[i].to(predictor.device) for i, _ in keys])
         names = [(samples[i].case_id, member) for i, member in keys]
-        sample = partial(sample_batch, predictor, sampler, (seed, "eta", *names))
+        doses_of = partial(sample_batch, predictor, sampler, (seed, "eta", *names))
         if not method.sampled:
-            dose = sample(batch, None, window)
+            dose = doses_of(batch, None, window)
         elif window and window_noise == "own":
-            dose = sample_windows(sample, batch, window, temperature, seed, names)
+            dose = sample_windows(doses_of, batch, window, temperature, seed, names)
         else:
             noise = torch.stack([start_noise(samples[i], member, seed) for i, member in keys])
             see = watch and watch_each(watch, names, config.units, batch.prior)
-            dose = sample(batch, temperature * noise.to(predictor.device), window, see)
+            dose = doses_of(batch, temperature * noise.to(predictor.device), window, see)
         doses |= zip(keys, (dose * inside_of(config, batch)).clamp(*DOSE_LIMITS).cpu())
     return [torch.stack([doses[i, member] for member in members]) for i in range(len(samples))]
 
@@ -229,10 +229,8 @@ def denoiser(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
 
     def denoise(x_t, t):
         alpha_bar_t, known = at_level(alpha_bar, t, x_t), nothing.to(x_t).expand_as(x_t)
-        output = network(x_t, t)
-        if config.skip:
-            weights = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
-            output = with_skip(predicts, output, x_t, *weights, config.skip)
+        weights = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+        output = with_skip(predicts, network(x_t, t), x_t, *weights, config.skip)
         dose_hat, noise_hat = estimates(predicts, output, x_t, alpha_bar_t)
         known_noise = noise_from_dose(x_t, known, alpha_bar_t)
         return torch.where(inside, dose_hat, known), torch.where(inside, noise_hat, known_noise)
@@ -247,9 +245,7 @@ def velocity_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable
 
     def velocity(x_t, t):
         known = (nothing.to(x_t) - x_t) / (1 - t).view(-1, 1, 1, 1, 1)
-        output = network(x_t, flow_level(t))
-        if config.skip:
-            output = with_skip("velocity", output, x_t, *weights_at(t, x_t), config.skip)
+        output = with_skip("velocity", network(x_t, flow_level(t)), x_t, *weights_at(t, x_t), config.skip)
         return torch.where(inside, output, known)
 
     return velocity

@@ -13,7 +13,7 @@ from lib.files import DAMAGED_NPZ, replace_file
 STEP_GY = 0.01
 
 
-class Prediction(NamedTuple):
+class StoredDose(NamedTuple):
     """`dose_gy` and, of several samples, `spread_gy` (their standard deviation): float32 [D,H,W]."""
 
     dose_gy: np.ndarray
@@ -57,7 +57,7 @@ def save_prediction(path: Path, dose_gy: np.ndarray, grid: Grid, spread_gy: np.n
     write_npz(path, **grid._asdict(), **{name: volume.astype(np.uint16) for name, volume in steps.items()})
 
 
-def load_prediction(path: Path, dose_mask: np.ndarray) -> Prediction:
+def load_prediction(path: Path, dose_mask: np.ndarray) -> StoredDose:
     """The prediction on the case's own grid, that of its `dose_mask` (bool [D,H,W]), and 0 outside it."""
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -76,7 +76,7 @@ def load_prediction(path: Path, dose_mask: np.ndarray) -> Prediction:
         raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
     steps = [torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None] for volume in volumes]
     fine = [refine_in_mask(volume, grid, mask)[0, 0].numpy() for volume in steps]
-    return Prediction(fine[0], fine[1] if len(fine) > 1 else None)
+    return StoredDose(fine[0], fine[1] if len(fine) > 1 else None)
 
 
 def save_steps(path: Path, steps: Steps) -> None:

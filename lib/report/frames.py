@@ -97,7 +97,8 @@ def failed_trainings(results: Results) -> dict[str, set[str]]:
 
 
 def failures(rows: pd.DataFrame, answer: list[str]) -> set[str]:
-    """Trainings, and their groups, whose best answer has no surely lower error than the control."""
+    """Trainings, and their groups, that failed: their best answer has an error that is not finite, or whose
+    difference to the control's has a 95 % interval that does not end below 0."""
     control = select(rows, method="control").set_index("case_id")["value"]
     failed: set[str] = set()
     for names, group in rows[rows["method"] != "control"].groupby(["training", "group"]):

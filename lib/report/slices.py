@@ -226,6 +226,13 @@ def colour_bar(colours: str, limits: tuple, width_px: int = 320, unit: str = "Gy
     return np.asarray(image)
 
 
+def put_bar(rgb: np.ndarray, overlay: Overlay) -> np.ndarray:
+    """The picture with its colour bar below."""
+    width_px = max(150, rgb.shape[1])  # what the bar needs
+    bar = colour_bar(overlay.colours, overlay.range_gy, width_px, overlay.unit)
+    return np.vstack([np.pad(rgb, ((0, 0), (0, width_px - rgb.shape[1]), (0, 0))), bar])
+
+
 def draw_axial(case: Case, index: int) -> np.ndarray:
     """An axial slice of the planned dose with two isodoses and every structure, uint8 [H,W,3]."""
     isodoses_gy = tuple(share * case.rx_gy for share in ISODOSE_SHARES)

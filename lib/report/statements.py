@@ -39,7 +39,7 @@ MEANS_OF = {  # verdicts on a spread that a reader does not know, in words
     BIASED: "This is a biased sampler: its answers hardly differ, and their mean is worse than a regression",
 }
 PROMISED = 5.0  # points within which an interval holds what it promises
-BEYOND_RULE = {  # what a network is held against the control by -> where that is
+PLACES = {  # quantity by which a network is compared with the control -> in words, where
     "MAE": "overall",
     "error of DVH points": "in DVH points",
     "MAE in the primary target": "in the primary target",
@@ -292,7 +292,8 @@ def limits(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
     for row in list(clinic(results, margin_gy, failed))[:1]:
         text += f" Whether a plan meets a goal: {row['sentence'].partition(': ')[2]}"
     text += f" Nothing is judged from few patients: {', '.join(few)}." if few else ""
-    text += f" Trainings that failed are not judged: {', '.join(in_words(n, n) for n in bad)}." if bad else ""
+    names = ", ".join(in_words(name, name) for name in bad)
+    text += f" Not judged, as no better than no network: {names}." if bad else ""
     if any(counts.values()):
         yield make_row("", "", "", Difference(0, math.nan), "", False) | {"sentence": text.strip()}
 
@@ -330,7 +331,7 @@ def places_of(claims: list[Row]) -> dict[str, list[str]]:
     open_ = [row for row in claims if row["verdict"] in ("equal", CANNOT) and row["n"] >= LEAST_FOR_VERDICT]
     worse = [row for row in claims if row["verdict"].endswith("worse")]
     by_words = {"yet closer to the plan": worse, "and not shown to be worse": open_}
-    return {words: [BEYOND_RULE[row["quantity"]] for row in rows] for words, rows in by_words.items()}
+    return {words: [PLACES[row["quantity"]] for row in rows] for words, rows in by_words.items()}
 
 
 def clinic(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:

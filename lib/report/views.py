@@ -139,12 +139,8 @@ def render_panels(view: View) -> dict[str, np.ndarray]:
 
 def render_view(view: View) -> dict[str, np.ndarray]:
     """title -> picture uint8 [H,W,3] with its colour bar below."""
-    panels, pictures = overlays(view), render_panels(view)
-    for title, rgb in pictures.items():
-        overlay, width_px = panels[title], max(150, rgb.shape[1])  # what the bar needs
-        bar = slices.colour_bar(overlay.colours, overlay.range_gy, width_px, overlay.unit)
-        pictures[title] = np.vstack([np.pad(rgb, ((0, 0), (0, width_px - rgb.shape[1]), (0, 0))), bar])
-    return pictures
+    panels = overlays(view)
+    return {title: slices.put_bar(rgb, panels[title]) for title, rgb in render_panels(view).items()}
 
 
 def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structures: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from lib.runner.plan import Stage, plan
 from lib.runner.schedule import threads_of
 from lib.runner.settings import TRAIN, Values, experiment_of, training_parameters
 from lib.studies.experiment import Experiment
-from lib.studies.speed import kernel_times
+from lib.studies.speed import kernel_times, seconds_of
 from lib.training.loop import train_step
 from lib.training.setup import make_config
 from lib.training.state import CannotTrain, TrainingState
@@ -135,7 +135,7 @@ def seconds_of_steps(state: TrainingState, samples: list[Sample], limit_s: float
     """Of at most STEPS steps, of which none begins after the limit but the first."""
     ends, seconds = time.monotonic() + limit_s, []
     while not seconds or (len(seconds) < STEPS and time.monotonic() < ends):
-        seconds.append(seconds_of_step(state, samples))
+        seconds.append(seconds_of(lambda: train_step(state, samples)))
     return seconds
 
 
@@ -147,14 +147,6 @@ def busy_share(state: TrainingState, samples: list[Sample], seconds: list[float]
     state.step = 0
     _, kernels_s, _ = kernel_times(lambda: [train_step(state, samples) for _ in seconds], state.device)
     return min(1.0, kernels_s / sum(seconds))
-
-
-def seconds_of_step(state: TrainingState, samples: list[Sample]) -> float:
-    started = time.monotonic()
-    train_step(state, samples)
-    if state.device.type == "cuda":
-        torch.cuda.synchronize(state.device)
-    return time.monotonic() - started
 
 
 def time_for(costs: list[Cost], epochs: int, jobs: int) -> float:

@@ -9,7 +9,7 @@ from lib.files import ROOT
 from lib.strict_yaml import DAMAGED_YAML, parse_yaml, read_yaml, yaml_problem
 
 # experiments, and their files, by the names that they had
-RENAMED = {"openkbp-cpu": "openkbp", "openkbp-medium": "openkbp", "openkbp-best-cpu": "openkbp-best"}
+RENAMED = {"openkbp-cpu": "openkbp", "openkbp-medium": "openkbp"}
 
 
 def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lib.studies.experiment import OUTPUTS, has_study
 READS = {
     "04_comparison": ("01", "02", "03"),
     "05_report": ("00", "01", "02", "03", "04"),
-}  # others the trainings
+}  # what a notebook reads, by the numbers of notebooks; one that is not named here reads the trainings
 
 
 class Stage(NamedTuple):

@@ -64,7 +64,7 @@ def run_experiment(params: Values, options: argparse.Namespace) -> None:
             chosen = [stage for stage in stages if stage.name in names]
             chosen.sort(key=lambda stage: not stage.name.startswith(TRAIN))  # the longest first
         else:
-            (folder / FILE).unlink(missing_ok=True)  # what is lacking now is no want of time
+            (folder / FILE).unlink(missing_ok=True)  # without a budget nothing is left out for want of time
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         remove_others(stages, folder)
         executed = execute_stages(chosen, stages, folder, options.force, jobs, **bound)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from lib.cases.case import Case
-from lib.diffusion.samplers import Sampler, as_dict, sampler_from
+from lib.diffusion.samplers import SOLVERS, Sampler, as_dict, sampler_from
 from lib.errors import UserError
 from lib.features.samples import Sample
 from lib.metrics.dose import grid_dose_score_gy, openkbp_dose_error_gy, region_errors
@@ -75,13 +75,14 @@ def sampler_text(values: Row) -> str:
         return "one pass"
     words = f"{values['n_steps']} step{'' if values['n_steps'] == 1 else 's'}"
     if "grid" not in values:
-        return f"{words} of {'the midpoint rule' if values['solver'] == 'midpoint' else 'Euler'}"
+        return f"{words} of {SOLVERS[values['solver']].title}"
     corrected = "the reference's grid, as many as asked"
     held = f"from t = {values['start']}"
     grids = {"leading": "the reference's grid", "corrected": corrected, "held": held}
     words += f", {grids[values['grid']]}, clamp: {values['clamp']}"
     words += f", eta {values['eta']:g}" if values.get("eta") else ""
-    return words + (", second order" if values["solver"] == "dpm_solver" else "")
+    title = SOLVERS[values["solver"]].title
+    return words + (f", {title}" if title else "")
 
 
 def predict_all(

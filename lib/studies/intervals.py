@@ -30,8 +30,8 @@ from lib.studies.results import FORECAST, FRAMES, label, make_frame, select
 
 LEVELS_PCT = (50, 80, 90, 95)
 CONSTANT, BY_SPREAD = "constant width", "width by spread"
-# Gy, % or cc, added to a spread: members that agree by chance make no width of nothing. On the phantoms,
-# whose spread tells little, the score falls from 0.5 to 8
+# Gy, % or cc, added to a spread, so that members that agree by chance do not make an interval of no width. On
+# the phantoms, whose spread tells little, the score falls as it grows from 0.5 to 8
 LEAST = 2.0
 VOXELS, VOXELS_PCT = "95 % of voxels", 95  # a patient's score over voxels: what so many of them do not exceed
 TARGET_POINTS = ((99, ">="), (95, ">="), (1, "<="))  # volume in %, and which way is better

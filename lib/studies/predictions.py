@@ -101,8 +101,8 @@ def key_of(run: Experiment, name: str, samples: list[Sample], weights: str, aske
 
 
 def decisive(method: Method, sampler: Sampler | None) -> dict[str, Any]:
-    """What of a sampler decides the doses: its times, so that what two names of a grid have in common is
-    sampled once; nothing where the method is not sampled in steps."""
+    """What of a sampler decides the doses: its times, not the name of its grid, as two grids may give
+    the same times; nothing where the method is not sampled in steps."""
     if not method.timed:
         return {}
     given = {key: value for key, value in as_dict(sampler).items() if key not in ("n_steps", "grid", "start")}

@@ -9,7 +9,7 @@ failed.json                  instead of these, why it failed or was stopped: {"r
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from shutil import copyfile
 
@@ -26,18 +26,21 @@ from lib.training.processes import is_first, say, wait_for_all
 from lib.training.state import CannotTrain, TrainingState
 
 STAMP = "trained.json"
-# the last digits of the units depend on how many threads add them up, and those of the gradients on the parts
-# a batch is cut into; the card decides the constraints; of the start its weights count, not where they lie
+# The last digits of the units depend on how many threads add them up, and those of the gradients on the parts
+# a batch is cut into; the card decides the constraints; the weights that a training starts from count by
+# their content, not by their folder.
 NOT_IN_KEY = ("dose_shift", "dose_scale", "accumulate", "n_constraints", "start_from")
-# fields that came later, as trainings of before had them: those keep their keys
-LATER = {"answer": 1, "condition": 1, "snr_divisor": 1.0, "skip": 0.0}
+# A field that is new has a default, which stands for how it was before: it counts only where it is another,
+# so that finished trainings keep their keys. These two had a default when keys were first made.
+ALWAYS_IN_KEY = ("compile", "version")
+DEFAULTS = {f.name: f.default for f in fields(TrainConfig) if f.name not in ALWAYS_IN_KEY}
 
 
 def training_key(config: TrainConfig, prior: Path | None = None) -> str:
     """What a training depends on: its configuration, which names its cohort's card and TRAINING_VERSION, and
     the weights of its prior and of its start."""
     values = {name: value for name, value in asdict(config).items() if name not in NOT_IN_KEY}
-    decisive = {name: value for name, value in values.items() if (name, value) not in LATER.items()}
+    decisive = {name: value for name, value in values.items() if value != DEFAULTS.get(name, MISSING)}
     starts = [in_project(folder) / "weights.safetensors" for folder in (prior, config.start_from) if folder]
     for path in starts:
         if not path.exists():

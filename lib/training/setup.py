@@ -13,7 +13,7 @@ from lib.models.config import TrainConfig
 from lib.models.methods import find_method
 from lib.prediction.predict import with_priors
 
-UNEXPLAINED = 0.3  # deviation of what a patient does not tell of his dose, of the dose's own
+UNEXPLAINED = 0.3  # deviation of the dose that is left when the patient is known, as a share of the whole
 
 
 def start_from_prior(run: Any, method: str, *parts: list[Sample]) -> tuple[list[Sample], ...]:
