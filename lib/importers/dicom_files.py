@@ -81,12 +81,16 @@ def explain_damage(name: str) -> Iterator[None]:
         raise UserError(f"{name} is damaged ({type(error).__name__}); export the patient again") from None
 
 
-def read_folder(folder: Path, hide: bool) -> tuple[dict[str, list[File]], dict[str, int]]:
-    """(kind -> Files, what else lies there -> how often) of all files below `folder`; with `hide` a file is
-    called by its number in the order of the paths, because its name may be the patient's."""
+def read_folder(folder: Path, pseudonym: str) -> tuple[dict[str, list[File]], dict[str, int]]:
+    """(kind -> Files, what else lies there -> how often) of all files below `folder`; with a pseudonym a file
+    is called by its number in the order of the paths, because its name may be the patient's."""
     files, others, first_of = {kind: [] for kind in KINDS}, Counter(), {}
-    for number_of, path in enumerate(find_paths(folder), 1):
-        name = f"file {number_of}" if hide else path.name
+    paths = find_paths(folder)
+    if not 0 < len(paths) <= MAX_FILES:
+        of = pseudonym or folder.name
+        raise UserError(f"{of} holds {len(paths)} files; a patient has between 1 and {MAX_FILES}")
+    for nth, path in enumerate(paths, 1):
+        name = f"file {nth}" if pseudonym else path.name
         with explain_damage(name):
             ds = read_file(path, name)
             kind = "not DICOM" if ds is None else kind_of(ds)
@@ -109,10 +113,7 @@ def find_paths(folder: Path) -> list[Path]:
             continue
         seen.add(os.path.realpath(parent))
         paths += [Path(parent, name) for name in names if not name.startswith(".")]
-    paths = sorted(path for path in paths if path.is_file())
-    if not paths or len(paths) > MAX_FILES:
-        raise UserError(f"{folder} holds {len(paths)} files; a patient has between 1 and {MAX_FILES}")
-    return paths
+    return sorted(path for path in paths if path.is_file())
 
 
 def kind_of(ds: Dataset) -> str:
@@ -239,7 +240,7 @@ class Chain(NamedTuple):
 
 def read_chain(folder: Path, pseudonym: str = "") -> Chain:
     """The Chain in a patient's folder; a UserError if a file is damaged, lacking, foreign or ambiguous."""
-    files, others = read_folder(folder, hide=bool(pseudonym))
+    files, others = read_folder(folder, pseudonym)
     folder = Path(pseudonym or folder.name)  # what sentences call it
     for kind, (instead, advice) in INSTEAD.items():
         if instead in others and not files[kind]:
@@ -260,7 +261,8 @@ def read_chain(folder: Path, pseudonym: str = "") -> Chain:
 
 
 def choose_doses(folder: Path, files: dict[str, list[File]], notes: list[str]) -> list[File]:
-    """The dose of a whole plan, of several the only one whose plan is here; else those of all its beams."""
+    """The dose of a whole plan, of several the only one whose plan is here, unless another is the sum of
+    several plans and may be that of the whole treatment; else those of all its beams."""
     doses, plans = files["RTDOSE"], {plan.uid for plan in files["RTPLAN"]}
     whole = [file for file in doses if optional(file, "DoseSummationType") in WHOLE]
     beams = [file for file in doses if optional(file, "DoseSummationType") == "BEAM"]
@@ -268,6 +270,10 @@ def choose_doses(folder: Path, files: dict[str, list[File]], notes: list[str]) -
         return check_beams(folder, beams, files["RTPLAN"], notes)
     linked = [file for file in whole if plans.intersection(references(file, "ReferencedRTPlanSequence"))]
     chosen = pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or doses)
+    sums = [file for file in whole if optional(file, "DoseSummationType") == "MULTI_PLAN"]
+    if sums and chosen not in sums:
+        both = f"{folder.name} holds the dose of a plan and a sum of several: {names_of([chosen, *sums])}"
+        raise UserError(f"{both}; leave one of them in the folder: the sum for the whole treatment")
     if len(whole) > 1:
         notes.append(f"of {len(whole)} doses of plans the one is taken whose plan is here")
     return [chosen]

@@ -20,8 +20,10 @@ from lib.importers.dicom_files import (
     Dataset,
     explain_damage,
     import_pydicom,
+    kind_of,
     need,
     read_chain,
+    read_file,
 )
 from lib.importers.dicom_grid import ImageGrid, resample
 from lib.importers.dicom_images import read_ct
@@ -44,7 +46,8 @@ def write_rtdose(
 ) -> Path:
     """Write `dose_gy` [D,H,W] on the grid of `case` as RTDOSE to `path`, whole or not at all; returns it.
 
-    case            as lib.importers.dicom_rt made it; only its shape, origin_mm and spacing_mm are used
+    path            of the files there only an earlier prediction is replaced
+    case            as lib.importers.dicom_rt made it; its CT must be the folder's
     patient_folder  the patient's DICOM folder: gives identity, frame of reference and references
     description     what it is, such as "dose" or "spread of 8 samples"; with `method` in SeriesDescription
     The step between stored values is at most 0.01 Gy. Raises a UserError.
@@ -54,7 +57,7 @@ def write_rtdose(
         raise UserError(
             f"{path} is not written: it would hold the patient's name, which must not lie below outputs"
         )
-    if path.exists():
+    if path.exists() and not holds_prediction(path):
         raise UserError(f"{path} is not written: it exists already; name another file")
     title = f"{PREDICTION} {method}: {description}"
     if len(title) > 64 or not title.isprintable() or "\\" in title:
@@ -71,6 +74,16 @@ def write_rtdose(
     with replace_file(path) as temporary:
         pydicom.dcmwrite(temporary, ds, enforce_file_format=True)
     return path
+
+
+def holds_prediction(path: Path) -> bool:
+    """Whether a file is a dose that this project wrote."""
+    try:
+        with explain_damage(path.name):
+            ds = read_file(path, path.name)
+            return ds is not None and kind_of(ds) == "predicted dose"
+    except UserError:
+        return False
 
 
 def check_ct(case: Case, chain: Chain, path: Path) -> None:

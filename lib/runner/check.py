@@ -100,10 +100,11 @@ def load_calibration(run: Experiment) -> Results:
 
 def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample, list[str]]:
     """A patient of the cohort by the id, or the plan in a DICOM folder, on a grid like the cohort's and by a
-    name that tells nothing."""
+    name that tells nothing; and the warnings of the import."""
     cohort = run.open_cohort()
     if plan in cohort.card["cases"]:
-        return run.load_case(plan), load_sample(cohort, plan, run.grid, run.beams_deg), []
+        told = cohort.card["cases"][plan].get("import", {}).get("warnings", [])
+        return run.load_case(plan), load_sample(cohort, plan, run.grid, run.beams_deg), told
     if not find_path(plan).is_dir():
         raise UserError(f"{plan} is neither a patient of {cohort.folder} nor a folder of DICOM files")
     section = check_import(params["import"], "import") if params.get("import") else {}
@@ -128,7 +129,7 @@ def check(
     anatomy = results.frames["07_anatomy"]
     if twin := same_patient(case, anatomy):
         raise UserError(
-            f"{plan} has just the anatomy of {twin}, on whom the networks were trained; they know its plan"
+            f"{plan} has the anatomy of {twin}, on whom the networks were trained; they know its plan"
         )
     answer = plan_check.choose_answer(results.frames["07_intervals"], level_pct, name)
     [dose] = plan_check.predict_answer(run, answer, sample).doses
