@@ -172,7 +172,9 @@ def no_server(monkeypatch):
     """As in a process that has just begun, of no notebooks, on a device whose steps take known times."""
     monkeypatch.setattr(budgets, "start_server", lambda: None)
     monkeypatch.setattr(budgets, "age_s", lambda: 0.0)
-    monkeypatch.setattr(costs, "seconds_of_step", lambda state, samples: STEP_S[state.config.method])
+    monkeypatch.setattr(
+        costs, "seconds_of_steps", lambda state, *_: costs.STEPS * [STEP_S[state.config.method]]
+    )
 
 
 def test_the_plan_is_measured_told_written_and_kept_for_the_next_run(folder, no_server, capsys):
@@ -205,18 +207,18 @@ def test_a_step_that_is_measured_is_the_loops(folder):
     config = costs.make_config(run, samples, **values)
     state = costs.TrainingState(config, torch.device("cpu"))
     before = [weight.clone() for weight in state.network.parameters()]
-    seconds = costs.seconds_of_step(state, samples)
+    [seconds] = costs.seconds_of_steps(state, samples, limit_s=0.0)
     assert 0 < seconds <= time.monotonic() - started and state.step == 1
     assert any(not torch.equal(a, b) for a, b in zip(before, state.network.parameters()))
 
 
 def test_a_batch_that_is_too_large_is_halved_for_all_trainings(folder, no_server, monkeypatch):
-    def step(state, samples):
+    def steps(state, samples, limit_s):
         if state.config.batch_size > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return 0.001
+        return [0.001]
 
-    monkeypatch.setattr(costs, "seconds_of_step", step)
+    monkeypatch.setattr(costs, "seconds_of_steps", steps)
     params, stages, _ = budgets.open_budget(PARAMS, "p.yaml", folder, 10.0, jobs=1)
     assert params["train"]["batch_size"] == 2
     assert {stage.parameters["batch_size"] for stage in stages if stage.name.startswith("01")} == {2}

@@ -1,5 +1,6 @@
 """What plans of such anatomies reach, how unlike an anatomy is, and the check of a plan with its page."""
 
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -13,16 +14,22 @@ from lib.cases.cohort import open_cohort
 from lib.cases.protocol import protocol_of
 from lib.errors import UserError
 from lib.features.channels import signed_distance_mm
-from lib.files import ROOT, write_json
+from lib.features.samples import make_sample
+from lib.files import ROOT, read_json, write_json
 from lib.models.methods import find_method
+from lib.prediction.predict import predict
 from lib.report import interval_figures
 from lib.report.style import plt
 from lib.runner import check as command
+from lib.runner import published
 from lib.runner.params_file import load_params
+from lib.runner.plan import plan
 from lib.runner.settings import experiment_of, training_parameters
+from lib.runner.stamps import key_of
 from lib.runner.train import trainings
 from lib.studies import intervals, plan_check
 from lib.studies.anatomy import VOLUME, describe, likeness, same_patient
+from lib.studies.experiment import cached_case, find_experiment
 from lib.studies.intervals import BY_SPREAD, CONSTANT, LEAST, RAISED_GY
 from lib.studies.results import FRAMES, make_frame, make_rows
 from lib.tensors import save_tensors
@@ -365,6 +372,24 @@ def test_what_samples_are_worth_follows_from_the_scores():
     assert (covered["patients"], covered["calibrated on"]) == (9, 9)
 
 
+def test_whether_anything_is_narrower_than_residuals_alone_is_said_by_numbers():
+    judged = two_answers()
+    table, name = interval_figures.answers_table(judged), "flow, 5 samples of 4 steps"
+    widths = table["width / Gy"]
+    assert widths[name] < 0.9 * widths["baseline"]
+    said = interval_figures.width_verdict(judged)
+    less = 100 * (1 - widths[name] / widths["baseline"])
+    assert said.startswith("Intervals are at least 10 % narrower than by the residuals of baseline alone")
+    assert f"{name}, {less:.0f} % narrower ({widths[name]:.2f} Gy, " in said
+    nothing = interval_figures.width_verdict(judged, least_pct=99)
+    assert (
+        nothing.startswith("Nothing makes intervals at least 99 % narrower") and "narrowest are of" in nothing
+    )
+    alone = interval_figures.width_verdict(judged[judged["source"] == "none"])
+    assert alone.startswith("Nothing makes intervals") and alone.endswith("inside).")
+    assert interval_figures.width_verdict(judged[judged["source"] != "none"]) == ""
+
+
 def test_a_plan_that_the_networks_cannot_answer_is_refused(tmp_path):
     cohort = toy_cohort(tmp_path, n=3, split={"train": ["toy_1"], "validation": ["toy_2"], "test": ["toy_3"]})
     plan_check.refuse_plan(replace(CASE, case_id="toy_3"), cohort, "try")
@@ -509,3 +534,159 @@ def test_other_networks_or_patients_than_the_calibrated_ones_are_refused(folder)
     assert command.load_calibration(run).settings["answers"] == how
     with pytest.raises(UserError, match="is not calibrated; first python -m lib check outputs/other"):
         command.load_calibration(replace(run, experiment="other"))
+
+
+def test_the_report_is_made_anew_where_the_experiment_was_calibrated_since(folder):
+    path = folder / "outputs/try/experiment.yaml"
+    stages = plan(load_params(path), path)
+    report = next(stage for stage in stages if stage.name == "05_report")
+    with_check = key_of(report, stages, folder / "outputs/try")
+    assert with_check != key_of(report, stages, folder / "outputs/nothing")
+    assert with_check == key_of(report, stages, folder / "outputs/try")
+
+
+# --- by what is published ---
+
+
+PUBLISHED = "outputs/published/try"
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def clone(trained, tmp_path_factory):
+    """What a checkout holds of the experiment: neither its patients nor its trainings."""
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        published.publish(folder / "outputs/try")
+    (folder / "toys").rename(folder / "toys_away")
+    shutil.rmtree(folder / "outputs/try")
+    return folder
+
+
+@pytest.fixture
+def in_clone(clone, monkeypatch):
+    monkeypatch.chdir(clone)
+    cached_case.cache_clear()  # of the same names, when the patients were there
+    return clone
+
+
+def test_what_is_published_holds_no_patient_and_nothing_that_runs(in_clone, trained):
+    files = files_below(in_clone / PUBLISHED)
+    assert {name.rpartition(".")[2] for name in files} == {"safetensors", "json", "csv", "yaml"}
+    whole = (trained / "outputs/try/checkpoints/baseline/weights.safetensors").stat().st_size
+    assert len(files["checkpoints/baseline/weights.safetensors"]) < 0.55 * whole
+    assert sum("checkpoints" in name for name in files) == 2
+    card = read_json(in_clone / PUBLISHED / "cohort.json")
+    assert set(card) == {"version", "name", "site", "cases", "split", "card_sha256"}
+    assert {name for case in card["cases"].values() for name in case} == {"prescription_gy", "spacing_mm"}
+    frames = command.load_calibration(command.open_check(PUBLISHED)[0]).frames
+    assert set(frames) == {"07_values", "07_anatomy", "07_intervals"}
+    assert set(frames["07_values"]["part"]) == {"validation"}
+    assert set(frames["07_values"]["source"]) == set(frames["07_intervals"]["source"]) == {"none", "sides"}
+
+
+def test_a_dicom_plan_is_checked_where_neither_patients_nor_trainings_are(in_clone, trained, tmp_path):
+    before, plan_folder = files_below(in_clone / PUBLISHED), tmp_path / "Doe_Jane"
+    write_patient(toy_case("Doe_Jane"), plan_folder)
+    path = command.check(PUBLISHED, str(plan_folder), "baseline, both sides")
+    assert path.resolve().parent == (in_clone / "outputs/try/checks").resolve()
+    assert "experiment published/try" in path.read_text() and "Doe_Jane" not in path.read_text()
+    assert (
+        files_below(in_clone / PUBLISHED) == before
+    )  # nothing is kept there, no dose of the patient's either
+    assert [path.name for path in (in_clone / "outputs/try").iterdir()] == ["checks"]
+
+
+def test_in_bfloat16_the_weights_give_nearly_the_same_dose(in_clone, trained, monkeypatch):
+    run, *_ = command.open_check(PUBLISHED)
+    sample = make_sample(CASE, run.grid, run.beams_deg)
+    [here] = predict(run.load_predictor("baseline"), [sample], label="")
+    monkeypatch.chdir(trained)
+    [whole] = predict(find_experiment("try", "cpu", "32").load_predictor("baseline"), [sample], label="")
+    off_gy = (here - whole).abs() * sample.rx_gy
+    assert 0 < off_gy.mean() < 0.05 and off_gy.max() < 0.5
+
+
+@pytest.mark.parametrize(
+    "plan_name, by, sentence",
+    [
+        ("toy_11", "", "toys is not a cohort: it has no card.json; make one with python -m lib import"),
+        ("nobody", "", "nobody is neither a patient of toys nor a folder of DICOM files"),
+        ("dicom", "flow, 3 samples of 2 steps", "samples of 2 steps takes networks that are not published"),
+        ("dicom", "control", "control takes networks that are not published"),
+        ("dicom", "both", "there is no answer 'both'; there are baseline, baseline, both sides"),
+        ("chest", "", "holds no target; of BODY, BrachialPlex_L"),
+        ("known", "", "has the anatomy of toy_2, on whom the networks were trained"),
+    ],
+)
+def test_what_the_published_network_cannot_answer_is_one_sentence(
+    in_clone, tmp_path, capsys, plan_name, by, sentence
+):
+    case = {"chest": toy_case("new", site=LUNG), "known": toy_case("toy_2"), "dicom": toy_case("new")}
+    if plan_name in case:
+        write_patient(case[plan_name], tmp_path / plan_name)
+        plan_name = str(tmp_path / plan_name)
+    with pytest.raises(SystemExit) as stopped:
+        command.main([PUBLISHED, "--plan", plan_name, *(["--by", by] if by else [])])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and sentence in error and error.count("\n") <= 2
+
+
+def test_where_the_cohort_is_imported_a_patient_is_checked_by_the_id(in_clone, tmp_path):
+    (in_clone / "toys_away").rename(in_clone / "toys")
+    try:
+        assert command.check(PUBLISHED, "toy_11", to=tmp_path / "page.html").exists()
+        with pytest.raises(UserError, match="the networks were trained on toy_1 and know its plan"):
+            command.check(PUBLISHED, "toy_1")
+    finally:
+        (in_clone / "toys").rename(in_clone / "toys_away")
+
+
+def test_what_is_published_is_not_calibrated_and_not_taken_for_another(in_clone):
+    run, how, _ = command.open_check(PUBLISHED)
+    with pytest.raises(UserError, match="try is as it was published; --plan checks a plan by it"):
+        command.calibrate(run, how)
+    own = replace(run, experiment="try")
+    with pytest.raises(UserError, match="check outputs/try, or check by outputs/published/try"):
+        command.load_calibration(own)
+    weights = run.checkpoint("baseline") / "weights.safetensors"
+    whole = weights.read_bytes()
+    try:
+        save_tensors(weights, {"out.bias": torch.zeros(1)})
+        with pytest.raises(UserError, match="networks or patients of published/try are not those"):
+            command.load_calibration(run)
+    finally:
+        weights.write_bytes(whole)
+
+
+def test_an_outdated_calibration_is_not_published_and_removes_nothing(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / PUBLISHED / "report.html"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("as it was")
+    save_tensors(tmp_path / "outputs/try/checkpoints/baseline/weights.safetensors", {"w": torch.zeros(1)})
+    with pytest.raises(UserError, match="not those it was calibrated with"):
+        published.publish(tmp_path / "outputs/try")
+    assert kept.read_text() == "as it was"
+
+
+CHECKED = sorted((ROOT / "outputs" / "published").glob("*/results/07_check.json"))
+CHECKED = [path.parent.parent for path in CHECKED if (path.parent.parent / "cohort.json").exists()]
+
+
+@pytest.mark.parametrize("of", CHECKED, ids=lambda path: path.name)
+def test_the_repositorys_networks_are_of_this_version_and_small(of, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    run, *_ = command.open_check(of)
+    results = command.load_calibration(run)
+    for name in results.settings["weights"].keys() - {"cohort"}:
+        run.load_predictor(name)
+    plan_check.choose_answer(results.frames["07_intervals"], 80)
+    sizes = [path.stat().st_size for path in of.rglob("*") if path.is_file()]
+    assert max(sizes) < 6_000_000 and sum(sizes) < 9_500_000

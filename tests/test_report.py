@@ -711,6 +711,18 @@ def test_code_that_shows_nothing_is_folded_with_the_next_and_formulas_need_no_ne
     )
 
 
+def test_a_cell_of_the_report_that_shows_nothing_leaves_nothing(tmp_path):
+    executed(tmp_path / "05_report.ipynb", "<p>shown</p>")
+    render.build_report(tmp_path)
+    before = (tmp_path / "report.html").read_text()
+    notebook = nbformat.read(tmp_path / "05_report.ipynb", 4)
+    notebook.cells.append(nbformat.v4.new_code_cell("if len(judged): pass", metadata={"folded": "Alarms"}))
+    nbformat.write(notebook, tmp_path / "05_report.ipynb")
+    render.build_report(tmp_path)
+    after = (tmp_path / "report.html").read_text()
+    assert after.split() == before.split() and "Alarms" not in after
+
+
 def test_widgets_stay_out_of_a_page_and_a_title_is_escaped(tmp_path):
     executed(tmp_path / "06_speed.ipynb", "<p>static</p>", title="# <script>")
     notebook = nbformat.read(tmp_path / "06_speed.ipynb", 4)
@@ -734,6 +746,7 @@ def test_the_report_shows_every_figure_that_a_notebook_makes():
     notebooks = {path.stem: nbformat.read(path, 4) for path in (ROOT / "notebooks").glob("0[0-5]_*.ipynb")}
     sources = {name: "\n".join(cell.source for cell in nb.cells) for name, nb in notebooks.items()}
     shown = set(re.findall(r'figure\(\s*"(\w+)', sources.pop("05_report")))
+    sources["check"] = (ROOT / "lib" / "runner" / "check.py").read_text()
     assert shown == {name for text in sources.values() for name in re.findall(r'"(fig\w+)"', text)}
 
 

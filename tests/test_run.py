@@ -75,6 +75,7 @@ def test_every_notebook_is_executed_and_the_report_lies_where_it_says(smoke):
 def test_the_figures_of_the_report_are_there_as_png_and_pdf(smoke):
     names = {path.name for path in (outputs(smoke[0]) / "figures").iterdir()}
     figures = set(re.findall(r"fig\d+_\w+", (ROOT / "notebooks" / "05_report.ipynb").read_text()))
+    figures -= {"fig20_intervals", "fig21_alarms"}  # of the check, which is not a notebook of a run
     assert len(figures) > 15
     assert {f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")} <= names
 

@@ -304,8 +304,7 @@ class FakeRun:
 
     def __init__(self, folder):
         self.folder = folder
-        write_json(folder / "card.json", {})
-        self.name = "toys"
+        self.name, self.checksum = "toys", "0"
 
     def open_cohort(self):
         return self

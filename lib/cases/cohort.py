@@ -9,7 +9,7 @@ import numpy as np
 from lib.cases.case import Case, load_case
 from lib.cases.protocol import Protocol, protocol_of
 from lib.errors import UserError
-from lib.files import read_json
+from lib.files import read_json, sha256
 
 VERSION = 1
 FOLDER = Path("outputs/cohorts")
@@ -19,6 +19,7 @@ SOURCES = {
     "phantom": "phantom",
     "vmat": "vmat <folder of npz>",
 }
+SHORT, SHORT_CASE = ("version", "name", "site", "protocol"), ("prescription_gy", "spacing_mm")
 Split = dict[str, list[str]]  # each of PARTS -> case ids
 
 
@@ -37,6 +38,20 @@ class Cohort:
     @property
     def protocol(self) -> Protocol:
         return protocol_of(self.card.get("protocol", self.card["site"]))
+
+    @property
+    def checksum(self) -> str:
+        """That of the card; what is published of a card says that of the whole."""
+        return self.card.get("card_sha256") or sha256(self.folder / "card.json")
+
+    @property
+    def short_card(self) -> dict:
+        """What of the card can be used without the patients: who is in which part, what was prescribed, and
+        in which voxels."""
+        short = {name: self.card[name] for name in SHORT if name in self.card}
+        cases = {case_id: self.card["cases"][case_id] for case_id in self.case_ids}
+        cases = {case_id: {name: case[name] for name in SHORT_CASE} for case_id, case in cases.items()}
+        return short | {"cases": cases, "split": self.split, "card_sha256": self.checksum}
 
     @property
     def case_ids(self) -> list[str]:

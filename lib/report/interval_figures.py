@@ -13,11 +13,19 @@ from lib.models.methods import kind
 from lib.report.figures import MEAN, interval
 from lib.report.style import COLOURS, legend_above, panels, plain_ticks
 from lib.report.tables import Interval, pack
-from lib.studies.intervals import ANSWER, BY_SPREAD, FALSE_ALARMS_PCT, alarms
+from lib.studies.intervals import ANSWER, BY_SPREAD, CONSTANT, FALSE_ALARMS_PCT, alarms
 from lib.studies.plan_check import answer_name
 from lib.studies.results import Results, select
 
 MARGIN_GY = 0.1
+NARROWER_PCT = 10  # than residuals alone: so much a second network or samples must gain
+SECTION = """## What such a prediction is good for: intervals, and a check of plans
+
+By how much predictions miss on validation patients says how far to trust one for a new patient: each DVH
+point gets an interval, and a plan outside of it stands out among plans of such anatomies. An interval has one
+width for all patients, or one that grows with the spread of the members. Judged on the test patients; answers
+compete in the interval score, the width and a penalty for what is missed. `python -m lib check`, with the
+experiment's folder and `--plan`, checks a plan."""
 WORDS = {"lower": "better", "higher": "worse", "equal": "equal"}
 VERBS = {"lower": "are better than", "higher": "are worse than", "equal": "equal"}
 TITLES = {"nfe": "network calls", "inside_pct": "inside / %", "width": "width / Gy"}
@@ -104,18 +112,50 @@ def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
     samples = select(rows, source="samples")
     if samples.empty:
         return "This experiment has no samples."
-    other, sentences = rival(rows), []
+    other, words = rival(rows), {}
     calls = select(rows, answer=other)["nfe"].iloc[0]
-    for words, most in ((f"{calls:.0f} network calls", calls), ("any number of them", math.inf)):
+    for text, most in ((f"{calls:.0f} network calls", calls), ("any number of them", math.inf)):
         best = samples[samples["nfe"] <= most].groupby("answer")["interval_score"].mean()
         if len(best):
-            name = best.idxmin()
-            d = score_difference(rows, name, other)
-            edges = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
-            verb = VERBS.get(verdict(d, margin_gy), "cannot be told from")
-            text = f"For {words} the best intervals from samples ({name}) {verb} those of {other}"
-            sentences.append(f"{text}: interval score {d.mean:+.2f} Gy{edges}, {d.n} test patients.")
+            words.setdefault(best.idxmin(), []).append(text)
+    sentences = []
+    for name, texts in words.items():
+        d = score_difference(rows, name, other)
+        edges = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
+        verb = VERBS.get(verdict(d, margin_gy), "cannot be told from")
+        text = f"For {' and for '.join(texts)} the best intervals from samples ({name}) {verb} those"
+        sentences.append(f"{text} of {other}: interval score {d.mean:+.2f} Gy{edges}, {d.n} test patients.")
     return " ".join(sentences)
+
+
+def width_verdict(judged: pd.DataFrame, least_pct: float = NARROWER_PCT) -> str:
+    """Which answers have intervals so much narrower than the residuals of one regression alone give."""
+    rows = scores_by_patient(judged)
+    if select(rows, source="none", rule=CONSTANT).empty:
+        return ""
+    alone = select(rows, source="none", rule=CONSTANT)["answer"].iloc[0]
+    means = rows.groupby("answer")[["width", "inside_pct"]].mean().sort_values("width")
+    says = {name: f"{width:.2f} Gy, {inside:.0f} % inside" for name, width, inside in means.itertuples()}
+    less_pct = 100 * (1 - means["width"] / means.loc[alone, "width"]).drop(alone)
+    words = [
+        f"{name}, {abs(pct):.0f} % {'narrower' if pct > 0 else 'wider'} ({says[name]})"
+        for name, pct in less_pct.items()
+    ]
+    much = [text for text, pct in zip(words, less_pct) if pct >= least_pct]
+    what = f"at least {least_pct} % narrower than by the residuals of {alone} alone ({says[alone]})"
+    if much:
+        return f"Intervals are {what} by {'; '.join(much)}."
+    return f"Nothing makes intervals {what}" + (f"; the narrowest are of {words[0]}." if words else ".")
+
+
+def verdicts(judged: pd.DataFrame) -> list[str]:
+    """What samples are worth, and what anything is beside residuals alone."""
+    return [text for text in (sampling_verdict(judged), width_verdict(judged)) if text]
+
+
+def section(judged: pd.DataFrame, problem: str = "") -> str:
+    """What the report says of intervals, as Markdown; of an outdated calibration its problem alone."""
+    return "\n\n".join([SECTION, *([f"{problem}."] if problem else verdicts(judged))])
 
 
 def alarms_table(results: Results) -> pd.DataFrame:

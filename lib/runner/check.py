@@ -3,6 +3,7 @@
     python -m lib check outputs/clinic                             calibrates the experiment, once
     python -m lib check outputs/clinic --plan patient_7            checks a patient of its cohort
     python -m lib check outputs/clinic --plan /data/patient_7      or the plan in a DICOM folder
+    python -m lib check outputs/published/openkbp-hour --plan ...  by what is published, with nothing trained
 
 The first predicts the validation and the test patients by every answer of 03_ensemble, and says which has the
 narrowest intervals; the second writes one page. No device, and no decision about a treatment.
@@ -18,8 +19,8 @@ import numpy as np
 
 from lib.cases.case import Case
 from lib.errors import UserError
-from lib.features.samples import Sample, load_sample, make_sample
-from lib.files import find_path, sha256, write_text
+from lib.features.samples import Sample, make_sample
+from lib.files import find_path, in_project, sha256, write_text
 from lib.importers.dicom_rt import read_patient
 from lib.importers.options import Options, check_import
 from lib.metrics import conformal
@@ -35,7 +36,7 @@ from lib.runner.notebook import find_params
 from lib.runner.params_file import put
 from lib.studies import intervals, plan_check
 from lib.studies.anatomy import anatomies, likeness, same_patient
-from lib.studies.experiment import Experiment
+from lib.studies.experiment import OUTPUTS, PUBLISHED, Experiment
 from lib.studies.results import Results, make_frame
 
 HOW = ("sampled", "regression", "deep", "members", "n_steps")  # of 03_ensemble
@@ -44,17 +45,22 @@ LEVEL_PCT = 80.0
 
 def open_check(experiment: str | Path, given: dict[str, Any] | None = None) -> tuple[Experiment, dict, dict]:
     """(experiment, how it answers, its params); `given` goes before the section ensemble of its file."""
-    path, params = find_params(Path(experiment).name)
+    folder = Path(experiment)
+    is_published = folder.parent.name == PUBLISHED.name
+    path, params = find_params(folder.name, PUBLISHED if is_published else OUTPUTS)
     if given and "members" in given:  # of how many a mean is taken is not asked here, and must not be more
         given = {"sizes": [given["members"]]} | given
     values = settings.notebook_values(params, "03_ensemble", path, given or {})
     run = settings.experiment_of(values)
+    run = replace(run, experiment=f"{PUBLISHED.name}/{run.experiment}") if is_published else run
     how = {name: values[name] for name in HOW}
     return run, how | {name: run.trained(how[name]) for name in ("sampled", "deep")}, params
 
 
 def calibrate(run: Experiment, how: dict[str, Any]) -> Results:
     """Predict validation and test patients, judge the intervals and alarms, and keep it as 07_check."""
+    if run.is_published:
+        raise UserError(f"{run.folder} is as it was published; --plan checks a plan by it")
     rows = [
         row
         for part in ("validation", "test")
@@ -79,23 +85,33 @@ def weights_of(run: Experiment, how: dict[str, Any]) -> dict[str, str]:
     names = dict.fromkeys([how["regression"], *how["sampled"], *how["deep"]])
     files = {name: run.checkpoint(name) / "weights.safetensors" for name in names}
     sums = {name: sha256(path) for name, path in files.items() if path.exists()}
-    return sums | {"cohort": sha256(run.open_cohort().folder / "card.json")}
+    return sums | {"cohort": run.open_cohort().checksum}
+
+
+def is_calibrated(folder: Path) -> bool:
+    return (folder / "results" / "07_check.json").exists()
 
 
 def load_calibration(run: Experiment) -> Results:
     """What `calibrate` kept; a UserError where there is none, or networks or patients changed since."""
-    command = f"python -m lib check outputs/{run.experiment}"
-    if not (run.folder / "results" / "07_check.json").exists():
-        raise UserError(f"{run.experiment} is not calibrated; first {command}")
-    results = run.load_results("07_check")
-    stored, here = results.settings["weights"], weights_of(run, results.settings["answers"])
+    if problem := calibration_problem(run):
+        raise UserError(problem)
+    return run.load_results("07_check")
+
+
+def calibration_problem(run: Experiment) -> str:
+    """Why a plan cannot be checked, and what to do; "" if it can."""
+    name = Path(run.experiment).name
+    command, published = f"python -m lib check {OUTPUTS / name}", PUBLISHED / name
+    if not is_calibrated(run.folder):
+        other = f", or check by {published}" if is_calibrated(in_project(published)) else ""
+        return f"{run.experiment} is not calibrated; first {command}{other}"
+    settings = run.load_results("07_check").settings
+    stored, here = settings["weights"], weights_of(run, settings["answers"])
     if missing := sorted(stored.keys() - here.keys()):
-        raise UserError(f"{run.checkpoint(missing[0])} holds no weights; train {missing[0]} first")
-    if stored != here:
-        raise UserError(
-            f"networks or patients of {run.experiment} are not those it was calibrated with; {command}"
-        )
-    return results
+        return f"{run.checkpoint(missing[0])} holds no weights; train {missing[0]} first"
+    other = f"networks or patients of {run.experiment} are not those it was calibrated with; {command}"
+    return other if stored != here else ""
 
 
 def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample, list[str]]:
@@ -103,8 +119,8 @@ def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample, l
     name that tells nothing; and the warnings of the import."""
     cohort = run.open_cohort()
     if plan in cohort.card["cases"]:
-        told = cohort.card["cases"][plan].get("import", {}).get("warnings", [])
-        return run.load_case(plan), load_sample(cohort, plan, run.grid, run.beams_deg), told
+        case, told = run.load_case(plan), cohort.card["cases"][plan].get("import", {}).get("warnings", [])
+        return case, make_sample(case, run.grid, run.beams_deg), told
     if not find_path(plan).is_dir():
         raise UserError(f"{plan} is neither a patient of {cohort.folder} nor a folder of DICOM files")
     section = check_import(params["import"], "import") if params.get("import") else {}
@@ -131,6 +147,8 @@ def check(
         raise UserError(
             f"{plan} has the anatomy of {twin}, on whom the networks were trained; they know its plan"
         )
+    if name in results.settings.get("not_published", ()):
+        raise UserError(f"{name} takes networks that are not published; leave --by out, or train them first")
     answer = plan_check.choose_answer(results.frames["07_intervals"], level_pct, name)
     [dose] = plan_check.predict_answer(run, answer, sample).doses
     members_gy = on_case_grid(dose, case, run.grid)
@@ -150,14 +168,17 @@ def check(
     page = plan_page(
         case, checked.table, members_gy, plan_check.answer_name(answer), stands_out, cautions, about
     )
-    path = Path(to) if to else run.folder / "checks" / f"{case.case_id}.html"
+    checks = in_project(OUTPUTS / Path(run.experiment).name) / "checks"
+    path = Path(to) if to else checks / f"{case.case_id}.html"
     write_text(path, page)
     print("\n".join([*(f"{text}." for text in (*stands_out, *cautions)), str(path)]))
     return path
 
 
 def export_command(run: Experiment, training: str, case: Case) -> str:
-    """How the predicted dose is had as RTDOSE."""
+    """How the predicted dose is had as RTDOSE; not from what is published."""
+    if run.is_published:
+        return ""
     if not prediction_path(run.folder, training, case.case_id).exists():
         return (
             "The predicted dose as RTDOSE: 04_comparison keeps predictions, python -m lib export writes one."
@@ -173,7 +194,8 @@ def describe(results: Results) -> list[str]:
     shown = [table.map(lambda value: cell(value, "{:.2f}")).to_string() for table in tables]
     head = f"Intervals of {interval_figures.usual_level(judged):g} %, quantities in Gy:"
     detected = "Organs raised by 5 Gy, detected at 10 % false alarms / %:"
-    return [head, shown[0], interval_figures.sampling_verdict(judged), "", detected, shown[1]]
+    said = interval_figures.verdicts(judged)
+    return [head, shown[0], *said, "", detected, shown[1]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

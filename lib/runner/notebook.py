@@ -40,10 +40,10 @@ def open_experiment(notebook: str, namespace: Values) -> Experiment:
     return settings.experiment_of(values)
 
 
-def find_params(experiment: object) -> tuple[Path, Values]:
+def find_params(experiment: object, outputs: Path = OUTPUTS) -> tuple[Path, Values]:
     """The file of an experiment, as the runner wrote it or else of params/, and what it holds, checked."""
     settings.check_name(experiment, "experiment")
-    path = in_project(OUTPUTS / experiment / "experiment.yaml")
+    path = in_project(outputs / experiment / "experiment.yaml")
     path = path if path.exists() else ROOT / "params" / f"{experiment}.yaml"
     if not path.exists():
         files = [*(ROOT / "params").glob("*.yaml"), *in_project(OUTPUTS).glob("*/experiment.yaml")]

@@ -9,18 +9,23 @@ from pathlib import Path
 from shutil import copyfile, rmtree
 
 import pandas as pd
+import torch
 
-from lib.files import read_json, write_json, write_text
+from lib.files import read_json, sha256, write_json, write_text
 from lib.models.methods import find_method
+from lib.report.interval_figures import with_names
+from lib.runner.check import is_calibrated, load_calibration, open_check
 from lib.strict_yaml import read_yaml
-from lib.studies.experiment import commit
-from lib.studies.results import add_labels, read_frame, select
+from lib.studies.experiment import CARD, Experiment, commit
+from lib.studies.results import FRAMES, Results, add_labels, read_frame, save_results, select
+from lib.tensors import load_tensors, save_tensors
 
 # A code host shows notebooks by itself, so their pages stay away; the report's notebook is its page
 PARTS = ("experiment.yaml", "0[0-46]*.ipynb", "results/*")
 # of patients that a checkout does not hold: the page, and the tables that are cited, without their structures
 COMMITTED, CITED = "outputs/cohorts/phantom", ("02_steps", "03_ensemble", "04_comparison")
 PATIENTS = 1  # whose predictions are published, for the explorer; in voxels they are large
+FEW_WEIGHTS = 4096  # so many numbers are published in float32
 EQUAL_GY = 0.005  # numbers are compared as they are printed
 # What another processor changes, since its kernels add in another order; measured in tests/README.md
 OTHER_PROCESSOR_GY = 0.2
@@ -56,7 +61,10 @@ def is_shown(training: str) -> bool:
 
 def publish(folder: Path) -> None:
     """Put what the repository publishes of `folder`, with its page, in place of what it published before."""
-    folder, target = Path(folder), published_folder(folder)
+    folder, target, check = Path(folder), published_folder(folder), None
+    if is_calibrated(folder) and not has_committed_patients(folder):
+        run, *_ = open_check(folder)
+        check = run, load_calibration(run)  # refused before anything is removed
     if target.exists():
         rmtree(target)
     for path in published_files(folder):
@@ -66,6 +74,8 @@ def publish(folder: Path) -> None:
     links = (r'href="pages/(\w[\w-]*)\.html"', r'href="\1.ipynb"')
     if not has_committed_patients(folder):
         write_cited(folder, target)
+        if check:
+            write_check(*check, target)
         links = (r'<a href="pages/[^"]*">(.*?)</a>', r"\1")  # to notebooks that are not published
     for page in folder.glob("report.html"):
         text = re.sub(r' <a href="figures/[^"]*">PDF</a>', "", page.read_text(encoding="utf-8"))
@@ -98,6 +108,40 @@ def write_cited(folder: Path, target: Path) -> None:
             rows = pd.read_csv(path, dtype=str, keep_default_na=False)
             whole = rows[rows["structure"] == ""] if "structure" in rows else rows
             write_text(target / "results" / path.name, whole.to_csv(index=False))
+
+
+def write_check(run: Experiment, calibration: Results, target: Path) -> None:
+    """What checks a plan where neither these patients nor their trainings are: the network of one regression,
+    the tables of the answers that it gives alone, and what of the cohort's card is asked."""
+    answers, frames = calibration.settings["answers"], calibration.frames
+    name, weights = answers["regression"], "weights.safetensors"
+    source, copy = run.checkpoint(name), target / "checkpoints" / name
+    for path in (source / weights, source / "prior" / weights):
+        if path.exists():
+            at = copy / path.relative_to(source)
+            save_tensors(at, {key: shorten(tensor) for key, tensor in load_tensors(path)[0].items()})
+            copyfile(path.with_name("config.json"), at.with_name("config.json"))
+    cohort = run.open_cohort()
+    write_json(target / CARD, cohort.short_card)
+    judged = with_names(frames["07_intervals"])
+    alone = judged["source"].isin(["none", "sides"]) & (judged["training"] == name)
+    settings = calibration.settings | {"answers": answers | {"sampled": [], "deep": []}}
+    settings["weights"] = {name: sha256(copy / weights), "cohort": cohort.checksum}
+    settings["not_published"] = list(judged.loc[~alone, "answer"].unique())
+    keys = judged.loc[alone, ["source", "training"]].drop_duplicates()
+    tables = {
+        "values": select(frames["07_values"], part="validation").merge(keys),
+        "anatomy": frames["07_anatomy"],
+        "intervals": judged[alone & (judged["case_id"] != "")].drop(columns="answer"),
+    }
+    tables = {key: frame[list(FRAMES[f"07_{key}"])] for key, frame in tables.items()}
+    save_results(target / "results", "07_check", settings, **tables)
+
+
+def shorten(tensor: torch.Tensor) -> torch.Tensor:
+    """The weights of a layer in bfloat16, in which networks multiply where the hardware does; the few of
+    norms, biases and the last layer, which are small and matter, as they are."""
+    return tensor.bfloat16() if tensor.numel() > FEW_WEIGHTS else tensor
 
 
 def allowed_gy(method: str, same_device: bool) -> float:

@@ -29,16 +29,19 @@ def products_of(stage: Stage, folder: Path) -> list[Path]:
 
 def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
     """The stage's key: its code and parameters, the cohort's card and protocol, the weights it starts from,
-    and what the stages it needs have written. The list of trainings is a parameter of the comparison."""
+    what the stages it needs have written, and the check for the report. The list of trainings is a parameter
+    of the comparison."""
     lists = () if stage.name == "04_comparison" else ("methods",)
     parameters = {name: value for name, value in stage.parameters.items() if name not in lists}
     start = training_in(parameters.get("start_from"), stage.name.removeprefix(f"{TRAIN}_"))
     files = {"cohort": Path(parameters["cohort"], "card.json"), "start": Path(start, "weights.safetensors")}
     paths = {name: in_project(path) for name, path in files.items()}
+    paths |= {"check": folder / "results" / "07_check.json"} if stage.name == "05_report" else {}
     inputs = {name: sha256(path) for name, path in paths.items() if path.exists()}
     if "cohort" in inputs:  # a site's structures and goals stand in a file of this code, not in the card
         card = read_json(paths["cohort"])
-        inputs["protocol"] = digest(protocol_of(card.get("protocol", card["site"])).content)
+        stored = card.get("protocol", card.get("site"))
+        inputs["protocol"] = digest(protocol_of(stored).content) if stored else None
     for name in [other.name for other in stages if other.name in stage.needs]:
         stamp = stamp_path(folder, name)
         inputs[name] = read_json(stamp)["products"] if stamp.exists() else None

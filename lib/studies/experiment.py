@@ -14,20 +14,22 @@ from typing import Any
 import pandas as pd
 
 from lib.cases.case import Case
-from lib.cases.cohort import Cohort, open_cohort
+from lib.cases.cohort import Cohort, open_cohort, read_card
 from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
 from lib.features.channels import channels_of
 from lib.features.grid import Grid
 from lib.features.samples import Sample, load_samples
-from lib.files import ROOT, in_project, read_json, sha256
+from lib.files import ROOT, in_project, read_json
 from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.methods import find_method
 from lib.prediction.predict import Predictor, load_predictor
 from lib.strict_yaml import read_yaml
 from lib.studies.results import Results, load_results, save_results
 
-OUTPUTS = Path("outputs")  # a person's own runs, and below `published` what the repository holds
+OUTPUTS = Path("outputs")  # a person's own runs
+PUBLISHED = OUTPUTS / "published"  # what the repository holds; nothing but --publish writes there
+CARD = "cohort.json"  # in a published experiment, what its cohort's card says
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,20 @@ class Experiment:
     @property
     def prediction_folder(self) -> Path:
         """The folder whose predictions are looked at: the experiment's, or the published one's."""
-        published = in_project(OUTPUTS / "published" / self.experiment)
+        published = in_project(PUBLISHED / self.experiment)
         has_none = not (self.folder / "predictions").exists()
         return published if has_none and (published / "predictions").exists() else self.folder
 
+    @property
+    def is_published(self) -> bool:
+        """Whether it is not a person's own run, but what the repository holds of one."""
+        return Path(self.experiment).parent.name == PUBLISHED.name
+
     def open_cohort(self) -> Cohort:
+        """The cohort; of a published experiment its card alone, wherever the patients are."""
+        card = self.folder / CARD
+        if card.exists():
+            return Cohort(in_project(self.cohort), *read_card(card))
         return open_cohort(in_project(self.cohort), self.first_cases)
 
     def load_case(self, case_id: str) -> Case:
@@ -100,7 +111,7 @@ class Experiment:
             raise UserError(f"{there}, not of {name}; train {name} again")
         cohort = self.open_cohort()
         channels = channels_of(cohort.protocol, self.beams_deg)
-        check_fits(predictor.config, channels, self.grid, sha256(cohort.folder / "card.json"))
+        check_fits(predictor.config, channels, self.grid, cohort.checksum)
         return predictor
 
     def config(self, name: str) -> TrainConfig:
@@ -156,7 +167,7 @@ class Experiment:
 
 def find_experiment(name: str, device: str = "auto", precision: str = "auto") -> Experiment:
     """An experiment by its name: a person's own run, else what is published of it, else its params file."""
-    folders = [in_project(OUTPUTS / name), ROOT / OUTPUTS / "published" / name]
+    folders = [in_project(OUTPUTS / name), ROOT / PUBLISHED / name]
     files = [*(folder / "experiment.yaml" for folder in folders), ROOT / "params" / f"{name}.yaml"]
     path = next((path for path in files if path.exists()), None)
     if path is None:

@@ -83,7 +83,7 @@ def answer_name(row: Row) -> str:
 
 
 def predict_answer(run: Experiment, answer: Row, sample: Sample) -> Prediction:
-    """The answer's members for one patient."""
+    """The answer's members for one patient, who leaves nothing on the disk."""
     name, members = answer["training"], int(answer["members"])
     if answer["source"] == "control":
         return predict_naive(run, [sample])
@@ -91,10 +91,10 @@ def predict_answer(run: Experiment, answer: Row, sample: Sample) -> Prediction:
         return predict_both_sides(run, name, [sample])
     if answer["source"] == "seeds":
         names = run.replicates(answer["group"])[:members]
-        return pool([predict_members(run, one, [sample]) for one in names])
+        return pool([predict_members(run, one, [sample], keep=False) for one in names])
     steps = answer["n_steps"]
     sampler = usual_sampler(run.config(name), int(steps)) if steps > 0 else None
-    return predict_members(run, name, [sample], sampler, members)
+    return predict_members(run, name, [sample], sampler, members, keep=False)
 
 
 def refuse_plan(case: Case, cohort: Cohort, experiment: str) -> None:

@@ -59,24 +59,29 @@ def predict_members(
     *,
     weights: str = "weights",
     label: str | None = None,
+    keep: bool = True,
     **options: Any,
 ) -> Prediction:
     """So many members by a training of the experiment, from disk where made before; a regression has one.
 
-    `options` are window, window_noise and temperature. What is kept is named by all that decides it.
+    `options` are window, window_noise and temperature. What is kept is named by all that decides it; with
+    `keep` False nothing is read or written.
     """
     method = find_method(run.config(name).method)
     numbers = list(range(members if method.sampled else 1))
-    key = key_of(run, name, samples, weights, [decisive(method, sampler), numbers, options])
-    path = run.folder / "checkpoints" / "doses" / f"{key}.safetensors"
-    doses, seconds = read_kept(path, samples)
+    doses, seconds = [], 0.0
+    if keep:
+        key = key_of(run, name, samples, weights, [decisive(method, sampler), numbers, options])
+        path = run.folder / "checkpoints" / "doses" / f"{key}.safetensors"
+        doses, seconds = read_kept(path, samples)
     if not doses:
         predictor, started = run.load_predictor(name, weights), time.monotonic()
         refuse_seen(predictor, samples)
         doses = predict(predictor, samples, sampler, members=numbers, seed=run.seed, label=label, **options)
         seconds = time.monotonic() - started
-        of_patients = {sample.case_id: dose for sample, dose in zip(samples, doses)}
-        save_tensors(path, of_patients, seconds=repr(seconds))
+        if keep:
+            of_patients = {sample.case_id: dose for sample, dose in zip(samples, doses)}
+            save_tensors(path, of_patients, seconds=repr(seconds))
     columns = run.columns(name) | ({"n_steps": sampler.n_steps} if method.timed else {})
     nfe = sampler.nfe * len(numbers) if method.timed else 1
     return Prediction(columns, doses, seconds / len(samples), nfe)
@@ -95,7 +100,7 @@ def key_of(run: Experiment, name: str, samples: list[Sample], weights: str, aske
     folder, device = run.checkpoint(name), choose_device(run.device)
     files = [folder / f"{weights}.safetensors", folder / "config.json", folder / "prior/weights.safetensors"]
     decided = [sha256(path) if path.exists() else None for path in files]
-    decided += [sha256(run.open_cohort().folder / "card.json"), [sample.case_id for sample in samples]]
+    decided += [run.open_cohort().checksum, [sample.case_id for sample in samples]]
     decided += [run.grid, run.beams_deg, run.seed, device.type, choose_precision(run.precision, device)]
     return digest([*decided, asked, FEATURES_VERSION, PREDICTION_VERSION])[:32]
 

@@ -8,7 +8,6 @@ import torch
 from lib.device import choose_device, choose_precision
 from lib.errors import UserError
 from lib.features.samples import Sample
-from lib.files import sha256
 from lib.models.config import TrainConfig
 from lib.models.methods import find_method
 from lib.prediction.predict import with_priors
@@ -53,7 +52,7 @@ def make_config(
     config = TrainConfig(
         method=method,
         cohort=cohort.name,
-        cohort_sha256=sha256(cohort.folder / "card.json"),
+        cohort_sha256=cohort.checksum,
         case_ids=[sample.case_id for sample in training],
         site=first.channels.protocol.site,
         n_constraints=len(first.constraints),
