@@ -671,6 +671,7 @@ def test_with_pseudonyms_no_name_of_a_folder_or_file_is_told_and_sentences_stay_
     assert sorted(who) == sorted(names)
     card, told = open_cohort("outputs/cohorts/clinic").card, "".join(capsys.readouterr())
     assert list(card["cases"]) == [who["Doe, Jane"]]
+    assert list(card["left_out"]) == sorted(card["left_out"])  # nor does their order tell that of the names
     dose = "DoseUnits is not GY; export the plan's physical dose in Gy"
     damaged = "file 1 is not a DICOM file in spite of its name; export the patient again"
     assert card["left_out"] == {

@@ -45,7 +45,7 @@ def dicom_source(
         if inside or is_below_outputs(pseudonyms):
             raise UserError(f"{pseudonyms} lies in outputs or the cohort; who is who belongs elsewhere")
         write_names(Path(pseudonyms), names)
-    items = {names[case_id]: (path, names[case_id]) for case_id, path in patients.items()}
+    items = {name: (patients[case_id], name) for case_id, name in names.items()}
     read = partial(read_named, options, bool(pseudonyms), os.urandom(16))
     return Source("DICOM-RT folders", items, read)
 
