@@ -306,6 +306,19 @@ def test_a_cohort_opens_with_its_cases(tmp_path):
         cohort.load("toy_9")
 
 
+def test_a_persons_cases_count_once_and_stay_together():
+    ids = [f"c{n:02d}" for n in range(40)]
+    pairs = [ids[n : n + 2] for n in range(0, 20, 2)]
+    split, once = reference_split(ids, pairs), [*ids[:20:2], *ids[20:]]
+    assert {part: [i for i in of if i in once] for part, of in split.items()} == reference_split(once)
+    assert sorted(i for of in split.values() for i in of) == ids
+    part_of = {i: part for part, of in split.items() for i in of}
+    assert all(part_of[a] == part_of[b] for a, b in pairs)
+    assert reference_split(ids[:3], pairs[1:]) == reference_split(ids[:3])  # of whom one case is here
+    with pytest.raises(UserError, match="2 patients cannot be split"):
+        reference_split(ids[:3], pairs)
+
+
 def test_the_first_cases_are_split_by_the_references_rule(tmp_path):
     toy_cohort(tmp_path, n=6)
     assert open_cohort(tmp_path, first_cases=4).split == reference_split(["toy_1", "toy_2", "toy_3", "toy_4"])

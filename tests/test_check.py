@@ -10,6 +10,7 @@ import torch
 from dicom_toys import write_patient
 from toys import LUNG, toy_case, toy_cohort
 
+from lib.cases.cohort import open_cohort
 from lib.cases.protocol import protocol_of
 from lib.errors import UserError
 from lib.features.channels import signed_distance_mm
@@ -177,17 +178,24 @@ def test_alarms_are_counted_as_defined():
 # --- anatomy ---
 
 
+def anatomy_of(parts):
+    """07_anatomy of part -> cases."""
+    rows = [
+        row
+        for part, cases in parts.items()
+        for case in cases
+        for (structure, measure), value in describe(case).items()
+        for row in make_rows(
+            {"part": part, "case_id": case.case_id, "structure": structure}, {measure: value}
+        )
+    ]
+    return make_frame("07_anatomy", rows)
+
+
 @pytest.fixture(scope="module")
 def anatomy():
     parts = {"train": range(2, 16), "validation": range(20, 29)}
-    rows = []
-    for part, numbers in parts.items():
-        for case_id in (f"toy_{i}" for i in numbers):
-            for (structure, measure), value in describe(toy_case(case_id)).items():
-                rows += make_rows(
-                    {"part": part, "case_id": case_id, "structure": structure}, {measure: value}
-                )
-    return make_frame("07_anatomy", rows)
+    return anatomy_of({part: [toy_case(f"toy_{i}") for i in numbers] for part, numbers in parts.items()})
 
 
 def changed(case, **masks):
@@ -220,6 +228,24 @@ def test_what_training_patients_lack_or_all_have_is_said(anatomy):
 def test_a_training_patient_is_known_again_under_another_name(anatomy):
     assert same_patient(replace(toy_case("toy_3"), case_id="P007"), anatomy) == "toy_3"
     assert same_patient(CASE, anatomy) == "" and same_patient(toy_case("toy_21"), anatomy) == ""
+
+
+@pytest.mark.parametrize("name", ["PTV70", "Rectum"])
+def test_a_training_patient_is_known_again_with_one_structure_drawn_anew(name, anatomy):
+    twin = toy_case("toy_3")
+    mask = twin.masks[name].copy()
+    mask[np.flatnonzero(mask.any(axis=(1, 2)))[0]] = False
+    assert same_patient(changed(twin, **{name: mask}), anatomy) == "toy_3"
+    assert not any(same_patient(toy_case(f"toy_{n}"), anatomy) for n in range(20, 60))
+
+
+def test_no_phantom_is_taken_for_another():
+    cohort = open_cohort(ROOT / "outputs/cohorts/phantom")
+    cases = [cohort.load(case_id) for case_id in cohort.case_ids[:8]]
+    anatomy = anatomy_of({"train": cases})
+    for case in cases:
+        assert same_patient(case, anatomy) == case.case_id
+        assert same_patient(case, anatomy[anatomy["case_id"] != case.case_id]) == ""
 
 
 # --- one plan ---
@@ -467,15 +493,23 @@ def test_a_mistake_ends_in_one_sentence(folder, capsys, arguments, sentence):
     assert stopped.value.code == 2 and sentence in error and "Traceback" not in error
 
 
-def test_a_dicom_plan_is_checked_by_a_name_that_tells_nothing(folder, tmp_path):
+def test_a_dicom_plan_is_checked_by_a_name_that_tells_nothing_and_its_warnings_are_told(
+    folder, tmp_path, capsys
+):
+    def point(kind, number, ds):
+        for reference in ds.get("DoseReferenceSequence", []):
+            reference.DoseReferenceStructureType = "POINT"
+
     case = toy_case("Doe_John")
-    write_patient(case, tmp_path / "Doe_John")
+    write_patient(case, tmp_path / "Doe_John", edit=point)
     path = command.check("outputs/try", str(tmp_path / "Doe_John"), "baseline", to=tmp_path / "page.html")
     page = path.read_text()
     assert "Doe_John" not in page and "Plan of plan_" in page
+    for text in (page, capsys.readouterr().out):
+        assert "Look at the data: the plan" in text and "70 Gy is the dose of a reference point" in text
     twin = toy_case("toy_2")
     write_patient(twin, tmp_path / "other_name")
-    with pytest.raises(UserError, match="just the anatomy of toy_2, on whom the networks were trained"):
+    with pytest.raises(UserError, match="has the anatomy of toy_2, on whom the networks were trained"):
         command.check("outputs/try", str(tmp_path / "other_name"), "baseline")
     write_patient(toy_case("chest", site=LUNG), tmp_path / "chest")
     with pytest.raises(UserError):
@@ -587,7 +621,7 @@ def test_in_bfloat16_the_weights_give_nearly_the_same_dose(in_clone, trained, mo
         ("dicom", "control", "control takes networks that are not published"),
         ("dicom", "both", "there is no answer 'both'; there are baseline, baseline, both sides"),
         ("chest", "", "holds no target; of BODY, BrachialPlex_L"),
-        ("known", "", "just the anatomy of toy_2, on whom the networks were trained"),
+        ("known", "", "has the anatomy of toy_2, on whom the networks were trained"),
     ],
 )
 def test_what_the_published_network_cannot_answer_is_one_sentence(

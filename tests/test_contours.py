@@ -201,10 +201,21 @@ def test_three_separate_slices_are_taken_and_told_but_every_second_is_refused():
     assert [w for w in warnings if w.startswith("A: no contour between")] == warnings and len(warnings) == 2
     tall = GRID._replace(shape=(9, 40, 40))
     items = [contour(A, z) for z in (0.0, 4.0, 8.0, 12.0)]
-    with pytest.raises(UserError, match="every second slice"):
+    with pytest.raises(UserError, match="A has contours on only 4 of 7 slices; export it interpolated"):
         contour_mask(roi_of(items), tall, tall, "", [])
     steady = [contour(A, z) for z in np.arange(9) * 2.0]  # the advice, followed
     assert contour_mask(roi_of(steady), tall, tall, "", []).sum() == 9 * 36
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 5])
+def test_contours_on_every_nth_slice_are_refused_and_two_separate_parts_are_not(step):
+    tall = GRID._replace(shape=(41, 40, 40))
+    items = [contour(A, z) for z in np.arange(0.0, 82, 2 * step)]
+    with pytest.raises(UserError, match=rf"on only {len(items)} of {step * (len(items) - 1) + 1} slices"):
+        contour_mask(roi_of(items), tall, tall, "", [])
+    warnings, parts = [], np.r_[0:4, 4 + step : 8 + step]
+    mask = contour_mask(roi_of([contour(A, 2.0 * k) for k in parts]), tall, tall, "", warnings)
+    assert np.array_equal(np.flatnonzero(mask.any(axis=(1, 2))), parts) and len(warnings) == 1
 
 
 def test_what_encloses_no_area_is_left_out_and_told():

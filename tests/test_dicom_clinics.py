@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_toys import beam_doses, edited, item, read_case, write_patient
-from toys import toy_case
+from toys import LUNG, toy_case
 
 from lib.errors import UserError
 from lib.importers.dicom_rt import read_patient
@@ -297,6 +297,86 @@ def test_a_dose_of_several_plans_is_read_and_their_prescriptions_are_not(folder)
     edited(folder / "plan.dcm", lambda ds: ds.update({"DoseSummationType": "PLAN", "SOPInstanceUID": "1.9"}))
     refused(folder, "several RTDOSE: .*leave one of them in the folder")
     (folder / "plan.dcm").unlink()
+    assert same(read_case(folder))
+
+
+def test_a_dose_that_refers_to_two_plans_has_the_prescription_of_neither(folder):
+    def refer(ds):
+        ds.ReferencedRTPlanSequence.append(item(ReferencedSOPInstanceUID="1.2.3"))
+
+    def boost(ds):
+        for reference in ds.DoseReferenceSequence:
+            reference.TargetPrescriptionDose = "20"
+
+    edited(folder / RTDOSE, refer)  # still called PLAN
+    edited(folder / RTPLAN, boost)
+    got, report = read_patient(folder)
+    assert same(got) and set(report["prescription_from"].values()) == {"name"}
+
+
+def test_of_several_doses_the_one_whose_plan_is_here_is_told_and_a_sum_beside_it_is_asked_for(folder):
+    shutil.copy(folder / RTDOSE, folder / "z.dcm")
+    edited(folder / "z.dcm", lambda ds: ds.update({"SOPInstanceUID": "1.9", "DoseGridScaling": "0.02"}))
+    edited(folder / "z.dcm", lambda ds: delattr(ds, "ReferencedRTPlanSequence"))
+    got, report = read_patient(folder)
+    assert same(got) and report["warnings"] == ["of 2 doses of plans the one is taken whose plan is here"]
+    edited(folder / "z.dcm", lambda ds: setattr(ds, "DoseSummationType", "MULTI_PLAN"))
+    advice = "leave one of them in the folder: the sum for the whole treatment"
+    refused(folder, f"the dose of a plan and a sum of several: {RTDOSE}, z.dcm; {advice}")
+    (folder / RTDOSE).unlink()
+    assert same(read_case(folder), dose_gy=2 * CASE.dose_gy)
+
+
+# --- sites ---
+
+
+@pytest.mark.parametrize("fractions, site", [(30, ""), (5, "lung-sbrt"), (12, "lung-sbrt")])
+def test_a_site_that_the_plans_fractions_contradict_is_asked_for_where_another_has_them(
+    fractions, site, tmp_path
+):
+    def plan(kind, number, ds):
+        if kind == "RTPLAN":
+            ds.FractionGroupSequence = [item(FractionGroupNumber=1, NumberOfFractionsPlanned=fractions)]
+
+    case = toy_case("l", shape=(10, 16, 16), site=LUNG)
+    masks = case.masks | {"Trachea": case.masks["Esophagus"]}  # which only lung-sbrt has
+    masks = {name: mask for name, mask in masks.items() if "Brachial" not in name}
+    write_patient(dataclasses.replace(case, masks=masks), tmp_path, edit=plan)
+    if site:
+        assert read_case(tmp_path).site == site
+    else:
+        sentence = "those of lung-sbrt, of 5 fractions, and the plan's 30 those of lung-60-in-30; give --site"
+        refused(tmp_path, sentence)
+        assert read_patient(tmp_path, Options(site=LUNG))[0].site == LUNG
+
+
+# --- units and names ---
+
+
+@pytest.mark.parametrize("unit", ["HU", "US", "UNSPECIFIED", None, "ED"])
+def test_a_ct_in_another_unit_than_hu_is_refused(unit, folder):
+    edited(folder / "ct_003.dcm", lambda ds: setattr(ds, "RescaleType", unit))
+    if unit == "ED":
+        refused(folder, "ct_003.dcm: RescaleType is not HU; export the CT in HU")
+    else:
+        assert same(read_case(folder))
+
+
+def test_a_slice_of_other_bits_is_named_for_that(folder):
+    edited(folder / "ct_003.dcm", lambda ds: setattr(ds, "BitsStored", 12))
+    refused(folder, "ct_003.dcm differs in size, bits, spacing")
+
+
+def test_a_point_that_is_called_like_a_structure_is_not_taken_for_it(folder):
+    def add(ds):
+        point = item(ContourGeometricType="POINT", NumberOfContourPoints=1, ContourData=["0", "0", "0"])
+        frame_uid = ds.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
+        ds.StructureSetROISequence.append(
+            item(ROINumber=90, ROIName="PTV70", ReferencedFrameOfReferenceUID=frame_uid)
+        )
+        ds.ROIContourSequence.append(item(ReferencedROINumber=90, ContourSequence=[point]))
+
+    edited(folder / RTSTRUCT, add)
     assert same(read_case(folder))
 
 

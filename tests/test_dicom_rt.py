@@ -1,9 +1,11 @@
 """DICOM-RT folders: what is read is what was written, whatever is wrong is named, and no name leaks."""
 
 import argparse
+import csv
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -16,10 +18,10 @@ from dicom_toys import CLASSES, POSITIONS, PRIVATE, damage, item, read_case, wri
 from toys import toy_case
 
 from lib.cases.case import load_case, save_case
-from lib.cases.cohort import open_cohort
+from lib.cases.cohort import open_cohort, reference_split
 from lib.cases.protocol import PROTOCOLS, plain
 from lib.errors import UserError
-from lib.importers.cohort import Source, make_cohort
+from lib.importers.cohort import Source, group_persons, make_cohort
 from lib.importers.dicom_rt import find_patients, read_patient
 from lib.importers.dicom_structures import gy_in_name
 from lib.importers.options import Options, parse_prescriptions
@@ -174,6 +176,11 @@ def test_holes_and_islands_survive(tmp_path):
         ("PTV_LN", None),
         ("CTV70", None),
         ("PTV99", None),
+        ("PTV 7000 cGy", 70),
+        ("PTV_70_Gy", 70),
+        ("PTV_2-1", None),
+        ("PTV_30_10", None),
+        ("PTV_40_15", None),
     ],
 )
 def test_a_name_says_a_dose_only_if_it_is_clear(name, gy):
@@ -435,7 +442,7 @@ BAD = {
     "contours in cm": (on_contours(lambda points: points / 10), "does not lie on a CT slice"),
     "contours between slices": (on_contours(lambda points: points + [0, 0, 8]), "does not lie on a CT slice"),
     "contours beside the CT": (on_contours(lambda points: points + [400, 0, 0]), "does not lie in the CT"),
-    "contours on every second slice": (every_second_contour, "every second slice"),
+    "contours on every second slice": (every_second_contour, "on only 5 of 9 slices"),
     "structures of another scan": (
         setting(
             "RTSTRUCT",
@@ -639,3 +646,92 @@ def test_with_pseudonyms_no_folders_name_is_in_the_cohort(tmp_path, monkeypatch)
         with pytest.raises(SystemExit):
             main(["dicom", "patients", "--name", "clinic", "--pseudonyms", path])
         assert not (tmp_path / path).exists()
+
+
+def test_with_pseudonyms_no_name_of_a_folder_or_file_is_told_and_sentences_stay_true(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    names = ["1", "2", "3", "P001", "Doe, Jane", 'Roe "Rick"']
+    for name in names:
+        folder = write_patient(
+            toy_case(f"toy {name}", shape=SMALL), tmp_path / "all" / name, edit=BAD["relative dose"][0]
+        )
+        next(folder.glob("rtdose*")).rename(folder / "RD_Secretia.dcm")
+    next((tmp_path / "all" / "1").glob("ct_004*")).unlink()
+    (tmp_path / "all" / "2" / "RD_Secretia.dcm").write_bytes(b"")
+    for path in (tmp_path / "all" / "3").iterdir():
+        path.unlink()
+    shutil.rmtree(tmp_path / "all" / "Doe, Jane")
+    write_patient(toy_case("toy", shape=SMALL), tmp_path / "all" / "Doe, Jane")
+    command = ["dicom", "all", "--name", "clinic", "--workers", "1", "--pseudonyms", "who.csv"]
+    main(command)
+    with open("who.csv", newline="") as file:
+        who = {name: pseudonym for pseudonym, name in csv.reader(file)}
+    assert sorted(who) == sorted(names)
+    card, told = open_cohort("outputs/cohorts/clinic").card, "".join(capsys.readouterr())
+    assert list(card["cases"]) == [who["Doe, Jane"]]
+    assert list(card["left_out"]) == sorted(card["left_out"])  # nor does their order tell that of the names
+    dose = "DoseUnits is not GY; export the plan's physical dose in Gy"
+    damaged = "file 1 is not a DICOM file in spite of its name; export the patient again"
+    assert card["left_out"] == {
+        who["1"]: f"{who['1']}: 1 CT slices are missing to which file 12 refers",
+        who["2"]: damaged,
+        who["3"]: f"{who['3']} holds 0 files; a patient has between 1 and 20000",
+        who["P001"]: f"file 1: {dose}",
+        who['Roe "Rick"']: f"file 1: {dose}",
+    }
+    assert not any(word in told + json.dumps(card) for word in ("Secretia", "rtstruct", "ct_0", "Doe", "Roe"))
+    before = (tmp_path / "who.csv").read_bytes()
+    main(command)  # the same patients
+    write_patient(toy_case("toy", shape=SMALL), tmp_path / "all" / "another")
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "who.csv exists already and is not that of these patients" in capsys.readouterr().err
+    assert (tmp_path / "who.csv").read_bytes() == before
+
+
+def test_a_refused_import_leaves_the_cohort_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_patient(toy_case("a", shape=SMALL), tmp_path / "all" / "a")
+    command = ["dicom", "all", "--name", "mix", "--workers", "1"]
+    main(command)
+    cohort = tmp_path / "outputs/cohorts/mix"
+    before = {path: path.read_bytes() for path in cohort.iterdir()}
+    write_patient(toy_case("l", shape=SMALL, site="head-and-neck"), tmp_path / "all" / "z")
+    with pytest.raises(SystemExit):
+        main([*command, "--spacing-mm", "10", "10", "10"])
+    assert {path: path.read_bytes() for path in cohort.iterdir()} == before and len(before) == 2
+    shutil.rmtree(tmp_path / "all" / "z")
+    main([*command, "--spacing-mm", "20", "20", "20"])  # a good one replaces it
+    assert load_case(cohort / "a.npz").spacing_mm == (20, 20, 20) and len(list(cohort.iterdir())) == 2
+
+
+def test_a_persons_cases_stay_in_one_part_of_the_split_and_no_identifier_is_kept(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    persons = ["MRN-1", "", "MRN-1 ", "MRN-2", "", "MRN-2"]
+    for k, person in enumerate(persons):
+
+        def name(kind, number, ds, person=person):
+            ds.PatientID = person
+
+        write_patient(toy_case(f"toy_{k}", shape=SMALL), tmp_path / "all" / f"course_{k}", edit=name)
+    main(["dicom", "all", "--name", "same", "--workers", "1"])
+    cohort, told = open_cohort("outputs/cohorts/same"), capsys.readouterr().out
+    pairs = [["course_0", "course_2"], ["course_3", "course_5"]]
+    assert cohort.split == reference_split(list(cohort.card["cases"]), pairs)
+    parts = [{"course_0", "course_2"} & set(part) for part in cohort.split.values()]
+    assert sorted(map(len, parts)) == [0, 0, 2] and cohort.card["one_person"] == pairs
+    assert open_cohort(cohort.folder, first_cases=5).split == reference_split(
+        [f"course_{k}" for k in range(5)], pairs
+    )
+    assert "course_0, course_2 have one PatientID and stay in one part of the split" in told
+    card = json.dumps(cohort.card)
+    assert "MRN" not in told + card and "person" not in cohort.card["cases"]["course_0"]["import"]
+
+
+def test_what_all_have_for_a_name_or_none_has_names_nobody():
+    assert group_persons(dict.fromkeys("abc", "ANON")) == group_persons(dict.fromkeys("abc", "")) == []
+    assert group_persons({"a": "x", "b": "", "c": "x", "d": "y", "e": ""}) == [["a", "c"]]

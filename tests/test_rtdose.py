@@ -11,6 +11,7 @@ import pytest
 from dicom_toys import CLASSES, PRIVATE, edited, read_case, write_patient
 from toys import toy_case
 
+from lib.cases.case import load_case, save_case
 from lib.cases.cohort import open_cohort
 from lib.errors import UserError
 from lib.features.grid import Grid
@@ -157,9 +158,40 @@ def test_a_description_that_dicom_cannot_hold_is_refused(description, patient, t
 
 
 def test_a_case_of_another_patient_is_refused(patient, tmp_path):
-    with pytest.raises(UserError, match="does not lie in the CT"):
+    with pytest.raises(UserError, match="is not that of the case"):
         other = toy_case(shape=(32, 16, 16))
         write_rtdose(tmp_path / "dose.dcm", other.dose_gy, other, patient, description="dose", method="ddpm")
+
+
+@pytest.mark.parametrize("spacing_mm", [None, (20, 20, 20), (19, 13, 18)])
+def test_beside_another_patients_ct_on_the_same_grid_it_is_refused_and_beside_his_own_it_is_written(
+    spacing_mm, patient, tmp_path
+):
+    read, _ = read_patient(patient, Options(spacing_mm=spacing_mm))
+    save_case(read, tmp_path / "p1.npz")
+    case, about = load_case(tmp_path / "p1.npz"), {"description": "dose", "method": "ddpm"}
+    assert write_rtdose(tmp_path / "dose.dcm", case.dose_gy, case, patient, **about).exists()
+    other = write_patient(toy_case("berta", shape=(10, 16, 16)), tmp_path / "p2", position="FFP")
+    with pytest.raises(UserError, match="the CT of the patient's folder is not that of the case"):
+        write_rtdose(tmp_path / "wrong.dcm", case.dose_gy, case, other, **about)
+    assert not (tmp_path / "wrong.dcm").exists()
+
+
+def test_no_file_is_replaced_but_an_earlier_prediction(patient, tmp_path):
+    folder = shutil.copytree(patient, tmp_path / "p1")
+    (folder / "notes.dcm").write_text("not DICOM")
+    (folder / "list").write_text("of all")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    case, about = read_case(patient), {"description": "dose", "method": "ddpm"}
+    for path in before:
+        with pytest.raises(UserError, match="is not written: it exists already; name another file"):
+            write_rtdose(path, case.dose_gy, case, patient, **about)
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+    for share in (1.0, 0.5):  # written again, it is the second one
+        write_rtdose(folder / "predicted.dcm", share * case.dose_gy, case, patient, **about)
+    ds = pydicom.dcmread(folder / "predicted.dcm")
+    highest_gy = ds.pixel_array.max() * float(ds.DoseGridScaling)
+    assert highest_gy == pytest.approx(case.dose_gy.max() / 2, abs=0.01)
 
 
 def test_a_spread_of_nothing_is_written_as_zeros(patient, tmp_path):

@@ -1,5 +1,6 @@
 """A cohort: a folder of case files with a card that lists them, their split and whom the import left out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def open_cohort(folder: str | Path, first_cases: int = 0) -> Cohort:
         raise UserError(f"{folder} is not a cohort: it has no card.json; make one with {command}")
     card, split = read_card(folder / "card.json")
     if first_cases:
-        split = reference_split(sorted(card["cases"])[:first_cases])
+        split = reference_split(sorted(card["cases"])[:first_cases], card.get("one_person", ()))
     cohort = Cohort(folder, card, split)
     missing = [case_id for case_id in cohort.case_ids if not cohort.path(case_id).exists()]
     if missing:
@@ -108,13 +109,23 @@ def read_card(path: Path) -> tuple[dict, Split]:
     return card, split
 
 
-def reference_split(case_ids: list[str] | tuple[str, ...]) -> Split:
-    """The reference study's rule: sorted ids, permuted with seed 42, a tenth each for validation and test."""
-    n = len(case_ids)
+def reference_split(case_ids: Sequence[str], one_person: Sequence[Sequence[str]] = ()) -> Split:
+    """The reference study's rule: sorted ids, permuted with seed 42, a tenth each for validation and test.
+
+    The cases of one person, a list of ids each, count once and stay together.
+    """
+    groups = [sorted(set(ids) & set(case_ids)) for ids in one_person]
+    groups = {ids[0]: ids for ids in groups if ids}
+    first_ids = set(case_ids) - {case_id for ids in groups.values() for case_id in ids[1:]}
+    n = len(first_ids)
     if n < 3:
         raise UserError(
             f"{n} patients cannot be split into training, validation and test; at least 3 are needed"
         )
     tenth = max(1, int(0.1 * n))
-    order = [sorted(case_ids)[i] for i in np.random.RandomState(42).permutation(n)]
-    return {"train": order[: -2 * tenth], "validation": order[-2 * tenth : -tenth], "test": order[-tenth:]}
+    order = [sorted(first_ids)[i] for i in np.random.RandomState(42).permutation(n)]
+    parts = order[: -2 * tenth], order[-2 * tenth : -tenth], order[-tenth:]
+    return {
+        part: [case_id for first in ids for case_id in groups.get(first, [first])]
+        for part, ids in zip(PARTS, parts)
+    }

@@ -1,9 +1,11 @@
 """A cohort made: a source's patients read in parallel, written as case files, listed in a card."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from lib.cases.case import Case, save_case
@@ -11,6 +13,8 @@ from lib.cases.cohort import VERSION, Cohort, Split, open_cohort, reference_spli
 from lib.cases.protocol import Protocol
 from lib.errors import UserError
 from lib.files import sha256, write_json
+
+PERSON = "person"  # in what `read` says: equal, and not empty, for the cases of one person; not kept
 
 
 class Source(NamedTuple):
@@ -34,29 +38,46 @@ def make_cohort(
     """Read the patients in parallel and write the cohort to `folder`.
 
     A patient that cannot be used is left out, listed with the reason, and the others go on; patients of
-    several protocols are refused, because a network has the structures of one.
+    several protocols are refused, because a network has the structures of one. What was there is replaced
+    when all is read, or not at all.
     """
     folder, patients = Path(folder), source.patients
     if not patients:
         raise UserError(f"there is no patient to read for {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    cases, left_out, protocols = {}, {}, {}
-    with ProcessPoolExecutor(workers) as pool:
+    cases, left_out, protocols, persons = {}, {}, {}, {}
+    with (
+        TemporaryDirectory(prefix=".part.", dir=folder) as part,
+        ProcessPoolExecutor(workers) as pool,
+    ):
         results = pool.map(
-            partial(import_case, folder, source.read), patients, patients.values(), chunksize=4
+            partial(import_case, Path(part), source.read), patients, patients.values(), chunksize=4
         )
-        for case_id, (summary, protocol, reason) in zip(patients, results):
+        for case_id, (summary, protocol, reason, person) in zip(patients, results):
             if reason:
                 left_out[case_id] = reason
                 report(f"left out {case_id}: {reason}")
             else:
-                cases[case_id], protocols[case_id] = summary, protocol
-    if not cases:
-        first = next(iter(left_out.values()))
-        raise UserError(f"none of {len(patients)} patients could be used; the first: {first}")
-    protocol = one_protocol(protocols)
-    write_json(folder / "card.json", make_card(folder.name, source, protocol, cases, left_out))
+                cases[case_id], protocols[case_id], persons[case_id] = summary, protocol, person
+        if not cases:
+            first = next(iter(left_out.values()))
+            raise UserError(f"none of {len(patients)} patients could be used; the first: {first}")
+        one_person = group_persons(persons)
+        card = make_card(folder.name, source, one_protocol(protocols), cases, left_out, one_person)
+        for case_id in cases:
+            os.replace(Path(part) / f"{case_id}.npz", folder / f"{case_id}.npz")
+    write_json(folder / "card.json", card)
+    for ids in one_person:
+        report(f"{', '.join(ids)} have one PatientID and stay in one part of the split")
     return open_cohort(folder)
+
+
+def group_persons(persons: dict[str, str]) -> list[list[str]]:
+    """The case ids of each person who has several; one who would have all is a blank put for every name."""
+    ids_of = {}
+    for case_id, person in persons.items():
+        ids_of.setdefault(person or (case_id,), []).append(case_id)
+    return [ids for ids in ids_of.values() if len(ids) > 1] if len(ids_of) > 1 else []
 
 
 def one_protocol(protocols: dict[str, Protocol]) -> Protocol:
@@ -72,16 +93,18 @@ def one_protocol(protocols: dict[str, Protocol]) -> Protocol:
 
 def import_case(
     folder: Path, read: Callable, case_id: str, item: Any
-) -> tuple[dict | None, Protocol | None, str | None]:
-    """Read and write one case: (its summary, its protocol, None) or (None, None, why it is left out)."""
+) -> tuple[dict | None, Protocol | None, str | None, str]:
+    """Read and write one case: (its summary, its protocol, None, PERSON) or (None, None, why it is left out,
+    "")."""
     path = folder / f"{case_id}.npz"
     try:
         result = read(item)
-        case, details = result if isinstance(result, tuple) else (result, None)
+        case, details = result if isinstance(result, tuple) else (result, {})
+        person = details.pop(PERSON, "")
         save_case(case, path)
     except UserError as error:
-        return None, None, str(error)
-    return summarise(case, path) | ({"import": details} if details else {}), case.protocol, None
+        return None, None, str(error), ""
+    return summarise(case, path) | ({"import": details} if details else {}), case.protocol, None, person
 
 
 def summarise(case: Case, path: Path) -> dict:
@@ -97,16 +120,23 @@ def summarise(case: Case, path: Path) -> dict:
 
 
 def make_card(
-    name: str, source: Source, protocol: Protocol, cases: dict[str, dict], left_out: dict[str, str]
+    name: str,
+    source: Source,
+    protocol: Protocol,
+    cases: dict[str, dict],
+    left_out: dict[str, str],
+    one_person: Sequence[list[str]] = (),
 ) -> dict:
-    """The card of a cohort: summaries by case id, reasons by the ids of those left out, and the split.
+    """The card of a cohort: summaries by case id, reasons by the ids of those left out, the split, and which
+    cases are of one person.
 
     Without a split of the source's own, fewer than three patients are all for testing.
     """
     split = source.split
     if split is None:
         few = {"train": [], "validation": [], "test": list(cases)}
-        split = reference_split(list(cases)) if len(cases) > 2 else few
+        n = len(cases) - sum(len(ids) - 1 for ids in one_person)
+        split = reference_split(list(cases), one_person) if n > 2 else few
     card = {
         "version": VERSION,
         "name": name,
@@ -116,4 +146,5 @@ def make_card(
         "split": {part: [case_id for case_id in ids if case_id in cases] for part, ids in split.items()},
         "left_out": left_out,
     }
+    card |= {"one_person": one_person} if one_person else {}
     return card | ({"protocol": protocol.stored} if isinstance(protocol.stored, dict) else {})

@@ -14,7 +14,7 @@ from lib.errors import UserError
 from lib.importers.body import fill_holes, largest_part
 from lib.importers.dicom_files import Dataset, explain_damage, number, numbers, text
 from lib.importers.dicom_grid import ImageGrid, nearest_slices
-from lib.importers.dicom_structures import Roi, plain
+from lib.importers.dicom_structures import NO_AREA, Roi, plain
 
 MAX_POINTS, MAX_CONTOURS = 10_000_000, 5_000  # of a structure, and of one in a slice
 OFF_SLICE = 0.2  # share of the slice distance by which a contour may miss its slice
@@ -22,7 +22,6 @@ SAME_MM = 0.1  # of two nested contours that are closer than this on average one
 BODY_HU = -300.0  # above it is body where no structure says so
 BODY_NAMES = [plain(name) for name in ("External", "Body", "Skin", "Outer_Contour", "Patient_Outline")]
 CLOSED, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"
-NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 
 
 Contour = tuple[np.ndarray, bool]  # (y, x) float64 [N,2] in mm, and whether to exclusive-or it
@@ -98,11 +97,13 @@ def read_points(item: Dataset, roi: Roi, file: str) -> tuple[np.ndarray, str]:
 
 
 def check_gaps(name: str, layers: list[int], grid: ImageGrid, file: str, warnings: list[str]) -> None:
-    """Tells of slices without a contour; refuses a structure that lacks every second or third."""
+    """Tells of slices without a contour; refuses a structure that has one on every second slice, or fewer."""
     gaps = [pair for pair in itertools.pairwise(layers) if pair[1] - pair[0] > 1]
-    short = [pair for pair in gaps if pair[1] - pair[0] <= 3]
-    if len(short) > 2 and len(short) >= len(layers) / 2:
-        raise UserError(f"{file}: {name} lacks a contour on every second slice or so; export it interpolated")
+    if len(gaps) > 2 and len(gaps) >= len(layers) / 2:
+        n = layers[-1] - layers[0] + 1
+        raise UserError(
+            f"{file}: {name} has contours on only {len(layers)} of {n} slices; export it interpolated"
+        )
     for pair in gaps:
         low_mm, high_mm = (grid.origin_mm[0] + k * grid.spacing_mm[0] for k in pair)
         warnings.append(f"{name}: no contour between z = {low_mm:.1f} and {high_mm:.1f} mm")

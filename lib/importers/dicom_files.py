@@ -81,14 +81,20 @@ def explain_damage(name: str) -> Iterator[None]:
         raise UserError(f"{name} is damaged ({type(error).__name__}); export the patient again") from None
 
 
-def read_folder(folder: Path) -> tuple[dict[str, list[File]], dict[str, int]]:
-    """(kind -> Files, what else lies there -> how often) of all files below `folder`."""
+def read_folder(folder: Path, pseudonym: str) -> tuple[dict[str, list[File]], dict[str, int]]:
+    """(kind -> Files, what else lies there -> how often) of all files below `folder`; with a pseudonym a file
+    is called by its number in the order of the paths, because its name may be the patient's."""
     files, others, first_of = {kind: [] for kind in KINDS}, Counter(), {}
-    for path in find_paths(folder):
-        with explain_damage(path.name):
-            ds = read_file(path)
+    paths = find_paths(folder)
+    if not 0 < len(paths) <= MAX_FILES:
+        of = pseudonym or folder.name
+        raise UserError(f"{of} holds {len(paths)} files; a patient has between 1 and {MAX_FILES}")
+    for nth, path in enumerate(paths, 1):
+        name = f"file {nth}" if pseudonym else path.name
+        with explain_damage(name):
+            ds = read_file(path, name)
             kind = "not DICOM" if ds is None else kind_of(ds)
-            file = File(path.name, ds, text(ds, "SOPInstanceUID")) if kind in files else None
+            file = File(name, ds, text(ds, "SOPInstanceUID")) if kind in files else None
             if file and is_copy(file, first_of.setdefault(file.uid, file)):
                 kind, file = f"copy of {kind}", None
         if file:
@@ -107,10 +113,7 @@ def find_paths(folder: Path) -> list[Path]:
             continue
         seen.add(os.path.realpath(parent))
         paths += [Path(parent, name) for name in names if not name.startswith(".")]
-    paths = sorted(path for path in paths if path.is_file())
-    if not paths or len(paths) > MAX_FILES:
-        raise UserError(f"{folder} holds {len(paths)} files; a patient has between 1 and {MAX_FILES}")
-    return paths
+    return sorted(path for path in paths if path.is_file())
 
 
 def kind_of(ds: Dataset) -> str:
@@ -139,20 +142,20 @@ def is_copy(file: File, first: File) -> bool:
     return True
 
 
-def read_file(path: Path) -> Dataset | None:
+def read_file(path: Path, name: str) -> Dataset | None:
     """The content of `path`, or None where a file does not even claim to be DICOM."""
     pydicom = import_pydicom()
     if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path.name} is larger than {MAX_BYTES} bytes; no CT slice, plan or dose is")
+        raise UserError(f"{name} is larger than {MAX_BYTES} bytes; no CT slice, plan or dose is")
     content = path.read_bytes()
     if content[128:132] != b"DICM" and content[:2] in (b"\2\0", b"\b\0") and content[3:4] == b"\0":
         content = bytes(128) + b"DICM" + content  # it begins with a tag, without preamble
     if content[128:132] != b"DICM":
         if path.suffix.lower() in (".dcm", ".ima") or path.suffix[1:].isdigit():
-            raise UserError(f"{path.name} is not a DICOM file in spite of its name; export the patient again")
+            raise UserError(f"{name} is not a DICOM file in spite of its name; export the patient again")
         return None
     if DEFLATED in content[:4096]:  # could inflate to any size
-        raise UserError(f"{path.name} is deflated; export it uncompressed")
+        raise UserError(f"{name} is deflated; export it uncompressed")
     ds = pydicom.dcmread(io.BytesIO(content))  # from memory, so that a false length cannot allocate much
     if "TransferSyntaxUID" not in ds.file_meta:
         ds.file_meta.TransferSyntaxUID = EXPLICIT if ds.original_encoding[0] is False else IMPLICIT
@@ -235,9 +238,10 @@ class Chain(NamedTuple):
     notes: list[str]
 
 
-def read_chain(folder: Path) -> Chain:
+def read_chain(folder: Path, pseudonym: str = "") -> Chain:
     """The Chain in a patient's folder; a UserError if a file is damaged, lacking, foreign or ambiguous."""
-    files, others = read_folder(folder)
+    files, others = read_folder(folder, pseudonym)
+    folder = Path(pseudonym or folder.name)  # what sentences call it
     for kind, (instead, advice) in INSTEAD.items():
         if instead in others and not files[kind]:
             raise UserError(f"{folder.name} holds no {kind} but {instead}; {advice}")
@@ -257,14 +261,22 @@ def read_chain(folder: Path) -> Chain:
 
 
 def choose_doses(folder: Path, files: dict[str, list[File]], notes: list[str]) -> list[File]:
-    """The dose of a whole plan, of several the only one whose plan is here; else those of all its beams."""
+    """The dose of a whole plan, of several the only one whose plan is here, unless another is the sum of
+    several plans and may be that of the whole treatment; else those of all its beams."""
     doses, plans = files["RTDOSE"], {plan.uid for plan in files["RTPLAN"]}
     whole = [file for file in doses if optional(file, "DoseSummationType") in WHOLE]
     beams = [file for file in doses if optional(file, "DoseSummationType") == "BEAM"]
     if beams and not whole:
         return check_beams(folder, beams, files["RTPLAN"], notes)
     linked = [file for file in whole if plans.intersection(references(file, "ReferencedRTPlanSequence"))]
-    return [pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or doses)]
+    chosen = pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or doses)
+    sums = [file for file in whole if optional(file, "DoseSummationType") == "MULTI_PLAN"]
+    if sums and chosen not in sums:
+        both = f"{folder.name} holds the dose of a plan and a sum of several: {names_of([chosen, *sums])}"
+        raise UserError(f"{both}; leave one of them in the folder: the sum for the whole treatment")
+    if len(whole) > 1:
+        notes.append(f"of {len(whole)} doses of plans the one is taken whose plan is here")
+    return [chosen]
 
 
 def check_beams(folder: Path, doses: list[File], plans: list[File], notes: list[str]) -> list[File]:
@@ -310,7 +322,7 @@ def choose_plan(
     if not plans:
         notes.append("there is no RTPLAN")
         return None, structures_uid
-    several = optional(dose, "DoseSummationType") == "MULTI_PLAN"
+    several = optional(dose, "DoseSummationType") == "MULTI_PLAN" or len(set(uids)) > 1
     if several:
         notes.append("the dose is of several plans, whose prescriptions are not added up; they are not taken")
         fitting = [plan for plan in plans if plan.uid in uids]

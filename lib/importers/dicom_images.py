@@ -11,6 +11,7 @@ from lib.importers.dicom_grid import MAX_VOXELS, ImageGrid, even_step, is_uprigh
 
 FIELD_MM = (100.0, 1200.0)  # width of a CT that is in mm
 JUMP_HU = 20.0  # median step between neighbouring slices that two different rescales may leave
+HU_TYPES = ("HU", "US", "UNSPECIFIED", "")  # RescaleType; US is unspecified
 PLANNED_DOSE = {"DoseUnits": ("GY",), "DoseType": ("PHYSICAL",), "DoseSummationType": (*WHOLE, "BEAM")}
 
 
@@ -64,7 +65,7 @@ def check_alike(slices: list[Slice]) -> None:
         raise UserError(f"{slices[0].file.name}: the CT is an oblique stack: {shifted}; export axial images")
     for one, mm in zip(slices, shift_mm):
         if one.layout != common or mm > 0.01:
-            what = "size, spacing, orientation or position"
+            what = "size, bits, spacing, orientation, frame of reference or position"
             raise UserError(f"{one.file.name} differs in {what} from the other slices")
 
 
@@ -76,6 +77,8 @@ def read_hu(slices: list[Slice]) -> np.ndarray:
         file = one.file
         with explain_damage(file.name):
             rescale = number(file.ds, "RescaleSlope"), number(file.ds, "RescaleIntercept")
+            if str(file.ds.get("RescaleType") or "").strip().upper() not in HU_TYPES:
+                raise UserError(f"{file.name}: RescaleType is not HU; export the CT in HU")
             hu = (pixels(file, 1)[0] * rescale[0] + rescale[1]).astype(np.float32)
         if not (-32768 <= hu.min() and hu.max() <= 32767):
             raise UserError(f"{file.name}: RescaleSlope and RescaleIntercept give values that are no HU")

@@ -4,8 +4,11 @@ Of the patient's identity nothing is kept. Which files belong together: dicom_fi
 names and prescriptions: dicom_structures; contours: dicom_contours; axes and resampling: dicom_grid.
 """
 
+import csv
 import hashlib
+import io
 import math
+import os
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +17,9 @@ import numpy as np
 from lib.cases.case import Case
 from lib.errors import UserError
 from lib.files import is_below_outputs, write_text
-from lib.importers.cohort import Source
+from lib.importers.cohort import PERSON, Source
 from lib.importers.dicom_contours import contour_mask, find_body
-from lib.importers.dicom_files import read_chain
+from lib.importers.dicom_files import Chain, optional, read_chain
 from lib.importers.dicom_grid import ImageGrid, coverage, new_grid, resample
 from lib.importers.dicom_images import read_ct, read_doses
 from lib.importers.dicom_structures import choose_protocol, map_names, prescriptions, read_rois
@@ -31,7 +34,7 @@ def dicom_source(
     """The patients in `folder` for the cohort in the folder `cohort`.
 
     `pseudonyms` is a file to write, outside the cohort: who is who. The patients are then P001, P002, ... in
-    an order that says nothing.
+    an order that says nothing. A file that says of others who they are is not replaced.
     """
     patients = find_patients(folder)
     names = {case_id: case_id for case_id in patients}
@@ -41,9 +44,20 @@ def dicom_source(
         inside = Path(cohort).resolve() in Path(pseudonyms).resolve().parents
         if inside or is_below_outputs(pseudonyms):
             raise UserError(f"{pseudonyms} lies in outputs or the cohort; who is who belongs elsewhere")
-        write_text(Path(pseudonyms), "".join(f"{name},{case_id}\n" for case_id, name in names.items()))
-    items = {names[case_id]: (path, names[case_id]) for case_id, path in patients.items()}
-    return Source("DICOM-RT folders", items, partial(read_named, options))
+        write_names(Path(pseudonyms), names)
+    items = {name: (patients[case_id], name) for case_id, name in names.items()}
+    read = partial(read_named, options, bool(pseudonyms), os.urandom(16))
+    return Source("DICOM-RT folders", items, read)
+
+
+def write_names(path: Path, names: dict[str, str]) -> None:
+    """Write case id -> pseudonym as CSV, the pseudonym first; a file with another content is refused."""
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows((name, case_id) for case_id, name in names.items())
+    if not path.exists():
+        write_text(path, content.getvalue())
+    elif not path.is_file() or path.read_bytes() != content.getvalue().encode():
+        raise UserError(f"{path} exists already and is not that of these patients; give another name")
 
 
 def find_patients(folder: str | Path) -> dict[str, Path]:
@@ -57,30 +71,37 @@ def find_patients(folder: str | Path) -> dict[str, Path]:
     return {path.name: path for path in paths}
 
 
-def read_named(options: Options, item: tuple[Path, str]) -> tuple[Case, dict]:
-    """A patient by the name in the cohort; an error does not give another one away."""
+def read_named(options: Options, hide: bool, salt: bytes, item: tuple[Path, str]) -> tuple[Case, dict]:
+    """A patient by the name in the cohort, with `hide` in sentences too, and under PERSON what tells whether
+    two are one person and nothing else."""
     folder, name = item
-    try:
-        return read_patient(folder, options, name)
-    except UserError as error:
-        raise UserError(str(error).replace(str(folder), name).replace(folder.name, name)) from None
+    chain = read_chain(folder, name if hide else "")
+    case, report = make_case(chain, options, name)
+    patient_id = optional(chain.slices[0], "PatientID").strip()
+    digest = hashlib.sha256(salt + patient_id.encode(errors="replace")).hexdigest() if patient_id else ""
+    return case, report | {PERSON: digest}
 
 
 def read_patient(
     folder: str | Path, options: Options = DEFAULTS, name: str | None = None
 ) -> tuple[Case, dict]:
-    """(Case, report) of the patient in `folder`; raises a UserError that names the file and tag at fault.
+    """(Case, report) of the patient in `folder`, as `make_case` has them; the case's id is `name`, or the
+    folder's name."""
+    return make_case(read_chain(Path(folder)), options, name or Path(folder).name)
 
-    The case's id is `name`, or the folder's name. The report is for the cohort's card: which structure became
-    which, what was ignored or is missing, where prescription and dose mask come from, what deserves a look.
+
+def make_case(chain: Chain, options: Options, name: str) -> tuple[Case, dict]:
+    """(Case, report) of a patient's files; raises a UserError that names the file and tag at fault.
+
+    The report is for the cohort's card: which structure became which, what was ignored or is missing, where
+    prescription and dose mask come from, what deserves a look.
     """
-    folder, chain = Path(folder), read_chain(Path(folder))
     warnings, file = list(chain.notes), chain.structures.name
-    ct_hu, ct_grid = read_ct(chain.slices, folder.name)
+    ct_hu, ct_grid = read_ct(chain.slices, name)
     grid = new_grid(ct_grid, options.spacing_mm)
     ct_hu = resample(ct_hu, ct_grid, grid)
     rois = read_rois(chain)
-    protocol, aliases = choose_protocol(rois, options, file)
+    protocol, aliases = choose_protocol(rois, options, chain)
     structures = map_names(rois, protocol, aliases, file)
     rx = prescriptions(structures, protocol, rois, chain, options.prescription_gy or {}, warnings)
     masks = {key: contour_mask(roi, ct_grid, grid, file, warnings) for key, roi in structures.items()}
@@ -93,7 +114,7 @@ def read_patient(
     warnings += [f"{key}: it contains no centre of a voxel; left out" for key in lost]
     covered_pct = {key: share_pct(inside[mask]) for key, mask in masks.items() if not inside[mask].all()}
     case = Case(
-        case_id=name or folder.name,
+        case_id=name,
         ct_hu=np.rint(ct_hu).astype(np.int16),
         dose_gy=resample(dose_gy, dose_grid, grid, beyond=0.0),
         dose_mask=body & inside,

@@ -10,13 +10,15 @@ from lib.importers.dicom_files import Chain, Dataset, File, explain_damage, item
 from lib.importers.options import Options
 
 Aliases = dict[str, list[str]]  # name in the protocol -> names of structures, best first
+NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")  # ContourGeometricType
 POINTS = ("POINT", "COORDINATES")  # DoseReferenceStructureType of a reference point
 NAME_GY = 0.5  # by which a plan may differ from the dose in a target's name, such as 50.4 from PTV50
 LEAST_ORGANS = 0.5  # share of a protocol's organs that must be there for a patient to be taken for its site
 
 
 class Roi(NamedTuple):
-    """One structure of an RTSTRUCT; `kind` is its RTROIInterpretedType, `items` its ContourSequence."""
+    """One structure of an RTSTRUCT; `kind` is its RTROIInterpretedType, `items` its ContourSequence, none
+    where all of it are points or open lines."""
 
     number: int
     name: str
@@ -39,7 +41,8 @@ def read_rois(chain: Chain) -> list[Roi]:
             in_frame = item.get("ReferencedFrameOfReferenceUID") == frame_uid
             if n in rois:
                 raise UserError(f"{file}: two structures have the ROINumber {n}; export it again")
-            rois[n] = Roi(n, name, kinds.get(n, ""), contours[n], in_frame)
+            flat = all(str(one.get("ContourGeometricType")) in NO_AREA for one in contours[n])
+            rois[n] = Roi(n, name, kinds.get(n, ""), [] if flat else contours[n], in_frame)
     return list(rois.values())
 
 
@@ -53,7 +56,9 @@ def roi_number(item: Dataset) -> int:
 
 def gy_in_name(name: str) -> float | None:
     """70.0 for PTV70, PTV_70Gy or PTV7000, 50.4 for PTV 5040cGy; None where the name is not clear."""
-    match = re.fullmatch(r"ptv(?:(\d\d(?:\.\d+)?)(?:gy)?|(\d{4})(?:cgy)?)", plain(name))
+    blank = r"[\s_-]*"  # between words, never between digits: PTV_30_10 is no dose
+    dose = rf"(?:(\d\d(?:\.\d+)?)(?:{blank}gy)?|(\d{{4}})(?:{blank}cgy)?)"
+    match = re.fullmatch(rf"ptv{blank}{dose}{blank}", name.strip().lower())
     dose_gy = match and (float(match[1]) if match[1] else float(match[2]) / 100)
     return dose_gy if dose_gy and 20 <= dose_gy <= 90 else None
 
@@ -90,17 +95,22 @@ def best_matches(name: str, rois: list[Roi], protocol: Protocol, aliases: Aliase
     return [roi for roi in rois if dose_gy and gy_in_name(roi.name) == dose_gy]
 
 
-def choose_protocol(rois: list[Roi], options: Options, file: str) -> tuple[Protocol, Aliases]:
+def choose_protocol(rois: list[Roi], options: Options, chain: Chain) -> tuple[Protocol, Aliases]:
     """(the protocol that is asked for, or the one that the structures clearly tell; the user's aliases)."""
     asked = options.protocol or options.site
     known = [protocol_of(asked)] if asked else PROTOCOLS.values()
     names = tuple(dict.fromkeys(name for protocol in known for name in protocol.structures))
     aliases = check_aliases(options.aliases or {}, names, "aliases")
-    return (known[0] if asked else guess_protocol(rois, aliases, file)), aliases
+    if asked:
+        return known[0], aliases
+    return guess_protocol(rois, aliases, planned_fractions(chain.plan), chain.structures.name), aliases
 
 
-def guess_protocol(rois: list[Roi], aliases: Aliases, file: str) -> Protocol:
-    """The protocol of which a target and half of the organs are there, if more of it is than of any other."""
+def guess_protocol(rois: list[Roi], aliases: Aliases, fractions: int, file: str) -> Protocol:
+    """The protocol of which a target and half of the organs are there, if more of it is than of any other.
+
+    It is not taken where another one that fits has just the plan's `fractions` and this one has not.
+    """
     there = {
         protocol: {name for name in protocol.structures if best_matches(name, rois, protocol, aliases)}
         for protocol in PROTOCOLS.values()
@@ -115,7 +125,12 @@ def guess_protocol(rois: list[Roi], aliases: Aliases, file: str) -> Protocol:
         what = ", ".join(counts) or "no organ of a known site"
         advice = "give --site, or --protocol with a file that names them"
         raise UserError(f"{file}: the structures do not tell the site (they are {what}); {advice}")
-    return best[0]
+    [guess] = best
+    others = [protocol.site for protocol in fitting if protocol.fractions == fractions]
+    if fractions and guess.fractions not in (0, fractions) and others:
+        told = f"the structures are those of {guess.site}, of {guess.fractions} fractions"
+        raise UserError(f"{file}: {told}, and the plan's {fractions} those of {others[0]}; give --site")
+    return guess
 
 
 # --- prescriptions ---

@@ -80,7 +80,7 @@ def choose_names(
     """(ROI number -> name in the protocol and Gy, sentences), as an import has them or why it has none."""
     mapped, rx, sentences, file = {}, {}, [], chain.structures.name
     try:
-        protocol, aliases = choose_protocol(rois, options, file)
+        protocol, aliases = choose_protocol(rois, options, chain)
         sentences.append(f"taken for {protocol.site}: {protocol.title}")
         mapped = map_names(rois, protocol, aliases, file)
         rx = prescriptions(mapped, protocol, rois, chain, options.prescription_gy or {}, sentences)

@@ -20,10 +20,13 @@ from lib.importers.dicom_files import (
     Dataset,
     explain_damage,
     import_pydicom,
+    kind_of,
     need,
-    numbers,
     read_chain,
+    read_file,
 )
+from lib.importers.dicom_grid import ImageGrid, resample
+from lib.importers.dicom_images import read_ct
 
 RT_DOSE_STORAGE = "1.2.840.10008.5.1.4.1.1.481.2"
 MAX_STEP_GY = 0.01
@@ -43,7 +46,8 @@ def write_rtdose(
 ) -> Path:
     """Write `dose_gy` [D,H,W] on the grid of `case` as RTDOSE to `path`, whole or not at all; returns it.
 
-    case            as lib.importers.dicom_rt made it; only its shape, origin_mm and spacing_mm are used
+    path            of the files there only an earlier prediction is replaced
+    case            as lib.importers.dicom_rt made it; its CT must be the folder's
     patient_folder  the patient's DICOM folder: gives identity, frame of reference and references
     description     what it is, such as "dose" or "spread of 8 samples"; with `method` in SeriesDescription
     The step between stored values is at most 0.01 Gy. Raises a UserError.
@@ -53,12 +57,14 @@ def write_rtdose(
         raise UserError(
             f"{path} is not written: it would hold the patient's name, which must not lie below outputs"
         )
+    if path.exists() and not holds_prediction(path):
+        raise UserError(f"{path} is not written: it exists already; name another file")
     title = f"{PREDICTION} {method}: {description}"
     if len(title) > 64 or not title.isprintable() or "\\" in title:
         rule = "at most 64 printable characters, no backslash"
         raise UserError(f"{title!r} cannot be a SeriesDescription: {rule}")
     chain = read_chain(Path(patient_folder))
-    check_geometry(case, chain, path)
+    check_ct(case, chain, path)
     stored, step_gy = encode(np.asarray(dose_gy, np.float64), case.shape, path)
     ds = pydicom.Dataset()
     with explain_damage(chain.slices[0].name):
@@ -70,17 +76,22 @@ def write_rtdose(
     return path
 
 
-def check_geometry(case: Case, chain: Chain, path: Path) -> None:
-    """The case's voxels must lie in the CT of the folder, or it is another patient's."""
-    with explain_damage(chain.slices[0].name):
-        first_mm = np.array([numbers(file.ds, "ImagePositionPatient", 3) for file in chain.slices])
-        ds = chain.slices[0].ds
-        size_mm = max(numbers(ds, "PixelSpacing", 2)) * max(need(ds, "Rows"), need(ds, "Columns"))
-    z_mm, margin_mm = first_mm[:, 2], case.spacing_mm[0]
-    low_mm, high_mm = case.origin_mm[0], case.origin_mm[0] + margin_mm * (case.shape[0] - 1)
-    inside = z_mm.min() - margin_mm <= low_mm <= high_mm <= z_mm.max() + margin_mm
-    if not inside or abs(np.subtract(case.origin_mm[:0:-1], first_mm[0, :2])).max() > size_mm:
-        raise UserError(f"{path} is not written: the case does not lie in the CT of the patient's folder")
+def holds_prediction(path: Path) -> bool:
+    """Whether a file is a dose that this project wrote."""
+    try:
+        with explain_damage(path.name):
+            ds = read_file(path, path.name)
+            return ds is not None and kind_of(ds) == "predicted dose"
+    except UserError:
+        return False
+
+
+def check_ct(case: Case, chain: Chain, path: Path) -> None:
+    """The CT of the folder must be the case's, voxel by voxel, or it is another patient's."""
+    ct_hu, grid = read_ct(chain.slices, "the patient's folder")
+    here_hu = resample(ct_hu, grid, ImageGrid(case.origin_mm, case.spacing_mm, case.shape))
+    if abs(here_hu - case.ct_hu).max() > 1:
+        raise UserError(f"{path} is not written: the CT of the patient's folder is not that of the case")
 
 
 def encode(dose_gy: np.ndarray, shape: tuple[int, ...], path: Path) -> tuple[np.ndarray, float]:

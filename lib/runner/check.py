@@ -114,24 +114,24 @@ def calibration_problem(run: Experiment) -> str:
     return other if stored != here else ""
 
 
-def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample]:
+def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample, list[str]]:
     """A patient of the cohort by the id, or the plan in a DICOM folder, on a grid like the cohort's and by a
-    name that tells nothing."""
+    name that tells nothing; and the warnings of the import."""
     cohort = run.open_cohort()
     if plan in cohort.card["cases"]:
-        case = run.load_case(plan)
-        return case, make_sample(case, run.grid, run.beams_deg)
+        case, told = run.load_case(plan), cohort.card["cases"][plan].get("import", {}).get("warnings", [])
+        return case, make_sample(case, run.grid, run.beams_deg), told
     if not find_path(plan).is_dir():
         raise UserError(f"{plan} is neither a patient of {cohort.folder} nor a folder of DICOM files")
     section = check_import(params["import"], "import") if params.get("import") else {}
     options = {key: value for key, value in section.items() if key not in ("site", "protocol")}
     of_training = [cohort.card["cases"][case_id]["spacing_mm"] for case_id in cohort.split["train"]]
     options = {"spacing_mm": tuple(np.median(of_training, axis=0).tolist())} | options
-    case, _ = read_patient(find_path(plan), Options(**options, protocol=cohort.protocol), "plan")
+    case, report = read_patient(find_path(plan), Options(**options, protocol=cohort.protocol), "plan")
     sample = make_sample(case, run.grid, run.beams_deg)
     seen = [tensor.numpy().tobytes() for tensor in (sample.cond, sample.mask, sample.constraints)]
     name = f"plan_{hashlib.sha256(b''.join(seen)).hexdigest()[:8]}"
-    return replace(case, case_id=name), replace(sample, case_id=name)
+    return replace(case, case_id=name), replace(sample, case_id=name), report["warnings"]
 
 
 def check(
@@ -140,12 +140,12 @@ def check(
     """Write the page of a checked plan; returns its path. Raises a UserError."""
     run, _, params = open_check(experiment)
     results = load_calibration(run)
-    case, sample = read_plan(run, plan, params)
+    case, sample, warnings = read_plan(run, plan, params)
     plan_check.refuse_plan(case, run.open_cohort(), run.experiment)
     anatomy = results.frames["07_anatomy"]
     if twin := same_patient(case, anatomy):
         raise UserError(
-            f"{plan} has just the anatomy of {twin}, on whom the networks were trained; they know its plan"
+            f"{plan} has the anatomy of {twin}, on whom the networks were trained; they know its plan"
         )
     if name in results.settings.get("not_published", ()):
         raise UserError(f"{name} takes networks that are not published; leave --by out, or train them first")
@@ -154,6 +154,7 @@ def check(
     members_gy = on_case_grid(dose, case, run.grid)
     checked = plan_check.check_plan(case, members_gy, results.frames["07_values"], answer, level_pct)
     cautions = list(plan_check.cautions(case, likeness(case, anatomy), checked, level_pct))
+    cautions += [f"Look at the data: {warning}" for warning in warnings]
     if case.case_id in run.open_cohort().split["validation"]:
         cautions.append(f"{case.case_id} is one of the calibration patients and is left out of them")
     about = {
