@@ -390,6 +390,21 @@ def test_whether_anything_is_narrower_than_residuals_alone_is_said_by_numbers():
     assert interval_figures.width_verdict(judged[judged["source"] != "none"]) == ""
 
 
+def test_where_intervals_hold_fewer_than_promised_is_named():
+    judged = two_answers()
+    assert interval_figures.coverage_verdict(judged) == ""
+    rectum = (judged["case_id"] == "") & (judged["structure"] == "Rectum") & (judged["level_pct"] == 80)
+    few = judged.assign(
+        inside_pct=judged["inside_pct"].mask(rectum, 33.3),
+        inside_high_pct=judged["inside_high_pct"].mask(rectum, 70.1),
+    )
+    n = len(interval_figures.coverage_table(judged).filter(like=" / ", axis=0))
+    said = interval_figures.coverage_verdict(few)
+    assert said.startswith(
+        f"1 of {n} quantities hold fewer than promised, beyond chance: Rectum Dmean (33 %)."
+    )
+
+
 def test_a_plan_that_the_networks_cannot_answer_is_refused(tmp_path):
     cohort = toy_cohort(tmp_path, n=3, split={"train": ["toy_1"], "validation": ["toy_2"], "test": ["toy_3"]})
     plan_check.refuse_plan(replace(CASE, case_id="toy_3"), cohort, "try")

@@ -203,7 +203,7 @@ def test_the_cohorts_table_says_what_is_left_out(half):
     assert said["dose mask below 1 Gy"] == f"{min(low):.0f} to {max(low):.0f} %, median {np.mean(low):.0f} %"
     for name, share in half.inside_pct.items():
         patients, _, rest = said[f"{name} beyond the dose"].partition(" patient")
-        assert f"{share:.1f}" in rest and int(patients) == 1 + (name in other.inside_pct)
+        assert f"{share:.4g} " in rest and int(patients) == 1 + (name in other.inside_pct)
         assert rest.endswith(f"not judged: {(share < 50) + (other.inside_pct.get(name, 100) < 50)}")
     table = tables.overlaps(frame)
     shared = [(case.masks["PTV70"] & case.masks["PTV63"]).sum() * case.voxel_cc for case in (half, other)]

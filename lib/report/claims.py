@@ -64,7 +64,7 @@ def judge_swing(results: Results) -> tuple[str, str]:
     if not {"ddpm", "baseline"} <= set(errors):
         return "not trained here", CANNOT
     ddpm, baseline = (float((errors[name] - errors[name].cummin()).max()) for name in ("ddpm", "baseline"))
-    text = f"It rises later in training by up to {ddpm:.2f} Gy, that of the U-Net by {baseline:.2f} Gy."
+    text = f"It rises later in training by {ddpm:.2f} Gy at most, that of the U-Net by {baseline:.2f} Gy."
     if "ddpm" in frames.failed_trainings(results)["04_comparison"]:
         return text, FAILED
     return text, "holds" if ddpm > max(SWING * errors["ddpm"].min(), 2 * baseline) else "does not hold"

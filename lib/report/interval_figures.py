@@ -148,9 +148,21 @@ def width_verdict(judged: pd.DataFrame, least_pct: float = NARROWER_PCT) -> str:
     return f"Nothing makes intervals {what}" + (f"; the narrowest are of {words[0]}." if words else ".")
 
 
+def coverage_verdict(judged: pd.DataFrame) -> str:
+    """Which quantities hold fewer planned values than promised, beyond chance, by the rival."""
+    rows = with_names(select(judged, level_pct=usual_level(judged)))
+    rows = select(rows, answer=rival(rows))
+    rows = rows[rows["quantity"] != ""].sort_values("inside_pct")
+    few = rows[rows["inside_high_pct"] < usual_level(judged)]
+    words = [f"{r.structure} {r.quantity} ({r.inside_pct:.0f} %)".strip() for r in few.itertuples()]
+    text = f"{len(few)} of {len(rows)} quantities hold fewer than promised, beyond chance"
+    return f"{text}: {', '.join(words)}. Do not rely on the intervals of these." if words else ""
+
+
 def verdicts(judged: pd.DataFrame) -> list[str]:
-    """What samples are worth, and what anything is beside residuals alone."""
-    return [text for text in (sampling_verdict(judged), width_verdict(judged)) if text]
+    """What samples are worth, what anything is beside residuals alone, and where intervals fail."""
+    texts = sampling_verdict(judged), width_verdict(judged), coverage_verdict(judged)
+    return [text for text in texts if text]
 
 
 def section(judged: pd.DataFrame, problem: str = "") -> str:

@@ -35,8 +35,8 @@ COLUMNS += ["n", "unit", "verdict", "sentence"]
 CANNOT, FAILED, DOUBTED = "cannot be said", "not judged: this training failed", "not shown"
 DISGUISE, BIASED = "a regression in disguise", "a biased sampler"
 MEANS_OF = {  # verdicts on a spread that a reader does not know, in words
-    DISGUISE: "This is a regression in disguise: its answers hardly differ, and their mean is a regression's",
-    BIASED: "This is a biased sampler: its answers hardly differ, and their mean is worse than a regression",
+    DISGUISE: "As the mean of many is no better than the U-Net, this is a regression in disguise",
+    BIASED: "As even the mean of many is worse than the U-Net, this is a biased sampler",
 }
 PROMISED = 5.0  # points within which an interval holds what it promises
 PLACES = {  # quantity by which a network is compared with the control -> in words, where
@@ -284,7 +284,7 @@ def limits(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
     """How long trainings took, the goal that is missed most, which studies have too few patients, which
     trainings failed."""
     minutes = results.frames["04_history"]["seconds"].max() / 60
-    minutes = f"{minutes:.{0 if minutes >= 10 else 1}f}" if minutes > 0 else ""
+    minutes = f"{math.ceil(minutes) if minutes >= 10 else round(minutes, 1)}" if minutes > 0 else ""
     text = f"Each network was trained for at most {minutes} minutes." if minutes else ""
     parts = {"methods": "04_comparison", "steps": "02_steps", "averaging and spread": "03_ensemble"}
     counts = {part: results.frames[file]["case_id"].nunique() for part, file in parts.items()}
@@ -328,10 +328,10 @@ def best_of_all(answers: Answers, margin_gy: float) -> str:
 
 
 def places_of(claims: list[Row]) -> dict[str, list[str]]:
-    """Where the control is better than the best network, and where it is not shown to be worse."""
+    """Where the control is better than the best network, and where it may be as good."""
     open_ = [row for row in claims if row["verdict"] in ("equal", CANNOT) and row["n"] >= LEAST_FOR_VERDICT]
     worse = [row for row in claims if row["verdict"].endswith("worse")]
-    by_words = {"yet closer to the plan": worse, "and not shown to be worse": open_}
+    by_words = {"yet closer to the plan": worse, "and may be as good": open_}
     return {words: [PLACES[row["quantity"]] for row in rows] for words, rows in by_words.items()}
 
 
