@@ -152,19 +152,22 @@ def test_the_page_fits_the_window(page, width):
     )
 
 
-def test_the_published_report_prints_on_at_most_16_pages_of_paper(browser, tmp_path):
-    published, printed = ROOT / "outputs" / "published" / "phantom-quick" / "report.html", tmp_path / "a.html"
-    style = (ROOT / "lib" / "report" / "template" / "report.css").read_text()
-    html = re.sub(
-        r"<style>.*?</style>", lambda _: f"<style>{style}</style>", published.read_text(), flags=re.DOTALL
-    )
-    printed.write_text(html)
+@pytest.mark.parametrize("experiment", ["phantom-quick", "openkbp-hour"])
+def test_a_published_report_prints_on_at_most_16_pages_of_paper(experiment, browser, tmp_path):
+    """What is folded stays so, unless a reader opened it."""
+    published, template = ROOT / "outputs" / "published" / experiment, ROOT / "lib" / "report" / "template"
+    if not (published / "report.html").exists():
+        pytest.skip("not in this checkout")
+    html = (published / "report.html").read_text()
+    style = f"<style>{(template / 'report.css').read_text()}</style>"
+    html = re.sub(r"<style>.*?</style>", lambda _: style, html, flags=re.DOTALL)
+    (tmp_path / "a.html").write_text(html)
     opened = browser.new_page()
-    opened.goto(printed.as_uri())
+    opened.goto((tmp_path / "a.html").as_uri())
     opened.wait_for_function(DRAWN)
     pdf = opened.pdf(prefer_css_page_size=True)
     opened.close()
-    assert 10 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 16  # all that is folded is printed
+    assert 8 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 16
 
 
 def test_the_contents_lead_to_their_sections(page):

@@ -45,5 +45,3 @@ for (const table of document.querySelectorAll(".output table")) {
     });
   });
 }
-
-addEventListener("beforeprint", () => { for (const folded of document.querySelectorAll("details")) folded.open = true; });
