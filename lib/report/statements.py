@@ -35,7 +35,7 @@ COLUMNS += ["n", "unit", "verdict", "sentence"]
 CANNOT, FAILED, DOUBTED = "cannot be said", "not judged: this training failed", "not shown"
 DISGUISE, BIASED = "a regression in disguise", "a biased sampler"
 MEANS_OF = {  # verdicts on a spread that a reader does not know, in words
-    DISGUISE: "As the mean of many is no better than the U-Net, this is a regression in disguise",
+    DISGUISE: "As the mean of many errs as the U-Net does, within 5 %, this is a regression in disguise",
     BIASED: "As even the mean of many is worse than the U-Net, this is a biased sampler",
 }
 PROMISED = 5.0  # points within which an interval holds what it promises

@@ -119,8 +119,8 @@ def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample, l
     name that tells nothing; and the warnings of the import."""
     cohort = run.open_cohort()
     if plan in cohort.card["cases"]:
-        case, told = run.load_case(plan), cohort.card["cases"][plan].get("import", {}).get("warnings", [])
-        return case, make_sample(case, run.grid, run.beams_deg), told
+        case, warnings = run.load_case(plan), cohort.card["cases"][plan].get("import", {}).get("warnings", [])
+        return case, make_sample(case, run.grid, run.beams_deg), warnings
     if not find_path(plan).is_dir():
         raise UserError(f"{plan} is neither a patient of {cohort.folder} nor a folder of DICOM files")
     section = check_import(params["import"], "import") if params.get("import") else {}
