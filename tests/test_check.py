@@ -390,19 +390,22 @@ def test_whether_anything_is_narrower_than_residuals_alone_is_said_by_numbers():
     assert interval_figures.width_verdict(judged[judged["source"] != "none"]) == ""
 
 
-def test_where_intervals_hold_fewer_than_promised_is_named():
+def test_where_intervals_hold_fewer_than_chance_explains_is_named():
     judged = two_answers()
-    assert interval_figures.coverage_verdict(judged) == ""
+    usual = interval_figures.coverage_verdict(judged)
+    assert "% (promised 80 %)" in usual and "holds fewer than chance explains; the lowest is" in usual
     rectum = (judged["case_id"] == "") & (judged["structure"] == "Rectum") & (judged["level_pct"] == 80)
-    few = judged.assign(
-        inside_pct=judged["inside_pct"].mask(rectum, 33.3),
-        inside_high_pct=judged["inside_high_pct"].mask(rectum, 70.1),
-    )
+    values = {
+        "inside_pct": 30.0,
+        "patients": 30,
+        "calibration_patients": 25,
+    }
+    few = judged.assign(**{name: judged[name].mask(rectum, value) for name, value in values.items()})
     n = len(interval_figures.coverage_table(judged).filter(like=" / ", axis=0))
     said = interval_figures.coverage_verdict(few)
-    assert said.startswith(
-        f"1 of {n} quantities hold fewer than promised, beyond chance: Rectum Dmean (33 %)."
-    )
+    assert f"1 of {n} quantities hold fewer than chance explains: Rectum Dmean (30 %)." in said
+    row = interval_figures.coverage_table(few).loc["Rectum Dmean / Gy"]
+    assert row["p of so few"] < 1e-3 and row["patients"] == 30
 
 
 def test_a_plan_that_the_networks_cannot_answer_is_refused(tmp_path):

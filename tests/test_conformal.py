@@ -11,6 +11,7 @@ from scipy.stats import beta, binomtest, norm, uniform
 from lib.errors import UserError
 from lib.metrics.conformal import (
     can_promise,
+    chance_of_so_few,
     clopper_pearson,
     coverage_of_draws,
     interval,
@@ -154,3 +155,16 @@ def test_the_true_interval_has_the_best_score():
     scores = {f: interval_score(-f * half, f * half, dose, 80).mean() for f in (0.5, 0.8, 1.0, 1.25, 2)}
     assert min(scores, key=scores.get) == 1.0
     assert interval_score(1.0, 3.0, np.array([0.5, 2.0, 4.0]), 80) == pytest.approx([2 + 5, 2, 2 + 10])
+
+
+def test_how_likely_so_few_are_inside_by_closed_form_and_by_drawing():
+    for n, level_pct in ((9, 80), (15, 80), (25, 90)):
+        k = rank(n, level_pct)
+        assert chance_of_so_few(0, 1, n, level_pct) == pytest.approx(1 - k / (n + 1))
+        assert chance_of_so_few(7, 7, n, level_pct) == pytest.approx(1)
+    random = np.random.default_rng(5)
+    drawn = random.normal(size=(20_000, 15 + 23))
+    edges = np.sort(drawn[:, :15], axis=1)[:, rank(15, 80) - 1]
+    inside = (drawn[:, 15:] <= edges[:, None]).sum(axis=1)
+    for hits in (11, 15, 19):
+        assert chance_of_so_few(hits, 23, 15, 80) == pytest.approx((inside <= hits).mean(), abs=0.01)

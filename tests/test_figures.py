@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from toys import toy_case
 
 from lib.features.grid import Grid
@@ -176,3 +177,26 @@ def test_the_curve_of_the_spread_goes_from_bin_to_bin_also_where_the_first_patie
     binned = ensemble_figures.bins(pd.DataFrame(rows))
     assert binned["bin_gy"].tolist() == [0.0, 1.0, 2.0]
     assert binned["spread_gy"].tolist() == [2.0] * 3 and binned["error_gy"].tolist() == [3.0] * 3
+
+
+def luminance(rgb):
+    """WCAG 2.2's relative luminance of colours [...,3] from 0 to 1."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def turn_dark(rgb):
+    """invert(0.9) hue-rotate(180deg) of report.css, by the matrices of W3C's Filter Effects."""
+    grey = np.array([0.213, 0.715, 0.072])
+    turned = np.array([[0.787, -0.715, -0.072], [-0.213, 0.285, -0.072], [-0.213, -0.715, 0.928]])
+    matrix = grey - turned  # the angle's cosine is -1, its sine 0
+    return np.clip((0.1 * rgb + 0.9 * (1 - rgb)) @ matrix.T, 0, 1)
+
+
+def test_every_method_can_be_seen_on_paper_and_on_a_dark_page():
+    colours = np.array([to_rgb(code) for code in style.COLOURS.values()])
+    for turn in (np.asarray, turn_dark):
+        page, lines = luminance(turn(np.ones(3))), luminance(turn(colours))
+        brighter, darker = np.maximum(page, lines), np.minimum(page, lines)
+        contrast = dict(zip(style.COLOURS, (brighter + 0.05) / (darker + 0.05)))
+        assert min(contrast.values()) >= 3, contrast  # what WCAG 2.2 asks of graphics (1.4.11)

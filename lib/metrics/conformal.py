@@ -85,6 +85,15 @@ def coverage_of_draws(n: int, level_pct: float, draws_pct: float = 90.0) -> tupl
     return tuple(float(100 * betaincinv(k, n + 1 - k, p)) for p in (tail, 1 - tail))
 
 
+def chance_of_so_few(hits: int, patients: int, n: int, level_pct: float) -> float:
+    """How likely `hits` or fewer of so many new patients lie inside if they and the n calibration patients
+    could be swapped: beta-binomial, as both the edge and who is judged are drawn."""
+    from scipy.stats import betabinom  # here: it takes half a second
+
+    k = rank(n, level_pct)
+    return float(betabinom(patients, k, n + 1 - k).cdf(hits))
+
+
 def promise(n: int, level_pct: float) -> str:
     """What n calibration patients promise, in words."""
     k, (low, high) = rank(n, level_pct), coverage_of_draws(n, level_pct)

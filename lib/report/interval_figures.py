@@ -8,7 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from lib.metrics.statistics import NO_BOUNDS, SHARE_PCT, Difference, paired_difference, verdict
+from lib.metrics.conformal import chance_of_so_few
+from lib.metrics.statistics import NO_BOUNDS, SHARE_PCT, Difference, holm, paired_difference, verdict
 from lib.models.methods import kind
 from lib.report.figures import MEAN, interval
 from lib.report.style import COLOURS, legend_above, panels, plain_ticks
@@ -18,14 +19,8 @@ from lib.studies.plan_check import answer_name
 from lib.studies.results import Results, select
 
 MARGIN_GY = 0.1
+LEAST_P = 0.05  # after Holm's correction: below it, fewer planned values are inside than chance explains
 NARROWER_PCT = 10  # than residuals alone: so much a second network or samples must gain
-SECTION = """## What such a prediction is good for: intervals, and a check of plans
-
-By how much predictions miss on validation patients says how far to trust one for a new patient: each DVH
-point gets an interval, and a plan outside of it stands out among plans of such anatomies. An interval has one
-width for all patients, or one that grows with the spread of the members. Judged on the test patients; answers
-compete in the interval score, the width and a penalty for what is missed. `python -m lib check`, with the
-experiment's folder and `--plan`, checks a plan."""
 WORDS = {"lower": "better", "higher": "worse", "equal": "equal"}
 VERBS = {"lower": "are better than", "higher": "are worse than", "equal": "equal"}
 TITLES = {"nfe": "network calls", "inside_pct": "inside / %", "width": "width / Gy"}
@@ -82,28 +77,32 @@ def answers_table(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> pd.Data
     return table.rename(columns=TITLES).rename_axis("answer")
 
 
+def by_quantity(judged: pd.DataFrame, answer: str) -> pd.DataFrame:
+    """The rows of each quantity by an answer at the usual level, with how likely so few are inside (`p`)."""
+    rows = with_names(select(judged[judged["quantity"] != ""], level_pct=usual_level(judged), case_id=""))
+    rows = select(rows, answer=answer)
+    counts = rows[["patients", "calibration_patients"]].astype(int)
+    hits = (rows["inside_pct"] * rows["patients"] / 100).round().astype(int)
+    drawn = zip(hits, counts["patients"], counts["calibration_patients"])
+    return rows.assign(**counts, p=[chance_of_so_few(*of, usual_level(judged)) for of in drawn])
+
+
 def coverage_table(judged: pd.DataFrame, answer: str = "") -> pd.DataFrame:
     """Each quantity by one answer, the rival if none is named: planned values inside with the exact interval
-    of that share, and the width in the quantity's unit; then the same by predicted dose."""
+    of that share, how likely so few are, and the width in the quantity's unit; then by predicted dose."""
     rows = with_names(select(judged, level_pct=usual_level(judged)))
-    rows = select(rows, answer=answer or rival(rows))
-    quantities, doses = rows[rows["quantity"] != ""], rows.dropna(subset="bin_gy").sort_values("bin_gy")
-    names = [
-        *(
-            quantities["structure"].replace("", "dose mask")
-            + " "
-            + quantities["quantity"]
-            + " / "
-            + quantities["unit"]
-        )
-    ]
+    answer = answer or rival(rows)
+    doses = select(rows, answer=answer).dropna(subset="bin_gy").sort_values("bin_gy")
+    quantities = by_quantity(judged, answer)
+    structures = quantities["structure"].replace("", "dose mask")
+    names = [*(structures + " " + quantities["quantity"] + " / " + quantities["unit"])]
     names += [f"predicted from {edge:.0f} Gy on" for edge in doses["bin_gy"]]
     table = pd.concat([quantities, doses]).set_axis(pd.Index(names, name="quantity"))
     table["inside / %"] = pack(table, "inside_pct", "inside_low_pct", "inside_high_pct")
-    titles = {"width": "width", "patients": "patients", "calibration_patients": "calibrated on"}
-    return (
-        table[["inside / %", *titles]].rename(columns=titles).astype({"patients": int, "calibrated on": int})
-    )
+    titles = {"p": "p of so few", "width": "width", "patients": "patients"}
+    titles |= {"calibration_patients": "calibrated on"}
+    counts = {"patients": int, "calibrated on": int}
+    return table[["inside / %", *titles]].rename(columns=titles).astype(counts)
 
 
 def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
@@ -149,14 +148,20 @@ def width_verdict(judged: pd.DataFrame, least_pct: float = NARROWER_PCT) -> str:
 
 
 def coverage_verdict(judged: pd.DataFrame) -> str:
-    """Which quantities hold fewer planned values than promised, beyond chance, by the rival."""
-    rows = with_names(select(judged, level_pct=usual_level(judged)))
-    rows = select(rows, answer=rival(rows))
-    rows = rows[rows["quantity"] != ""].sort_values("inside_pct")
-    few = rows[rows["inside_high_pct"] < usual_level(judged)]
-    words = [f"{r.structure} {r.quantity} ({r.inside_pct:.0f} %)".strip() for r in few.itertuples()]
-    text = f"{len(few)} of {len(rows)} quantities hold fewer than promised, beyond chance"
-    return f"{text}: {', '.join(words)}. Do not rely on the intervals of these." if words else ""
+    """Whether the rival's intervals hold as many planned values as promised, over all and by quantity."""
+    of_patients = with_names(judged[judged["case_id"] != ""])
+    other = rival(scores_by_patient(judged))
+    inside = select(of_patients, answer=other).groupby("level_pct")["inside_pct"].mean()
+    shares = [f"{inside[level]:.0f} % (promised {level:.0f} %)" for level in (80, 90) if level in inside]
+    rows = by_quantity(judged, other)
+    rows = rows.assign(corrected=holm(rows["p"].tolist())).sort_values("inside_pct")
+    names = [f"{r.structure} {r.quantity} ({r.inside_pct:.0f} %)".strip() for r in rows.itertuples()]
+    few = [name for name, p in zip(names, rows["corrected"]) if p < LEAST_P]
+    held = f"The intervals of {other} hold {' and '.join(shares)} of the planned values of a patient. "
+    if few:
+        start = f"{len(few)} of {len(rows)} quantities hold fewer than chance explains"
+        return f"{held}{start}: {', '.join(few)}. Do not rely on the intervals of these."
+    return f"{held}No quantity of {len(rows)} holds fewer than chance explains; the lowest is {names[0]}."
 
 
 def verdicts(judged: pd.DataFrame) -> list[str]:
@@ -165,18 +170,15 @@ def verdicts(judged: pd.DataFrame) -> list[str]:
     return [text for text in texts if text]
 
 
-def section(judged: pd.DataFrame, problem: str = "") -> str:
-    """What the report says of intervals, as Markdown; of an outdated calibration its problem alone."""
-    return "\n\n".join([SECTION, *([f"{problem}."] if problem else verdicts(judged))])
-
-
 def alarms_table(results: Results) -> pd.DataFrame:
     """Organs raised by 5 Gy that are detected, in %: at 10 % false alarms by answer and organ, and by the
     edge that validation patients promise over all organs, with its false alarms."""
     rows = with_names(alarms(results.frames["07_values"], results.frames["07_detection"]))
     means = rows.groupby("answer", sort=False)[["auc", "detected_pct", "false_pct"]].mean()
     organs = rows.pivot(index="answer", columns="structure", values="detected_at_10_pct")
-    return organs.join(means.rename(columns=TITLES)).reindex(means.index)
+    table = organs.join(means.rename(columns=TITLES)).reindex(means.index)
+    shares = table.columns.difference([TITLES["auc"]])  # of some thirty patients: no digit behind the point
+    return table.assign(**table[shares].round().astype("Int64"))
 
 
 def intervals(judged: pd.DataFrame) -> Figure:

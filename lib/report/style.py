@@ -18,15 +18,16 @@ from PIL import Image
 from lib.models.methods import kind
 from lib.report.pictures import smaller
 
-# Okabe & Ito's colour-blind-safe palette; a method keeps its colour everywhere
+# Okabe & Ito's colour-blind-safe palette, orange and sky blue darker, so that all can be told from paper and
+# from a dark page; a method keeps its colour everywhere
 COLOURS = {
     "baseline": "#0072B2",
     "gradient": "#009E73",
     "ddpm": "#D55E00",
     "control": "#777777",
     "ddpm_v": "#CC79A7",
-    "ddpm_dose": "#E69F00",
-    "flow": "#56B4E9",
+    "ddpm_dose": "#C28500",
+    "flow": "#3397D3",
     "refine": "#8C6D31",
     "gradient_vgg": "#004D40",
     "gaussian": "#5B4B8A",
