@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -153,6 +154,18 @@ def test_a_raised_plan_has_5_gy_more_in_the_organ_and_the_targets_as_they_were()
         assert np.allclose(more_gy[inside & free], RAISED_GY, atol=1e-3) and np.allclose(more_gy[~free], 0)
         far = signed_distance_mm(inside, CASE.spacing_mm) > 15
         assert np.allclose(more_gy[far], 0) and (more_gy >= 0).all()
+
+
+def test_an_organ_beyond_the_known_dose_is_raised_where_the_dose_is_known():
+    """Its planned mean is that of the part inside; so must be the raised one."""
+    known = CASE.dose_mask & (np.arange(CASE.shape[0])[:, None, None] >= CASE.shape[0] // 3)
+    case = replace(CASE, dose_mask=known, dose_gy=np.where(known, CASE.dose_gy, 0).astype(np.float32))
+    values = intervals.values_of(case, [case.dose_gy])
+    planned = {goal.structure: of[0] for goal, of in values.items() if goal.quantity == "Dmean"}
+    beyond = [name for name in intervals.organs_at_risk(case) if case.inside_pct.get(name, 100) < 95]
+    rows = intervals.raise_each_organ(SimpleNamespace(load_case=lambda case_id: case), "toy")
+    more_gy = {row["structure"]: row["raised"] - planned[row["structure"]] for row in rows}
+    assert beyond and all(0 < gy < RAISED_GY + 1e-3 for gy in more_gy.values())
 
 
 def test_alarms_are_counted_as_defined():

@@ -164,9 +164,30 @@ def coverage_verdict(judged: pd.DataFrame) -> str:
     return f"{held}No quantity of {len(rows)} holds fewer than chance explains; the lowest is {names[0]}."
 
 
-def verdicts(judged: pd.DataFrame) -> list[str]:
-    """What samples are worth, what anything is beside residuals alone, and where intervals fail."""
-    texts = sampling_verdict(judged), width_verdict(judged), coverage_verdict(judged)
+def alarms_verdict(results: Results) -> str:
+    """How many raised organs the rival's alarms find, the least and the most, and why: 5 Gy more do not stand
+    out where plans of like anatomies differ by as much."""
+    detection = results.frames["07_detection"]
+    rows = with_names(select(alarms(results.frames["07_values"], detection), rule=CONSTANT))
+    if rows.empty:
+        return ""
+    other = rival(rows)
+    scores = select(with_names(detection), answer=other).groupby("structure")["score"]
+    above_gy = scores.quantile(1 - FALSE_ALARMS_PCT / 100) - scores.median()
+    of_organs = select(rows, answer=other).set_index("structure")["detected_at_10_pct"].sort_values()
+    ends = [
+        f"{pct:.0f} % ({name}: one plan in ten lies {above_gy[name]:.1f} Gy or more above the median)"
+        for name, pct in of_organs.iloc[[0, -1]].items()
+    ]
+    text = f"At {FALSE_ALARMS_PCT} % false alarms {other} finds 5 Gy more in an organ in"
+    return f"{text} {' to '.join(ends)} of plans."
+
+
+def verdicts(results: Results) -> list[str]:
+    """What samples are worth, what anything is beside residuals alone, whether intervals hold, and what
+    alarms find."""
+    judged = results.frames["07_intervals"]
+    texts = sampling_verdict(judged), width_verdict(judged), coverage_verdict(judged), alarms_verdict(results)
     return [text for text in texts if text]
 
 

@@ -194,7 +194,7 @@ def describe(results: Results) -> list[str]:
     shown = [table.map(lambda value: cell(value, "{:.2f}")).to_string() for table in tables]
     head = f"Intervals of {interval_figures.usual_level(judged):g} %, quantities in Gy:"
     detected = "Organs raised by 5 Gy, detected at 10 % false alarms / %:"
-    said = interval_figures.verdicts(judged)
+    said = interval_figures.verdicts(results)
     return [head, shown[0], *said, "", detected, shown[1]]
 
 

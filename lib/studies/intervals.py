@@ -240,7 +240,8 @@ def raise_each_organ(run: Experiment, case_id: str) -> list[Row]:
     """The rows of one patient, whose organs are raised one at a time."""
     case, rows = run.load_case(case_id), []
     for organ in organs_at_risk(case):
-        inside, named = case.masks[organ], {"case_id": case_id, "structure": organ}
+        # as the planned mean: of an organ that reaches beyond the known dose, the part inside
+        inside, named = case.judged_masks[organ], {"case_id": case_id, "structure": organ}
         rows.append(named | {"raised": float(raise_dose(case, organ)[inside].mean(dtype=np.float64))})
     return rows
 
