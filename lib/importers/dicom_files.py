@@ -81,7 +81,7 @@ def explain_damage(name: str) -> Iterator[None]:
         raise UserError(f"{name} is damaged ({type(error).__name__}); export the patient again") from None
 
 
-def read_folder(folder: Path, pseudonym: str) -> tuple[dict[str, list[File]], dict[str, int]]:
+def read_folder(folder: Path, pseudonym: str) -> tuple[dict[str, list[File]], Counter]:
     """(kind -> Files, what else lies there -> how often) of all files below `folder`; with a pseudonym a file
     is called by its number in the order of the paths, because its name may be the patient's."""
     files, others, first_of = {kind: [] for kind in KINDS}, Counter(), {}
@@ -101,7 +101,7 @@ def read_folder(folder: Path, pseudonym: str) -> tuple[dict[str, list[File]], di
             files[kind].append(file)
         else:
             others[kind if re.fullmatch("[A-Za-z ]{1,24}", kind) else "unknown modality"] += 1
-    return files, dict(others)
+    return files, others
 
 
 def find_paths(folder: Path) -> list[Path]:
@@ -197,12 +197,15 @@ def number(ds: Dataset, keyword: str) -> float:
     return float(numbers(ds, keyword, 1)[0])
 
 
-def items(ds: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence, none if it is missing; one that swallowed its neighbours is refused."""
-    sequence = list(ds.get(keyword) or [])
-    if any(tag >> 16 == 0xFFFE for item in sequence for tag in item.keys()):
-        raise AttributeError(name=keyword)
-    return sequence
+def items(ds: Dataset, *keywords: str) -> list[Dataset]:
+    """The items of a sequence, or of the sequences in its items and so on, none if it is missing; one that
+    swallowed its neighbours is refused."""
+    datasets = [ds]
+    for keyword in keywords:
+        datasets = [item for one in datasets for item in one.get(keyword) or []]
+        if any(tag >> 16 == 0xFFFE for item in datasets for tag in item.keys()):
+            raise AttributeError(name=keyword)
+    return datasets
 
 
 def optional(file: File, keyword: str) -> str:
@@ -240,63 +243,61 @@ class Chain(NamedTuple):
 
 def read_chain(folder: Path, pseudonym: str = "") -> Chain:
     """The Chain in a patient's folder; a UserError if a file is damaged, lacking, foreign or ambiguous."""
-    files, others = read_folder(folder, pseudonym)
-    folder = Path(pseudonym or folder.name)  # what sentences call it
+    name, (files, others) = pseudonym or folder.name, read_folder(folder, pseudonym)
     for kind, (instead, advice) in INSTEAD.items():
         if instead in others and not files[kind]:
-            raise UserError(f"{folder.name} holds no {kind} but {instead}; {advice}")
-    n = others.get("predicted dose", 0)
+            raise UserError(f"{name} holds no {kind} but {instead}; {advice}")
+    n = others["predicted dose"]
     notes = [f"{n} predicted doses that were exported are left aside: they are no plan's"] if n else []
-    doses = choose_doses(folder, files, notes)
-    plan, structures_uid = choose_plan(folder, files, doses[0], notes)
-    structures = pick(folder, "RTSTRUCT", files["RTSTRUCT"], structures_uid)
-    slices = pick_series(folder, files["CT"], structures)
+    doses = choose_doses(name, files, notes)
+    plan, structures_uid = choose_plan(name, files["RTPLAN"], doses[0], notes)
+    structures = pick(name, "RTSTRUCT", files["RTSTRUCT"], structures_uid)
+    slices = pick_series(name, files["CT"], structures)
     for file in (structures, *doses, *([plan] if plan else []), *slices[1:]):
         if optional(file, "PatientID") != optional(slices[0], "PatientID"):
             raise UserError(f"{file.name} has another PatientID than {slices[0].name}")
     frame_uids = {optional(file, "FrameOfReferenceUID") for file in (*doses, slices[0])}
     if len(frame_uids) > 1 or "" in frame_uids:
         raise UserError(f"{doses[0].name} has another FrameOfReferenceUID than the CT: it is of another scan")
-    return Chain(doses, plan, structures, slices, others, notes)
+    return Chain(doses, plan, structures, slices, dict(others), notes)
 
 
-def choose_doses(folder: Path, files: dict[str, list[File]], notes: list[str]) -> list[File]:
+def choose_doses(name: str, files: dict[str, list[File]], notes: list[str]) -> list[File]:
     """The dose of a whole plan, of several the only one whose plan is here, unless another is the sum of
     several plans and may be that of the whole treatment; else those of all its beams."""
     doses, plans = files["RTDOSE"], {plan.uid for plan in files["RTPLAN"]}
     whole = [file for file in doses if optional(file, "DoseSummationType") in WHOLE]
     beams = [file for file in doses if optional(file, "DoseSummationType") == "BEAM"]
     if beams and not whole:
-        return check_beams(folder, beams, files["RTPLAN"], notes)
+        return check_beams(name, beams, files["RTPLAN"], notes)
     linked = [file for file in whole if plans.intersection(references(file, "ReferencedRTPlanSequence"))]
-    chosen = pick(folder, "RTDOSE", linked if len(linked) == 1 else whole or doses)
+    chosen = pick(name, "RTDOSE", linked if len(linked) == 1 else whole or doses)
     sums = [file for file in whole if optional(file, "DoseSummationType") == "MULTI_PLAN"]
     if sums and chosen not in sums:
-        both = f"{folder.name} holds the dose of a plan and a sum of several: {names_of([chosen, *sums])}"
+        both = f"{name} holds the dose of a plan and a sum of several: {names_of([chosen, *sums])}"
         raise UserError(f"{both}; leave one of them in the folder: the sum for the whole treatment")
     if len(whole) > 1:
         notes.append(f"of {len(whole)} doses of plans the one is taken whose plan is here")
     return [chosen]
 
 
-def check_beams(folder: Path, doses: list[File], plans: list[File], notes: list[str]) -> list[File]:
+def check_beams(name: str, doses: list[File], plans: list[File], notes: list[str]) -> list[File]:
     """The doses of single beams, if they are those of all beams of one plan, each once."""
+    only = f"{name} holds only doses of beams"
     uids = {uid for file in doses for uid in references(file, "ReferencedRTPlanSequence")}
     if len(uids) != 1:
-        which = "of no plan or of several"
-        raise UserError(f"{folder.name} holds only doses of beams, {which}; export the dose of a whole plan")
-    plan = pick(folder, "RTPLAN", plans, *uids)
+        raise UserError(f"{only}, of no plan or of several; export the dose of a whole plan")
+    plan = pick(name, "RTPLAN", plans, *uids)
     with explain_damage(plan.name):
         beams = items(plan.ds, "BeamSequence") + items(plan.ds, "IonBeamSequence")
         setup = [number(b, "BeamNumber") for b in beams if b.get("TreatmentDeliveryType") == "SETUP"]
-        planned = sorted(set(beam_numbers(plan.ds)).difference(setup))
+        planned = sorted(set(beam_numbers(plan.ds, "FractionGroupSequence")).difference(setup))
     counts = Counter()
     for file in doses:
         with explain_damage(file.name):
-            counts.update(n for ref in items(file.ds, "ReferencedRTPlanSequence") for n in beam_numbers(ref))
-    only = f"{folder.name} holds only doses of beams"
-    missing = ", ".join(f"{n:g}" for n in planned if n not in counts)
-    if missing:
+            path = "ReferencedRTPlanSequence", "ReferencedFractionGroupSequence"
+            counts.update(beam_numbers(file.ds, *path))
+    if missing := ", ".join(f"{n:g}" for n in planned if n not in counts):
         lacks = f"none of beam {missing} of {plan.name}"
         raise UserError(f"{only}, and {lacks}; export them too, or the dose of the whole plan")
     if sorted(counts.elements()) != planned or not planned:
@@ -306,18 +307,14 @@ def check_beams(folder: Path, doses: list[File], plans: list[File], notes: list[
     return doses
 
 
-def beam_numbers(ds: Dataset) -> list[float]:
-    """The beams to which the fraction groups of a plan, or of a dose's reference to it, refer."""
-    keyword = "FractionGroupSequence" if "FractionGroupSequence" in ds else "ReferencedFractionGroupSequence"
-    beams = [beam for group in items(ds, keyword) for beam in items(group, "ReferencedBeamSequence")]
-    return [number(beam, "ReferencedBeamNumber") for beam in beams]
+def beam_numbers(ds: Dataset, *keywords: str) -> list[float]:
+    """The beams to which the items of a sequence refer."""
+    return [number(beam, "ReferencedBeamNumber") for beam in items(ds, *keywords, "ReferencedBeamSequence")]
 
 
-def choose_plan(
-    folder: Path, files: dict[str, list[File]], dose: File, notes: list[str]
-) -> tuple[File | None, str | None]:
+def choose_plan(name: str, plans: list[File], dose: File, notes: list[str]) -> tuple[File | None, str | None]:
     """(the dose's plan or None, the UID of the structure set to which it or the dose refers, or None)."""
-    plans, uids = files["RTPLAN"], references(dose, "ReferencedRTPlanSequence")
+    uids = references(dose, "ReferencedRTPlanSequence")
     structures_uid = next(iter(references(dose, "ReferencedStructureSetSequence")), None)
     if not plans:
         notes.append("there is no RTPLAN")
@@ -327,24 +324,24 @@ def choose_plan(
         notes.append("the dose is of several plans, whose prescriptions are not added up; they are not taken")
         fitting = [plan for plan in plans if plan.uid in uids]
     else:
-        fitting = [pick(folder, "RTPLAN", plans, next(iter(uids), None))]
+        fitting = [pick(name, "RTPLAN", plans, next(iter(uids), None))]
     of_plans = {uid for plan in fitting for uid in references(plan, "ReferencedStructureSetSequence")}
     if len(of_plans) == 1:
         [structures_uid] = of_plans
     return None if several else fitting[0], structures_uid
 
 
-def pick(folder: Path, kind: str, files: list[File], uid: str | None = None) -> File:
+def pick(name: str, kind: str, files: list[File], uid: str | None = None) -> File:
     """The file with SOPInstanceUID `uid`, or the only one if nothing refers to one."""
     if not files:
-        raise UserError(f"{folder.name} holds no {kind}; export it too")
+        raise UserError(f"{name} holds no {kind}; export it too")
     fitting = [file for file in files if uid in (None, file.uid)]
     if not fitting:
         why = f"no {kind} is the one that the other files refer to"
-        raise UserError(f"{folder.name}: {why}; it has {names_of(files)}")
+        raise UserError(f"{name}: {why}; it has {names_of(files)}")
     if len(fitting) > 1:
         several = names_of(fitting)
-        raise UserError(f"{folder.name} holds several {kind}: {several}; leave one of them in the folder")
+        raise UserError(f"{name} holds several {kind}: {several}; leave one of them in the folder")
     return fitting[0]
 
 
@@ -353,44 +350,36 @@ def names_of(files: list[File]) -> str:
     return ", ".join(file.name for file in files[:6]) + (" ..." if len(files) > 6 else "")
 
 
-def pick_series(folder: Path, slices: list[File], structures: File) -> list[File]:
+def pick_series(name: str, slices: list[File], structures: File) -> list[File]:
     """All CT slices of the series to which the RTSTRUCT refers, or if these are several its contours."""
-    referenced, series = referenced_images(structures), {}
+    referenced, series = referenced_images(structures), defaultdict(list)
     for file in slices:
-        series.setdefault(optional(file, "SeriesInstanceUID"), []).append(file)
+        series[optional(file, "SeriesInstanceUID")].append(file)
     fitting = {uid: files for uid, files in series.items() if uid in referenced or not referenced}
     if len(fitting) > 1:
-        drawn = contour_images(structures)
+        with explain_damage(structures.name):
+            drawn = images_of(structures.ds, "ROIContourSequence", "ContourSequence")
         fitting = {u: f for u, f in fitting.items() if any(file.uid in drawn for file in f)} or fitting
     if len(fitting) != 1:
         first = names_of([files[0] for files in (fitting or series).values()]) or "none"
-        raise UserError(
-            f"{folder.name} holds {len(series)} CT series, of which {structures.name} refers to "
-            f"{len(fitting)}: {first}; it must be one"
-        )
+        which = f"of which {structures.name} refers to {len(fitting)}: {first}; it must be one"
+        raise UserError(f"{name} holds {len(series)} CT series, {which}")
     [(uid, chosen)] = fitting.items()
     missing = len(referenced.get(uid, set()) - {file.uid for file in chosen})
     if missing:
-        raise UserError(f"{folder.name}: {missing} CT slices are missing to which {structures.name} refers")
+        raise UserError(f"{name}: {missing} CT slices are missing to which {structures.name} refers")
     return chosen
 
 
 def referenced_images(structures: File) -> dict[str, set[str]]:
     """UID of each series to which an RTSTRUCT refers, as it need not, -> UIDs of the images there."""
-    images = defaultdict(set)
+    images, path = defaultdict(set), ("RTReferencedStudySequence", "RTReferencedSeriesSequence")
     with explain_damage(structures.name):
-        for frame in items(structures.ds, "ReferencedFrameOfReferenceSequence"):
-            for study in items(frame, "RTReferencedStudySequence"):
-                for one in items(study, "RTReferencedSeriesSequence"):
-                    uids = [text(i, "ReferencedSOPInstanceUID") for i in items(one, "ContourImageSequence")]
-                    images[text(one, "SeriesInstanceUID")].update(uids)
+        for series in items(structures.ds, "ReferencedFrameOfReferenceSequence", *path):
+            images[text(series, "SeriesInstanceUID")] |= images_of(series)
     return images
 
 
-def contour_images(structures: File) -> set[str]:
-    """The UIDs of the images on which the contours were drawn, as far as they say so."""
-    with explain_damage(structures.name):
-        rois = items(structures.ds, "ROIContourSequence")
-        contours = [contour for roi in rois for contour in items(roi, "ContourSequence")]
-        images = [image for contour in contours for image in items(contour, "ContourImageSequence")]
-        return {text(image, "ReferencedSOPInstanceUID") for image in images}
+def images_of(ds: Dataset, *keywords: str) -> set[str]:
+    """The UIDs of the images to which the items of a sequence refer, as far as they say so."""
+    return {text(i, "ReferencedSOPInstanceUID") for i in items(ds, *keywords, "ContourImageSequence")}
