@@ -23,7 +23,6 @@ BODY_HU = -300.0  # above it is body where no structure says so
 BODY_NAMES = [plain(name) for name in ("External", "Body", "Skin", "Outer_Contour", "Patient_Outline")]
 CLOSED, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"
 
-
 Contour = tuple[np.ndarray, bool]  # (y, x) float64 [N,2] in mm, and whether to exclusive-or it
 
 
@@ -36,16 +35,9 @@ def contour_mask(roi: Roi, ct_grid: ImageGrid, grid: ImageGrid, file: str, warni
         contours = read_contours(roi, ct_grid, file, warnings)
     check_gaps(roi.name, sorted(contours), ct_grid, file, warnings)
     pairs = nearest_slices(grid, ct_grid)
-    needed = {k for pair in pairs for k in pair} & set(contours)
-    filled = {k: fill_slice(contours[k], grid, f"{file}: {roi.name}") for k in needed}
-    mask = np.zeros(grid.shape, bool)
-    for layer, (low, high) in zip(mask, pairs):
-        if low == high and low in filled:
-            layer[:] = filled[low]
-        elif low != high and {low, high} & needed:
-            empty = np.zeros_like(layer)
-            layer[:] = halfway(filled.get(low, empty), filled.get(high, empty), grid)
-    return mask
+    layers = dict.fromkeys(itertools.chain(*pairs), np.zeros(grid.shape[1:], bool))
+    layers |= {k: fill_slice(contours[k], grid, f"{file}: {roi.name}") for k in layers if k in contours}
+    return np.stack([halfway(layers[low], layers[high], grid) for low, high in pairs])
 
 
 # --- reading ---
@@ -100,10 +92,8 @@ def check_gaps(name: str, layers: list[int], grid: ImageGrid, file: str, warning
     """Tells of slices without a contour; refuses a structure that has one on every second slice, or fewer."""
     gaps = [pair for pair in itertools.pairwise(layers) if pair[1] - pair[0] > 1]
     if len(gaps) > 2 and len(gaps) >= len(layers) / 2:
-        n = layers[-1] - layers[0] + 1
-        raise UserError(
-            f"{file}: {name} has contours on only {len(layers)} of {n} slices; export it interpolated"
-        )
+        slices = f"{len(layers)} of {layers[-1] - layers[0] + 1} slices"
+        raise UserError(f"{file}: {name} has contours on only {slices}; export it interpolated")
     for pair in gaps:
         low_mm, high_mm = (grid.origin_mm[0] + k * grid.spacing_mm[0] for k in pair)
         warnings.append(f"{name}: no contour between z = {low_mm:.1f} and {high_mm:.1f} mm")
@@ -191,7 +181,8 @@ def goes_back(points: np.ndarray) -> bool:
 
 
 def halfway(low: np.ndarray, high: np.ndarray, grid: ImageGrid) -> np.ndarray:
-    """bool [H,W] midway between two slices: of their mean area, what both have and what is next to it.
+    """bool [H,W] midway between two slices, or one twice: of their mean area, what both have and what is next
+    to it.
 
     To take either slice would move every structure by half a slice; to unite them would enlarge it.
     """

@@ -39,18 +39,12 @@ def is_upright(orientation: Sequence[float], name: str) -> bool:
     directions = np.abs(np.reshape(orientation, (2, 3)))
     axes = np.rint(directions).tolist()
     if abs(directions - axes).max() > 1e-3 or axes not in ([[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [1, 0, 0]]):
-        raise UserError(
-            f"{name}: ImageOrientationPatient is not axial; export axial images, not oblique ones"
-        )
+        raise UserError(f"{name}: ImageOrientationPatient is not axial; export axial images, no oblique ones")
     return axes[0][0] == 1
 
 
 def to_patient_axes(
-    volume: np.ndarray,
-    orientation: Sequence[float],
-    first_mm: Sequence[float],
-    spacing_mm: Triple,
-    name: str,
+    volume: np.ndarray, orientation: Sequence[float], first_mm: Sequence[float], spacing_mm: Triple, name: str
 ) -> tuple[np.ndarray, ImageGrid]:
     """Frames [n, rows, columns] in the order of z, turned to the project's axes, and their ImageGrid.
 
@@ -89,14 +83,12 @@ def new_grid(grid: ImageGrid, spacing_mm: Sequence[float] | None) -> ImageGrid:
         spacing_mm = ()
     if len(spacing_mm) != 3 or not all(0.3 <= s <= 20 for s in spacing_mm):
         raise UserError("spacing_mm must be three numbers between 0.3 and 20: (dz, dy, dx) in mm")
-    shape = tuple(
-        max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing_mm, spacing_mm)
-    )
+    sides_mm = np.multiply(grid.shape, grid.spacing_mm).tolist()
+    shape = tuple(max(1, round(side_mm / s)) for side_mm, s in zip(sides_mm, spacing_mm))
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise UserError(f"spacing_mm {spacing_mm} would make {shape} voxels, too many")
-    return ImageGrid(
-        round_mm(grid.origin_mm + np.subtract(spacing_mm, grid.spacing_mm) / 2), spacing_mm, shape
-    )
+    origin_mm = grid.origin_mm + np.subtract(spacing_mm, grid.spacing_mm) / 2
+    return ImageGrid(round_mm(origin_mm), spacing_mm, shape)
 
 
 def linear_weights(out: ImageGrid, grid: ImageGrid, axis: int, beyond: float) -> np.ndarray:
@@ -131,9 +123,8 @@ def resample(volume: np.ndarray, grid: ImageGrid, out: ImageGrid, beyond: float 
     Outside `grid` it goes on with its last values times `beyond`.
     """
     weights = [linear_weights(out, grid, axis, beyond) for axis in range(3)]
-    for axis in sorted(
-        range(3), key=lambda axis: out.shape[axis] / grid.shape[axis]
-    ):  # what shrinks it first
+    growth = np.divide(out.shape, grid.shape).tolist()
+    for axis in sorted(range(3), key=growth.__getitem__):  # what shrinks it first
         if not np.array_equal(weights[axis], np.eye(volume.shape[axis])):
             volume = np.moveaxis(np.tensordot(weights[axis], volume, (1, axis)), 0, axis)
     return np.ascontiguousarray(volume, np.float32)

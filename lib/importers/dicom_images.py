@@ -37,10 +37,8 @@ def read_ct(files: list[File], folder: str) -> tuple[np.ndarray, ImageGrid]:
     volume, grid = to_patient_axes(volume, orientation, slices[0].first_mm, (step_mm, *pixel_mm), name)
     width_mm = [n * s for n, s in zip(grid.shape[1:], grid.spacing_mm[1:])]
     if min(width_mm) < FIELD_MM[0] or max(width_mm) > FIELD_MM[1]:
-        raise UserError(
-            f"{name}: by PixelSpacing the CT is {width_mm[0]:.0f} x {width_mm[1]:.0f} mm "
-            f"wide, which is no patient; is it in cm?"
-        )
+        wide = f"{width_mm[0]:.0f} x {width_mm[1]:.0f} mm wide"
+        raise UserError(f"{name}: by PixelSpacing the CT is {wide}, which is no patient; is it in cm?")
     return volume, grid
 
 
@@ -84,10 +82,8 @@ def read_hu(slices: list[Slice]) -> np.ndarray:
             raise UserError(f"{file.name}: RescaleSlope and RescaleIntercept give values that are no HU")
         jump_hu = np.median(hu - volume[k - 1]) if k and rescale != before else 0.0
         if abs(jump_hu) > JUMP_HU:
-            raise UserError(
-                f"{file.name}: RescaleSlope or RescaleIntercept differs from the slice below, and the "
-                f"values jump by {jump_hu:.0f} HU"
-            )
+            differs = f"differs from the slice below, and the values jump by {jump_hu:.0f} HU"
+            raise UserError(f"{file.name}: RescaleSlope or RescaleIntercept {differs}")
         volume[k] = hu
         before = rescale
     return volume
@@ -141,9 +137,8 @@ def read_dose(file: File) -> tuple[np.ndarray, ImageGrid]:
     with explain_damage(name):
         for keyword, values in PLANNED_DOSE.items():
             if text(ds, keyword) not in values:
-                raise UserError(
-                    f"{name}: {keyword} is not {values[0]}; export the plan's physical dose in Gy"
-                )
+                is_not = f"{keyword} is not {values[0]}"
+                raise UserError(f"{name}: {is_not}; export the plan's physical dose in Gy")
         orientation = numbers(ds, "ImageOrientationPatient", 6)
         first_mm = numbers(ds, "ImagePositionPatient", 3)
         offsets_mm = numbers(ds, "GridFrameOffsetVector", int(number(ds, "NumberOfFrames")))
@@ -151,13 +146,11 @@ def read_dose(file: File) -> tuple[np.ndarray, ImageGrid]:
         pixel_mm = numbers(ds, "PixelSpacing", 2)
     if not np.isfinite(dose_gy).all() or dose_gy.min() < 0:
         raise UserError(f"{name}: DoseGridScaling and PixelData give doses that are negative or not finite")
-    if offsets_mm[0] == 0:
-        z_mm = first_mm[2] + offsets_mm * np.cross(orientation[:3], orientation[3:])[2]
-    elif abs(offsets_mm[0] - first_mm[2]) < 0.01:
-        z_mm = offsets_mm
-    else:
+    if offsets_mm[0] != 0 and abs(offsets_mm[0] - first_mm[2]) >= 0.01:
         start = "starts neither at 0 nor at ImagePositionPatient's z"
         raise UserError(f"{name}: GridFrameOffsetVector {start}")
+    along_z = np.cross(orientation[:3], orientation[3:])[2]
+    z_mm = offsets_mm if offsets_mm[0] else first_mm[2] + offsets_mm * along_z
     if z_mm[-1] < z_mm[0]:
         z_mm, dose_gy = z_mm[::-1], dose_gy[::-1]
     step_mm = even_step(z_mm, f"{name} (GridFrameOffsetVector)")

@@ -151,21 +151,15 @@ def prescriptions(
         raise UserError(f"prescription_gy: {unknown.pop()} is not among {', '.join(known)}")
     targets = {name: mapped[name] for name in known if name in mapped}
     if not targets:
-        names = ", ".join(roi.name for roi in rois)
-        raise UserError(
-            f"{chain.structures.name} holds no target; of {names} name one by "
-            f"aliases={{'{next(iter(known))}': ['...']}}"
-        )
+        names, how = ", ".join(roi.name for roi in rois), f"aliases={{'{next(iter(known))}': ['...']}}"
+        raise UserError(f"{chain.structures.name} holds no target; of {names} name one by {how}")
     plan = plan_doses(chain.plan, {roi.number for roi in rois}, warnings) if chain.plan else []
     fractions = planned_fractions(chain.plan)
     if fractions and protocol.fractions and fractions != protocol.fractions:
         warnings.append(f"the plan has {fractions} fractions, the protocol has {protocol.fractions}")
     of_targets = {None, *(roi.number for roi in targets.values())}
-    warnings += [
-        f"the plan prescribes {one.gy:g} Gy to a structure that is not used"
-        for one in plan
-        if one.roi not in of_targets
-    ]
+    unused = [one for one in plan if one.roi not in of_targets]
+    warnings += [f"the plan prescribes {one.gy:g} Gy to a structure that is not used" for one in unused]
     return {name: prescription(name, roi, plan, user_gy, len(targets)) for name, roi in targets.items()}
 
 
@@ -211,10 +205,9 @@ def prescription(
     if name in user_gy:
         return float(user_gy[name]), "parameter"
     if doubtful or len(said_gy) > 1 or not in_name:
-        raise UserError(
-            f"the prescription of {roi.name} is not clear (the plan says {said_gy or 'nothing'}, the name "
-            f"{in_name or 'nothing'}); give --prescription-gy {name}=Gy"
-        )
+        who = f"the plan says {said_gy or 'nothing'}, the name {in_name or 'nothing'}"
+        how = f"give --prescription-gy {name}=Gy"
+        raise UserError(f"the prescription of {roi.name} is not clear ({who}); {how}")
     return in_name, "name"
 
 
