@@ -45,20 +45,15 @@ def make_cohort(
     if not patients:
         raise UserError(f"there is no patient to read for {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    cases, left_out, protocols, persons = {}, {}, {}, {}
-    with (
-        TemporaryDirectory(prefix=".part.", dir=folder) as part,
-        ProcessPoolExecutor(workers) as pool,
-    ):
-        results = pool.map(
-            partial(import_case, Path(part), source.read), patients, patients.values(), chunksize=4
-        )
-        for case_id, (summary, protocol, reason, person) in zip(patients, results):
-            if reason:
-                left_out[case_id] = reason
-                report(f"left out {case_id}: {reason}")
+    cases, protocols, persons, left_out = {}, {}, {}, {}
+    with TemporaryDirectory(prefix=".part.", dir=folder) as part, ProcessPoolExecutor(workers) as pool:
+        read = partial(import_case, Path(part), source.read)
+        for case_id, result in zip(patients, pool.map(read, patients, patients.values(), chunksize=4)):
+            if isinstance(result, str):
+                left_out[case_id] = result
+                report(f"left out {case_id}: {result}")
             else:
-                cases[case_id], protocols[case_id], persons[case_id] = summary, protocol, person
+                cases[case_id], protocols[case_id], persons[case_id] = result
         if not cases:
             first = next(iter(left_out.values()))
             raise UserError(f"none of {len(patients)} patients could be used; the first: {first}")
@@ -91,11 +86,8 @@ def one_protocol(protocols: dict[str, Protocol]) -> Protocol:
     return next(iter(patients))
 
 
-def import_case(
-    folder: Path, read: Callable, case_id: str, item: Any
-) -> tuple[dict | None, Protocol | None, str | None, str]:
-    """Read and write one case: (its summary, its protocol, None, PERSON) or (None, None, why it is left out,
-    "")."""
+def import_case(folder: Path, read: Callable, case_id: str, item: Any) -> tuple[dict, Protocol, str] | str:
+    """Read and write one case: (its summary, its protocol, PERSON), or why it is left out."""
     path = folder / f"{case_id}.npz"
     try:
         result = read(item)
@@ -103,8 +95,8 @@ def import_case(
         person = details.pop(PERSON, "")
         save_case(case, path)
     except UserError as error:
-        return None, None, str(error), ""
-    return summarise(case, path) | ({"import": details} if details else {}), case.protocol, None, person
+        return str(error)
+    return summarise(case, path) | ({"import": details} if details else {}), case.protocol, person
 
 
 def summarise(case: Case, path: Path) -> dict:
@@ -120,22 +112,16 @@ def summarise(case: Case, path: Path) -> dict:
 
 
 def make_card(
-    name: str,
-    source: Source,
-    protocol: Protocol,
-    cases: dict[str, dict],
-    left_out: dict[str, str],
-    one_person: Sequence[list[str]] = (),
+    name: str, source: Source, protocol: Protocol, cases: dict, left_out: dict, one_person: Sequence = ()
 ) -> dict:
     """The card of a cohort: summaries by case id, reasons by the ids of those left out, the split, and which
-    cases are of one person.
+    cases are of one person, a list of ids each.
 
     Without a split of the source's own, fewer than three patients are all for testing.
     """
-    split = source.split
+    split, n = source.split, len(cases) - sum(len(ids) - 1 for ids in one_person)
     if split is None:
         few = {"train": [], "validation": [], "test": list(cases)}
-        n = len(cases) - sum(len(ids) - 1 for ids in one_person)
         split = reference_split(list(cases), one_person) if n > 2 else few
     card = {
         "version": VERSION,

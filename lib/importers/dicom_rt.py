@@ -20,12 +20,10 @@ from lib.files import is_below_outputs, write_text
 from lib.importers.cohort import PERSON, Source
 from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import Chain, optional, read_chain
-from lib.importers.dicom_grid import ImageGrid, coverage, new_grid, resample
+from lib.importers.dicom_grid import coverage, new_grid, resample
 from lib.importers.dicom_images import read_ct, read_doses
 from lib.importers.dicom_structures import choose_protocol, map_names, prescriptions, read_rois
 from lib.importers.options import Options
-
-DEFAULTS = Options()
 
 
 def dicom_source(
@@ -82,12 +80,10 @@ def read_named(options: Options, hide: bool, salt: bytes, item: tuple[Path, str]
     return case, report | {PERSON: digest}
 
 
-def read_patient(
-    folder: str | Path, options: Options = DEFAULTS, name: str | None = None
-) -> tuple[Case, dict]:
+def read_patient(folder: str | Path, options: Options | None = None, name: str = "") -> tuple[Case, dict]:
     """(Case, report) of the patient in `folder`, as `make_case` has them; the case's id is `name`, or the
     folder's name."""
-    return make_case(read_chain(Path(folder)), options, name or Path(folder).name)
+    return make_case(read_chain(Path(folder)), options or Options(), name or Path(folder).name)
 
 
 def make_case(chain: Chain, options: Options, name: str) -> tuple[Case, dict]:
@@ -136,7 +132,11 @@ def make_case(chain: Chain, options: Options, name: str) -> tuple[Case, dict]:
         "ignored": sorted({roi.name for roi in rois} - in_use),
         "missing": [key for key in protocol.structures if key not in masks or key in lost],
         "covered_pct": covered_pct,
-        **describe_grids(ct_grid, dose_grid, inside, body),
+        "ct_spacing_mm": list(ct_grid.spacing_mm),
+        "ct_shape": list(ct_grid.shape),
+        "dose_spacing_mm": list(dose_grid.spacing_mm),
+        "dose_shape": list(dose_grid.shape),
+        "body_inside_dose_grid_pct": share_pct(inside[body]),
     }
 
 
@@ -151,21 +151,9 @@ def check_targets(
     """Refuses a target that the dose grid does not hold; warns of one that leaves the body."""
     for name, mask in targets.items():
         if not mask.any():
-            raise UserError(
-                f"{name} contains no centre of a voxel; check its contours, or give a finer spacing_mm"
-            )
+            advice = "check its contours, or give a finer spacing_mm"
+            raise UserError(f"{name} contains no centre of a voxel; {advice}")
         if (mask & ~inside).sum() > 0.01 * mask.sum():
             raise UserError(f"{file}: the dose grid does not hold {name}; export the dose on a larger grid")
         if (mask & ~body).sum() > 0.05 * mask.sum():
             warnings.append(f"{name}: more than 5 % of it is outside the body")
-
-
-def describe_grids(ct_grid: ImageGrid, dose_grid: ImageGrid, inside: np.ndarray, body: np.ndarray) -> dict:
-    """The grids of CT and dose, and how much of the body lies inside the dose's."""
-    return {
-        "ct_spacing_mm": list(ct_grid.spacing_mm),
-        "ct_shape": list(ct_grid.shape),
-        "dose_spacing_mm": list(dose_grid.spacing_mm),
-        "dose_shape": list(dose_grid.shape),
-        "body_inside_dose_grid_pct": share_pct(inside[body]),
-    }
