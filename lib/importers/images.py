@@ -44,7 +44,7 @@ def write_dose(
     if path.name.lower().endswith(FORMATS):
         how = "end its name in .dcm, or leave the DICOM folder out for images"
         raise UserError(f"{path} is not written: with a DICOM folder it would be RTDOSE; {how}")
-    return [write_rtdose(path, dose_gy, case, patient_folder, **about)]
+    return [write_rtdose(path, dose_gy, case, Path(patient_folder), **about)]
 
 
 def write_images(path: Path, dose_gy: np.ndarray, case: Case, source: str) -> list[Path]:

@@ -33,9 +33,8 @@ def find_patients(folder: str | Path) -> dict[str, list[Path]]:
     """Published split name -> patient folders in the order of their numbers."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(
-            f"{folder} is not a folder; give the folder that holds train-pats and validation-pats"
-        )
+        advice = "give the folder that holds train-pats and validation-pats"
+        raise UserError(f"{folder} is not a folder; {advice}")
     folders = {part: sorted((folder / sub).glob("pt_*"), key=patient_number) for part, sub in SPLITS.items()}
     if not any(folders.values()):
         raise UserError(f"{folder} holds no train-pats/pt_* folders; give OpenKBP's provided-data folder")

@@ -42,9 +42,8 @@ def check_import(section: object, path: str | Path) -> dict:
         check_prescription(name, gy, f"{path}: import.prescription_gy.{name}")
     for name, of in section.get("aliases", {}).items():
         if not of or not isinstance(of, (str, list)):
-            raise UserError(
-                f"{path}: import.aliases.{name} must be structure names such as [Rectum], not {of!r}"
-            )
+            names = f"structure names such as [Rectum], not {of!r}"
+            raise UserError(f"{path}: import.aliases.{name} must be {names}")
     for key in ("site", "protocol"):
         if not isinstance(section.get(key, ""), str):
             raise UserError(f"{path}: import.{key} must be one name, not {section[key]!r}")

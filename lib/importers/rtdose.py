@@ -13,18 +13,8 @@ import numpy as np
 from lib.cases.case import Case
 from lib.errors import UserError
 from lib.files import is_below_outputs, replace_file
-from lib.importers.dicom_files import (
-    PREDICTION,
-    UID_ROOT,
-    Chain,
-    Dataset,
-    explain_damage,
-    import_pydicom,
-    kind_of,
-    need,
-    read_chain,
-    read_file,
-)
+from lib.importers import dicom_files
+from lib.importers.dicom_files import PREDICTION, UID_ROOT, Chain, Dataset, explain_damage, import_pydicom
 from lib.importers.dicom_grid import ImageGrid, resample
 from lib.importers.dicom_images import read_ct
 
@@ -36,13 +26,7 @@ EMPTY = ("PositionReferenceIndicator", "Manufacturer", "OperatorsName", "SeriesN
 
 
 def write_rtdose(
-    path: str | Path,
-    dose_gy: np.ndarray,
-    case: Case,
-    patient_folder: str | Path,
-    *,
-    description: str,
-    method: str,
+    path: Path, dose_gy: np.ndarray, case: Case, patient_folder: Path, *, description: str, method: str
 ) -> Path:
     """Write `dose_gy` [D,H,W] on the grid of `case` as RTDOSE to `path`, whole or not at all; returns it.
 
@@ -52,18 +36,17 @@ def write_rtdose(
     description     what it is, such as "dose" or "spread of 8 samples"; with `method` in SeriesDescription
     The step between stored values is at most 0.01 Gy. Raises a UserError.
     """
-    path, pydicom = Path(path), import_pydicom()
+    pydicom = import_pydicom()
     if is_below_outputs(path):
-        raise UserError(
-            f"{path} is not written: it would hold the patient's name, which must not lie below outputs"
-        )
+        private = "it would hold the patient's name, which must not lie below outputs"
+        raise UserError(f"{path} is not written: {private}")
     if path.exists() and not holds_prediction(path):
         raise UserError(f"{path} is not written: it exists already; name another file")
     title = f"{PREDICTION} {method}: {description}"
     if len(title) > 64 or not title.isprintable() or "\\" in title:
         rule = "at most 64 printable characters, no backslash"
         raise UserError(f"{title!r} cannot be a SeriesDescription: {rule}")
-    chain = read_chain(Path(patient_folder))
+    chain = dicom_files.read_chain(patient_folder)
     check_ct(case, chain, path)
     stored, step_gy = encode(np.asarray(dose_gy, np.float64), case.shape, path)
     ds = pydicom.Dataset()
@@ -80,8 +63,8 @@ def holds_prediction(path: Path) -> bool:
     """Whether a file is a dose that this project wrote."""
     try:
         with explain_damage(path.name):
-            ds = read_file(path, path.name)
-            return ds is not None and kind_of(ds) == "predicted dose"
+            ds = dicom_files.read_file(path, path.name)
+            return ds is not None and dicom_files.kind_of(ds) == "predicted dose"
     except UserError:
         return False
 
@@ -117,7 +100,8 @@ def fill_identity(ds: Dataset, chain: Chain, title: str) -> None:
     for keyword in EMPTY:
         setattr(ds, keyword, None)
     ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID = RT_DOSE_STORAGE, new_uid(), new_uid()
-    ds.FrameOfReferenceUID, ds.Modality, ds.InstanceNumber = need(ct, "FrameOfReferenceUID"), "RTDOSE", 1
+    ds.FrameOfReferenceUID = dicom_files.need(ct, "FrameOfReferenceUID")
+    ds.Modality, ds.InstanceNumber = "RTDOSE", 1
     ds.SeriesDescription = ds.DoseComment = title
     ds.InstanceCreatorUID = UID_ROOT.rstrip(".")
 
@@ -130,8 +114,7 @@ def fill_references(ds: Dataset, chain: Chain) -> None:
 
     def item(**tags: object) -> Dataset:
         item = type(ds)()
-        for keyword, value in tags.items():
-            setattr(item, keyword, value)
+        item.update(tags)
         return item
 
     def reference(to: Dataset, **tags: object) -> Dataset:

@@ -100,17 +100,15 @@ def decode(case_id: str, archive: zipfile.ZipFile) -> Case:
     dose_gy = np.maximum(dose_gy, 0).astype(np.float32)
     masks = read_array(archive, "masks", (np.uint8, np.bool_), 0, 1).view(bool)
     if ct_hu.ndim != 3 or dose_gy.shape != ct_hu.shape or masks.shape != (len(STRUCTURES), *ct_hu.shape):
-        raise UserError(
-            f"its CT, dose and masks have the shapes {ct_hu.shape}, {dose_gy.shape}, {masks.shape}; "
-            f"the masks must be {len(STRUCTURES)} of the CT's and the dose's"
-        )
+        shapes = f"{ct_hu.shape}, {dose_gy.shape}, {masks.shape}"
+        must = f"the masks must be {len(STRUCTURES)} of the CT's and the dose's"
+        raise UserError(f"its CT, dose and masks have the shapes {shapes}; {must}")
     body = largest_part(ct_hu > BODY_HU)
     if not body.any():
         raise UserError(f"its CT is nowhere above {BODY_HU:g} HU")
     box = box_around(body | (dose_gy >= DOSE_KEPT_GY) | masks.any(axis=0))
-    ct_hu, body, dose_gy, *masks = (
-        np.ascontiguousarray(array[box].transpose(2, 0, 1)) for array in (ct_hu, body, dose_gy, *masks)
-    )
+    parts = (array[box].transpose(2, 0, 1) for array in (ct_hu, body, dose_gy, *masks))
+    ct_hu, body, dose_gy, *masks = map(np.ascontiguousarray, parts)
     masks = {name: mask for name, mask in zip(STRUCTURES, masks) if mask.any()}
     return Case(
         case_id=case_id,
