@@ -33,9 +33,9 @@ def draw_pelvis(seed: int) -> tuple[Field, Fields, Field, Triple]:
     organs = organ_shapes(p, rng, bones)
     vessels = vessel_shapes(p, rng)
     targets = target_shapes(p, rng, organs, vessels, bones)
-    muscle, cavity = soft_layers(p, rng, body)
-    organs["Bowel"] = bowel_shape(p, rng, organs, cavity, targets["PTV56"])
-    ct_hu = paint(rng, p, body, muscle, cavity, organs, vessels, bones)
+    soft = soft_layers(p, rng, body)
+    organs["Bowel"] = bowel_shape(p, rng, organs, soft["Cavity"], targets["PTV56"])
+    ct_hu = paint(rng, p, body, soft, organs, vessels, bones)
     fields = targets | {name: organs[name] for name in ("Prostate", "Rectum", "Bladder", "Bowel")}
     fields |= {f"Femur_{side}": np.maximum(bones[f"Femur_{side}"], -62 - p[0]) for side in SIDES}
     masks = {name: drop_crumbs((d_mm < 0) & (body < 0)) for name, d_mm in fields.items()}
@@ -134,8 +134,8 @@ def body_shape(p: Field, rng: Rng) -> Field:
     return -smooth_min(-skin, -couch, 14)
 
 
-def soft_layers(p: Field, rng: Rng, body: Field) -> tuple[Field, Field]:
-    """Muscle under the fat of the skin, and the fatty cavity inside the muscle, as two fields d_mm."""
+def soft_layers(p: Field, rng: Rng, body: Field) -> Fields:
+    """d_mm of Muscle under the fat of the skin, and of the fatty Cavity inside the muscle."""
     z, y, x = p
     behind = np.clip(y / 100, -0.5, 1) * np.clip(np.abs(x) / 60, 0.3, 1)
     fat_mm = rng.uniform(10, 32) * (1 + 0.7 * behind) * (1 + 0.2 * smooth_noise(rng, 25))
@@ -145,7 +145,7 @@ def soft_layers(p: Field, rng: Rng, body: Field) -> tuple[Field, Field]:
     widths = [8, 26, 42, 64, 96, 118], [8, 28, 42, 62, 78, 84], [18, 14, 9, -1, -20, -24]
     half_x, half_y, middle_y = (np.interp(z, heights, width) for width in widths)
     cavity = (np.hypot(x / half_x, (y - middle_y) / half_y) - 1) * half_y + 2 * smooth_noise(rng, 18)
-    return muscle, np.maximum(cavity, muscle + rng.uniform(8, 14))
+    return {"Muscle": muscle, "Cavity": np.maximum(cavity, muscle + rng.uniform(8, 14))}
 
 
 def bone_shapes(p: Field, rng: Rng) -> Fields:
@@ -298,14 +298,7 @@ def fill_share(d_mm: Field) -> Field:
 
 
 def paint(
-    rng: Rng,
-    p: Field,
-    body: Field,
-    muscle: Field,
-    cavity: Field,
-    organs: Fields,
-    vessels: Fields,
-    bones: Fields,
+    rng: Rng, p: Field, body: Field, soft: Fields, organs: Fields, vessels: Fields, bones: Fields
 ) -> Field:
     """int16 CT [D,H,W] in HU: tissues laid over each other with soft edges, texture and noise."""
     texture = smooth_noise(rng, 9)
@@ -313,8 +306,8 @@ def paint(
     septa = 0.6 * np.exp(-((smooth_noise(rng, 14) / 0.3) ** 2))
     strands = np.clip(0.35 * np.abs(smooth_noise(rng, 7)), 0, 0.6)
     layers = [
-        (fill_share(muscle), MUSCLE_HU + 5 * texture - 140 * septa),
-        (fill_share(cavity), fat + 45 * strands),
+        (fill_share(soft["Muscle"]), MUSCLE_HU + 5 * texture - 140 * septa),
+        (fill_share(soft["Cavity"]), fat + 45 * strands),
         *((fill_share(d), 58.0) for name, d in vessels.items() if "obturator" not in name),
         *hollow(rng, p, organs["Bowel"], 3, 30 + 20 * texture, rng.uniform(0, 0.35)),
         *hollow(rng, p, organs["Bladder"], 3, 8 + 2 * texture),
@@ -344,8 +337,5 @@ def hollow(
 
 def bone_layers(rng: Rng, d_mm: Field, texture: Field) -> list[Layer]:
     """Layers of a bone: cortex of a few mm around marrow."""
-    cortex_hu, marrow_hu = rng.uniform(750, 1050), rng.uniform(130, 260)
-    return [
-        (fill_share(d_mm), cortex_hu),
-        (fill_share(d_mm + rng.uniform(3.0, 4.5)), marrow_hu + 35 * texture),
-    ]
+    cortex_hu, marrow_hu, thick_mm = rng.uniform(750, 1050), rng.uniform(130, 260), rng.uniform(3.0, 4.5)
+    return [(fill_share(d_mm), cortex_hu), (fill_share(d_mm + thick_mm), marrow_hu + 35 * texture)]

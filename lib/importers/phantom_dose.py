@@ -8,6 +8,7 @@ in Gy.
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy.sparse import csr_matrix
 
 from lib.cases.case import Triple
 from lib.errors import UserError
+from lib.parallel import with_one_thread
 
 ANGLES, OPEN_EVERY = 60, 5  # open-field doses are interpolated between every fifth angle
 FIELD_MM, SOURCE_MM, LEAF_MM = 200, 1000.0, 5.0  # pydosert's fluence map has one pixel per mm
@@ -29,7 +31,7 @@ SMOOTH = 0.1  # against fluence that jumps from angle to angle, which leaves spo
 # outside the targets: dose in Gy from which an organ is spared, and how hard
 PRESS = {"Rectum": (46, 0.8), "Bladder": (44, 0.8), "Femur_L": (40, 3), "Femur_R": (40, 3), "Bowel": (42, 2)}
 NO_PYDOSERT = "making phantoms needs pydosert; install it with: pip install -e '.[phantom]'"
-Array = np.ndarray
+Array, Rng = np.ndarray, np.random.Generator
 Engine = Callable[[Array, Array], Array]  # (fluence, angles) -> dose
 
 
@@ -46,19 +48,14 @@ class PlanGoals(NamedTuple):
 
 def plan_dose(ct_hu: Array, masks: dict[str, Array], body: Array, spacing_mm: Triple, seed: int) -> Array:
     """The planned dose float32 [D,H,W] in Gy, 0 outside the body; 95 % of PTV70 receive 70 Gy or more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a sum depends on its order, and that on the number of threads
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning)  # pydosert's autocast is idle on a CPU
-            return make_plan(ct_hu, masks, body, spacing_mm, np.random.default_rng([seed, 1]))
-    finally:
-        torch.set_num_threads(threads)
+    make = partial(make_plan, ct_hu, masks, body, spacing_mm)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)  # pydosert's autocast is idle on a CPU
+        # a sum depends on its order, and that on the number of threads
+        return with_one_thread(make, np.random.default_rng([seed, 1]))
 
 
-def make_plan(
-    ct_hu: Array, masks: dict[str, Array], body: Array, spacing_mm: Triple, rng: np.random.Generator
-) -> Array:
+def make_plan(ct_hu: Array, masks: dict[str, Array], body: Array, spacing_mm: Triple, rng: Rng) -> Array:
     """As plan_dose, on whatever number of threads torch has."""
     dose_of = dose_engine(ct_hu, masks["PTV56"], spacing_mm)
     angles = (np.arange(ANGLES) + rng.uniform()) * 2 * np.pi / ANGLES
@@ -183,9 +180,7 @@ def ray_dose(rays: csr_matrix, fluence: Array) -> Array:
 # ---------------------------------------------------------------- the plan
 
 
-def plan_goals(
-    masks: dict[str, Array], body: Array, spacing_mm: Triple, rng: np.random.Generator
-) -> PlanGoals:
+def plan_goals(masks: dict[str, Array], body: Array, spacing_mm: Triple, rng: Rng) -> PlanGoals:
     """What the planner asks of each judged voxel; how much an organ matters differs between patients."""
     far70, far56 = (distance_transform_edt(~masks[name], spacing_mm) for name in ("PTV70", "PTV56"))
     shell, outside = masks["PTV56"] & ~masks["PTV70"], body & ~masks["PTV56"]
