@@ -20,6 +20,7 @@ from lib.prediction.predict import Predictor, on_case_grid, predict, usual_sampl
 from lib.report.views import dose_of
 from lib.studies.experiment import Experiment
 
+How = tuple[Sampler | None, float]  # a sampler, and a temperature
 # title -> the sampler made of the usual one; a deviation has no steps, but a temperature
 FLOW = {"Euler": lambda usual: usual, "midpoint": lambda usual: Midpoint(usual.n_steps)}
 GAUSSIAN = {"mean": 0.0, "sample": 1.0}
@@ -42,25 +43,18 @@ def samplers_of(method: Method) -> dict[str, Callable | float]:
     return FLOW if method.predicts == "velocity" else DIFFUSION
 
 
-def sampler_of(predictor: Predictor, title: str, n_steps: int) -> tuple[Sampler | None, float]:
-    """Sampler and temperature of a title of `samplers_of`."""
+def sampler_of(predictor: Predictor, title: str, n_steps: int) -> How:
+    """That of a title of `samplers_of`."""
     choice, usual = samplers_of(predictor.method)[title], usual_sampler(predictor.config, n_steps)
     return (choice(usual), 1.0) if usual else (None, choice)
 
 
 def sample_anew(
-    run: Experiment,
-    predictor: Predictor,
-    case: Case,
-    how: tuple[Sampler | None, float],
-    seed: int,
-    members: int,
-    hear: Callable,
+    run: Experiment, predictor: Predictor, case: Case, how: How, seed: int, members: int, hear: Callable
 ) -> tuple[np.ndarray, tuple]:
     """New samples in Gy [members,D,H,W], and the first one's estimates (t, [1,d,h,w]) along the steps.
 
-    `how` is a sampler and a temperature; `hear(call, calls)` is called after every network call and may
-    raise Stop.
+    `hear(call, calls)` is called after every network call and may raise Stop.
     """
     sampler, temperature = how
     sample = make_sample(case, run.grid, run.beams_deg)
@@ -91,9 +85,8 @@ class AnewBox:
         self.cancel = button("stop", self.stop.set, disabled=True)
         self.bar, self.message = widgets.IntProgress(max=1, layout={"width": "200px"}), widgets.HTML()
         self.numbers = (self.n_steps, self.seed, self.members)
-        self.widget = widgets.VBox(
-            [row(self.sampler, *self.numbers), row(self.start, self.cancel, self.bar, self.message)]
-        )
+        state = row(self.start, self.cancel, self.bar, self.message)
+        self.widget = widgets.VBox([row(self.sampler, *self.numbers), state])
 
     def set_training(self, name: str) -> None:
         """Offer what a training can be sampled with; its network is read only when asked for."""

@@ -53,10 +53,9 @@ def make_controls(
 
 
 def dropdown(options: list[str], first: str, name: str) -> widgets.Dropdown:
-    index, short = options.index(first) if first in options else 0, {"description_width": "auto"}
-    return widgets.Dropdown(
-        options=options, index=index, description=name, style=short, layout={"width": "auto"}
-    )
+    look = {"style": {"description_width": "auto"}, "layout": {"width": "auto"}}
+    index = options.index(first) if first in options else 0
+    return widgets.Dropdown(options=options, index=index, description=name, **look)
 
 
 def toggle(name: str, on: bool = True, **layout) -> widgets.ToggleButton:
@@ -79,11 +78,9 @@ def row(*children: widgets.Widget) -> widgets.HBox:
 
 def table(frame: pd.DataFrame, sentence: str) -> str:
     """HTML of a table of words with a sentence below."""
-    return (
-        f"{frame.to_html(border=0, index_names=False)}<p>{sentence}</p>"
-        if len(frame)
-        else "<p>There is nothing to judge.</p>"
-    )
+    if frame.empty:
+        return "<p>There is nothing to judge.</p>"
+    return f"{frame.to_html(border=0, index_names=False)}<p>{sentence}</p>"
 
 
 def listen(action: Callable, *controls: widgets.Widget) -> None:

@@ -4,6 +4,7 @@ What is seen is made by scene and dvhs; here is what follows the controls.
 """
 
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -55,10 +56,8 @@ class Explorer:
         self.look, self.size_px, self.dvhs = 0, 300, None
         self.kept: dict[tuple, list] = {}  # panels of slices, of this look
         self.seen: list[View] = []  # what each panel shows
-        self.panels, self.structures = (
-            Panels(self.follow, layout={"flex": "2 1 400px", "min_width": "0"}),
-            row(),
-        )
+        self.structures = row()
+        self.panels = Panels(self.follow, layout={"flex": "2 1 400px", "min_width": "0"})
         self.plot = Plot(self.read_plot, layout={"flex": "1 1 300px", "max_width": "480px", "min_width": "0"})
         self.statistics, self.goals, self.message = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.dicom = widgets.Text(placeholder="for RTDOSE: the patient's DICOM folder")
@@ -77,7 +76,7 @@ class Explorer:
         below = {"dose statistics": self.statistics, "clinical goals": self.goals, "colours": colours}
         below |= {"sample anew": self.anew_box.widget, "save": saving}
         steps = {"zoom in": 1, "out": -1, "whole": 0}
-        zooms = [button(text, lambda by=by: self.zoom(by)) for text, by in steps.items()]
+        zooms = [button(text, self.if_open(partial(self.zoom, by))) for text, by in steps.items()]
         rows = [
             row(c.case_id, c.method, c.beside, c.plane),
             row(*c.layers, c.colours, c.contours, c.isodoses, c.crosshair, *zooms),
@@ -87,27 +86,26 @@ class Explorer:
             row(self.panels, self.plot),
         ]
         accordion = widgets.Accordion(list(below.values()), titles=tuple(below))
-        box = widgets.VBox([*rows, accordion])
-        for widget, name in (
-            (box, "dose-explorer"),
-            (self.statistics, "dose-table"),
-            (self.goals, "dose-table"),
-        ):
-            widget.add_class(name)
-        return box
+        for html in (self.statistics, self.goals):
+            html.add_class("dose-table")
+        return widgets.VBox([*rows, accordion]).add_class("dose-explorer")
 
     def listen(self) -> None:
         c = self.controls
-        listen(self.open_patient, c.case_id)
-        listen(self.open_methods, c.method, c.beside)
-        listen(self.open_plane, c.plane)
-        listen(self.turn_to_slider, c.index)
-        listen(self.draw, c.step, c.opacity, c.top_gy, c.end_gy, c.ct_hu, c.isodoses_gy, *c.layers)
-        listen(self.draw, c.colours, c.contours, c.isodoses, c.crosshair)
-        listen(self.draw_dvhs, c.contours, c.step)
+        listen(lambda _: self.open_patient(), c.case_id)
+        listen(self.if_open(self.open_methods), c.method, c.beside)
+        listen(self.if_open(self.open_plane), c.plane)
+        listen(self.if_open(self.turn_to_slider), c.index)
+        looks = (c.step, c.opacity, c.top_gy, c.end_gy, c.ct_hu, c.isodoses_gy, *c.layers)
+        listen(self.if_open(self.draw), *looks, c.colours, c.contours, c.isodoses, c.crosshair)
+        listen(self.if_open(self.draw_dvhs), c.contours, c.step)
 
-    def open_patient(self, _=None) -> None:
-        c, self.opened, self.doses = self.controls, None, {}  # nothing is drawn while controls are set
+    def if_open(self, action: Callable) -> Callable:
+        """The action, but nothing while no patient is open or the controls are set for one."""
+        return lambda _=None: action() if self.opened else None
+
+    def open_patient(self) -> None:
+        c, self.opened, self.doses = self.controls, None, {}
         try:
             opened = views.open_view(self.cohort.load(c.case_id.value), [])
         except UserError as error:
@@ -119,8 +117,8 @@ class Explorer:
         c.beside.options, c.beside.value = [NOTHING, *self.methods], beside
         borders = {name: f"8px solid {structure_colour(opened.case, name)}" for name in opened.structures}
         self.structures.children = [toggle(name, border_left=border) for name, border in borders.items()]
-        listen(self.draw, *self.structures.children)
-        listen(self.draw_dvhs, *self.structures.children)
+        listen(self.if_open(self.draw), *self.structures.children)
+        listen(self.if_open(self.draw_dvhs), *self.structures.children)
         levels_gy = [0.95 * rx_gy for rx_gy in opened.case.prescription_gy.values()]
         c.isodoses_gy.value = sorted({*levels_gy, 0.5 * opened.case.rx_gy}, reverse=True)
         c.top_gy.value, c.end_gy.value = opened.top_gy, opened.end_gy
@@ -129,11 +127,10 @@ class Explorer:
         self.set_slider()
         self.open_methods()
 
-    def open_plane(self, _=None) -> None:
+    def open_plane(self) -> None:
         """Another plane through the same point."""
-        if self.opened is not None:
-            self.set_slider()
-            self.draw()
+        self.set_slider()
+        self.draw()
 
     @property
     def index(self) -> int:
@@ -144,10 +141,8 @@ class Explorer:
         slider.max = max(last, self.index)
         slider.value, slider.max = self.index, last
 
-    def open_methods(self, _=None) -> None:
+    def open_methods(self) -> None:
         """Another method leaves the slice where it is."""
-        if self.opened is None:
-            return
         c, folder, self.names, self.missing = self.controls, self.run.prediction_folder, [], ""
         for name in dict.fromkeys(n for n in (c.method.value, c.beside.value) if n not in ("", NOTHING)):
             try:
@@ -162,9 +157,9 @@ class Explorer:
         self.draw()
         self.draw_dvhs()
 
-    def view(self) -> View:
-        """What the controls want."""
-        c = self.controls
+    def view(self, sight: Sight | None = None) -> View:
+        """What the controls want, here or elsewhere."""
+        c, sight = self.controls, sight or self.sight
         same = {name: getattr(c, name).value for name in ("plane", "opacity", "top_gy", "end_gy", "ct_hu")}
         same |= {} if c.colours.value else {"opacity": 0.0}
         outlined = [b.description for b in self.structures.children if b.value and c.contours.value]
@@ -172,8 +167,8 @@ class Explorer:
         return self.opened._replace(
             **same,
             doses=tuple(self.dose_of(name, "gamma" in layers) for name in self.names),
-            box=self.sight.box,
-            index=self.index,
+            box=sight.box,
+            index=sight.point[PLANES[c.plane.value]],
             layers=layers,
             structures=tuple(outlined),
             isodoses_gy=tuple(c.isodoses_gy.value) if c.isodoses.value else (),
@@ -193,34 +188,24 @@ class Explorer:
             self.doses[key] = views.with_gamma(case, self.doses[key])
         return self.doses[key]
 
-    def draw(self, _=None) -> None:
+    def draw(self) -> None:
         """Another look of the slice."""
-        if self.opened is not None:
-            self.kept = {}
-            self.show()
+        self.kept = {}
+        self.show()
 
     def show(self, same_look: bool = False) -> None:
         """What is to be seen; the browser keeps the slices of one look."""
         self.look += not same_look
-        view, rows = self.view(), self.rows(self.sight)
+        rows, note = self.rows(self.sight), self.note + self.missing + scene.beyond_text(self.view())
         self.seen = [panel.view for row in rows for panel in row]
-        self.panels.show(
-            *self.message_of(self.sight, rows), self.note + self.missing + scene.beyond_text(view)
-        )
+        self.panels.show(*self.message_of(self.sight, rows), note)
 
     def rows(self, sight: Sight) -> list[list[Panel]]:
         """The plan in three planes, that of the slider first, and below it each method."""
-        view = self.view_at(sight)
+        view = self.view(sight)
         planned, *others = self.render(view)
-        linked = [plane for plane in PLANES if plane != view.plane]
-        planned = planned + [
-            self.render(scene.other_plane(view, plane, sight.point))[0][0] for plane in linked
-        ]
-        return [planned, *others]
-
-    def view_at(self, sight: Sight) -> View:
-        view = self.view()
-        return view._replace(box=sight.box, index=sight.point[PLANES[view.plane]])
+        linked = [scene.other_plane(view, plane, sight.point) for plane in PLANES if plane != view.plane]
+        return [[*planned, *(self.render(plane)[0][0] for plane in linked)], *others]
 
     def render(self, view: View) -> list[list[Panel]]:
         """The slice's panels; the last few of this look are kept."""
@@ -234,11 +219,9 @@ class Explorer:
 
     def message_of(self, sight: Sight, rows: list[list[Panel]]) -> tuple[dict, list[bytes]]:
         """What the browser is told of the rows, and their pictures."""
-        view, point = self.view_at(sight), sight.point if self.controls.crosshair.value else None
-        texts = [
-            {"heading": heading, "panels": [panel.about(point) for panel in row]}
-            for heading, row in zip(scene.headings(view), rows)
-        ]
+        view, point = self.view(sight), sight.point if self.controls.crosshair.value else None
+        panels = ([panel.about(point) for panel in row] for row in rows)
+        texts = [{"heading": h, "panels": of} for h, of in zip(scene.headings(view), panels)]
         frame = {"look": self.look, "index": view.index, "rows": texts}
         return frame, [panel.jpeg for row in rows for panel in row]
 
@@ -260,14 +243,12 @@ class Explorer:
         if 0 <= ahead <= self.controls.index.max and sight.box == self.sight.box:
             self.panels.send_ahead(*self.message_of(sight, self.rows(sight)))
 
-    def turn_to_slider(self, change) -> None:
-        if self.opened is not None and change["new"] != self.index:
-            self.turn_to(change["new"])()
+    def turn_to_slider(self) -> None:
+        if self.controls.index.value != self.index:
+            self.turn_to(self.controls.index.value)()
 
-    def draw_dvhs(self, _=None) -> None:
+    def draw_dvhs(self) -> None:
         """The DVHs, and what they say in numbers."""
-        if self.opened is None:
-            return
         view = self.view()
         self.dvhs = DVHs(view)
         self.plot.picture, self.plot.readout = self.dvhs.png, ""
@@ -321,12 +302,10 @@ class Explorer:
         size_px = min(max(int(px), SIZES_PX[0]), SIZES_PX[1])
         if abs(size_px - self.size_px) > 3:
             self.size_px = size_px
-            self.draw()
+            self.if_open(self.draw)()
 
     def zoom(self, steps: int, voxel: Voxel | None = None) -> None:
         """Closer by so many steps, around a voxel or the point; 0 for all of the patient."""
-        if self.opened is None:
-            return
         factor = ZOOM_STEP**steps if steps else 0.0
         self.go(self.sight.enlarge(factor, voxel or self.sight.point))
 
