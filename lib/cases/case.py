@@ -90,10 +90,8 @@ class Case:
     def judged_masks(self) -> dict[str, np.ndarray]:
         """The voxels of known dose of the structures that are judged: all of which lie on the dose's own grid
         and JUDGED_PCT where the dose is known."""
-        shares = {name: self.inside_pct.get(name, 100) for name, mask in self.masks.items() if mask.any()}
-        names = [
-            n for n, share in sorted(shares.items()) if share >= JUDGED_PCT and n not in self.covered_pct
-        ]
+        there = sorted(name for name, mask in self.masks.items() if mask.any())
+        names = [n for n in there if self.inside_pct.get(n, 100) >= JUDGED_PCT and n not in self.covered_pct]
         return {n: self.masks[n] & self.has_dose if n in self.inside_pct else self.masks[n] for n in names}
 
     @property

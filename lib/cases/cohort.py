@@ -102,10 +102,8 @@ def read_card(path: Path) -> tuple[dict, Split]:
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{path} is not a cohort's card ({error}); make the cohort again") from None
     if repeated:
-        raise UserError(
-            f"{path} lists {repeated[0]} twice in its split; "
-            "nobody may be trained on and judged on, make the cohort again"
-        )
+        advice = "nobody may be trained on and judged on, make the cohort again"
+        raise UserError(f"{path} lists {repeated[0]} twice in its split; {advice}")
     return card, split
 
 
@@ -119,13 +117,10 @@ def reference_split(case_ids: Sequence[str], one_person: Sequence[Sequence[str]]
     first_ids = set(case_ids) - {case_id for ids in groups.values() for case_id in ids[1:]}
     n = len(first_ids)
     if n < 3:
-        raise UserError(
-            f"{n} patients cannot be split into training, validation and test; at least 3 are needed"
-        )
+        parts = "training, validation and test"
+        raise UserError(f"{n} patients cannot be split into {parts}; at least 3 are needed")
     tenth = max(1, int(0.1 * n))
     order = [sorted(first_ids)[i] for i in np.random.RandomState(42).permutation(n)]
     parts = order[: -2 * tenth], order[-2 * tenth : -tenth], order[-tenth:]
-    return {
-        part: [case_id for first in ids for case_id in groups.get(first, [first])]
-        for part, ids in zip(PARTS, parts)
-    }
+    parts = ([case_id for first in ids for case_id in groups.get(first, [first])] for ids in parts)
+    return dict(zip(PARTS, parts))

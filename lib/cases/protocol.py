@@ -149,9 +149,7 @@ def prescription(name: str, gy: Any, where: str) -> float | None:
 
 def check_names(names: tuple, where: str) -> None:
     """Structures must have names, each one once, that differ in more than case, _ and -."""
-    wrong = [
-        name for name in names if not NAME.fullmatch(str(name)) or type(name) is not str or name in CHANNELS
-    ]
+    wrong = [n for n in names if type(n) is not str or not NAME.fullmatch(n) or n in CHANNELS]
     if wrong:
         raise UserError(f"{where}: {wrong[0]!r} cannot be a structure's name; write letters, digits, _ and -")
     for name, count in Counter(map(plain, names)).items():
