@@ -354,7 +354,7 @@ class Explorer:
         self.size_px, self.kept = SAVED_PX, {}
         view, rows = self.view(), self.rows(self.sight)
         self.size_px, self.kept = size_px, kept
-        return scene.draw_figure(rows, scene.headings(view), lambda part: dvhs.draw(part, view))
+        return scene.draw_figure(view, rows)
 
     def save_dose(self) -> list[Path]:
         """The first method's dose that is seen: RTDOSE on the grid of the patient's DICOM, or images."""
@@ -371,11 +371,9 @@ class Explorer:
 def open_sight(case: Case, plane: str) -> Sight:
     """The middle of the primary target, so close that the dose mask in the plane's slice fills the picture:
     shoulders do not shrink a neck."""
-    spans = mask_box(case.dose_mask, case.spacing_mm)
     point = tuple(target_index(case, plane) for plane in PLANES)
-    here = slice_box(case, plane, point[PLANES[plane]])
-    sizes = [[len(range(n)[b]) for b, n in zip(box, case.shape)] for box in (spans, here)]
-    zoom = min(whole / part for axis, (whole, part) in enumerate(zip(*sizes)) if axis != PLANES[plane])
-    centre = [(b.start + min(b.stop, n)) / 2 for b, n in zip(here, case.shape)]
-    whole = tuple(slice(*span.indices(n)[:2]) for span, n in zip(spans, case.shape))
-    return Sight(whole, point, tuple(centre), zoom)
+    boxes = mask_box(case.dose_mask, case.spacing_mm), slice_box(case, plane, point[PLANES[plane]])
+    whole, here = ([slice(*b.indices(n)[:2]) for b, n in zip(box, case.shape)] for box in boxes)
+    closer = [(w.stop - w.start) / (h.stop - h.start) for w, h in zip(whole, here)]
+    zoom = min(factor for axis, factor in enumerate(closer) if axis != PLANES[plane])
+    return Sight(tuple(whole), point, tuple((h.start + h.stop) / 2 for h in here), zoom)

@@ -5,7 +5,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from lib.cases.case import Case
+from lib.explorer import dvhs
 from lib.explorer.sight import Voxel, in_plane, pixel_of, sides_mm
 from lib.report import slices, views
 from lib.report.pictures import to_file
@@ -52,11 +53,12 @@ def render(view: View) -> list[list[Panel]]:
     look = {name: getattr(view, name) for name in ("opacity", "structures", "box", "ct_hu", "size_px")}
     pictures = iter(slices.render_slices(view.case, view.plane, view.index, every, **look))
     place = f"{view.plane}, {place_text(view.case, view.plane, view.index)}"
-    panels = []
-    for row, who in zip(rows, ("", *(dose.method for dose in view.doses))):
-        titles = {name: name.removeprefix(f"{who}: ") if who else place for name in row}
-        panels.append([Panel(n, titles[n], finish(next(pictures), o, view), view) for n, o in row.items()])
-    return panels
+
+    def panel(name: str, overlay: Overlay) -> Panel:
+        title = name.partition(": ")[2] or place
+        return Panel(name, title, finish(next(pictures), overlay, view), view)
+
+    return [[panel(*item) for item in row.items()] for row in rows]
 
 
 def other_plane(view: View, plane: str, point: Voxel) -> View:
@@ -68,13 +70,10 @@ def other_plane(view: View, plane: str, point: Voxel) -> View:
 
 def overlays_of(view: View) -> list[dict[str, Overlay]]:
     """name -> Overlay, of the plan and of each method; low doses pale."""
-    plan, faint_gy = views.overlays(view._replace(doses=())), FADE * view.top_gy
-    rows = [views.overlays(view._replace(doses=(dose,))) for dose in view.doses]
-    rows = [plan, *({name: o for name, o in row.items() if name not in plan} for row in rows)]
-    return [
-        {n: o._replace(full_from_gy=faint_gy) if o.colours == slices.DOSE_MAP else o for n, o in row.items()}
-        for row in rows
-    ]
+    overlays, pale = views.overlays(view), {"full_from_gy": FADE * view.top_gy}
+    overlays = {n: o._replace(**pale) if o.colours == slices.DOSE_MAP else o for n, o in overlays.items()}
+    starts = ("planned", *(f"{dose.method}: " for dose in view.doses))
+    return [{n: o for n, o in overlays.items() if n.startswith(start)} for start in starts]
 
 
 def finish(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:
@@ -88,26 +87,17 @@ def label_isodoses(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:
     """Each isodose's value in Gy where its largest part reaches farthest, each in another direction."""
     values_gy = slices.take_slice(overlay.volume_gy, view.plane, view.index, view.box)
     image, scale = Image.fromarray(rgb), np.divide(rgb.shape[:2], values_gy.shape)
+    draw, how = ImageDraw.Draw(image), {"font": slices.font(11), "stroke_width": 2, "anchor": "mm"}
     for number, level_gy in enumerate(overlay.isodoses_gy):
         parts, angle = ndimage.label(values_gy >= level_gy)[0], math.radians(TURN_DEG * number - 30)
         if parts.any():
             inside = np.argwhere(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
             farthest = inside[np.argmax(inside @ (math.sin(angle), math.cos(angle)))]
-            label = stamp(f"{level_gy:g}")
-            room = np.subtract(rgb.shape[:2], label.size[::-1])
-            y, x = np.clip((farthest + 0.5) * scale - np.divide(label.size[::-1], 2), 0, room).astype(int)
-            image.paste(label, (int(x), int(y)), label)
+            left, top, right, bottom = draw.textbbox((0, 0), f"{level_gy:g}", **how)
+            room = (-top, -left), (image.height - bottom, image.width - right)
+            y, x = np.clip((farthest + 0.5) * scale, *room)
+            draw.text((x, y), f"{level_gy:g}", fill="white", stroke_fill="black", **how)
     return np.asarray(image)
-
-
-@lru_cache(maxsize=64)
-def stamp(text: str) -> Image.Image:
-    """White words with a dark rim on a transparent ground."""
-    left, top, right, bottom = slices.font(11).getbbox(text, stroke_width=2)
-    image = Image.new("RGBA", (int(right - left), int(bottom - top)))
-    ink = {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
-    ImageDraw.Draw(image).text((-left, -top), text, font=slices.font(11), **ink)
-    return image
 
 
 def place_text(case: Case, plane: str, index: int) -> str:
@@ -149,15 +139,15 @@ def point_text(view: View, voxel: Voxel) -> str:
     return " · ".join([*parts, inside.replace("_", " ")] if inside else parts)
 
 
-def draw_figure(rows: Sequence[Sequence[Panel]], texts: Sequence[str], draw_dvhs) -> Figure:
-    """Rows of panels under their headings, and below them what `draw_dvhs(figure)` draws."""
+def draw_figure(view: View, rows: Sequence[Sequence[Panel]]) -> Figure:
+    """Rows of panels under their headings, and the DVHs below them."""
     use_style()
     columns, width_px = max(map(len, rows)), max(panel.rgb.shape[1] for row in rows for panel in row)
     heights_px = [max(panel.rgb.shape[0] for panel in row) for row in rows]
     heights_in = [WIDTH_IN / columns * height_px / width_px + 0.55 for height_px in heights_px]
     figure = Figure((WIDTH_IN, sum(heights_in) + 3.2), layout="constrained")
     *parts, last = figure.subfigures(len(rows) + 1, height_ratios=[*heights_in, 3.2])
-    for part, row, height_px, text in zip(parts, rows, heights_px, texts):
+    for part, row, height_px, text in zip(parts, rows, heights_px, headings(view)):
         part.suptitle(textwrap.fill(text, 110), x=0.01, ha="left", fontsize=9, fontweight="bold")
         for ax, panel in zip(part.subplots(1, columns, squeeze=False).flat, [*row, *[None] * columns]):
             ax.set_axis_off()
@@ -166,5 +156,5 @@ def draw_figure(rows: Sequence[Sequence[Panel]], texts: Sequence[str], draw_dvhs
                 room = ((0, height_px - height), (0, width_px - width), (0, 0))  # one scale for all
                 ax.imshow(np.pad(panel.rgb, room, constant_values=255))
                 ax.set_title(textwrap.fill(panel.title, 150 // columns), fontsize=8, fontweight="normal")
-    draw_dvhs(last)
+    dvhs.draw(last, view)
     return figure
