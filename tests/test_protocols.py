@@ -286,9 +286,7 @@ BAD = {
     "the goal 'Heart V20 Gy <= 5 Gy' is not clear": {"goals": ["Heart V20 Gy <= 5 Gy"]},
     "the goal 'Heart Dmean <= 5 cc' is not clear": {"goals": ["Heart Dmean <= 5 cc"]},
     "the goal 'Heart V2.0.1 Gy <= 5 %' is not clear": {"goals": ["Heart V2.0.1 Gy <= 5 %"]},
-    r"aliases.Heart must be a list of structure names such as \[Rectum\], not None": {
-        "aliases": {"Heart": None}
-    },
+    r"aliases.Heart must be structure names such as \[Rectum\], not None": {"aliases": {"Heart": None}},
     "aliases: Rectum is not among PTV, Heart": {"aliases": {"Rectum": ["a"]}},
     "aliases: 'lung' would stand for two structures": {"aliases": {"Lung_L": ["Lung"], "Lung_R": "lung"}},
     "mirrored must be pairs": {"mirrored": [["Heart", "Rectum"]]},

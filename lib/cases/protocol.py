@@ -7,6 +7,7 @@ TRAINING_VERSION (lib/cache.py), as trained networks saw it otherwise.
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,7 +164,7 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", str(name)).lower()
 
 
-def check_aliases(aliases: Any, names: tuple[str, ...], where: str) -> dict[str, list[str]]:
+def check_aliases(aliases: Any, names: Collection[str], where: str) -> dict[str, list[str]]:
     """name -> list of other names; a name alone becomes a list of one. Nothing may stand for two names."""
     if not isinstance(aliases, dict):
         raise UserError(f"{where} must be keys and values, not {aliases!r}")
@@ -172,7 +173,7 @@ def check_aliases(aliases: Any, names: tuple[str, ...], where: str) -> dict[str,
         if name not in names:
             raise UserError(f"{where}: {name} is not among {', '.join(names)}")
         if not isinstance(of, list) or not of or not all(isinstance(a, str) and plain(a) for a in of):
-            raise UserError(f"{where}.{name} must be a list of structure names such as [Rectum], not {of!r}")
+            raise UserError(f"{where}.{name} must be structure names such as [Rectum], not {of!r}")
     every = Counter(alias for of in lists.values() for alias in {plain(a) for a in of})
     if max(every.values(), default=1) > 1:
         raise UserError(f"{where}: {max(every, key=every.get)!r} would stand for two structures")

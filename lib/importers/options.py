@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.cases.protocol import Protocol, protocol_of, read_protocol
+from lib.cases.protocol import Protocol, check_aliases, protocol_of, read_protocol
 from lib.errors import UserError
 
 
@@ -35,15 +35,12 @@ def check_import(section: object, path: str | Path) -> dict:
     for key in section:
         if key not in IMPORT_KEYS:
             raise UserError(f"{path}: there is no key 'import.{key}'; there are {', '.join(IMPORT_KEYS)}")
-    for key in ("aliases", "prescription_gy"):
-        if not isinstance(section.get(key, {}), dict):
-            raise UserError(f"{path}: import.{key} must be keys and values, not {section[key]!r}")
-    for name, gy in section.get("prescription_gy", {}).items():
+    doses, aliases = section.get("prescription_gy", {}), section.get("aliases", {})
+    if not isinstance(doses, dict):
+        raise UserError(f"{path}: import.prescription_gy must be keys and values, not {doses!r}")
+    for name, gy in doses.items():
         check_prescription(name, gy, f"{path}: import.prescription_gy.{name}")
-    for name, of in section.get("aliases", {}).items():
-        if not of or not isinstance(of, (str, list)):
-            names = f"structure names such as [Rectum], not {of!r}"
-            raise UserError(f"{path}: import.aliases.{name} must be {names}")
+    check_aliases(aliases, aliases, f"{path}: import.aliases")  # whether it has the names is the protocol's
     for key in ("site", "protocol"):
         if not isinstance(section.get(key, ""), str):
             raise UserError(f"{path}: import.{key} must be one name, not {section[key]!r}")
