@@ -268,13 +268,13 @@ def read_or_fail(item):
     return toy_case(item)
 
 
-def test_make_cohort_lists_whom_it_left_out_and_goes_on(tmp_path):
-    said = []
+def test_make_cohort_lists_whom_it_left_out_and_goes_on(tmp_path, capsys):
     split = {"train": ["toy_1", "bad_1", "toy_2"], "validation": ["bad_2"], "test": ["toy_3"]}
     items = {i: i for part in split.values() for i in part}
-    cohort = make_cohort(tmp_path / "c", Source("toys", items, read_or_fail, split), 1, said.append)
+    cohort = make_cohort(tmp_path / "c", Source("toys", items, read_or_fail, split), workers=1)
     assert cohort.card["left_out"] == {"bad_1": "bad_1.csv is cut off", "bad_2": "bad_2.csv is cut off"}
-    assert said == ["left out bad_1: bad_1.csv is cut off", "left out bad_2: bad_2.csv is cut off"]
+    said = [f"left out {name}: {name}.csv is cut off\n" for name in ("bad_1", "bad_2")]
+    assert capsys.readouterr().out == "".join(said)
     assert cohort.split == {"train": ["toy_1", "toy_2"], "validation": [], "test": ["toy_3"]}
     assert sorted(p.name for p in cohort.folder.iterdir()) == [
         "card.json",

@@ -488,9 +488,7 @@ def test_a_cohort_lists_whom_it_left_out_and_goes_on(case, tmp_path):
         write_patient(case, tmp_path / "patients" / f"good_{k}")
     found = find_patients(tmp_path / "patients")
     split = {"train": list(found)[:4], "validation": list(found)[4:5], "test": list(found)[5:]}
-    cohort = make_cohort(
-        tmp_path / "clinic", Source("DICOM", found, read_case, split), report=lambda line: None
-    )
+    cohort = make_cohort(tmp_path / "clinic", Source("DICOM", found, read_case, split))
     assert sorted(cohort.card["cases"]) == ["good_0", "good_1", "good_2"]
     assert sorted(cohort.card["left_out"]) == ["bad_0", "bad_1", "bad_2"]
     assert differences(cohort.load("good_1"), case) == []

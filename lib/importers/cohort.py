@@ -32,10 +32,8 @@ class Source(NamedTuple):
     split: Split | None = None
 
 
-def make_cohort(
-    folder: str | Path, source: Source, workers: int = 2, report: Callable[[str], None] = print
-) -> Cohort:
-    """Read the patients in parallel and write the cohort to `folder`.
+def make_cohort(folder: str | Path, source: Source, workers: int = 2) -> Cohort:
+    """Read the patients in parallel and write the cohort to `folder`; print whom it leaves out, and why.
 
     A patient that cannot be used is left out, listed with the reason, and the others go on; patients of
     several protocols are refused, because a network has the structures of one. What was there is replaced
@@ -51,7 +49,7 @@ def make_cohort(
         for case_id, result in zip(patients, pool.map(read, patients, patients.values(), chunksize=4)):
             if isinstance(result, str):
                 left_out[case_id] = result
-                report(f"left out {case_id}: {result}")
+                print(f"left out {case_id}: {result}")
             else:
                 cases[case_id], protocols[case_id], persons[case_id] = result
         if not cases:
@@ -63,7 +61,7 @@ def make_cohort(
             os.replace(Path(part) / f"{case_id}.npz", folder / f"{case_id}.npz")
     write_json(folder / "card.json", card)
     for ids in one_person:
-        report(f"{', '.join(ids)} have one PatientID and stay in one part of the split")
+        print(f"{', '.join(ids)} have one PatientID and stay in one part of the split")
     return open_cohort(folder)
 
 

@@ -153,7 +153,7 @@ def prescriptions(
     if not targets:
         names, how = ", ".join(roi.name for roi in rois), f"aliases={{'{next(iter(known))}': ['...']}}"
         raise UserError(f"{chain.structures.name} holds no target; of {names} name one by {how}")
-    plan = plan_doses(chain.plan, {roi.number for roi in rois}, warnings) if chain.plan else []
+    plan = plan_doses(chain.plan, rois, warnings)
     fractions = planned_fractions(chain.plan)
     if fractions and protocol.fractions and fractions != protocol.fractions:
         warnings.append(f"the plan has {fractions} fractions, the protocol has {protocol.fractions}")
@@ -171,11 +171,11 @@ class Prescribed(NamedTuple):
     kind: str
 
 
-def plan_doses(plan: File, roi_numbers: set[int], warnings: list[str]) -> list[Prescribed]:
+def plan_doses(plan: File | None, rois: list[Roi], warnings: list[str]) -> list[Prescribed]:
     """The target prescriptions in the RTPLAN's DoseReferenceSequence; a point's is told, not taken."""
     doses = []
-    with explain_damage(plan.name):
-        for item in items(plan.ds, "DoseReferenceSequence"):
+    with explain_damage(plan.name if plan else ""):
+        for item in items(plan.ds, "DoseReferenceSequence") if plan else []:
             if item.get("DoseReferenceType") == "TARGET" and item.get("TargetPrescriptionDose") is not None:
                 roi = roi_number(item) if "ReferencedROINumber" in item else None
                 kind = str(item.get("DoseReferenceStructureType"))
@@ -184,7 +184,7 @@ def plan_doses(plan: File, roi_numbers: set[int], warnings: list[str]) -> list[P
     points = [one for one in doses if one.kind in POINTS]
     warnings += [f"the plan's {one.gy:g} Gy is the dose of a reference point; not taken" for one in points]
     doses = [one for one in doses if one.kind not in POINTS]
-    if {one.roi for one in doses} - roi_numbers - {None}:
+    if {one.roi for one in doses} - {None, *(roi.number for roi in rois)}:
         raise UserError(f"{plan.name}: DoseReferenceSequence refers to a structure that the RTSTRUCT lacks")
     return doses
 

@@ -4,7 +4,6 @@ Nothing is written but, where it is asked for, a first protocol.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,13 @@ import yaml
 from lib.cases.protocol import FROM_PLAN, make_protocol, plain
 from lib.errors import UserError
 from lib.files import write_text
+from lib.importers import dicom_structures
 from lib.importers.dicom_contours import contour_mask
 from lib.importers.dicom_files import Chain, read_chain
 from lib.importers.dicom_grid import ImageGrid, coverage, resample
 from lib.importers.dicom_images import read_ct, read_doses
 from lib.importers.dicom_rt import find_patients
-from lib.importers.dicom_structures import (
-    Roi,
-    choose_protocol,
-    map_names,
-    plan_doses,
-    planned_fractions,
-    prescriptions,
-    read_rois,
-)
+from lib.importers.dicom_structures import Roi, planned_fractions, read_rois
 from lib.importers.options import Options
 
 ORGANS = ("ORGAN", "AVOIDANCE", "")  # RTROIInterpretedType of what a first protocol takes for an organ
@@ -40,16 +32,16 @@ GOALS = """# goals: doses in Gy or in % of the prescription, such as
 """
 
 
-def look(folder: str | Path, options: Options, report: Callable[[str], None] = print) -> list[pd.DataFrame]:
-    """Report each patient in `folder`; the tables of structures of those that can be read."""
+def look(folder: str | Path, options: Options) -> list[pd.DataFrame]:
+    """Print what each patient in `folder` has; the tables of structures of those that can be read."""
     tables = []
     for case_id, path in find_patients(folder).items():
         try:
             sentences, table = look_at(path, options)
         except UserError as error:
-            report(f"{case_id}: {error}\n")
+            print(f"{case_id}: {error}\n")
             continue
-        report(f"{case_id}: {'; '.join(sentences)}\n{table.to_string(index=False, na_rep='')}\n")
+        print(f"{case_id}: {'; '.join(sentences)}\n{table.to_string(index=False, na_rep='')}\n")
         tables.append(table)
     return tables
 
@@ -60,8 +52,7 @@ def look_at(folder: Path, options: Options) -> tuple[list[str], pd.DataFrame]:
     grid, rois = read_ct(chain.slices, folder.name)[1], read_rois(chain)
     dose_gy, dose_grid = read_doses(chain.doses)
     sentences = [f"CT {size_text(grid)}", f"dose {size_text(dose_grid)}, at most {dose_gy.max():.1f} Gy"]
-    planned = plan_doses(chain.plan, {roi.number for roi in rois}, []) if chain.plan else []
-    in_plan = {one.roi: one.gy for one in planned}
+    in_plan = {one.roi: one.gy for one in dicom_structures.plan_doses(chain.plan, rois, [])}
     sentences += [f"{planned_fractions(chain.plan) or 'no'} fractions planned"]
     sentences += [f"{in_plan[None]:g} Gy prescribed to no structure"] if None in in_plan else []
     names, choice = choose_names(chain, rois, options)
@@ -74,16 +65,14 @@ def look_at(folder: Path, options: Options) -> tuple[list[str], pd.DataFrame]:
     return [*sentences, *choice], pd.DataFrame(rows)
 
 
-def choose_names(
-    chain: Chain, rois: list[Roi], options: Options
-) -> tuple[dict[int, tuple[str, float | None]], list[str]]:
+def choose_names(chain: Chain, rois: list[Roi], options: Options) -> tuple[dict[int, tuple], list[str]]:
     """(ROI number -> name in the protocol and Gy, sentences), as an import has them or why it has none."""
-    mapped, rx, sentences, file = {}, {}, [], chain.structures.name
+    mapped, rx, sentences, user_gy = {}, {}, [], options.prescription_gy or {}
     try:
-        protocol, aliases = choose_protocol(rois, options, chain)
+        protocol, aliases = dicom_structures.choose_protocol(rois, options, chain)
         sentences.append(f"taken for {protocol.site}: {protocol.title}")
-        mapped = map_names(rois, protocol, aliases, file)
-        rx = prescriptions(mapped, protocol, rois, chain, options.prescription_gy or {}, sentences)
+        mapped = dicom_structures.map_names(rois, protocol, aliases, chain.structures.name)
+        rx = dicom_structures.prescriptions(mapped, protocol, rois, chain, user_gy, sentences)
     except UserError as error:
         sentences.append(f"not to be imported yet: {error}")
     return {roi.number: (name, rx.get(name, (None,))[0]) for name, roi in mapped.items()}, sentences
