@@ -1,5 +1,7 @@
 """Contours as masks: analytic bodies, what overlaps and what is a hole, and the patient's outline."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from bodies import BODIES, body_mask, body_roi, contour, cylinder, field, roi_of, sphere
@@ -239,7 +241,8 @@ def outline(*structures, ct_hu=-1000.0):
     rois = [roi_of([contour(p, 4.0) for p in points], name, kind) for name, kind, *points in structures]
     warnings = []
     ct_hu = np.full(GRID.shape, ct_hu, np.float32)
-    name, body = find_body(rois, {"PTV": TARGET}, ct_hu, GRID, GRID, "", warnings)
+    draw = partial(contour_mask, ct_grid=GRID, grid=GRID, file="", warnings=warnings)
+    name, body = find_body(rois, {"PTV": TARGET}, ct_hu, draw, warnings)
     return name, int(body.sum()), warnings
 
 

@@ -5,6 +5,7 @@ if its centre lies inside. Contours of a slice are united, but one that lies who
 """
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.path import Path as Polygon
@@ -211,22 +212,17 @@ def signed_depth_mm(mask: np.ndarray, grid: ImageGrid) -> np.ndarray:
 
 
 def find_body(
-    rois: list[Roi],
-    targets: dict[str, np.ndarray],
-    ct_hu: np.ndarray,
-    ct_grid: ImageGrid,
-    grid: ImageGrid,
-    file: str,
-    warnings: list[str],
+    rois: list[Roi], targets: dict[str, np.ndarray], ct_hu: np.ndarray, draw: Callable, warnings: list[str]
 ) -> tuple[str, np.ndarray]:
-    """(structure's name or the rule, bool [D,H,W]) of the patient's outline, on `grid` as `ct_hu` is.
+    """(structure's name or the rule, bool [D,H,W]) of the patient's outline; `draw` gives a structure's mask
+    on the grid of `ct_hu`.
 
     Of several outlines the largest that holds the targets, one of the type EXTERNAL before others.
     """
     wanted, outlines = np.any(list(targets.values()), axis=0), []
     for roi in rois:
         if roi.items and roi.in_ct_frame and (roi.kind == "EXTERNAL" or plain(roi.name) in BODY_NAMES):
-            mask = contour_mask(roi, ct_grid, grid, file, warnings)
+            mask = draw(roi)
             share, size = (wanted & mask).sum() / max(1, wanted.sum()), mask.sum()
             outlines.append(((share > 0.95, share > 0.5, roi.kind == "EXTERNAL", size), roi.name, mask))
     rank, name, body = max(outlines, key=lambda one: one[0], default=((False, False), "", None))

@@ -100,9 +100,10 @@ def make_case(chain: Chain, options: Options, name: str) -> tuple[Case, dict]:
     protocol, aliases = choose_protocol(rois, options, chain)
     structures = map_names(rois, protocol, aliases, file)
     rx = prescriptions(structures, protocol, rois, chain, options.prescription_gy or {}, warnings)
-    masks = {key: contour_mask(roi, ct_grid, grid, file, warnings) for key, roi in structures.items()}
+    draw = partial(contour_mask, ct_grid=ct_grid, grid=grid, file=file, warnings=warnings)
+    masks = {key: draw(roi) for key, roi in structures.items()}
     targets = {key: masks[key] for key in rx}
-    outline, body = find_body(rois, targets, ct_hu, ct_grid, grid, file, warnings)
+    outline, body = find_body(rois, targets, ct_hu, draw, warnings)
     dose_gy, dose_grid = read_doses(chain.doses)
     inside = coverage(dose_grid, grid)
     check_targets(targets, inside, body, chain.doses[0].name, warnings)
