@@ -160,14 +160,13 @@ def ray_model(dose_of: Engine, angles: Array, voxels: Array, ptv: Array, spacing
         at = project(points, angle)
         corner = np.floor(at).astype(int)
         part = at - corner
-        for down in (0, 1):
-            for right in (0, 1):
-                r, c = corner[0] + down, corner[1] + right
-                share = np.abs(1 - down - part[0]) * np.abs(1 - right - part[1]) * strength
-                hit = (r >= 0) & (r < PIXELS) & (c >= 0) & (c < PIXELS) & (share > 0)
-                rows.append(np.flatnonzero(hit))
-                columns.append(((number * PIXELS + r) * PIXELS + c)[hit])
-                values.append(share[hit])
+        for down, right in np.ndindex(2, 2):
+            r, c = corner[0] + down, corner[1] + right
+            share = np.abs(1 - down - part[0]) * np.abs(1 - right - part[1]) * strength
+            hit = (r >= 0) & (r < PIXELS) & (c >= 0) & (c < PIXELS) & (share > 0)
+            rows.append(np.flatnonzero(hit))
+            columns.append(((number * PIXELS + r) * PIXELS + c)[hit])
+            values.append(share[hit])
     cells = np.concatenate(values).astype(np.float32), (np.concatenate(rows), np.concatenate(columns))
     return csr_matrix(cells, shape=(len(voxels), len(angles) * PIXELS**2))
 
