@@ -364,6 +364,20 @@ def test_statistics_are_those_of_a_ramp_in_gy_and_in_percent_of_the_prescription
         assert table.loc["ddpm", column] == f"{gy + 2:.1f} Gy (+2.0), {100 * (gy + 2) / 70:.0f} %"
 
 
+def test_where_no_dose_is_known_counts_neither_in_curves_nor_in_statistics(run):
+    """A third of the target has no dose, the rest 70 Gy."""
+    case, known = run.open_cohort().load("pt_1"), np.arange(SHAPE[0])[:, None, None] < 8
+    case = replace(case, dose_mask=case.dose_mask & known, dose_gy=np.where(known, case.dose_gy, 0))
+    view = views.open_view(case, [])
+    table = dvhs.statistic_table(view)
+    assert (
+        table.loc[f"PTV70, {case.masks['PTV70'].sum() * 0.02:.1f} cc"].loc["planned", "mean"]
+        == "70.0 Gy, 100 %"
+    )
+    curve = dvhs.DVHs(view).ax.lines[0]
+    assert curve.get_label() == "PTV70" and np.interp(69.0, *curve.get_data()) == 100
+
+
 def test_goals_say_what_the_prediction_has_more(run):
     goals = dvhs.goal_table(view_of(run, "ddpm"))
     assert goals.loc["PTV70 D99 % ≥ 66.5 Gy"].to_dict() == {

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from lib.cases.case import Case
 from lib.metrics.dvh import dose_at_cc_gy, dose_at_volume_gy, goal_values
 from lib.report import views
 from lib.report.style import use_style
@@ -91,12 +90,12 @@ def statistic_table(view: View) -> pd.DataFrame:
     a prediction's with its difference from the plan in Gy."""
     case, rows = view.case, {}
     for name in (name for name in view.structures if name in case.judged_masks):
-        mask, rx_gy = case.masks[name], case.prescription_gy.get(name, case.rx_gy)
+        title = f"{name}, {case.masks[name].sum() * case.voxel_cc:.1f} cc".replace("_", " ")
+        mask, rx_gy = case.judged_masks[name], case.prescription_gy.get(name, case.rx_gy)
         planned = statistics_gy(case.dose_gy, mask, case.voxel_cc)
         for who, dose_gy in doses_gy(view).items():
             values = statistics_gy(dose_gy, mask, case.voxel_cc)
-            cells = [gy_and_pct(*pair, rx_gy, who != "planned") for pair in zip(values, planned)]
-            rows[f"{name}, {mask.sum() * case.voxel_cc:.1f} cc".replace("_", " "), who] = cells
+            rows[title, who] = [gy_and_pct(*p, rx_gy, who != "planned") for p in zip(values, planned)]
     index = pd.MultiIndex.from_tuples(rows, names=["structure", "dose"]) if rows else None
     return pd.DataFrame(list(rows.values()), index=index, columns=list(STATISTICS))
 
@@ -110,11 +109,9 @@ def gy_and_pct(value: float | None, planned: float | None, rx_gy: float, differs
 
 
 def goal_table(view: View) -> pd.DataFrame:
-    """The clinical goals that can be judged: value by each dose, whether it is met, and how much more than
-    planned."""
-    case: Case = view.case
-    values = {who: goal_values(case, dose_gy) for who, dose_gy in doses_gy(view).items()}
-    goals = [goal for goal in case.protocol.goals if values["planned"][goal.text][0] is not None]
+    """The goals that can be judged: value by each dose, whether it is met, and how much more than planned."""
+    values = {who: goal_values(view.case, dose_gy) for who, dose_gy in doses_gy(view).items()}
+    goals = [goal for goal in view.case.protocol.goals if values["planned"][goal.text][0] is not None]
 
     def cell(goal, who):
         (value, met), planned = values[who][goal.text], values["planned"][goal.text][0]

@@ -57,7 +57,7 @@ def planned_dvhs(cohort: Cohort) -> Figure:
     for ax, name in zip(axes, structures):
         drawn = [case for case in cases if name in case.judged_masks]
         for case in drawn:
-            volume_pct = dvh_curve(case.dose_gy, case.masks[name], edges_gy)
+            volume_pct = dvh_curve(case.dose_gy, case.judged_masks[name], edges_gy)
             ax.plot(edges_gy, volume_pct, color="#333333", alpha=0.3, linewidth=0.8)
         ax.set_title(f"{name.replace('_', ' ')} (n = {len(drawn)})", fontsize=8)
     for above, ax in zip(axes[len(structures) - columns :], axes[len(structures) :]):
