@@ -703,6 +703,9 @@ def test_a_refused_import_leaves_the_cohort_as_it_was(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "all" / "z")
     main([*command, "--spacing-mm", "20", "20", "20"])  # a good one replaces it
     assert load_case(cohort / "a.npz").spacing_mm == (20, 20, 20) and len(list(cohort.iterdir())) == 2
+    (tmp_path / "all" / "a").rename(tmp_path / "all" / "b")
+    main([*command, "--pseudonyms", "who.csv"])  # nor does a's file stay, whose name is hidden now
+    assert {path.name for path in cohort.iterdir()} == {"card.json", "P001.npz"}
 
 
 def test_a_persons_cases_stay_in_one_part_of_the_split_and_no_identifier_is_kept(

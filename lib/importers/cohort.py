@@ -60,6 +60,8 @@ def make_cohort(folder: str | Path, source: Source, workers: int = 2) -> Cohort:
         for case_id in cases:
             os.replace(Path(part) / f"{case_id}.npz", folder / f"{case_id}.npz")
     write_json(folder / "card.json", card)
+    for path in set(folder.glob("*.npz")) - {folder / f"{case_id}.npz" for case_id in cases}:
+        path.unlink()  # of an earlier import, perhaps by a name that is a pseudonym now
     for ids in one_person:
         print(f"{', '.join(ids)} have one PatientID and stay in one part of the split")
     return open_cohort(folder)
