@@ -46,8 +46,7 @@ class Cohort:
 
     @property
     def short_card(self) -> dict:
-        """What of the card can be used without the patients: who is in which part, what was prescribed, and
-        in which voxels."""
+        """What of the card is of use without the patients: the split, prescriptions and sizes of voxels."""
         short = {name: self.card[name] for name in SHORT if name in self.card}
         cases = {case_id: self.card["cases"][case_id] for case_id in self.case_ids}
         cases = {case_id: {name: case[name] for name in SHORT_CASE} for case_id, case in cases.items()}

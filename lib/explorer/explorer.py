@@ -261,8 +261,7 @@ class Explorer:
         self.plot.readout = self.dvhs.text_at(event["x"], event["y"]) if here else ""
 
     def follow(self, what: str, event: dict) -> Callable | None:
-        """Wheel, key, press or pointer over the pictures; returns what is done after the answer, if
-        anything."""
+        """Wheel, key, press or pointer over the pictures; returns what, if anything, follows the answer."""
         if what == "size":
             self.resize(event["px"])
         elif self.opened is None:

@@ -182,8 +182,7 @@ def goes_back(points: np.ndarray) -> bool:
 
 
 def halfway(low: np.ndarray, high: np.ndarray, grid: ImageGrid) -> np.ndarray:
-    """bool [H,W] midway between two slices, or one twice: of their mean area, what both have and what is next
-    to it.
+    """bool [H,W] midway between two slices: of their mean area, what both have and what is next to it.
 
     To take either slice would move every structure by half a slice; to unite them would enlarge it.
     """

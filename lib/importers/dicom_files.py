@@ -198,8 +198,7 @@ def number(ds: Dataset, keyword: str) -> float:
 
 
 def items(ds: Dataset, *keywords: str) -> list[Dataset]:
-    """The items of a sequence, or of the sequences in its items and so on, none if it is missing; one that
-    swallowed its neighbours is refused."""
+    """The items of a sequence, or of sequences in its items; one that swallowed its neighbours is refused."""
     datasets = [ds]
     for keyword in keywords:
         datasets = [item for one in datasets for item in one.get(keyword) or []]
@@ -290,13 +289,10 @@ def check_beams(name: str, doses: list[File], plans: list[File], notes: list[str
     plan = pick(name, "RTPLAN", plans, *uids)
     with explain_damage(plan.name):
         beams = items(plan.ds, "BeamSequence") + items(plan.ds, "IonBeamSequence")
-        setup = [number(b, "BeamNumber") for b in beams if b.get("TreatmentDeliveryType") == "SETUP"]
-        planned = sorted(set(beam_numbers(plan.ds, "FractionGroupSequence")).difference(setup))
-    counts = Counter()
-    for file in doses:
-        with explain_damage(file.name):
-            path = "ReferencedRTPlanSequence", "ReferencedFractionGroupSequence"
-            counts.update(beam_numbers(file.ds, *path))
+        setup = {number(b, "BeamNumber") for b in beams if b.get("TreatmentDeliveryType") == "SETUP"}
+    planned = sorted({*beam_numbers(plan, "FractionGroupSequence")} - setup)
+    path = "ReferencedRTPlanSequence", "ReferencedFractionGroupSequence"
+    counts = Counter(n for file in doses for n in beam_numbers(file, *path))
     if missing := ", ".join(f"{n:g}" for n in planned if n not in counts):
         lacks = f"none of beam {missing} of {plan.name}"
         raise UserError(f"{only}, and {lacks}; export them too, or the dose of the whole plan")
@@ -307,9 +303,11 @@ def check_beams(name: str, doses: list[File], plans: list[File], notes: list[str
     return doses
 
 
-def beam_numbers(ds: Dataset, *keywords: str) -> list[float]:
+def beam_numbers(file: File, *keywords: str) -> list[float]:
     """The beams to which the items of a sequence refer."""
-    return [number(beam, "ReferencedBeamNumber") for beam in items(ds, *keywords, "ReferencedBeamSequence")]
+    with explain_damage(file.name):
+        beams = items(file.ds, *keywords, "ReferencedBeamSequence")
+        return [number(beam, "ReferencedBeamNumber") for beam in beams]
 
 
 def choose_plan(name: str, plans: list[File], dose: File, notes: list[str]) -> tuple[File | None, str | None]:

@@ -26,9 +26,7 @@ from lib.importers.dicom_structures import choose_protocol, map_names, prescript
 from lib.importers.options import Options
 
 
-def dicom_source(
-    folder: str | Path, cohort: str | Path, options: Options, pseudonyms: str | Path | None = None
-) -> Source:
+def dicom_source(folder: str | Path, cohort: Path, options: Options, pseudonyms: str | None = None) -> Source:
     """The patients in `folder` for the cohort in the folder `cohort`.
 
     `pseudonyms` is a file to write, outside the cohort: who is who. The patients are then P001, P002, ... in
@@ -39,8 +37,7 @@ def dicom_source(
     if pseudonyms:
         order = sorted(patients, key=lambda case_id: hashlib.sha256(case_id.encode()).digest())
         names = {case_id: f"P{number:03d}" for number, case_id in enumerate(order, 1)}
-        inside = Path(cohort).resolve() in Path(pseudonyms).resolve().parents
-        if inside or is_below_outputs(pseudonyms):
+        if cohort.resolve() in Path(pseudonyms).resolve().parents or is_below_outputs(pseudonyms):
             raise UserError(f"{pseudonyms} lies in outputs or the cohort; who is who belongs elsewhere")
         write_names(Path(pseudonyms), names)
     items = {name: (patients[case_id], name) for case_id, name in names.items()}
@@ -81,8 +78,7 @@ def read_named(options: Options, hide: bool, salt: bytes, item: tuple[Path, str]
 
 
 def read_patient(folder: str | Path, options: Options | None = None, name: str = "") -> tuple[Case, dict]:
-    """(Case, report) of the patient in `folder`, as `make_case` has them; the case's id is `name`, or the
-    folder's name."""
+    """(Case, report) of the patient in `folder` by make_case; the case's id is `name` or the folder's."""
     return make_case(read_chain(Path(folder)), options or Options(), name or Path(folder).name)
 
 

@@ -10,6 +10,7 @@ from lib.importers.dicom_files import Chain, Dataset, File, explain_damage, item
 from lib.importers.options import Options
 
 Aliases = dict[str, list[str]]  # name in the protocol -> names of structures, best first
+Prescription = tuple[float, str]  # Gy, where from
 NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")  # ContourGeometricType
 POINTS = ("POINT", "COORDINATES")  # DoseReferenceStructureType of a reference point
 NAME_GY = 0.5  # by which a plan may differ from the dose in a target's name, such as 50.4 from PTV50
@@ -143,8 +144,8 @@ def prescriptions(
     chain: Chain,
     user_gy: dict,
     warnings: list[str],
-) -> dict[str, tuple[float, str]]:
-    """target -> (Gy, where from) by the RTPLAN, else by `user_gy`, else by the structure's name."""
+) -> dict[str, Prescription]:
+    """target -> Prescription by the RTPLAN, else by `user_gy`, else by the structure's name."""
     known = protocol.targets
     unknown = set(user_gy) - set(known)
     if unknown:
@@ -189,10 +190,8 @@ def plan_doses(plan: File | None, rois: list[Roi], warnings: list[str]) -> list[
     return doses
 
 
-def prescription(
-    name: str, roi: Roi, plan: list[Prescribed], user_gy: dict, n_targets: int
-) -> tuple[float, str]:
-    """(Gy, where from) of one target; where plan and name disagree, `user_gy` decides."""
+def prescription(name: str, roi: Roi, plan: list[Prescribed], user_gy: dict, n_targets: int) -> Prescription:
+    """That of one target; where plan and name disagree, `user_gy` decides."""
     in_name = gy_in_name(roi.name)
     free = [one for one in plan if one.roi is None]
     in_plan = [one for one in plan if one.roi == roi.number]

@@ -24,14 +24,9 @@ PUBLIC = ("OpenKBP", "phantoms")  # how a card's `source` begins where the patie
 
 
 def write_dose(
-    path: str | Path,
-    dose_gy: np.ndarray,
-    case: Case,
-    source: str,
-    patient_folder: str | Path = "",
-    **about: str,
+    path: str | Path, dose_gy: np.ndarray, case: Case, source: str, dicom: str | Path = "", **about: str
 ) -> list[Path]:
-    """Write `dose_gy` [D,H,W] as `path` says: RTDOSE if the patient's DICOM folder is given, else images of
+    """Write `dose_gy` [D,H,W] as `path` says: RTDOSE if the patient's `dicom` folder is given, else images of
     the kind that the name ends in; returns what was written. Raises a UserError.
 
     `source` is the cohort's, from its card; `about` is what write_rtdose is told of the dose.
@@ -39,12 +34,12 @@ def write_dose(
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is not written: it is a folder; name a file in it")
-    if not patient_folder:
+    if not dicom:
         return write_images(path, dose_gy, case, source)
     if path.name.lower().endswith(FORMATS):
         how = "end its name in .dcm, or leave the DICOM folder out for images"
         raise UserError(f"{path} is not written: with a DICOM folder it would be RTDOSE; {how}")
-    return [write_rtdose(path, dose_gy, case, Path(patient_folder), **about)]
+    return [write_rtdose(path, dose_gy, case, Path(dicom), **about)]
 
 
 def write_images(path: Path, dose_gy: np.ndarray, case: Case, source: str) -> list[Path]:

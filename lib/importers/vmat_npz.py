@@ -13,8 +13,8 @@ Without the metadata three things are taken for granted: the voxel size above, y
 the patient's right to his left as DICOM has them, and z growing towards the head.
 """
 
-import zipfile
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 from scipy import ndimage
@@ -60,7 +60,7 @@ def read_npz(path: str | Path) -> Case:
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with ZipFile(path) as archive:
             return decode(path.stem, archive)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
@@ -71,9 +71,7 @@ def read_npz(path: str | Path) -> Case:
         raise UserError(f"{path} is damaged or none of the study's ({reason})") from None
 
 
-def read_array(
-    archive: zipfile.ZipFile, name: str, types: tuple[type, ...], low: float, high: float
-) -> np.ndarray:
+def read_array(archive: ZipFile, name: str, types: tuple[type, ...], low: float, high: float) -> np.ndarray:
     """A member's array of one of the types, with every value between `low` and `high`; NaN is not."""
     if f"{name}.npy" not in archive.namelist():
         raise UserError(f"it has no array {name}")
@@ -91,7 +89,7 @@ def read_array(
     return values
 
 
-def decode(case_id: str, archive: zipfile.ZipFile) -> Case:
+def decode(case_id: str, archive: ZipFile) -> Case:
     """The Case of an open file; one large array at a time is held as stored."""
     ct = read_array(archive, "ct", (np.floating,), 0.249, 1.251)
     ct_hu = np.rint((ct - np.float32(0.5)) * 4000).astype(np.int16)
