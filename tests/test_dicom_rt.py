@@ -22,7 +22,7 @@ from lib.cases.cohort import open_cohort, reference_split
 from lib.cases.protocol import PROTOCOLS, plain
 from lib.errors import UserError
 from lib.importers.cohort import Source, group_persons, make_cohort
-from lib.importers.dicom_rt import find_patients, read_patient
+from lib.importers.dicom_rt import dicom_source, find_patients, read_patient
 from lib.importers.dicom_structures import gy_in_name
 from lib.importers.options import Options, parse_prescriptions
 from lib.report import tables
@@ -566,8 +566,11 @@ def test_without_pydicom_the_sentence_says_how_to_install_it(case, tmp_path, mon
 
 @pytest.mark.parametrize("spacing_mm", [(0.0, 3, 3), (3, 3), "abc", 3, (float("nan"), 3, 3)])
 def test_an_impossible_spacing_is_refused(spacing_mm, case, tmp_path):
+    options = Options(spacing_mm=spacing_mm)
     with pytest.raises(UserError, match="spacing_mm"):
-        read_patient(write_patient(case, tmp_path), Options(spacing_mm=spacing_mm))
+        read_patient(write_patient(case, tmp_path), options)
+    with pytest.raises(UserError, match="^spacing_mm must be three numbers"):  # before any patient is read
+        dicom_source(tmp_path / "nowhere", tmp_path / "cohort", options)
 
 
 # --- damage ---

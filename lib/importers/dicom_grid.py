@@ -70,6 +70,17 @@ def round_mm(values_mm: Sequence[float]) -> Triple:
     return tuple(round(float(value), 6) for value in values_mm)
 
 
+def check_spacing(spacing_mm: Sequence[float]) -> Triple:
+    """The spacing that a person asks for, if it can be one."""
+    try:
+        spacing_mm = tuple(float(s) for s in spacing_mm)
+    except (TypeError, ValueError):
+        spacing_mm = ()
+    if len(spacing_mm) != 3 or not all(0.3 <= s <= 20 for s in spacing_mm):
+        raise UserError("spacing_mm must be three numbers between 0.3 and 20: (dz, dy, dx) in mm")
+    return spacing_mm
+
+
 def new_grid(grid: ImageGrid, spacing_mm: Sequence[float] | None) -> ImageGrid:
     """The grid of `spacing_mm` with the same first outer corner, as large as the old within half a voxel.
 
@@ -77,12 +88,7 @@ def new_grid(grid: ImageGrid, spacing_mm: Sequence[float] | None) -> ImageGrid:
     """
     if spacing_mm is None:
         return grid
-    try:
-        spacing_mm = tuple(float(s) for s in spacing_mm)
-    except (TypeError, ValueError):
-        spacing_mm = ()
-    if len(spacing_mm) != 3 or not all(0.3 <= s <= 20 for s in spacing_mm):
-        raise UserError("spacing_mm must be three numbers between 0.3 and 20: (dz, dy, dx) in mm")
+    spacing_mm = check_spacing(spacing_mm)
     sides_mm = np.multiply(grid.shape, grid.spacing_mm).tolist()
     shape = tuple(max(1, round(side_mm / s)) for side_mm, s in zip(sides_mm, spacing_mm))
     if np.prod(shape, dtype=float) > MAX_VOXELS:

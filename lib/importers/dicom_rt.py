@@ -20,7 +20,7 @@ from lib.files import is_below_outputs, write_text
 from lib.importers.cohort import PERSON, Source
 from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import Chain, optional, read_chain
-from lib.importers.dicom_grid import coverage, new_grid, resample
+from lib.importers.dicom_grid import check_spacing, coverage, new_grid, resample
 from lib.importers.dicom_images import read_ct, read_doses
 from lib.importers.dicom_structures import choose_protocol, map_names, prescriptions, read_rois
 from lib.importers.options import Options
@@ -32,6 +32,8 @@ def dicom_source(folder: str | Path, cohort: Path, options: Options, pseudonyms:
     `pseudonyms` is a file to write, outside the cohort: who is who. The patients are then P001, P002, ... in
     an order that says nothing. A file that says of others who they are is not replaced.
     """
+    if options.spacing_mm is not None:
+        check_spacing(options.spacing_mm)  # before a night of reading
     patients = find_patients(folder)
     names = {case_id: case_id for case_id in patients}
     if pseudonyms:
