@@ -28,6 +28,9 @@ class Roi(NamedTuple):
     in_ct_frame: bool  # whether its points are in the CT's frame of reference
 
 
+Names = dict[str, Roi]  # name in the protocol -> its structure
+
+
 def read_rois(chain: Chain) -> list[Roi]:
     """The structures; what a ROIContourSequence holds in several items for one of them is put together."""
     file, ds, frame_uid = chain.structures.name, chain.structures.ds, chain.slices[0].ds.FrameOfReferenceUID
@@ -64,7 +67,7 @@ def gy_in_name(name: str) -> float | None:
     return dose_gy if dose_gy and 20 <= dose_gy <= 90 else None
 
 
-def map_names(rois: list[Roi], protocol: Protocol, aliases: Aliases, file: str) -> dict[str, Roi]:
+def map_names(rois: list[Roi], protocol: Protocol, aliases: Aliases, file: str) -> Names:
     """Protocol name -> its structure; one that two fit, or that would serve two names, is refused."""
     mapped = {}
     for name in protocol.structures:
@@ -138,12 +141,7 @@ def guess_protocol(rois: list[Roi], aliases: Aliases, fractions: int, file: str)
 
 
 def prescriptions(
-    mapped: dict[str, Roi],
-    protocol: Protocol,
-    rois: list[Roi],
-    chain: Chain,
-    user_gy: dict,
-    warnings: list[str],
+    mapped: Names, protocol: Protocol, rois: list[Roi], chain: Chain, user_gy: dict, warnings: list[str]
 ) -> dict[str, Prescription]:
     """target -> Prescription by the RTPLAN, else by `user_gy`, else by the structure's name."""
     known = protocol.targets
