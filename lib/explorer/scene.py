@@ -5,7 +5,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -87,17 +87,26 @@ def label_isodoses(rgb: np.ndarray, overlay: Overlay, view: View) -> np.ndarray:
     """Each isodose's value in Gy where its largest part reaches farthest, each in another direction."""
     values_gy = slices.take_slice(overlay.volume_gy, view.plane, view.index, view.box)
     image, scale = Image.fromarray(rgb), np.divide(rgb.shape[:2], values_gy.shape)
-    draw, how = ImageDraw.Draw(image), {"font": slices.font(11), "stroke_width": 2, "anchor": "mm"}
     for number, level_gy in enumerate(overlay.isodoses_gy):
         parts, angle = ndimage.label(values_gy >= level_gy)[0], math.radians(TURN_DEG * number - 30)
         if parts.any():
             inside = np.argwhere(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
             farthest = inside[np.argmax(inside @ (math.sin(angle), math.cos(angle)))]
-            left, top, right, bottom = draw.textbbox((0, 0), f"{level_gy:g}", **how)
-            room = (-top, -left), (image.height - bottom, image.width - right)
-            y, x = np.clip((farthest + 0.5) * scale, *room)
-            draw.text((x, y), f"{level_gy:g}", fill="white", stroke_fill="black", **how)
+            label = stamp(f"{level_gy:g}")
+            room = np.subtract(rgb.shape[:2], label.size[::-1])
+            y, x = np.clip((farthest + 0.5) * scale - np.divide(label.size[::-1], 2), 0, room).astype(int)
+            image.paste(label, (int(x), int(y)), label)
     return np.asarray(image)
+
+
+@lru_cache(maxsize=64)  # to draw text takes many times as long as to paste it
+def stamp(text: str) -> Image.Image:
+    """White words with a dark rim on a transparent ground."""
+    left, top, right, bottom = slices.font(11).getbbox(text, stroke_width=2)
+    image = Image.new("RGBA", (int(right - left), int(bottom - top)))
+    ink = {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
+    ImageDraw.Draw(image).text((-left, -top), text, font=slices.font(11), **ink)
+    return image
 
 
 def place_text(case: Case, plane: str, index: int) -> str:
