@@ -144,8 +144,7 @@ def render_view(view: View) -> dict[str, np.ndarray]:
 
 
 def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structures: Sequence[str]) -> None:
-    """DVHs of the named structures as far as they are judged: planned as lines, the predicted doses [D,H,W]
-    dashed, then dotted."""
+    """DVHs of the named structures: planned as lines, the predicted doses [D,H,W] dashed, then dotted."""
     edges_gy = dose_axis_gy(case.dose_gy, *doses_hat_gy)
     for name in (name for name in structures if name in case.judged_masks):
         mask = case.judged_masks[name]
