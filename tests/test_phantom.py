@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lib.cases.cohort import open_cohort, reference_split
-from lib.errors import UserError
 from lib.files import ROOT, sha256
 from lib.importers import phantom
 from lib.studies.checks import check_cohort
@@ -69,8 +68,3 @@ def test_making_a_patient_again_gives_the_same_one(cohort):
     # average, 0.5 at most
     difference_gy = np.abs(made.dose_gy - kept.dose_gy)
     assert difference_gy.max() <= 1.0 and difference_gy[kept.dose_mask].mean() <= 0.15
-
-
-def test_an_unknown_phantom_is_named():
-    with pytest.raises(UserError, match="case_0013"):
-        phantom.make_phantom("case_0013")
