@@ -289,6 +289,8 @@ def test_make_cohort_with_no_usable_patient_says_why(tmp_path):
         make_cohort(tmp_path / "c", Source("toys", {"bad_1": "bad_1"}, read_or_fail), workers=1)
     with pytest.raises(UserError, match="no patient to read"):
         make_cohort(tmp_path / "c", Source("toys", {}, read_or_fail))
+    with pytest.raises(UserError, match="0 workers read nothing; give 1 or more"):
+        make_cohort(tmp_path / "c", Source("toys", {"toy_1": "toy_1"}, read_or_fail), workers=0)
 
 
 def test_toy_cohorts_are_what_make_cohort_writes(tmp_path):

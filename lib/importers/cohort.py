@@ -42,6 +42,8 @@ def make_cohort(folder: str | Path, source: Source, workers: int = 2) -> Cohort:
     folder, patients = Path(folder), source.patients
     if not patients:
         raise UserError(f"there is no patient to read for {folder}")
+    if workers < 1:
+        raise UserError(f"{workers} workers read nothing; give 1 or more")
     folder.mkdir(parents=True, exist_ok=True)
     cases, protocols, persons, left_out = {}, {}, {}, {}
     with TemporaryDirectory(prefix=".part.", dir=folder) as part, ProcessPoolExecutor(workers) as pool:
