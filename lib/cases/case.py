@@ -132,15 +132,11 @@ def save_case(case: Case, path: str | Path) -> None:
         meta["protocol"] = case.protocol.stored
     if case.covered_pct:
         meta["covered_pct"] = case.covered_pct
-    stacked = np.stack([case.dose_mask, *(case.masks[name] for name in names)])
+    masks = np.packbits(np.stack([case.dose_mask, *(case.masks[name] for name in names)]))
+    arrays = {"meta": np.array(json.dumps(meta, sort_keys=True)), "ct_hu": case.ct_hu.astype(np.int16)}
+    arrays |= {"dose": encode_dose(case.dose_gy, step_gy), "masks": masks}
     with replace_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            meta=np.array(json.dumps(meta, sort_keys=True)),
-            ct_hu=case.ct_hu.astype(np.int16),
-            dose=encode_dose(case.dose_gy, step_gy),
-            masks=np.packbits(stacked),
-        )
+        np.savez_compressed(file, **arrays)
 
 
 def dose_step_gy(dose_gy: np.ndarray) -> float | None:

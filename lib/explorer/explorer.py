@@ -77,14 +77,9 @@ class Explorer:
         below |= {"sample anew": self.anew_box.widget, "save": saving}
         steps = {"zoom in": 1, "out": -1, "whole": 0}
         zooms = [button(text, self.if_open(partial(self.zoom, by))) for text, by in steps.items()]
-        rows = [
-            row(c.case_id, c.method, c.beside, c.plane),
-            row(*c.layers, c.colours, c.contours, c.isodoses, c.crosshair, *zooms),
-            self.structures,
-            c.index,
-            c.step,
-            row(self.panels, self.plot),
-        ]
+        choices = row(c.case_id, c.method, c.beside, c.plane)
+        layers = row(*c.layers, c.colours, c.contours, c.isodoses, c.crosshair, *zooms)
+        rows = [choices, layers, self.structures, c.index, c.step, row(self.panels, self.plot)]
         accordion = widgets.Accordion(list(below.values()), titles=tuple(below))
         for html in (self.statistics, self.goals):
             html.add_class("dose-table")

@@ -71,16 +71,11 @@ def read_patient(folder: str | Path) -> Case:
     ct_index, ct = read_csv(folder / "ct.csv", values=True)
     paths = {name: folder / f"{name}.csv" for name in HEAD_AND_NECK.structures}
     masks = {name: to_volume(read_csv(path)[0], True, bool) for name, path in paths.items() if path.exists()}
-    return Case(
-        case_id=folder.name,
-        ct_hu=to_volume(ct_index, np.clip(np.rint(ct), 0, 32000), np.int16) - 1024,
-        dose_gy=to_volume(dose_index, dose, np.float32),
-        masks=masks,
-        dose_mask=to_volume(mask_index, True, bool),
-        spacing_mm=read_spacing(folder / "voxel_dimensions.csv"),
-        prescription_gy={name: rx for name, rx in HEAD_AND_NECK.targets.items() if name in masks},
-        site="head-and-neck",
-    )
+    ct_hu = to_volume(ct_index, np.clip(np.rint(ct), 0, 32000), np.int16) - 1024
+    dose_gy, dose_mask = to_volume(dose_index, dose, np.float32), to_volume(mask_index, True, bool)
+    spacing_mm = read_spacing(folder / "voxel_dimensions.csv")
+    rx_gy = {name: rx for name, rx in HEAD_AND_NECK.targets.items() if name in masks}
+    return Case(folder.name, ct_hu, dose_gy, masks, dose_mask, spacing_mm, rx_gy, site="head-and-neck")
 
 
 def read_csv(path: Path, values: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -108,16 +108,8 @@ def decode(case_id: str, archive: ZipFile) -> Case:
     parts = (array[box].transpose(2, 0, 1) for array in (ct_hu, body, dose_gy, *masks))
     ct_hu, body, dose_gy, *masks = map(np.ascontiguousarray, parts)
     masks = {name: mask for name, mask in zip(STRUCTURES, masks) if mask.any()}
-    return Case(
-        case_id=case_id,
-        ct_hu=ct_hu,
-        dose_gy=dose_gy,
-        masks=masks,
-        dose_mask=fill_holes(body),
-        spacing_mm=SPACING_MM,
-        prescription_gy={name: rx for name, rx in PROTOCOLS["prostate"].targets.items() if name in masks},
-        site="prostate",
-    )
+    rx_gy = {name: rx for name, rx in PROTOCOLS["prostate"].targets.items() if name in masks}
+    return Case(case_id, ct_hu, dose_gy, masks, fill_holes(body), SPACING_MM, rx_gy, site="prostate")
 
 
 def box_around(mask: np.ndarray) -> tuple[slice, ...]:
