@@ -59,11 +59,11 @@ class Sight(NamedTuple):
 
 
 def in_plane(view: View) -> tuple[list[int], list[range], tuple[int, int]]:
-    """Axes, voxels and pixels of a picture's rows and columns."""
+    """Axes, voxels and pixels of a picture's rows, from the top, and of its columns, from the left."""
     axes = [axis for axis in range(3) if axis != PLANES[view.plane]]
-    voxels = [range(view.case.shape[axis])[view.box[axis]] for axis in axes]
-    size_px = slice_size_px([len(v) for v in voxels], view.case.spacing_mm, view.plane, view.size_px)
-    return axes, voxels, size_px
+    rows, columns = (range(view.case.shape[axis])[view.box[axis]] for axis in axes)
+    size_px = slice_size_px((len(rows), len(columns)), view.case.spacing_mm, view.plane, view.size_px)
+    return axes, [rows if view.plane == "axial" else rows[::-1], columns], size_px  # the head is up
 
 
 def sides_mm(view: View) -> list[float]:
@@ -78,8 +78,6 @@ def voxel_at(view: View, x_px: float, y_px: float) -> Voxel | None:
     places = [int(px * len(v) // size) for px, v, size in zip((y_px, x_px), voxels, size_px)]
     if not all(0 <= place < len(v) for place, v in zip(places, voxels)):
         return None
-    if view.plane != "axial":  # the head is up
-        places[0] = len(voxels[0]) - 1 - places[0]
     voxel = [view.index] * 3
     for axis, place, v in zip(axes, places, voxels):
         voxel[axis] = v[place]
@@ -89,14 +87,15 @@ def voxel_at(view: View, x_px: float, y_px: float) -> Voxel | None:
 def pixel_of(view: View, voxel: Sequence[int]) -> tuple[float, float]:
     """(x, y) of a voxel's centre in a picture, in pixels from its top left; beyond it if it is not seen."""
     axes, voxels, size_px = in_plane(view)
-    y, x = ((voxel[a] - v.start + 0.5) / len(v) * size for a, v, size in zip(axes, voxels, size_px))
-    return x, y if view.plane == "axial" else size_px[0] - y
+    places = ((voxel[axis] - v.start) * v.step + 0.5 for axis, v in zip(axes, voxels))
+    y, x = (place / len(v) * size for place, v, size in zip(places, voxels, size_px))
+    return x, y
 
 
 def voxels_along(view: View, dx_px: float, dy_px: float) -> list[float]:
     """A way across a picture in pixels as (z, y, x) in voxels."""
     axes, voxels, size_px = in_plane(view)
     way = [0.0, 0.0, 0.0]
-    for axis, px, v, size in zip(axes, (dy_px if view.plane == "axial" else -dy_px, dx_px), voxels, size_px):
-        way[axis] = px * len(v) / size
+    for axis, px, v, size in zip(axes, (dy_px, dx_px), voxels, size_px):
+        way[axis] = px * v.step * len(v) / size
     return way
