@@ -201,6 +201,16 @@ def test_without_a_plan_the_names_tell_the_prescription_and_the_report_says_so(c
     ]
 
 
+def test_structures_along_pixel_centres_are_pointed_out(case, tmp_path):
+    def edit(kind, number, ds):
+        if kind == "RTSTRUCT":
+            ds.ManufacturerModelName = "rt-utils"
+
+    _, report = read_patient(write_patient(case, tmp_path, edit=edit))
+    [warning] = report["warnings"]
+    assert "is by rt-utils" in warning and "half a pixel too small" in warning
+
+
 def test_without_a_clear_name_the_parameter_is_needed(case, tmp_path):
     write_patient(case, tmp_path, edit=without_plan, names={"PTV70": "PTV_High", "PTV56": "PTV_Low"})
     with pytest.raises(UserError, match="give --prescription-gy PTV70=Gy"):
@@ -707,8 +717,9 @@ def test_a_refused_import_leaves_the_cohort_as_it_was(tmp_path, monkeypatch):
     main([*command, "--spacing-mm", "20", "20", "20"])  # a good one replaces it
     assert load_case(cohort / "a.npz").spacing_mm == (20, 20, 20) and len(list(cohort.iterdir())) == 2
     (tmp_path / "all" / "a").rename(tmp_path / "all" / "b")
+    (cohort / "mine.npz").write_bytes(b"")  # somebody's own, which no card lists
     main([*command, "--pseudonyms", "who.csv"])  # nor does a's file stay, whose name is hidden now
-    assert {path.name for path in cohort.iterdir()} == {"card.json", "P001.npz"}
+    assert {path.name for path in cohort.iterdir()} == {"card.json", "P001.npz", "mine.npz"}
 
 
 def test_a_persons_cases_stay_in_one_part_of_the_split_and_no_identifier_is_kept(

@@ -12,7 +12,7 @@ from lib.cases.case import Case, save_case
 from lib.cases.cohort import VERSION, Cohort, Split, open_cohort, reference_split
 from lib.cases.protocol import Protocol
 from lib.errors import UserError
-from lib.files import sha256, write_json
+from lib.files import read_json, sha256, write_json
 
 PERSON = "person"  # in what `read` says: equal, and not empty, for the cases of one person; not kept
 
@@ -61,12 +61,22 @@ def make_cohort(folder: str | Path, source: Source, workers: int = 2) -> Cohort:
         card = make_card(folder.name, source, one_protocol(protocols), cases, left_out, one_person)
         for case_id in cases:
             os.replace(Path(part) / f"{case_id}.npz", folder / f"{case_id}.npz")
+    earlier = cases_in(folder / "card.json") - set(cases)
     write_json(folder / "card.json", card)
-    for path in set(folder.glob("*.npz")) - {folder / f"{case_id}.npz" for case_id in cases}:
-        path.unlink()  # of an earlier import, perhaps by a name that is a pseudonym now
+    for path in folder.glob("*.npz"):
+        if path.stem in earlier:  # perhaps by a name that is a pseudonym now
+            path.unlink()
     for ids in one_person:
         print(f"{', '.join(ids)} have one PatientID and stay in one part of the split")
     return open_cohort(folder)
+
+
+def cases_in(path: Path) -> set[str]:
+    """The cases that a card lists; none where it is missing or damaged."""
+    try:
+        return set(read_json(path)["cases"])
+    except (UserError, KeyError, TypeError):
+        return set()
 
 
 def group_persons(persons: dict[str, str]) -> list[list[str]]:

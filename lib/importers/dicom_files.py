@@ -251,6 +251,9 @@ def read_chain(folder: Path, pseudonym: str = "") -> Chain:
     doses = choose_doses(name, files, notes)
     plan, structures_uid = choose_plan(name, files["RTPLAN"], doses[0], notes)
     structures = pick(name, "RTSTRUCT", files["RTSTRUCT"], structures_uid)
+    if "rt-utils" in optional(structures, "ManufacturerModelName"):
+        text = "is by rt-utils: unless voxel edges were asked for, each structure is half a pixel too small"
+        notes.append(f"{structures.name} {text} all round")  # findings/rt_utils_half_pixel.sh
     slices = pick_series(name, files["CT"], structures)
     for file in (structures, *doses, *([plan] if plan else []), *slices[1:]):
         if optional(file, "PatientID") != optional(slices[0], "PatientID"):
