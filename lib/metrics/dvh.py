@@ -13,9 +13,8 @@ from lib.cases.case import Case
 from lib.cases.protocol import BEYOND, Goal
 from lib.metrics.points import dose_points
 
-AGREES_PCT = (
-    2.0  # by which a prescription may differ from the protocol's, and goals in Gy still mean the plan
-)
+# by which a prescription may differ from the protocol's, and goals in Gy still mean the plan
+AGREES_PCT = 2.0
 
 
 def dvh_curve(dose_gy: np.ndarray, mask: np.ndarray, edges_gy: np.ndarray) -> np.ndarray:
@@ -97,42 +96,41 @@ def goal_values(case: Case, dose_gy: np.ndarray) -> dict[str, tuple[float | None
         in_cc = goal.statistic == "Dcc"
         doses_gy, voxels = dose_points(dose_gy, mask, case.has_dose) if in_cc else (dose_gy[mask], 1.0)
         value = statistic(goal, doses_gy, voxels * case.voxel_cc, prescriptions_gy(case, goal)[0])
-        values[goal.text] = (value, None if value is None else is_met(goal, value))
+        is_met = value is not None and bool(
+            value >= goal.limit if goal.sense == ">=" else value <= goal.limit
+        )
+        values[goal.text] = (value, None if value is None else is_met)
     return values
 
 
-def is_met(goal: Goal, value: float) -> bool:
-    return bool(value >= goal.limit if goal.sense == ">=" else value <= goal.limit)
-
-
 def openkbp_dvh_metrics_gy(case: Case, dose_gy: np.ndarray) -> dict[tuple[str, str], float]:
-    """(structure, metric) -> Gy: targets D99, D95, D1, organs mean and D_0.1cc, if present; as the challenge
-    has it, of all voxels, also where no dose is known."""
-    masks = {name: mask for name, mask in case.masks.items() if mask.any() and name not in case.covered_pct}
-    points = {}
-    for name in (name for name in case.protocol.structures if name in masks):
-        doses_gy = dose_gy[masks[name]].astype(np.float64)
-        if name in case.protocol.targets:
-            for metric, percentile in (("D99", 1), ("D95", 5), ("D1", 99)):
-                points[name, metric] = float(np.percentile(doses_gy, percentile))
-        else:
-            organ = organ_points_gy(doses_gy, case.voxel_cc)
-            points |= {(name, metric): value for metric, value in organ.items()}
-    return {key: value for key, value in points.items() if value is not None}
-
-
-def organ_points_gy(doses_gy: np.ndarray, voxel_cc: float) -> dict[str, float | None]:
-    """OpenKBP's points of an organ's voxel doses [N]."""
-    mean_gy = float(doses_gy.mean(dtype=np.float64))
-    return {"mean": mean_gy, "D0.1cc": dose_at_cc_gy(doses_gy, 0.1, voxel_cc)}
+    """(structure, metric) -> Gy of the structures that are present; as the challenge has it, of all voxels,
+    also where no dose is known."""
+    masks = {name: case.masks[name] for name in case.protocol.structures if name in case.masks}
+    whole = {name: mask for name, mask in masks.items() if mask.any() and name not in case.covered_pct}
+    return openkbp_points_gy(case, dose_gy.astype(np.float64), whole)
 
 
 def organ_points_inside_gy(case: Case, dose_gy: np.ndarray) -> dict[tuple[str, str], float]:
     """(organ, metric) -> Gy as openkbp_dvh_metrics_gy, but of the voxels of known dose alone, for the judged
     organs that reach beyond them."""
     names = [name for name in case.protocol.organs if name in case.judged_masks and name in case.inside_pct]
-    points = {name: organ_points_gy(dose_gy[case.judged_masks[name]], case.voxel_cc) for name in names}
-    return {(n, m): value for n, of in points.items() for m, value in of.items() if value is not None}
+    return openkbp_points_gy(case, dose_gy, {name: case.judged_masks[name] for name in names})
+
+
+def openkbp_points_gy(
+    case: Case, dose_gy: np.ndarray, masks: dict[str, np.ndarray]
+) -> dict[tuple[str, str], float]:
+    """Of the voxels of each mask a target's D99, D95 and D1, an organ's mean and D_0.1cc."""
+    points = {}
+    for name, mask in masks.items():
+        doses_gy = dose_gy[mask]
+        if name in case.protocol.targets:
+            points |= {(name, f"D{100 - p}"): float(np.percentile(doses_gy, p)) for p in (1, 5, 99)}
+        else:
+            points[name, "mean"] = float(doses_gy.mean(dtype=np.float64))
+            points[name, "D0.1cc"] = dose_at_cc_gy(doses_gy, 0.1, case.voxel_cc)
+    return {key: value for key, value in points.items() if value is not None}
 
 
 def openkbp_dvh_points_gy(case: Case, dose_hat_gy: np.ndarray) -> dict[tuple[str, str], tuple[float, float]]:
