@@ -4,6 +4,7 @@ A network works on blocks of voxels. It sees each by one value of every conditio
 answers it with one dose, or with several, laid out in space.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -32,13 +33,13 @@ class Grid(NamedTuple):
 
     def check(self, where: str = "") -> None:
         """A UserError if its numbers do not go together; `where` comes before their names."""
-        if self.coarsen % self.answer:
-            raise UserError(
-                f"{where}answer is {self.answer}; it must divide coarsen, which is {self.coarsen}"
-            )
-        if self.answer % self.condition:
-            which = f"{where}condition is {self.condition}"
-            raise UserError(f"{which}; it must divide answer, which is {self.answer}")
+        for part, whole in (("answer", "coarsen"), ("condition", "answer")):
+            if getattr(self, whole) % getattr(self, part):
+                which, of = (
+                    f"{where}{part} is {getattr(self, part)}",
+                    f"{whole}, which is {getattr(self, whole)}",
+                )
+                raise UserError(f"{which}; it must divide {of}")
 
 
 def finer(box: Box, parts: int) -> Box:
@@ -97,19 +98,17 @@ def split_blocks(volume: torch.Tensor, answer: int) -> torch.Tensor:
     """Answers [B,C,d*answer,...] as blocks [B,C*answer^3,d,...]: sub-pixel convolution's inverse."""
     if answer == 1:
         return volume
-    b, c, *size = volume.shape
-    d, h, w = (n // answer for n in size)
-    parts = volume.reshape(b, c, d, answer, h, answer, w, answer)
-    return parts.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * answer**3, d, h, w)
+    for axis in (4, 3, 2):
+        volume = volume.unflatten(axis, (-1, answer))  # at last [B,C,d,answer,h,answer,w,answer]
+    return volume.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
 
 
 def join_blocks(volume: torch.Tensor, answer: int) -> torch.Tensor:
     """Blocks [B,C*answer^3,d,h,w] as answers [B,C,d*answer,...] (Shi et al. 2016, arXiv 1609.05158)."""
     if answer == 1:
         return volume
-    b, channels, d, h, w = volume.shape
-    parts = volume.reshape(b, channels // answer**3, answer, answer, answer, d, h, w)
-    return parts.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, d * answer, h * answer, w * answer)
+    parts = volume.unflatten(1, (-1, answer, answer, answer)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return parts.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 def refine(volume: torch.Tensor, parts: int, shape: tuple = (None, None, None)) -> torch.Tensor:
@@ -133,12 +132,11 @@ def refine_in_mask(volume: torch.Tensor, grid: Grid, mask: torch.Tensor) -> torc
     if grid.voxels == 1:
         depth, height, width = mask.shape
         return volume[..., :depth, :height, :width] * mask
-    fine_mask = mask[None, None].float()
-    share = refine(mean_of_blocks(fine_mask[0], *grid[:2])[None], grid.voxels, mask.shape).clamp(
-        min=LEAST_SHARE
-    )
+    answers_of = partial(mean_of_blocks, coarsen=grid.coarsen, parts=grid.answer)
+    voxels_of = partial(refine, parts=grid.voxels, shape=mask.shape)
+    share = voxels_of(answers_of(mask[None].float())[None]).clamp(min=LEAST_SHARE)
 
-    def inside(blocks):
-        return (refine(blocks, grid.voxels, mask.shape) / share * fine_mask).clamp(min=0)
+    def inside(answers):
+        return (voxels_of(answers) / share * mask).clamp(min=0)
 
-    return inside(2 * volume - mean_of_blocks(inside(volume)[:, 0], *grid[:2])[:, None])
+    return inside(2 * volume - answers_of(inside(volume)[:, 0])[:, None])
