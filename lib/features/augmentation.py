@@ -31,9 +31,8 @@ def augment(batch: Batch, how: str, generator: torch.Generator) -> Batch:
     def move(volume, parts):
         if whole:
             return shift(volume, blocks * parts)
-        return F.grid_sample(
-            volume, F.affine_grid(rows, volume.shape, align_corners=False), align_corners=False
-        )
+        points = F.affine_grid(rows, volume.shape, align_corners=False)
+        return F.grid_sample(volume, points, align_corners=False)
 
     outside = batch.channels.background().to(device, non_blocking=True)[None, :, None, None, None]
     cond = move(batch.cond - outside, batch.grid.condition) + outside
@@ -44,13 +43,12 @@ def augment(batch: Batch, how: str, generator: torch.Generator) -> Batch:
 
 def shift(volume: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
     """[B,C,d,h,w] of which voxel i is now what i + `voxels` (int [B,3]) was; 0 where that is outside."""
-    moved = torch.zeros_like(volume)
-    for to, of, steps in zip(moved, volume, voxels.tolist()):
-        ends = list(zip(steps, of.shape[1:]))
-        target = tuple(slice(max(0, -s), max(0, n - max(0, s))) for s, n in ends)
-        source = tuple(slice(max(0, s), max(0, n + min(0, s))) for s, n in ends)
-        to[(slice(None), *target)] = of[(slice(None), *source)]
-    return moved
+    most = torch.tensor(volume.shape[2:])
+    ends = [
+        [end for step in reversed(steps) for end in (-step, step)]
+        for steps in voxels.clamp(-most, most).tolist()
+    ]
+    return torch.stack([F.pad(of, end) for of, end in zip(volume, ends)])  # less than nothing is cut off
 
 
 def mirror_some(batch: Batch, chosen: torch.Tensor) -> Batch:
@@ -81,11 +79,7 @@ def mirror(patients: Sample | Batch) -> Sample | Batch:
 def motion(batch: Batch, shift_mm: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     """Matrices [B,3,4] for affine_grid: a turn by `angle` [B] about the centre, a shift [B,3] (z, y, x)."""
     half_mm = batch.spacing_mm * torch.tensor(batch.dose.shape[2:]) / 2
-    z, y, x = half_mm.unbind(1)
+    (_, y, x), (up, back, left) = half_mm.unbind(1), (shift_mm / half_mm).unbind(1)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    rows = [
-        torch.stack([cos, -sin * y / x, zero, shift_mm[:, 2] / x], 1),
-        torch.stack([sin * x / y, cos, zero, shift_mm[:, 1] / y], 1),
-        torch.stack([zero, zero, zero + 1, shift_mm[:, 0] / z], 1),
-    ]
-    return torch.stack(rows, 1)
+    rows = [cos, -sin * y / x, zero, left, sin * x / y, cos, zero, back, zero, zero, zero + 1, up]
+    return torch.stack(rows, 1).unflatten(1, (3, 4))
