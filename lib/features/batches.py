@@ -27,6 +27,11 @@ class Batch:
     grid: Grid
 
     @property
+    def blocks(self) -> list[int]:
+        """Number of blocks along z, y, x."""
+        return [n // self.grid.condition for n in self.cond.shape[2:]]
+
+    @property
     def structures(self) -> torch.Tensor:
         """Where each structure lies, bool [B,S,D,H,W]: where its signed distance is negative."""
         parts = self.grid.answer // self.grid.condition
@@ -51,12 +56,10 @@ def make_batch(
     largest = [max(sizes) for sizes in zip(*(s.blocks for s in samples))]
     size = tuple(map(min, patch, largest)) if patch else tuple(largest)
     patches = [cut(s, patch_start(s, size, generator), size) for s in samples]
-    cond, dose, mask, prior = (torch.stack(volumes) for volumes in zip(*patches))
+    volumes = [torch.stack(of_all) for of_all in zip(*patches)]
     constraints = torch.stack([s.constraints for s in samples])
-    spacing_mm = torch.tensor([s.spacing_mm for s in samples])
-    rx_gy = torch.tensor([s.rx_gy for s in samples])
-    of_all = samples[0].channels, cond, dose, mask, prior, constraints, spacing_mm, rx_gy
-    return Batch(*of_all, samples[0].grid)
+    numbers = [torch.tensor([getattr(s, name) for s in samples]) for name in ("spacing_mm", "rx_gy")]
+    return Batch(samples[0].channels, *volumes, constraints, *numbers, samples[0].grid)
 
 
 def patch_start(sample: Sample, size: tuple, generator: torch.Generator | None) -> tuple[int, ...]:
@@ -85,8 +88,7 @@ def cut(sample: Sample, start: tuple, size: tuple) -> list[torch.Tensor]:
         missing = [p for n, s in zip(reversed(volume.shape[1:]), reversed(wanted)) for p in (0, s - n)]
         return F.pad(volume, missing) if any(missing) else volume
 
-    answered = [
-        pad(volume, finer(box, sample.grid.answer)).float()
-        for volume in (sample.dose, sample.mask, sample.prior)
+    answers = [
+        pad(v, finer(box, sample.grid.answer)).float() for v in (sample.dose, sample.mask, sample.prior)
     ]
-    return [pad(cond - outside, finer(box, sample.grid.condition)) + outside, *answered]
+    return [pad(cond - outside, finer(box, sample.grid.condition)) + outside, *answers]

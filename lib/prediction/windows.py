@@ -26,29 +26,25 @@ def window_boxes(size: Sequence[int], window: int) -> list[tuple]:
     return [(..., *(slice(a, a + window) for a in start)) for start in product(*starts)]
 
 
-def blocks_of(batch: Batch) -> list[int]:
-    """Number of blocks along z, y, x."""
-    return [n // batch.grid.condition for n in batch.cond.shape[2:]]
-
-
-def part_of(batch: Batch, box: tuple) -> Batch:
-    """The batch in one window."""
-    answered = finer(box, batch.grid.answer)
-    volumes = {name: getattr(batch, name)[answered] for name in ("dose", "mask", "prior")}
-    return replace(batch, cond=batch.cond[finer(box, batch.grid.condition)], **volumes)
+def windows_of(batch: Batch, window: int) -> tuple[list[tuple], list[Batch]]:
+    """The windows that cover a batch: the boxes of their answers, and the batch in each."""
+    grid, boxes = batch.grid, window_boxes(batch.blocks, window)
+    answers, parts = [finer(box, grid.answer) for box in boxes], []
+    for box, answer in zip(boxes, answers):
+        volumes = {name: getattr(batch, name)[answer] for name in ("dose", "mask", "prior")}
+        parts.append(replace(batch, cond=batch.cond[finer(box, grid.condition)], **volumes))
+    return answers, parts
 
 
 def denoise_windows(network_of: Callable, batch: Batch, window: int) -> Callable:
     """`network_of(batch)`, a function of (x_t, t), called on each window and blended into one volume."""
-
-    boxes, answer = window_boxes(blocks_of(batch), window), batch.grid.answer
-    answers = [finer(box, answer) for box in boxes]
-    networks = [network_of(part_of(batch, box)) for box in boxes]
+    boxes, parts = windows_of(batch, window)
+    networks = [network_of(part) for part in parts]
 
     def network(x_t: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        pieces = (None if x_t is None else x_t[box] for box in answers)
-        parts = (of_window(piece, t) for of_window, piece in zip(networks, pieces))
-        return blend(zip(answers, parts), batch.dose.shape[2:], window * answer)
+        pieces = (None if x_t is None else x_t[box] for box in boxes)
+        outputs = (of_window(piece, t) for of_window, piece in zip(networks, pieces))
+        return blend(zip(boxes, outputs), batch.dose.shape[2:], window * batch.grid.answer)
 
     return network
 
@@ -66,10 +62,9 @@ def sample_windows(
         noise = torch.stack([torch.randn(part.dose.shape[1:], generator=g) for g in generators])
         return sample(part, temperature * noise.to(part.dose.device))
 
-    boxes, answer = window_boxes(blocks_of(batch), window), batch.grid.answer
-    parts = (sample_window(number, part_of(batch, box)) for number, box in enumerate(boxes))
-    answers = (finer(box, answer) for box in boxes)
-    return blend(zip(answers, parts), batch.dose.shape[2:], window * answer)
+    boxes, parts = windows_of(batch, window)
+    doses = (sample_window(number, part) for number, part in enumerate(parts))
+    return blend(zip(boxes, doses), batch.dose.shape[2:], window * batch.grid.answer)
 
 
 def blend(parts: Iterable[tuple], size: Sequence[int], window: int) -> Tensor:
