@@ -26,9 +26,8 @@ def beam_channel(case: Case, box: Box, coarsen: int, beams_deg: tuple[float, ...
     inside = tuple(slice(b.start * coarsen // half, b.stop * coarsen // half) for b in box)
     masks = [case.masks[name] for name in case.protocol.targets if name in case.masks]
     volumes = (np.any(masks, axis=0), np.clip(1 + case.ct_hu / 1000, 0, 2))
-    targets, density = (
-        crop(mean_of_blocks(torch.from_numpy(v.astype(np.float32))[None], half), inside)[0] for v in volumes
-    )
+    volumes = (mean_of_blocks(torch.from_numpy(v.astype(np.float32))[None], half) for v in volumes)
+    targets, density = (crop(volume, inside)[0] for volume in volumes)
     fields = open_fields(targets, density, tuple(s * half for s in case.spacing_mm), beams_deg)
     return mean_of_blocks(fields[None], coarsen // half)
 
@@ -70,9 +69,8 @@ def open_field(
     z, t, s = torch.meshgrid(axes_mm[0] - z0, rays_mm, rays_mm, indexing="ij")
     spread = (SOURCE_MM + t) / SOURCE_MM
     y, x = (at + t * a + s * spread * c for at, a, c in zip((y0, x0), along, across))
-    target, density = F.grid_sample(volumes, to_grid((z0 + z * spread, y, x), half_mm), align_corners=False)[
-        0
-    ]
+    points = to_grid((z0 + z * spread, y, x), half_mm)
+    target, density = F.grid_sample(volumes, points, align_corners=False)[0]
     field = (target.amax(dim=1, keepdim=True) > LEAST_SHARE).float()
     depth_mm = torch.cumsum(density, dim=1) * STEP_MM
     dose = field * torch.exp(-ATTENUATION_PER_MM * depth_mm) / spread**2

@@ -86,9 +86,8 @@ def gamma_index(
     unit_gy = dose_pct / 100 * (dose_gy[judged] if local else np.full(judged.sum(), global_gy))
     patches = make_patches(np.divide(spacing_mm, distance_mm), max_gamma, interp_fraction, device)
     gamma = np.full(dose_gy.shape, np.nan, np.float32)
-    gamma[judged] = search(
-        dose_hat_gy, np.nonzero(judged), dose_gy[judged], unit_gy, patches, max_gamma, device
-    )
+    planned = np.nonzero(judged), dose_gy[judged], unit_gy
+    gamma[judged] = search(dose_hat_gy, *planned, patches, max_gamma, device)
     return gamma
 
 
@@ -101,10 +100,9 @@ def pass_pct(gamma: np.ndarray, region: np.ndarray | None = None) -> float | Non
 
 
 def check_doses(dose_gy, dose_hat_gy, spacing_mm):
-    if dose_gy.shape != dose_hat_gy.shape or not 1 <= dose_gy.ndim <= 3:
-        raise ValueError(
-            f"the doses must have one shape of 1 to 3 axes, not {dose_gy.shape} and {dose_hat_gy.shape}"
-        )
+    shapes = dose_gy.shape, dose_hat_gy.shape
+    if shapes[0] != shapes[1] or not 1 <= dose_gy.ndim <= 3:
+        raise ValueError("the doses must have one shape of 1 to 3 axes, not {} and {}".format(*shapes))
     if np.shape(spacing_mm) != (dose_gy.ndim,) or not all(0 < s < np.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must hold {dose_gy.ndim} positive numbers, not {spacing_mm}")
     if not (np.isfinite(dose_gy).all() and np.isfinite(dose_hat_gy).all()):
@@ -167,11 +165,8 @@ def search(dose_hat_gy, index, dose_gy, unit_gy, patches, max_gamma, device):
     ranges = cell_ranges(padded)
     size = CHUNK_CUDA if padded.is_cuda else CHUNK
     chunks = zip(*(array.split(size) for array in points))
-    return (
-        torch.cat([search_chunk(padded, ranges, *chunk, patches, max_gamma) for chunk in chunks])
-        .cpu()
-        .numpy()
-    )
+    gammas = [search_chunk(padded, ranges, *chunk, patches, max_gamma) for chunk in chunks]
+    return torch.cat(gammas).cpu().numpy()
 
 
 def cell_ranges(padded):

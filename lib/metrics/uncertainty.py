@@ -34,12 +34,8 @@ def mean_of_subsets(
 ) -> float:
     """Expected MAE in Gy of the mean of n members of [N,V]: every one for n = 1, else random subsets."""
     total = len(members_gy)
-    if n == 1:
-        subsets = [[i] for i in range(total)]
-    elif n == total:
-        subsets = [list(range(total))]
-    else:
-        subsets = [generator.choice(total, n, replace=False) for _ in range(draws)]
+    every = {1: [[i] for i in range(total)], total: [list(range(total))]}
+    subsets = every.get(n) or [generator.choice(total, n, replace=False) for _ in range(draws)]
     errors_gy = [np.abs(members_gy[s].mean(axis=0) - dose_gy).mean(dtype=np.float64) for s in subsets]
     return float(np.mean(errors_gy))
 
@@ -86,11 +82,8 @@ def spread_skill(
     """
     n, spread = len(members_gy), spread_gy(members_gy)
     bins = np.clip(np.digitize(spread, edges_gy) - 1, 0, len(edges_gy) - 1)
-    weights = {
-        "voxels": None,
-        "spread_gy2": (1 + 1 / n) * spread**2,
-        "error_gy2": (members_gy.mean(axis=0) - dose_gy) ** 2,
-    }
+    error_gy2 = (members_gy.mean(axis=0) - dose_gy) ** 2
+    weights = {"voxels": None, "spread_gy2": (1 + 1 / n) * spread**2, "error_gy2": error_gy2}
     return {name: np.bincount(bins, of_voxel, len(edges_gy)) for name, of_voxel in weights.items()}
 
 

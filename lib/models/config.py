@@ -97,17 +97,16 @@ def config_from(stored: Any, path: Path) -> TrainConfig:
 
 def check_fits(config: TrainConfig, channels: Channels, grid: Grid, cohort_sha256: str = "") -> None:
     """A UserError if a training is used on another cohort (if given), grid, beams or channels."""
+    asked = grid._asdict() | {"beams_deg": list(channels.beams_deg)}
+    wrong = [
+        f"with {name} {getattr(config, name)}, not {value}"
+        for name, value in asked.items()
+        if getattr(config, name) != value
+    ]
+    if cohort_sha256 not in ("", config.cohort_sha256):
+        wrong.insert(0, f"on the cohort {config.cohort} as its card was then")
     names, trained_names = ([n for n in both if n != "prior"] for both in (channels.names, config.channels))
-    beams_deg = list(channels.beams_deg)
-    problems = {
-        f"on the cohort {config.cohort} as its card was then": cohort_sha256
-        not in ("", config.cohort_sha256),
-        f"with coarsen {config.coarsen}, not {grid.coarsen}": grid.coarsen != config.coarsen,
-        f"with answer {config.answer}, not {grid.answer}": grid.answer != config.answer,
-        f"with condition {config.condition}, not {grid.condition}": grid.condition != config.condition,
-        f"with beams_deg {config.beams_deg}, not {beams_deg}": beams_deg != config.beams_deg,
-        f"with the channels {', '.join(trained_names)}, not {', '.join(names)}": names != trained_names,
-    }
-    for words, wrong in problems.items():
-        if wrong:
-            raise UserError(f"{config.method} was trained {words}; use it so, or train it again")
+    if names != trained_names:
+        wrong.append(f"with the channels {', '.join(trained_names)}, not {', '.join(names)}")
+    if wrong:
+        raise UserError(f"{config.method} was trained {wrong[0]}; use it so, or train it again")

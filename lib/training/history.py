@@ -24,13 +24,9 @@ def close_epoch(state: TrainingState, validation: list[Sample]) -> None:
             state.best_mae_gy = mae_gy
             state.best_weights = {name: w.clone() for name, w in state.averaged.state_dict().items()}
         say(f"epoch {epoch}/{config.epochs}: loss {loss:.4g}, validation MAE {mae_gy:.2f} Gy")
-    row = {
-        "epoch": epoch,
-        "step": state.step,
-        "loss": loss,
-        "learning_rate": learning_rate(config, state.step),
-    }
-    state.history.append(row | {"validation_mae_gy": mae_gy, "seconds": round(state.seconds, 1)})
+    row = {"epoch": epoch, "step": state.step, "loss": loss}
+    row |= {"learning_rate": learning_rate(config, state.step), "validation_mae_gy": mae_gy}
+    state.history.append(row | {"seconds": round(state.seconds, 1)})
 
 
 def validate(state: TrainingState, samples: list[Sample]) -> float:

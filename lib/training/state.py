@@ -36,7 +36,9 @@ class TrainingState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
             network = find_method(config.method).make_network(config)
-        self.config, self.device, self.network = config, device, on_device(network, device)
+        if device.type == "cuda":
+            network.to(memory_format=torch.channels_last_3d)  # as tensor cores take them
+        self.config, self.device, self.network = config, device, network.to(device)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         if config.compile:
             compile_for("training", self.network, device)
@@ -80,9 +82,7 @@ class TrainingState:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        decay = min(
-            self.config.ema_decay, (1 + self.step) / (10 + self.step)
-        )  # early on, to forget the start
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))  # early, to forget the start
         with torch.no_grad():
             both = [list(network.parameters()) for network in (self.averaged, self.network)]
             torch._foreach_lerp_(*both, 1 - decay)  # a few kernels instead of one a tensor
@@ -101,12 +101,6 @@ def call_by_graphs(
     """The network as a step calls it: by CUDA graphs where one process sees a batch at once."""
     alone = isinstance(network, UNet) and config.accumulate == 1 and not config.compile
     return TrainingGraphs(network) if alone and uses_graphs(device) else network
-
-
-def on_device(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network there; on a GPU with its channels last, as tensor cores take them."""
-    formats = {"memory_format": torch.channels_last_3d} if device.type == "cuda" else {}
-    return network.to(device, **formats)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
