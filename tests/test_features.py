@@ -297,7 +297,7 @@ def test_flipping_swaps_the_paired_organs_and_nothing_else(site):
 @pytest.mark.parametrize("site", SITES)
 def test_left_organs_stay_left_after_augmentation(site):
     sample = make_sample(toy_case(site=site), Grid(1))
-    sides = sample.channels.mirrored[0]
+    sides = sample.channels.protocol.mirrored[0]
     generator, doses = torch.Generator().manual_seed(5), set()
     for _ in range(30):
         batch = augment(make_batch([sample]), "rotated", generator)
@@ -379,9 +379,8 @@ def test_augmentation_moves_no_more_than_it_says():
 
 def batch_of(volume, spacing_mm):
     volume = torch.as_tensor(volume, dtype=torch.float32)[None, None]
-    spacing_mm, rx_gy = torch.tensor([spacing_mm]), torch.tensor([70.0])
     channels, volumes = Channels(PROTOCOLS["prostate"], ("ct",)), [volume] * 4
-    return Batch(channels, *volumes, torch.zeros(1, 13), spacing_mm, rx_gy, Grid(1))
+    return Batch(channels, *volumes, torch.zeros(1, 13), torch.tensor([spacing_mm]), Grid(1))
 
 
 def moved(volume, spacing_mm, shift_mm=(0.0, 0.0, 0.0), angle=0.0):

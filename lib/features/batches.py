@@ -14,7 +14,7 @@ from lib.features.samples import TENSORS, Sample
 @dataclass(frozen=True)
 class Batch:
     """Samples on one grid, float32: cond [B,C,d,h,w] of what is seen in blocks, dose, mask and prior
-    [B,1,D,H,W] of what is answered in them, constraints [B,K], rx_gy [B]."""
+    [B,1,D,H,W] of what is answered in them, constraints [B,K]."""
 
     channels: Channels
     cond: torch.Tensor
@@ -23,7 +23,6 @@ class Batch:
     prior: torch.Tensor
     constraints: torch.Tensor
     spacing_mm: torch.Tensor  # [B,3], of the answers
-    rx_gy: torch.Tensor
     grid: Grid
 
     @property
@@ -39,8 +38,7 @@ class Batch:
 
     def part(self, patients: slice) -> "Batch":
         """The batch of some of its patients."""
-        names = (*TENSORS, "spacing_mm", "rx_gy")
-        return replace(self, **{name: getattr(self, name)[patients] for name in names})
+        return replace(self, **{name: getattr(self, name)[patients] for name in (*TENSORS, "spacing_mm")})
 
 
 def make_batch(
@@ -58,8 +56,8 @@ def make_batch(
     patches = [cut(s, patch_start(s, size, generator), size) for s in samples]
     volumes = [torch.stack(of_all) for of_all in zip(*patches)]
     constraints = torch.stack([s.constraints for s in samples])
-    numbers = [torch.tensor([getattr(s, name) for s in samples]) for name in ("spacing_mm", "rx_gy")]
-    return Batch(samples[0].channels, *volumes, constraints, *numbers, samples[0].grid)
+    spacing_mm = torch.tensor([s.spacing_mm for s in samples])
+    return Batch(samples[0].channels, *volumes, constraints, spacing_mm, samples[0].grid)
 
 
 def patch_start(sample: Sample, size: tuple, generator: torch.Generator | None) -> tuple[int, ...]:

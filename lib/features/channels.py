@@ -39,14 +39,10 @@ class Channels:
         """The volumes of a sample that lie on the grid of a network's answers."""
         return ("dose", "mask", "prior") if "prior" in self.names else ("dose", "mask")
 
-    @property
-    def mirrored(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of organs that a left-right flip swaps."""
-        return self.protocol.mirrored
-
     def mirror_order(self) -> list[int]:
         """Where each channel comes from after a left-right flip."""
-        twin = dict(self.mirrored) | {right: left for left, right in self.mirrored}
+        pairs = self.protocol.mirrored
+        twin = dict(pairs) | {right: left for left, right in pairs}
         return [self.names.index(twin.get(name, name)) for name in self.names]
 
     def background(self) -> torch.Tensor:
@@ -96,10 +92,10 @@ def constraint_vector(case: Case) -> list[float]:
         present = [float(name in case.masks) for name in protocol.structures]
         return [prescribed.get(name, 0.0) / 70.0 for name in protocol.targets] + present
     scale = {"%": 100.0, "cc": 500.0, "Gy": case.rx_gy}
-    entries = [entry.split(" ") for entry in protocol.constraint_vector]
+    entries = [entry.partition(" ") for entry in protocol.constraint_vector]
     return [
-        float(entry[0]) / scale[entry[1]] if entry[1:] else prescribed.get(entry[0], 0.0) / case.rx_gy
-        for entry in entries
+        float(value) / scale[unit] if unit else prescribed.get(value, 0.0) / case.rx_gy
+        for value, _, unit in entries
     ]
 
 

@@ -1,7 +1,8 @@
 """What decides a training; kept beside the weights, and read from there by whoever uses them."""
 
 import math
-from dataclasses import MISSING, dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,26 +88,20 @@ class TrainConfig:
 
 def config_from(stored: Any, path: Path) -> TrainConfig:
     """A TrainConfig from its JSON; one of another version or with other keys is refused by a UserError."""
-    names = {field.name for field in fields(TrainConfig)}
-    needed = {field.name for field in fields(TrainConfig) if field.default is MISSING}
-    known = isinstance(stored, dict) and needed <= set(stored) <= names
-    if not known or stored.get("version") != TRAINING_VERSION:
-        raise UserError(f"{path} is not of a training by this version of the code; train again")
-    return TrainConfig(**stored)
+    with suppress(KeyError, TypeError):
+        if stored["version"] == TRAINING_VERSION:
+            return TrainConfig(**stored)
+    raise UserError(f"{path} is not of a training by this version of the code; train again")
 
 
 def check_fits(config: TrainConfig, channels: Channels, grid: Grid, cohort_sha256: str = "") -> None:
     """A UserError if a training is used on another cohort (if given), grid, beams or channels."""
-    asked = grid._asdict() | {"beams_deg": list(channels.beams_deg)}
-    wrong = [
-        f"with {name} {getattr(config, name)}, not {value}"
-        for name, value in asked.items()
-        if getattr(config, name) != value
-    ]
-    if cohort_sha256 not in ("", config.cohort_sha256):
-        wrong.insert(0, f"on the cohort {config.cohort} as its card was then")
     names, trained_names = ([n for n in both if n != "prior"] for both in (channels.names, config.channels))
-    if names != trained_names:
-        wrong.append(f"with the channels {', '.join(trained_names)}, not {', '.join(names)}")
+    asked = {name: (getattr(config, name), value) for name, value in grid._asdict().items()}
+    asked["beams_deg"] = config.beams_deg, list(channels.beams_deg)
+    asked["the channels"] = ", ".join(trained_names), ", ".join(names)
+    wrong = [f"with {name} {was}, not {is_now}" for name, (was, is_now) in asked.items() if was != is_now]
+    if cohort_sha256 not in ("", config.cohort_sha256):
+        wrong = [f"on the cohort {config.cohort} as its card was then"]
     if wrong:
         raise UserError(f"{config.method} was trained {wrong[0]}; use it so, or train it again")

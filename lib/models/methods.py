@@ -82,7 +82,7 @@ def find_method(name: str) -> Method:
 
 def inside_of(config: TrainConfig, batch: Batch) -> torch.Tensor:
     """Where the loss looks and a dose is predicted, bool [B,1,D,H,W]; elsewhere the dose is known to be 0."""
-    return batch.mask > 0 if config.region == "dose mask" else torch.ones_like(batch.mask, dtype=torch.bool)
+    return (batch.mask > 0) | (config.region != "dose mask")
 
 
 def flow_shift(config: TrainConfig) -> float:
