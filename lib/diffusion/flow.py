@@ -24,8 +24,3 @@ def at_time(dose: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 def shift_time(t: Tensor | float, divisor: float) -> Tensor | float:
     """The time at which the ratio of dose to noise, t / (1 - t), is that of `t` divided by `divisor`."""
     return t / (t + divisor * (1 - t))
-
-
-def dose_from_velocity(x_t: Tensor, velocity_hat: Tensor, t: float) -> Tensor:
-    """The dose where the straight path through x_t [B,1,D,H,W] ends."""
-    return x_t + (1 - t) * velocity_hat

@@ -19,7 +19,7 @@ from itertools import count, pairwise
 import torch
 from torch import Generator, Tensor
 
-from lib.diffusion.flow import dose_from_velocity, shift_time
+from lib.diffusion.flow import shift_time
 from lib.diffusion.parameterisation import noise_from_dose
 from lib.diffusion.schedule import T
 from lib.errors import UserError
@@ -97,20 +97,15 @@ class DiffusionSampler(Sampler):
         ends = [alpha_bar[t] for t in times[1:]] + [torch.ones((), dtype=torch.float64)]
         for step, (t, alpha_bar_s) in enumerate(zip(times, ends)):
             dose_hat, noise_hat = denoise(x_t, torch.full((len(x_t),), t, device=x_t.device))
-            dose_hat, noise_hat = self.clamped(x_t, dose_hat, noise_hat, alpha_bar[t], bounds)
+            if self.clamp != "none":
+                dose_hat = dose_hat.clamp(*bounds)
+            if self.clamp == "rederive noise":
+                noise_hat = noise_from_dose(x_t, dose_hat, alpha_bar[t])
             if watch:
                 watch(step, t, dose_hat)
             x_s = self.step(x_t, dose_hat, noise_hat, alpha_bar[t], alpha_bar_s, before, generator)
             x_t, before = x_s.to(noise.dtype), (dose_hat, alpha_bar[t])
         return x_t
-
-    def clamped(self, x_t, dose_hat, noise_hat, alpha_bar_t, bounds):
-        if self.clamp == "none":
-            return dose_hat, noise_hat
-        dose_hat = dose_hat.clamp(*bounds)
-        if self.clamp == "rederive noise":
-            noise_hat = noise_from_dose(x_t, dose_hat, alpha_bar_t)
-        return dose_hat, noise_hat
 
 
 @dataclass(frozen=True)
@@ -121,9 +116,8 @@ class DDIM(DiffusionSampler):
 
     def step(self, x_t, dose_hat, noise_hat, alpha_bar_t, alpha_bar_s, before, generator):
         """x_s by Eq. 12, with the noise of Eq. 16."""
-        sigma_eta = (
-            self.eta * ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)).sqrt()
-        )
+        variance = (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)  # of DDPM
+        sigma_eta = self.eta * variance.sqrt()
         share = (1 - alpha_bar_s - sigma_eta**2).clamp(min=0).sqrt()
         x_s = alpha_bar_s.sqrt() * dose_hat + share * noise_hat
         if self.eta == 0:
@@ -177,7 +171,7 @@ class Euler(Sampler):
                 t = t_start + a * length
                 velocity_hat = velocity(x_t, x_t.new_full((len(x_t),), t))
                 if watch:
-                    watch(next(calls), t, dose_from_velocity(x_t, velocity_hat, t))
+                    watch(next(calls), t, x_t + (1 - t) * velocity_hat)  # where the straight path ends
                 x_t = start + stage * length * velocity_hat
         return x_t
 

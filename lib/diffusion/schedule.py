@@ -26,8 +26,7 @@ def cosine_alpha_bar(n_levels: int = T, s: float = 0.008) -> Tensor:
 
 
 def schedule(zero_snr: bool, snr_divisor: float = 1.0) -> Tensor:
-    """The reference's alpha_bar; with `zero_snr` shifted and scaled so that x_T-1 is pure noise (Lin et al.
-    Algorithm 1).
+    """The reference's alpha_bar; with `zero_snr` x_T-1 is pure noise (Lin et al. Algorithm 1).
 
     The mean over n voxels has n times their signal-to-noise ratio. With `snr_divisor` = n a dose of n voxels
     in a block is hidden at each t as a block's is by the plain schedule (Hoogeboom et al. 2023, 2301.11093).

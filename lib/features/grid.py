@@ -59,15 +59,11 @@ def dose_box(mask: torch.Tensor, coarsen: int) -> Box:
     spans = []
     for axis, n in enumerate(blocks):
         inside = torch.nonzero(mask.sum(tuple({0, 1, 2} - {axis}))).flatten()
-        spans.append(grow_span(int(inside[0]) // coarsen, int(inside[-1]) // coarsen + 1, n))
+        start, length = int(inside[0]) // coarsen, int(inside[-1]) // coarsen + 1 - int(inside[0]) // coarsen
+        wanted = min(n, -(-length // MULTIPLE) * MULTIPLE)
+        first = min(max(0, start - (wanted - length) // 2), n - wanted)
+        spans.append(slice(first, first + wanted))
     return tuple(spans)
-
-
-def grow_span(start: int, stop: int, size: int) -> slice:
-    """The span start..stop as a slice of a multiple of 16 about its middle, or of `size` if that is less."""
-    wanted = min(size, -(-(stop - start) // MULTIPLE) * MULTIPLE)
-    first = min(max(0, start - (wanted - (stop - start)) // 2), size - wanted)
-    return slice(first, first + wanted)
 
 
 def crop(volume: torch.Tensor, box: Box) -> torch.Tensor:

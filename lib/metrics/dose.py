@@ -21,8 +21,7 @@ def errors_gy(dose_hat_gy: np.ndarray, dose_gy: np.ndarray, region: np.ndarray) 
 
 
 def regions(case: Case) -> dict[str, np.ndarray]:
-    """The regions an error is judged in: name -> bool [D,H,W]; the dose mask is the body where the source has
-    no own."""
+    """The regions an error is judged in, name -> bool [D,H,W]; the dose mask is the source's, or the body."""
     whole = np.ones(case.shape, bool)
     return {"dose mask": case.dose_mask, "whole volume": whole} | case.judged_masks
 

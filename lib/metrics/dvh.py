@@ -64,8 +64,7 @@ def statistic(goal: Goal, doses_gy: np.ndarray, point_cc: float, rx_gy: float = 
 
 
 def structure_mask(case: Case, name: str) -> np.ndarray:
-    """The mask that a goal names, empty where it is not judged; "A beyond 10 mm of B" is A farther than 10 mm
-    from B."""
+    """The mask that a goal names, empty where it is not judged; of "A beyond 10 mm of B" what is farther."""
     name, _, other = name.partition(BEYOND)
     mask = case.judged_masks.get(name)
     if mask is None or (other and other not in case.masks):
@@ -74,8 +73,7 @@ def structure_mask(case: Case, name: str) -> np.ndarray:
 
 
 def prescriptions_gy(case: Case, goal: Goal) -> tuple[float, float | None]:
-    """What is prescribed by the plan and by the protocol, in Gy, to the goal's target; to the highest one for
-    an organ."""
+    """Gy prescribed by the plan and by the protocol to the goal's target, for an organ to the highest one."""
     name = goal.structure.partition(BEYOND)[0]
     name = name if name in case.prescription_gy else case.primary_target
     return case.prescription_gy[name], case.protocol.targets.get(name)

@@ -28,8 +28,7 @@ ROUNDING = 1e-5  # by which float32 may miss a gamma of exactly 1
 
 
 class Patch(NamedTuple):
-    """Pieces of lines in one cell and one ring, as seen from a reference point, in units of the distance
-    criterion.
+    """Pieces of lines in one cell and ring, seen from a reference point, in units of the distance criterion.
 
     start     (n)              voxels from the reference point to the cell's first corner
     inner2    number           least squared distance of a piece from the reference point
@@ -63,8 +62,7 @@ def gamma_index(
     interp_fraction: int = 5,
     device: str = "cpu",
 ) -> np.ndarray:
-    """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, of one shape in 1, 2 or 3
-    dimensions.
+    """Gamma index of `dose_hat_gy` at every voxel of the planned `dose_gy`, both of 1, 2 or 3 axes.
 
     spacing_mm       voxel size in array order
     dose_pct         dose criterion in % of `global_gy`, or if `local` in % of the voxel's planned dose
@@ -162,24 +160,18 @@ def search(dose_hat_gy, index, dose_gy, unit_gy, patches, max_gamma, device):
     places = np.ravel_multi_index([i + p for i, p in zip(index, pads)], padded.shape)
     points = [torch.as_tensor(a, device=device) for a in (places, dose_gy, unit_gy.astype(np.float32))]
     padded = torch.as_tensor(padded, device=device)
-    ranges = cell_ranges(padded)
+    low = high = padded  # the least and greatest dose at the corners of the cell that begins at each voxel
+    for axis in range(padded.ndim):
+        low, high = torch.minimum(low, low.roll(-1, axis)), torch.maximum(high, high.roll(-1, axis))
     size = CHUNK_CUDA if padded.is_cuda else CHUNK
     chunks = zip(*(array.split(size) for array in points))
-    gammas = [search_chunk(padded, ranges, *chunk, patches, max_gamma) for chunk in chunks]
+    gammas = [search_chunk(padded, low, high, *chunk, patches, max_gamma) for chunk in chunks]
     return torch.cat(gammas).cpu().numpy()
 
 
-def cell_ranges(padded):
-    """Least and greatest dose at the corners of the cell that begins at each voxel, both flattened."""
-    low = high = padded
-    for axis in range(padded.ndim):
-        low, high = torch.minimum(low, low.roll(-1, axis)), torch.maximum(high, high.roll(-1, axis))
-    return low.ravel(), high.ravel()
-
-
-def search_chunk(padded, ranges, places, dose_gy, unit_gy, patches, max_gamma):
+def search_chunk(padded, low, high, places, dose_gy, unit_gy, patches, max_gamma):
     """Gamma [N] of the reference points; each patch is computed for the points that it could improve."""
-    values, (low, high) = padded.ravel(), ranges
+    values, low, high = padded.ravel(), low.ravel(), high.ravel()
     corners = [flat(corner, padded) for corner in product((0, 1), repeat=padded.ndim)]
     corners = torch.tensor(corners, device=places.device)[:, None]
     gamma2 = torch.full_like(dose_gy, max_gamma**2)

@@ -21,7 +21,7 @@ class Difference(NamedTuple):
     """Mean paired difference (first - second) of n patients; below 4 patients the rest is None.
 
     low, high  95 % interval of the mean by Student's t
-    p          Wilcoxon's signed-rank test
+    p          of Wilcoxon's signed-rank test, 1 where all differences are 0
     effect     Cohen's d_z: mean / standard deviation of the differences, None where they do not spread
     """
 
@@ -39,9 +39,11 @@ def paired_difference(first: Values, second: Values) -> Difference:
     n = len(difference)
     if n < LEAST_FOR_INTERVAL:
         return Difference(n, float(difference.mean()) if n else math.nan)
-    low, high = mean_interval(difference)
+    from scipy.stats import wilcoxon
+
+    p = float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
     mean, deviation = float(difference.mean()), float(difference.std(ddof=1))
-    return Difference(n, mean, low, high, wilcoxon_p(difference), mean / deviation if deviation > 0 else None)
+    return Difference(n, mean, *mean_interval(difference), p, mean / deviation if deviation > 0 else None)
 
 
 def mean_interval(values: Values, bounds: tuple[float, float] = NO_BOUNDS) -> tuple[float, float] | None:
@@ -65,13 +67,6 @@ def not_nan(values: Values) -> np.ndarray:
     """The values [n] that are not NaN."""
     values = np.asarray(values, float)
     return values[~np.isnan(values)]
-
-
-def wilcoxon_p(difference: np.ndarray) -> float:
-    """p of Wilcoxon's signed-rank test of paired differences [n]; 1 where all are 0."""
-    from scipy.stats import wilcoxon
-
-    return float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

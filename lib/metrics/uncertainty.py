@@ -46,8 +46,7 @@ def spread_gy(members_gy: np.ndarray) -> np.ndarray:
 
 
 def crps_gy(members_gy: np.ndarray, dose_gy: np.ndarray) -> float:
-    """Continuous ranked probability score of members [N,V] as they are issued, mean over voxels, in Gy:
-    |error| if there is one.
+    """Continuous ranked probability score of members [N,V], mean over voxels, in Gy; of one its |error|.
 
     E|X - x| - E|X - X'| / 2 over all N^2 pairs (Gneiting & Raftery 2007, JASA 102:359, Eq. 21): the score of
     a forecast that gives each member a share of 1/N. N draws from the truth score sigma / (N sqrt(pi)) more

@@ -24,9 +24,8 @@ def dose_loss(dose_hat: Tensor, dose: Tensor, inside: Tensor, error: str = "squa
 
 
 def dvh_loss(dose_hat: Tensor, dose: Tensor, structures: Tensor) -> Tensor:
-    """Area between the predicted and the planned DVH of each of the `structures` (bool [B,S,D,H,W]), mean
-    over those that a patient has (0 if a patch shows none), then over patients; a fraction of the
-    prescription.
+    """Area between predicted and planned DVH of each of the `structures` (bool [B,S,D,H,W]), as a share of
+    the prescription: mean over those that a patient has (0 if a patch shows none), then over patients.
 
     A DVH is the quantile function of the dose in its structure, so the area is the mean absolute difference
     of the sorted doses, the Wasserstein-1 distance in one dimension (Peyre and Cuturi 2019, Remark 2.30); no
@@ -41,11 +40,8 @@ def dvh_loss(dose_hat: Tensor, dose: Tensor, structures: Tensor) -> Tensor:
 
 
 def gaussian_loss(dose_hat: Tensor, log_variance: Tensor, dose: Tensor, inside: Tensor) -> Tensor:
-    """Negative log-likelihood of a Gaussian per voxel, weighted by its deviation (beta-NLL, Seitzer et al.
-    2022, arXiv 2203.09168).
-
-    With beta 0.5 the mean is still learnt where the deviation is large.
-    """
+    """Negative log-likelihood of a Gaussian per voxel, weighted by its deviation, so that the mean is still
+    learnt where that is large (beta-NLL with beta 0.5, Seitzer et al. 2022, arXiv 2203.09168)."""
     log_variance = log_variance.clamp(*LOG_VARIANCE_LIMITS)
     likelihood = ((dose_hat - dose) ** 2 * torch.exp(-log_variance) + log_variance) / 2
     return mean_inside(likelihood * torch.exp(log_variance.detach() / 2), inside)
@@ -61,25 +57,20 @@ def negative_dose_penalty(dose_hat: Tensor, inside: Tensor) -> Tensor:
 
 
 def min_snr_weight(predicts: str, alpha_bar_t: Tensor, gamma: float = 5.0) -> Tensor:
-    """Min-SNR weights (Hang et al. 2023, arXiv 2303.09556, section 3.4): min(SNR, gamma) on the squared error
-    of the dose."""
+    """Min-SNR weights: min(SNR, gamma) on the dose's squared error (Hang et al. 2023, arXiv 2303.09556)."""
     snr = alpha_bar_t / (1 - alpha_bar_t)
     share = {"dose": 1.0, "noise": snr, "v": snr + 1}[predicts]
     return snr.clamp(max=gamma) / share
 
 
-def sobel_kernels(device: torch.device) -> Tensor:
-    """Three 3^3 Sobel kernels [3,1,3,3,3] for d/dz, d/dy, d/dx in units per voxel: a ramp of g gives g."""
-    smooth = torch.tensor([1.0, 2.0, 1.0], device=device) / 4
-    slope = torch.tensor([-1.0, 0.0, 1.0], device=device) / 2
-    parts = [[slope, smooth, smooth], [smooth, slope, smooth], [smooth, smooth, slope]]
-    return torch.stack([torch.einsum("i,j,k->ijk", *part) for part in parts])[:, None]
-
-
 def sobel_gradient(dose: Tensor, spacing_mm: Tensor) -> Tensor:
-    """Gradient [B,3,D-2,H-2,W-2] per mm along (z, y, x), inside the border; spacing_mm [B,3]."""
-    per_voxel = F.conv3d(dose, sobel_kernels(dose.device))
-    return per_voxel / spacing_mm.to(dose.device)[:, :, None, None, None]
+    """Gradient [B,3,D-2,H-2,W-2] per mm along (z, y, x), inside the border, by 3^3 Sobel kernels that give g
+    for a ramp of g per voxel; spacing_mm [B,3]."""
+    smooth = torch.tensor([1.0, 2.0, 1.0], device=dose.device) / 4
+    slope = torch.tensor([-1.0, 0.0, 1.0], device=dose.device) / 2
+    parts = [[slope, smooth, smooth], [smooth, slope, smooth], [smooth, smooth, slope]]
+    kernels = torch.stack([torch.einsum("i,j,k->ijk", *part) for part in parts])[:, None]
+    return F.conv3d(dose, kernels) / spacing_mm.to(dose.device)[:, :, None, None, None]
 
 
 def gradient_loss(dose_hat: Tensor, dose: Tensor, spacing_mm: Tensor) -> Tensor:

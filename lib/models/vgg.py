@@ -40,10 +40,8 @@ def load_vgg16(path: str | Path) -> nn.Sequential:
     """Frozen features with the weights of `path`, a .pth or .safetensors state dict; no code in it is run."""
     path, network = Path(path), vgg16_features()
     try:
-        if path.suffix == ".safetensors":
-            stored = load_file(path)
-        else:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+        is_safe, of_torch = path.suffix == ".safetensors", {"map_location": "cpu", "weights_only": True}
+        stored = load_file(path) if is_safe else torch.load(path, **of_torch)
         weights = {name.removeprefix("features."): w for name, w in stored.items() if "features." in name}
         network.load_state_dict(weights)
     except DAMAGED as error:
@@ -57,8 +55,8 @@ class PerceptualLoss:
 
     def __init__(self, network: nn.Sequential, device: torch.device):
         self.network = network.to(device)
-        self.mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
+        of_images = [torch.tensor(values, device=device) for values in (IMAGE_MEAN, IMAGE_STD)]
+        self.mean, self.std = (values.view(1, 3, 1, 1) for values in of_images)
 
     def __call__(self, dose_hat: torch.Tensor, dose: torch.Tensor) -> torch.Tensor:
         """dose_hat, dose [B,1,D,H,W] as fractions of the prescription."""

@@ -20,7 +20,6 @@ from lib.errors import UserError
 from lib.features.batches import Batch, make_batch
 from lib.features.grid import Grid, refine_in_mask
 from lib.features.samples import Sample, add_prior
-from lib.features.units import Units
 from lib.files import read_json
 from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.graphs import SamplingGraph, uses_graphs
@@ -53,24 +52,13 @@ class Predictor(NamedTuple):
 def load_predictor(
     folder: str | Path, device: str = "auto", precision: str = "auto", weights: str = "weights"
 ) -> Predictor:
-    """The network of a finished training: <weights>.safetensors, config.json and prior/ where it has one."""
+    """The network of a finished training: <weights>.safetensors, config.json and prior/ where it has one.
+    UserError if they are not there or do not fit."""
     folder, device = Path(folder), choose_device(device)
-    config, network = read_training(folder, weights)
-    has_prior = find_method(config.method).prior
-    prior = load_predictor(folder / "prior", device.type, precision) if has_prior else None
-    predictor = ready(network, config, device, precision, prior)
-    if config.compile:
-        compile_for("sampling", predictor.network, device)
-    return predictor
-
-
-def read_training(folder: Path, weights: str) -> tuple[TrainConfig, UNet]:
-    """The configuration and the network of a training; UserError if they are not there or do not fit."""
-    path, name = folder / f"{weights}.safetensors", folder.name
+    path = folder / f"{weights}.safetensors"
     if not path.exists():
-        raise UserError(
-            f"{folder} holds no finished training ({path.name}); run 01_train for the method {name} first"
-        )
+        problem = f"{folder} holds no finished training ({path.name})"
+        raise UserError(f"{problem}; run 01_train for the method {folder.name} first")
     config = config_from(read_json(folder / "config.json"), folder / "config.json")
     network = find_method(config.method).make_network(config)
     try:
@@ -79,7 +67,12 @@ def read_training(folder: Path, weights: str) -> tuple[TrainConfig, UNet]:
         raise UserError(f"{error}; train again") from None
     except RuntimeError as error:
         raise UserError(f"{path} does not fit ({str(error).splitlines()[0]}); train again") from None
-    return config, network
+    has_prior = find_method(config.method).prior
+    prior = load_predictor(folder / "prior", device.type, precision) if has_prior else None
+    predictor = ready(network, config, device, precision, prior)
+    if config.compile:
+        compile_for("sampling", predictor.network, device)
+    return predictor
 
 
 def ready(
@@ -135,34 +128,26 @@ def predict(
     config, method = predictor.config, predictor.method
     sampler = sampler or usual_sampler(config, 50)
     check_known("noise of windows", window_noise, ("shared", "own"))
+    if method.timed and not isinstance(sampler, Euler if method.predicts == "velocity" else DiffusionSampler):
+        raise UserError(f"{config.method} cannot be sampled by {sampler}")
     samples = with_priors(predictor.prior, samples, label) if predictor.prior else samples
-    check(config, samples, sampler)
+    for sample in samples:
+        check_fits(config, sample.channels, sample.grid)
     members, doses = members if method.sampled else members[:1], {}
     label = f"predicting by {config.method}" if label is None else label
     for keys in progress(list(batches(samples, members, batch_size)), label):
         batch = make_batch([samples[i].to(predictor.device) for i, _ in keys])
         names = [(samples[i].case_id, member) for i, member in keys]
-        doses_of = partial(sample_batch, predictor, sampler, (seed, "eta", *names))
+        doses_of = partial(sample_batch, predictor, sampler, seed, names)
         if not method.sampled:
             dose = doses_of(batch, None, window)
         elif window and window_noise == "own":
             dose = sample_windows(doses_of, batch, window, temperature, seed, names)
         else:
             noise = torch.stack([start_noise(samples[i], member, seed) for i, member in keys])
-            see = watch and watch_each(watch, names, config.units, batch.prior)
-            dose = doses_of(batch, temperature * noise.to(predictor.device), window, see)
+            dose = doses_of(batch, temperature * noise.to(predictor.device), window, watch)
         doses |= zip(keys, (dose * inside_of(config, batch)).clamp(*DOSE_LIMITS).cpu())
     return [torch.stack([doses[i, member] for member in members]) for i in range(len(samples))]
-
-
-def check(config: TrainConfig, samples: Sequence[Sample], sampler: Sampler | None) -> None:
-    """UserError for patients or a sampler that do not fit the network."""
-    method = find_method(config.method)
-    fitting = Euler if method.predicts == "velocity" else DiffusionSampler
-    if method.timed and not isinstance(sampler, fitting):
-        raise UserError(f"{config.method} cannot be sampled by {sampler}")
-    for sample in samples:
-        check_fits(config, sample.channels, sample.grid)
 
 
 def with_priors(prior: Predictor, samples: Sequence[Sample], label: str | None = None) -> list[Sample]:
@@ -184,35 +169,33 @@ def start_noise(sample: Sample, member: int, seed: int) -> Tensor:
     return torch.randn(sample.dose.shape, generator=generator_for(seed, "noise", sample.case_id, member))
 
 
-def watch_each(watch: Callable, names: Sequence[tuple], units: Units, prior: Tensor | float) -> Callable:
-    """A sampler's `watch` that calls the given one for each patient of a batch."""
-
-    def watch_batch(step, t, dose_hat):
-        for name, estimate in zip(names, units.to_dose(dose_hat, prior)):
-            watch(*name, step, t, estimate)
-
-    return watch_batch
-
-
 def sample_batch(
     predictor: Predictor,
     sampler: Sampler | None,
-    stream: tuple,
+    seed: int,
+    names: Sequence[tuple],
     batch: Batch,
     noise: Tensor | None,
     window: int = 0,
     watch: Callable | None = None,
 ) -> Tensor:
-    """Doses [B,1,d,h,w] (fraction of the prescription) from start noise; `stream` names DDIM's noise."""
+    """Doses [B,1,d,h,w] (fraction of the prescription) of the `names` (case_id, member) from start noise; the
+    seed and they name what DDIM draws."""
     method, units, prior = predictor.method, predictor.config.units, batch.prior
+
+    def watch_each(step, t, dose_hat):
+        for name, estimate in zip(names, units.to_dose(dose_hat, prior)):
+            watch(*name, step, t, estimate)
+
+    see = watch and watch_each
     if method.predicts == "velocity":
         velocity, shift = velocity_of(predictor, batch, window), flow_shift(predictor.config)
-        return units.to_dose(sampler.sample(velocity, noise, shift, watch), prior)
+        return units.to_dose(sampler.sample(velocity, noise, shift, see), prior)
     if method.timed:
         denoise, alpha_bar = denoiser(predictor, batch, window), predictor.config.alpha_bar
         bounds = tuple(units.to_network(bound, prior) for bound in CLAMP)
-        x = sampler.sample(denoise, noise, alpha_bar, bounds, generator_for(*stream), watch)
-        return units.to_dose(x, prior)
+        generator = generator_for(seed, "eta", *names)
+        return units.to_dose(sampler.sample(denoise, noise, alpha_bar, bounds, generator, see), prior)
     output = network_of(predictor, batch, window)()
     dose, log_variance = units.to_dose(output[:, :1], prior), output[:, 1:].clamp(*LOG_VARIANCE_LIMITS)
     return dose + (log_variance / 2).exp() * noise if method.sampled else dose

@@ -73,13 +73,8 @@ def blend(parts: Iterable[tuple], size: Sequence[int], window: int) -> Tensor:
     for box, part in parts:
         if total is None:
             total, weights = part.new_zeros(*part.shape[:2], *size), part.new_zeros(size)
-        weight = gaussian(part.shape[2:], window).to(part)
+        places = [(torch.arange(n) - (n - 1) / 2) / (window / 4) for n in part.shape[2:]]
+        weight = torch.einsum("i,j,k->ijk", *(torch.exp(-(place**2) / 2) for place in places)).to(part)
         total[box] += weight * part
         weights[box] += weight
     return total / weights
-
-
-def gaussian(size: Sequence[int], window: int) -> Tensor:
-    """Weights [d,h,w] that are largest in the middle."""
-    axes = [torch.exp(-(((torch.arange(n) - (n - 1) / 2) / (window / 4)) ** 2) / 2) for n in size]
-    return torch.einsum("i,j,k->ijk", *axes)

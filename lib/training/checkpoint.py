@@ -22,19 +22,16 @@ from lib.training.state import TrainingState
 CURRENT, PREVIOUS = "state.pt", "state.previous.pt"
 
 
-def resume(state: TrainingState, folder: Path, key: str) -> None:
-    """Go on from the last checkpoint, or begin with the weights that the training starts from, if any."""
+@contextmanager
+def resumable(state: TrainingState, folder: Path, key: str) -> Iterator[None]:
+    """Go on from the last checkpoint, or begin with the weights that the training starts from, if any. Ctrl-C
+    keeps a checkpoint; it and too little memory end in a sentence."""
     stored = load_state(folder, key, state.device)
     if stored:
         state.load_state_dict(stored)
         say(f"going on from step {state.step} of {state.config.n_steps}")
     elif state.config.start_from:
         state.load_weights(in_project(state.config.start_from))
-
-
-@contextmanager
-def resumable(state: TrainingState, folder: Path, key: str) -> Iterator[None]:
-    """Ctrl-C keeps a checkpoint; it and too little memory end in a sentence."""
     try:
         yield
     except KeyboardInterrupt:

@@ -18,7 +18,7 @@ from lib.models.config import TrainConfig
 from lib.models.training_loss import draw_noise, training_loss
 from lib.progress import progress
 from lib.seeds import generator_for
-from lib.training.checkpoint import resumable, resume, save_when_due
+from lib.training.checkpoint import resumable, save_when_due
 from lib.training.history import close_epoch, out_of_patience, read_history
 from lib.training.processes import hold_gradients, mean_over_all, parts_of_batch, process_device, say
 from lib.training.result import STAMP, alone_in, training_key, write_result, write_snapshots
@@ -46,9 +46,8 @@ def fit(
         return read_history(folder / "history.csv")
     with alone_in(folder):
         state = TrainingState(config, process_device(choose_device(device)))
-        resume(state, folder, key)
-        training, validation = ([s.to(state.device) for s in part] for part in (training, validation))
         with resumable(state, folder, key):
+            training, validation = ([s.to(state.device) for s in part] for part in (training, validation))
             for _ in progress(range(state.step, config.n_steps), f"training {config.method}"):
                 if out_of_patience(state.history, config.patience):
                     say(f"stopped early: no better for {config.patience} epochs")

@@ -52,7 +52,10 @@ def join_processes(device: torch.device) -> Iterator[None]:
         yield
         return
     if device.type == "cuda":
-        take_gpu(int(os.environ["LOCAL_RANK"]))
+        number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= count:
+            raise UserError(f"process {number} has no GPU: there are {count}; lower --nproc-per-node")
+        torch.cuda.set_device(number)
     signal.signal(signal.SIGTERM, end)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
@@ -64,13 +67,6 @@ def join_processes(device: torch.device) -> Iterator[None]:
             raise
         why = "another process of this training has ended"
         raise UserError(f"{why}; the same command goes on from the last checkpoint") from None
-
-
-def take_gpu(number: int) -> None:
-    count = torch.cuda.device_count()
-    if number >= count:
-        raise UserError(f"process {number} has no GPU: there are {count}; lower --nproc-per-node")
-    torch.cuda.set_device(number)
 
 
 def end(*_: Any) -> None:

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from lib.device import compile_for
 from lib.errors import UserError
@@ -43,7 +42,9 @@ class TrainingState:
         if config.compile:
             compile_for("training", self.network, device)
         self.shared = share_gradients(self.network)
-        self.call = call_by_graphs(self.shared, config, device)
+        at_once = isinstance(self.shared, UNet) and config.accumulate == 1  # one process, the whole batch
+        by_graphs = at_once and not config.compile and uses_graphs(device)
+        self.call = TrainingGraphs(self.shared) if by_graphs else self.shared
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16")
         self.perceptual = perceptual_loss(config, device)
@@ -93,14 +94,6 @@ class TrainingState:
         if not math.isfinite(float(self.loss_sum)):
             where = f"the training of {self.config.method} diverged at step {self.step}"
             raise CannotTrain(f"{where}: its loss is not finite; lower train.learning_rate")
-
-
-def call_by_graphs(
-    network: nn.Module, config: TrainConfig, device: torch.device
-) -> nn.Module | TrainingGraphs:
-    """The network as a step calls it: by CUDA graphs where one process sees a batch at once."""
-    alone = isinstance(network, UNet) and config.accumulate == 1 and not config.compile
-    return TrainingGraphs(network) if alone and uses_graphs(device) else network
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
