@@ -18,7 +18,7 @@ from lib.diffusion.samplers import (
     leading_grid,
     sampler_from,
 )
-from lib.diffusion.schedule import T, add_noise, at_level, cosine_alpha_bar, noise_gain, schedule
+from lib.diffusion.schedule import T, add_noise, at_level, cosine_alpha_bar, noise_gain, schedule, weights
 from lib.errors import UserError
 
 ALPHA_BAR = cosine_alpha_bar()
@@ -37,7 +37,7 @@ def gaussian_denoiser(mu=MU, s=S, alpha_bar=ALPHA_BAR):
     def denoise(x_t, t):
         a = at_level(alpha_bar, t, x_t)
         noise_hat = (1 - a).sqrt() * (x_t - a.sqrt() * mu) / (a * s**2 + 1 - a)
-        return dose_from_noise(x_t, noise_hat, a), noise_hat
+        return dose_from_noise(x_t, noise_hat, *weights(a)), noise_hat
 
     return denoise
 
@@ -76,8 +76,8 @@ def test_noise_and_dose_are_each_others_inverse():
     )
     a = at_level(ALPHA_BAR, torch.tensor([0, 500, 998]), dose)
     x_t = add_noise(dose, noise, a)
-    assert torch.allclose(dose_from_noise(x_t, noise, a), dose, atol=1e-9)
-    assert torch.allclose(noise_from_dose(x_t, dose, a), noise, atol=1e-12)
+    assert torch.allclose(dose_from_noise(x_t, noise, *weights(a)), dose, atol=1e-9)
+    assert torch.allclose(noise_from_dose(x_t, dose, *weights(a)), noise, atol=1e-12)
 
 
 @pytest.mark.parametrize("predicts", ["noise", "v", "dose"])
@@ -89,7 +89,7 @@ def test_from_the_true_target_come_back_the_true_dose_and_noise(predicts):
     )
     a = at_level(ALPHA_BAR, torch.tensor([1, 500, 998]), dose)
     dose_hat, noise_hat = estimates(
-        predicts, target_of(predicts, dose, noise, a), add_noise(dose, noise, a), a
+        predicts, target_of(predicts, dose, noise, *weights(a)), add_noise(dose, noise, a), *weights(a)
     )
     assert torch.allclose(dose_hat, dose, atol=1e-9) and torch.allclose(noise_hat, noise, atol=1e-9)
 
@@ -104,8 +104,8 @@ def test_at_zero_terminal_snr_v_is_minus_the_dose_and_the_state_is_noise():
     dose, noise = torch.rand(1, 1, 2, 2, 2), torch.randn(1, 1, 2, 2, 2)
     a = at_level(ZERO, torch.tensor([999]), dose)
     assert torch.equal(add_noise(dose, noise, a), noise)
-    assert torch.equal(target_of("v", dose, noise, a), -dose)
-    dose_hat, noise_hat = estimates("v", -dose, noise, a)
+    assert torch.equal(target_of("v", dose, noise, *weights(a)), -dose)
+    dose_hat, noise_hat = estimates("v", -dose, noise, *weights(a))
     assert torch.equal(dose_hat, dose) and torch.equal(noise_hat, noise)
 
 
@@ -213,7 +213,7 @@ def two_points(x_t, t):
     logit = [-((x_t - a.sqrt() * p) ** 2) / (2 * (1 - a)) for p in (0.2, 0.9)]
     share = torch.softmax(torch.stack(logit), dim=0)[1]
     dose_hat = 0.2 + 0.7 * share
-    return dose_hat, noise_from_dose(x_t, dose_hat, a)
+    return dose_hat, noise_from_dose(x_t, dose_hat, *weights(a))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_one_step_from_no_signal_is_the_mean_of_the_data():
     def denoise(x_t, t):
         a = at_level(ZERO, t, x_t)
         dose_hat = MU + a.sqrt() * S**2 * (x_t - a.sqrt() * MU) / (a * S**2 + 1 - a)
-        return dose_hat, noise_from_dose(x_t, dose_hat, a)
+        return dose_hat, noise_from_dose(x_t, dose_hat, *weights(a))
 
     mean = DDIM(1, clamp="none").sample(denoise, quantiles(), ZERO)
     assert torch.allclose(mean, torch.full_like(quantiles(), MU))
@@ -275,7 +275,7 @@ def test_re_derived_noise_agrees_with_x_t_after_a_clamp_and_kept_noise_does_not(
         bounds=(0.0, 1.0),
         watch=lambda step, t, dose_hat: doses.append(dose_hat),
     )
-    noise = noise_from_dose(states[1], doses[0], ALPHA_BAR[400])
+    noise = noise_from_dose(states[1], doses[0], *weights(ALPHA_BAR[400]))
     agrees = torch.allclose(add_noise(doses[0], noise, ALPHA_BAR[900]), states[0], atol=1e-9)
     assert agrees == (clamp == "rederive noise")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_diffusion import MU, S, quantiles
 
-from lib.diffusion.flow import at_time
+from lib.diffusion.flow import weights_at
 from lib.diffusion.samplers import Euler, Midpoint
 
 
@@ -52,7 +52,8 @@ def test_the_network_calls_are_as_many_as_said_and_the_estimates_exact_for_a_poi
 
 def test_the_path_is_straight_from_noise_to_dose():
     dose, noise = torch.rand(3, 1, 2, 2, 2), torch.randn(3, 1, 2, 2, 2)
-    x_t = at_time(dose, noise, torch.tensor([0.0, 0.5, 1.0]))
+    signal, share = weights_at(torch.tensor([0.0, 0.5, 1.0]), dose)
+    x_t = signal * dose + share * noise
     assert (
         torch.equal(x_t[0], noise[0])
         and torch.equal(x_t[2], dose[2])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.diffusion.parameterisation import noise_from_dose, target_of
-from lib.diffusion.schedule import add_noise
+from lib.diffusion.schedule import add_noise, weights
 from lib.models.losses import (
     dose_loss,
     dvh_loss,
@@ -109,10 +109,9 @@ def test_min_snr_weights_are_min_snr_on_the_error_of_the_dose(predicts):
         torch.ones(3, 1, 1, 1, 1, dtype=torch.float64),
     )
     x_t = add_noise(dose, noise, alpha_bar_t)
-    wrong = target_of(predicts, dose + 0.1, noise_from_dose(x_t, dose + 0.1, alpha_bar_t), alpha_bar_t)
-    cost = (
-        min_snr_weight(predicts, alpha_bar_t) * (wrong - target_of(predicts, dose, noise, alpha_bar_t)) ** 2
-    )
+    of, noise_hat = weights(alpha_bar_t), noise_from_dose(x_t, dose + 0.1, *weights(alpha_bar_t))
+    error = target_of(predicts, dose + 0.1, noise_hat, *of) - target_of(predicts, dose, noise, *of)
+    cost = min_snr_weight(predicts, alpha_bar_t) * error**2
     snr = alpha_bar_t / (1 - alpha_bar_t)
     assert torch.allclose(cost, snr.clamp(max=5) * 0.01)
 

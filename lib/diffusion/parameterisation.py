@@ -1,26 +1,47 @@
-"""What a diffusion's network may predict, and the dose and the noise that its output implies.
+"""What a network may predict of x_t = signal dose + share noise, and the dose and the noise that it implies.
 
-Papers: DDIM, Song et al. 2021 (2010.02502); v, Salimans & Ho 2022 (2202.00512). `predicts` is "noise", "v" or
-"dose"; all volumes are [B,1,D,H,W], and alpha_bar_t broadcasts over them. With signal = sqrt(alpha_bar_t) and
-share = sqrt(1 - alpha_bar_t):
+Papers: DDIM, Song et al. 2021 (2010.02502); v, Salimans & Ho 2022 (2202.00512). `predicts` is "dose",
+"noise", or a mixture of both; all volumes are [B,1,D,H,W], over which signal and share broadcast:
 
-    x_t = signal dose + share noise,        v = signal noise - share dose
+    v = signal noise - share dose        with signal = sqrt(alpha_bar_t), share = sqrt(1 - alpha_bar_t)
+    velocity = dose - noise              with signal = t, share = 1 - t, of a flow (lib.diffusion.flow)
 """
 
 from torch import Tensor
 
 
-def dose_from_noise(x_t: Tensor, noise_hat: Tensor, alpha_bar_t: Tensor) -> Tensor:
+def target_of(predicts: str, dose: Tensor, noise: Tensor, signal: Tensor, share: Tensor) -> Tensor:
+    """What the network's output is compared with."""
+    if predicts == "velocity":
+        return dose - noise
+    if predicts == "v":
+        return (signal * noise - share * dose).to(dose.dtype)
+    return noise if predicts == "noise" else dose
+
+
+def dose_from_noise(x_t: Tensor, noise_hat: Tensor, signal: Tensor, share: Tensor) -> Tensor:
     """The dose that x_t and a predicted noise imply (DDIM Eq. 9).
 
     An error of the noise reaches the dose multiplied by share / signal: 34 at t = 980, 64,000 at 999.
     """
-    return ((x_t - (1 - alpha_bar_t).sqrt() * noise_hat) / alpha_bar_t.sqrt()).to(x_t.dtype)
+    return ((x_t - share * noise_hat) / signal).to(x_t.dtype)
 
 
-def noise_from_dose(x_t: Tensor, dose_hat: Tensor, alpha_bar_t: Tensor) -> Tensor:
+def noise_from_dose(x_t: Tensor, dose_hat: Tensor, signal: Tensor, share: Tensor) -> Tensor:
     """The noise that x_t and a predicted dose imply: the inverse of `dose_from_noise`."""
-    return ((x_t - alpha_bar_t.sqrt() * dose_hat) / (1 - alpha_bar_t).sqrt()).to(x_t.dtype)
+    return ((x_t - signal * dose_hat) / share).to(x_t.dtype)
+
+
+def estimates(
+    predicts: str, output: Tensor, x_t: Tensor, signal: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(dose_hat, noise_hat) from a diffusion's output."""
+    if predicts == "noise":
+        return dose_from_noise(x_t, output, signal, share), output
+    if predicts == "dose":
+        return output, noise_from_dose(x_t, output, signal, share)
+    dose_hat, noise_hat = signal * x_t - share * output, share * x_t + signal * output
+    return dose_hat.to(x_t.dtype), noise_hat.to(x_t.dtype)  # of v no error grows, at any t
 
 
 def with_skip(
@@ -43,26 +64,5 @@ def with_skip(
     of_dose, of_noise = signal * deviation**2 / variance, share / variance
     if predicts == "dose":
         return (output + of_dose * (x_t - signal * output)).to(x_t.dtype)
-    gain = {
-        "noise": of_noise,
-        "v": signal * of_noise - share * of_dose,
-        "velocity": of_dose - of_noise,
-    }[predicts]
+    gain = target_of(predicts, of_dose, of_noise, signal, share)  # what is predicted is linear in both
     return (output + gain * x_t).to(x_t.dtype)
-
-
-def estimates(predicts: str, output: Tensor, x_t: Tensor, alpha_bar_t: Tensor) -> tuple[Tensor, Tensor]:
-    """(dose_hat, noise_hat) from a network's output."""
-    if predicts == "noise":
-        return dose_from_noise(x_t, output, alpha_bar_t), output
-    if predicts == "dose":
-        return output, noise_from_dose(x_t, output, alpha_bar_t)
-    signal, share = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()  # neither exceeds 1, at any t
-    return (signal * x_t - share * output).to(x_t.dtype), (share * x_t + signal * output).to(x_t.dtype)
-
-
-def target_of(predicts: str, dose: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
-    """What the network's output is compared with; v by Salimans & Ho, section 4."""
-    if predicts == "v":
-        return (alpha_bar_t.sqrt() * noise - (1 - alpha_bar_t).sqrt() * dose).to(dose.dtype)
-    return noise if predicts == "noise" else dose

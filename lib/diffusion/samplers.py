@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from lib.diffusion.flow import shift_time
 from lib.diffusion.parameterisation import noise_from_dose
-from lib.diffusion.schedule import T
+from lib.diffusion.schedule import T, weights
 from lib.errors import UserError
 from lib.seeds import normal
 
@@ -100,7 +100,7 @@ class DiffusionSampler(Sampler):
             if self.clamp != "none":
                 dose_hat = dose_hat.clamp(*bounds)
             if self.clamp == "rederive noise":
-                noise_hat = noise_from_dose(x_t, dose_hat, alpha_bar[t])
+                noise_hat = noise_from_dose(x_t, dose_hat, *weights(alpha_bar[t]))
             if watch:
                 watch(step, t, dose_hat)
             x_s = self.step(x_t, dose_hat, noise_hat, alpha_bar[t], alpha_bar_s, before, generator)

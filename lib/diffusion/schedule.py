@@ -10,6 +10,7 @@ terminal SNR, Lin et al. 2024 (2305.08891). Time t is an integer 0 .. T-1 and no
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ def cosine_alpha_bar(n_levels: int = T, s: float = 0.008) -> Tensor:
     return torch.cumprod(1 - beta, dim=0)
 
 
+@cache
 def schedule(zero_snr: bool, snr_divisor: float = 1.0) -> Tensor:
     """The reference's alpha_bar; with `zero_snr` x_T-1 is pure noise (Lin et al. Algorithm 1).
 
@@ -43,9 +45,15 @@ def at_level(alpha_bar: Tensor, t: Tensor, like: Tensor) -> Tensor:
     return alpha_bar.to(like.device, non_blocking=True)[t].view(-1, *[1] * (like.dim() - 1))
 
 
+def weights(alpha_bar_t: Tensor) -> tuple[Tensor, Tensor]:
+    """(signal, share): what the dose and the noise are multiplied by in x_t."""
+    return alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+
+
 def add_noise(dose: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
     """x_t of a dose (DDPM Eq. 4)."""
-    return (alpha_bar_t.sqrt() * dose + (1 - alpha_bar_t).sqrt() * noise).to(dose.dtype)
+    signal, share = weights(alpha_bar_t)
+    return (signal * dose + share * noise).to(dose.dtype)
 
 
 def noise_gain(alpha_bar: Tensor) -> Tensor:

@@ -34,12 +34,9 @@ class Grid(NamedTuple):
     def check(self, where: str = "") -> None:
         """A UserError if its numbers do not go together; `where` comes before their names."""
         for part, whole in (("answer", "coarsen"), ("condition", "answer")):
-            if getattr(self, whole) % getattr(self, part):
-                which, of = (
-                    f"{where}{part} is {getattr(self, part)}",
-                    f"{whole}, which is {getattr(self, whole)}",
-                )
-                raise UserError(f"{which}; it must divide {of}")
+            number, of = getattr(self, part), getattr(self, whole)
+            if of % number:
+                raise UserError(f"{where}{part} is {number}; it must divide {whole}, which is {of}")
 
 
 def finer(box: Box, parts: int) -> Box:
@@ -59,7 +56,8 @@ def dose_box(mask: torch.Tensor, coarsen: int) -> Box:
     spans = []
     for axis, n in enumerate(blocks):
         inside = torch.nonzero(mask.sum(tuple({0, 1, 2} - {axis}))).flatten()
-        start, length = int(inside[0]) // coarsen, int(inside[-1]) // coarsen + 1 - int(inside[0]) // coarsen
+        start, stop = int(inside[0]) // coarsen, int(inside[-1]) // coarsen + 1
+        length = stop - start
         wanted = min(n, -(-length // MULTIPLE) * MULTIPLE)
         first = min(max(0, start - (wanted - length) // 2), n - wanted)
         spans.append(slice(first, first + wanted))

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from lib.diffusion.schedule import T
+from lib.diffusion import flow
+from lib.diffusion.schedule import T, at_level, weights
 from lib.errors import UserError
 from lib.features.batches import Batch
 from lib.models.config import TrainConfig
@@ -91,6 +92,13 @@ def flow_shift(config: TrainConfig) -> float:
     return config.snr_divisor**0.5
 
 
-def flow_level(t: torch.Tensor) -> torch.Tensor:
-    """A flow's time as the network sees it: noise grows with it from 0 to T - 1, as with a diffusion's."""
-    return (1 - t) * (T - 1)
+def weights_of(config: TrainConfig, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(signal, share) of x_t = signal dose + share noise at the times t [B]; they broadcast over `like`."""
+    if find_method(config.method).predicts == "velocity":
+        return flow.weights_at(t, like)
+    return weights(at_level(config.alpha_bar, t, like))
+
+
+def level_of(config: TrainConfig, t: torch.Tensor) -> torch.Tensor:
+    """The time as the network sees it: noise grows with it from 0 to T - 1, also of a flow."""
+    return (1 - t) * (T - 1) if find_method(config.method).predicts == "velocity" else t

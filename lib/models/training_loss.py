@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lib.diffusion.flow import at_time, shift_time, weights_at
+from lib.diffusion.flow import shift_time
 from lib.diffusion.parameterisation import dose_from_noise, target_of, with_skip
-from lib.diffusion.schedule import T, add_noise, at_level
+from lib.diffusion.schedule import T, at_level
 from lib.features.batches import Batch
 from lib.models import losses
 from lib.models.config import TrainConfig
-from lib.models.methods import find_method, flow_level, flow_shift, inside_of
+from lib.models.methods import find_method, flow_shift, inside_of, level_of, weights_of
 from lib.models.vgg import PerceptualLoss
 from lib.seeds import normal
 
@@ -44,22 +44,17 @@ def training_loss(
     if not method.timed:
         return regression_loss(network(batch.cond, batch.constraints), batch, config, perceptual)
     dose, (t, noise) = config.units.to_network(batch.dose, batch.prior), draw
-    if method.predicts == "velocity":
-        x_t = at_time(dose, noise, t)
-        output = network(batch.cond, batch.constraints, x_t, flow_level(t))
-        velocity_hat = with_skip("velocity", output, x_t, *weights_at(t, dose), config.skip)
-        return losses.mean_inside((velocity_hat - (dose - noise)) ** 2, inside)
-    alpha_bar_t = at_level(config.alpha_bar, t, dose)
-    x_t = add_noise(dose, noise, alpha_bar_t)
-    output = network(batch.cond, batch.constraints, x_t, t)
-    weights = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
-    output = with_skip(method.predicts, output, x_t, *weights, config.skip)
-    squared = (output - target_of(method.predicts, dose, noise, alpha_bar_t)) ** 2
-    if config.weighting == "min-snr":
+    signal, share = weights_of(config, t, dose)
+    x_t = (signal * dose + share * noise).to(dose.dtype)
+    output = network(batch.cond, batch.constraints, x_t, level_of(config, t))
+    output = with_skip(method.predicts, output, x_t, signal, share, config.skip)
+    squared = (output - target_of(method.predicts, dose, noise, signal, share)) ** 2
+    if config.weighting == "min-snr" and method.denoises:
+        alpha_bar_t = at_level(config.alpha_bar, t, dose)
         squared = squared * losses.min_snr_weight(method.predicts, alpha_bar_t).to(squared.dtype)
     loss = losses.mean_inside(squared, inside)
     if method.predicts == "noise":  # the reference's penalty on negative doses
-        dose_hat = config.units.to_dose(dose_from_noise(x_t, output, alpha_bar_t), batch.prior)
+        dose_hat = config.units.to_dose(dose_from_noise(x_t, output, signal, share), batch.prior)
         loss = loss + losses.negative_dose_penalty(dose_hat, inside)
     return loss
 

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from lib.cases.case import Case
 from lib.device import autocast, choose_device, choose_precision, compile_for, memory_format
-from lib.diffusion.flow import weights_at
 from lib.diffusion.parameterisation import estimates, noise_from_dose, with_skip
 from lib.diffusion.samplers import DDIM, REFERENCE, DiffusionSampler, Euler, Sampler, check_known
-from lib.diffusion.schedule import at_level
 from lib.errors import UserError
 from lib.features.batches import Batch, make_batch
 from lib.features.grid import Grid, refine_in_mask
@@ -24,7 +22,7 @@ from lib.files import read_json
 from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.graphs import SamplingGraph, uses_graphs
 from lib.models.losses import LOG_VARIANCE_LIMITS
-from lib.models.methods import Method, find_method, flow_level, flow_shift, inside_of
+from lib.models.methods import Method, find_method, flow_shift, inside_of, level_of, weights_of
 from lib.models.unet import UNet
 from lib.prediction.windows import denoise_windows, sample_windows
 from lib.progress import progress
@@ -208,14 +206,14 @@ def denoiser(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
     """
     config, network = predictor.config, network_of(predictor, batch, window)
     inside, nothing = inside_of(config, batch), config.units.to_network(0.0, batch.prior)
-    alpha_bar, predicts = config.alpha_bar, predictor.method.predicts
+    predicts = predictor.method.predicts
 
     def denoise(x_t, t):
-        alpha_bar_t, known = at_level(alpha_bar, t, x_t), nothing.to(x_t).expand_as(x_t)
-        weights = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
-        output = with_skip(predicts, network(x_t, t), x_t, *weights, config.skip)
-        dose_hat, noise_hat = estimates(predicts, output, x_t, alpha_bar_t)
-        known_noise = noise_from_dose(x_t, known, alpha_bar_t)
+        signal, share = weights_of(config, t, x_t)
+        output = with_skip(predicts, network(x_t, t), x_t, signal, share, config.skip)
+        dose_hat, noise_hat = estimates(predicts, output, x_t, signal, share)
+        known = nothing.to(x_t).expand_as(x_t)
+        known_noise = noise_from_dose(x_t, known, signal, share)
         return torch.where(inside, dose_hat, known), torch.where(inside, noise_hat, known_noise)
 
     return denoise
@@ -228,7 +226,8 @@ def velocity_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable
 
     def velocity(x_t, t):
         known = (nothing.to(x_t) - x_t) / (1 - t).view(-1, 1, 1, 1, 1)
-        output = with_skip("velocity", network(x_t, flow_level(t)), x_t, *weights_at(t, x_t), config.skip)
+        output = network(x_t, level_of(config, t))
+        output = with_skip("velocity", output, x_t, *weights_of(config, t, x_t), config.skip)
         return torch.where(inside, output, known)
 
     return velocity
