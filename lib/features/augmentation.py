@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lib.features.batches import Batch
-from lib.features.samples import Sample
+from lib.features.samples import Patients
 from lib.seeds import normal
 
 SHIFT_MM, ROTATE_DEG, CT_NOISE = 16.0, 5.0, 0.02  # at most; the noise in units of the CT channel
@@ -62,7 +62,7 @@ def mirror_some(batch: Batch, chosen: torch.Tensor) -> Batch:
     return replace(batch, **{name: pick(name) for name in ("cond", "constraints", *batch.channels.answered)})
 
 
-def mirror(patients: Sample | Batch) -> Sample | Batch:
+def mirror(patients: Patients) -> Patients:
     """The mirror image, left and right exchanged: channels of paired organs swap, and the flags among the
     constraints [...,K] that say which structures there are follow them."""
     channels, constraints, order = patients.channels, patients.constraints, patients.channels.mirror_order()

@@ -6,29 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from lib.errors import UserError
-from lib.features.channels import Channels
-from lib.features.grid import Grid, finer, refine
-from lib.features.samples import TENSORS, Sample
+from lib.features.grid import finer, refine
+from lib.features.samples import TENSORS, Patients, Sample
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Samples on one grid, float32: cond [B,C,d,h,w] of what is seen in blocks, dose, mask and prior
-    [B,1,D,H,W] of what is answered in them, constraints [B,K]."""
-
-    channels: Channels
-    cond: torch.Tensor
-    dose: torch.Tensor
-    mask: torch.Tensor
-    prior: torch.Tensor
-    constraints: torch.Tensor
-    spacing_mm: torch.Tensor  # [B,3], of the answers
-    grid: Grid
-
-    @property
-    def blocks(self) -> list[int]:
-        """Number of blocks along z, y, x."""
-        return [n // self.grid.condition for n in self.cond.shape[2:]]
+class Batch(Patients):
+    """Several on one grid, float32: cond [B,C,d,h,w], dose [B,1,D,H,W] and so on."""
 
     @property
     def structures(self) -> torch.Tensor:

@@ -31,33 +31,40 @@ TENSORS = ("cond", "dose", "mask", "prior", "constraints")
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One case on the training grid: [d,h,w] blocks in the box of its dose mask (grid.dose_box), and in them
-    [D,H,W] = [d,h,w] * grid.answer doses.
+class Patients:
+    """On the training grid: [d,h,w] blocks, in them [D,H,W] = [d,h,w] * grid.answer doses. Of a Batch every
+    shape begins with B.
 
-    cond         [C,d,h,w] * grid.condition   condition channels, called as `channels` says; float32, or
-                                     float16 where a block has several values
-    dose         [1,D,H,W]           fraction of `rx_gy`; float32, or float16 where a block has several
-    mask         [1,D,H,W]           share inside the case's dose mask; of its dtype
-    prior        [1,D,H,W]           another network's dose, or zeros; of its dtype
-    constraints  float32 [K]         of channels.constraint_vector
+    cond         [C,d,h,w] * grid.condition   condition channels, called as `channels` says
+    dose         [1,D,H,W]           fraction of the prescription
+    mask         [1,D,H,W]           share inside the case's dose mask
+    prior        [1,D,H,W]           another network's dose, or zeros
+    constraints  [K]                 of channels.constraint_vector
+    spacing_mm   (z, y, x)           of the doses; of a Batch a tensor
     """
 
-    case_id: str
     channels: Channels
     cond: torch.Tensor
     dose: torch.Tensor
     mask: torch.Tensor
     prior: torch.Tensor
     constraints: torch.Tensor
-    spacing_mm: tuple[float, float, float]  # of the doses
-    rx_gy: float
+    spacing_mm: tuple[float, float, float] | torch.Tensor
     grid: Grid
 
     @property
     def blocks(self) -> tuple[int, ...]:
         """Number of blocks along z, y, x."""
-        return tuple(n // self.grid.condition for n in self.cond.shape[1:])
+        return tuple(n // self.grid.condition for n in self.cond.shape[-3:])
+
+
+@dataclass(frozen=True)
+class Sample(Patients):
+    """One case in the box of its dose mask (grid.dose_box); float32, or float16 what has several values in a
+    block."""
+
+    case_id: str
+    rx_gy: float
 
     def to(self, device: torch.device | str) -> "Sample":
         """The sample there; on a GPU its channels in half precision, as they are kept."""
@@ -81,7 +88,6 @@ def make_sample(case: Case, grid: Grid, beams_deg: tuple[float, ...] = ()) -> Sa
         cond = torch.cat([cond, beam_channel(case, seen, grid.coarsen // grid.condition, beams_deg)])
     dose = answered(case.dose_gy / case.rx_gy)
     return Sample(
-        case_id=case.case_id,
         channels=channels_of(case.protocol, beams_deg),
         cond=cond.half().to(dtype_of(grid.condition)),  # as the cache keeps it
         dose=dose,
@@ -89,8 +95,9 @@ def make_sample(case: Case, grid: Grid, beams_deg: tuple[float, ...] = ()) -> Sa
         prior=no_prior(dose),
         constraints=torch.tensor(constraint_vector(case)),
         spacing_mm=tuple(s * grid.voxels for s in case.spacing_mm),
-        rx_gy=case.rx_gy,
         grid=grid,
+        case_id=case.case_id,
+        rx_gy=case.rx_gy,
     )
 
 
