@@ -67,8 +67,9 @@ def mirror(patients: Patients) -> Patients:
     constraints [...,K] that say which structures there are follow them."""
     channels, constraints, order = patients.channels, patients.constraints, patients.channels.mirror_order()
     if not channels.protocol.constraint_vector:
-        first, n = channels.names.index(channels.structures[0]), len(channels.targets)
-        flags = [n + place - first for place in order[first : first + len(channels.structures)]]
+        structures, n = channels.protocol.structures, len(channels.protocol.targets)
+        first = channels.names.index(structures[0])
+        flags = [n + place - first for place in order[first : first + len(structures)]]
         constraints = torch.stack([constraints[..., place] for place in [*range(n), *flags]], -1)
     turned = patients.cond.flip(-1).unbind(-4)
     cond = torch.stack([turned[place] for place in order], -4)

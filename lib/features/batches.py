@@ -18,7 +18,7 @@ class Batch(Patients):
     def structures(self) -> torch.Tensor:
         """Where each structure lies, bool [B,S,D,H,W]: where its signed distance is negative."""
         parts = self.grid.answer // self.grid.condition
-        return refine(self.channels.select(self.cond, self.channels.structures), parts) < 0
+        return refine(self.channels.select(self.cond, self.channels.protocol.structures), parts) < 0
 
     def part(self, patients: slice) -> "Batch":
         """The batch of some of its patients."""

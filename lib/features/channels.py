@@ -6,6 +6,7 @@ angles are given, and for a method that starts from another network's dose that 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,14 +28,6 @@ class Channels:
     beams_deg: tuple[float, ...] = ()  # gantry angles of the open fields
 
     @property
-    def structures(self) -> tuple[str, ...]:
-        return self.protocol.structures
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return tuple(self.protocol.targets)
-
-    @property
     def answered(self) -> tuple[str, ...]:
         """The volumes of a sample that lie on the grid of a network's answers."""
         return ("dose", "mask", "prior") if "prior" in self.names else ("dose", "mask")
@@ -48,10 +41,10 @@ class Channels:
     def background(self) -> torch.Tensor:
         """Value [C] of each channel outside the patient: air, far from every structure, no dose."""
         known = {"ct": float(scale_ct(np.float32(self.protocol.ct_window_hu[0]), self.protocol))}
-        known |= dict.fromkeys(self.structures, 1.0)
+        known |= dict.fromkeys(self.protocol.structures, 1.0)
         return torch.tensor([known.get(name, 0.0) for name in self.names])
 
-    def select(self, cond: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+    def select(self, cond: torch.Tensor, names: Iterable[str]) -> torch.Tensor:
         """The named channels of `cond` [...,C,D,H,W], in the order of `names`."""
         return cond[..., [self.names.index(name) for name in names], :, :, :]
 

@@ -27,7 +27,7 @@ def predict_control(table: np.ndarray, sample: Sample) -> np.ndarray:
 
 def cells(sample: Sample) -> np.ndarray:
     """Each voxel's bins of distance to the primary target and to the nearest of all, as one index [d,h,w]."""
-    targets = sample.channels.select(sample.cond, sample.channels.targets)[None].float()
+    targets = sample.channels.select(sample.cond, sample.channels.protocol.targets)[None].float()
     targets_mm = refine(targets, sample.grid.answer // sample.grid.condition)[0].numpy() * CLIP_MM
     primary, nearest = (np.digitize(mm, EDGES_MM) for mm in (targets_mm[0], targets_mm.min(axis=0)))
     return primary * (len(EDGES_MM) + 1) + nearest

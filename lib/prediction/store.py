@@ -17,7 +17,7 @@ class StoredDose(NamedTuple):
     """`dose_gy` and, of several samples, `spread_gy` (their standard deviation): float32 [D,H,W]."""
 
     dose_gy: np.ndarray
-    spread_gy: np.ndarray | None
+    spread_gy: np.ndarray | None = None
 
 
 class Steps(NamedTuple):
@@ -74,16 +74,13 @@ def load_prediction(path: Path, dose_mask: np.ndarray) -> StoredDose:
         raise UserError(f"{path} does not hold doses in steps of {STEP_GY} Gy; run 04_comparison again")
     if any(volume.shape != box for volume in volumes):
         raise UserError(f"{path} is of a grid that does not fit the case; run 04_comparison again")
-    steps = [torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None] for volume in volumes]
-    fine = [refine_in_mask(volume, grid, mask)[0, 0].numpy() for volume in steps]
-    return StoredDose(fine[0], fine[1] if len(fine) > 1 else None)
+    in_gy = [torch.from_numpy(volume.astype(np.float32) * STEP_GY)[None, None] for volume in volumes]
+    return StoredDose(*(refine_in_mask(volume, grid, mask)[0, 0].numpy() for volume in in_gy))
 
 
 def save_steps(path: Path, steps: Steps) -> None:
     """Write Steps; estimates are rounded to 0.001 of the prescription, within -30 to 30."""
-    estimates = {
-        f"estimates{n}": thousandths(steps.estimates[name]) for n, name in enumerate(steps.estimates)
-    }
+    estimates = {f"estimates{n}": thousandths(v) for n, v in enumerate(steps.estimates.values())}
     labels = {f"labels{n}": steps.labels[name] for n, name in enumerate(steps.estimates)}
     planned, settings = thousandths(steps.planned), list(steps.estimates)
     write_npz(path, case_id=steps.case_id, settings=settings, planned=planned, **estimates, **labels)

@@ -37,7 +37,9 @@ def input_channels(sample: Sample) -> Figure:
     names = sample.channels.names
     index = slice_of_most_dose(sample) * sample.grid.condition // sample.grid.answer
     figure, axes = panels(6, -(-len(names) // 6), height_in=1.6)
-    looks = dict.fromkeys(sample.channels.structures, ((-0.5, 0.5), ERROR_MAP)) | {"ct": ((-1, 1), "gray")}
+    looks = dict.fromkeys(sample.channels.protocol.structures, ((-0.5, 0.5), ERROR_MAP)) | {
+        "ct": ((-1, 1), "gray")
+    }
     for ax, name, volume in zip(axes, names, sample.cond.float()):
         show(ax, name.replace("_", " "), volume[index], *looks.get(name, ((0, 1),)))
     for ax in axes[len(names) :]:
