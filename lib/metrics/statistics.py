@@ -87,6 +87,4 @@ def verdict(difference: Difference, margin: float) -> str:
         return "higher"
     if difference.high < -margin:
         return "lower"
-    if -margin <= difference.low and difference.high <= margin:
-        return "equal"
-    return "cannot be said"
+    return "equal" if -margin <= difference.low and difference.high <= margin else "cannot be said"

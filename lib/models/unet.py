@@ -89,10 +89,8 @@ class UNet(nn.Module):
         n_constraints: int = 13,
     ):
         super().__init__()
+        self.base_channels, self.timed, self.answer = base_channels, timed, answer
         b = base_channels
-        self.base_channels = b
-        self.timed = timed
-        self.answer = answer
         if timed:
             self.embed_time = mlp(b, EMBEDDING_WIDTH // 2)
         self.embed_constraints = mlp(n_constraints, EMBEDDING_WIDTH // 2 if timed else EMBEDDING_WIDTH)
