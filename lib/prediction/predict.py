@@ -1,6 +1,7 @@
 """From a trained network and patients to doses: in one pass or sampled, whole or in windows, batched."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,10 @@ class Predictor(NamedTuple):
     @property
     def method(self) -> Method:
         return find_method(self.config.method)
+
+    def autocast(self) -> AbstractContextManager:
+        """The block in which the network is called, in its precision."""
+        return autocast(self.device, self.precision)
 
 
 def load_predictor(
@@ -194,7 +199,9 @@ def sample_batch(
         bounds = tuple(units.to_network(bound, prior) for bound in CLAMP)
         generator = generator_for(seed, "eta", *names)
         return units.to_dose(sampler.sample(denoise, noise, alpha_bar, bounds, generator, see), prior)
-    output = network_of(predictor, batch, window)()
+    network = network_of(predictor, batch, window)
+    with predictor.autocast():
+        output = network()
     dose, log_variance = units.to_dose(output[:, :1], prior), output[:, 1:].clamp(*LOG_VARIANCE_LIMITS)
     return dose + (log_variance / 2).exp() * noise if method.sampled else dose
 
@@ -210,7 +217,9 @@ def denoiser(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
 
     def denoise(x_t, t):
         signal, share = weights_of(config, t, x_t)
-        output = with_skip(predicts, network(x_t, t), x_t, signal, share, config.skip)
+        with predictor.autocast():
+            output = network(x_t, t)
+        output = with_skip(predicts, output, x_t, signal, share, config.skip)
         dose_hat, noise_hat = estimates(predicts, output, x_t, signal, share)
         known = nothing.to(x_t).expand_as(x_t)
         known_noise = noise_from_dose(x_t, known, signal, share)
@@ -226,7 +235,8 @@ def velocity_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable
 
     def velocity(x_t, t):
         known = (nothing.to(x_t) - x_t) / (1 - t).view(-1, 1, 1, 1, 1)
-        output = network(x_t, level_of(config, t))
+        with predictor.autocast():
+            output = network(x_t, level_of(config, t))
         output = with_skip("velocity", output, x_t, *weights_of(config, t, x_t), config.skip)
         return torch.where(inside, output, known)
 
@@ -237,16 +247,9 @@ def network_of(predictor: Predictor, batch: Batch, window: int = 0) -> Callable:
     """The network as (x_t, t) -> output [B,C,d,h,w] of one batch of patients, whole or in blended windows."""
     if window:
         return denoise_windows(partial(network_of, predictor), batch, window)
-    device, precision = predictor.device, predictor.precision
-    cond = batch.cond.contiguous(memory_format=memory_format(device, precision))
-
-    def network(x_t=None, t=None):
-        with autocast(device, precision):
-            output = predictor.network(cond, batch.constraints, x_t, t)
-        # a CUDA graph writes its next output over this one
-        return output.clone() if predictor.config.compile else output
-
-    graphs = predictor.method.timed and not predictor.config.compile and uses_graphs(device)
+    cond = batch.cond.contiguous(memory_format=memory_format(predictor.device, predictor.precision))
+    network = partial(predictor.network, cond, batch.constraints)
+    graphs = predictor.method.timed and not predictor.config.compile and uses_graphs(predictor.device)
     return SamplingGraph(network) if graphs else network
 
 

@@ -43,7 +43,8 @@ def denoise_windows(network_of: Callable, batch: Batch, window: int) -> Callable
 
     def network(x_t: Tensor | None = None, t: Tensor | None = None) -> Tensor:
         pieces = (None if x_t is None else x_t[box] for box in boxes)
-        outputs = (of_window(piece, t) for of_window, piece in zip(networks, pieces))
+        # copied, as a compiled network writes its next output over this one
+        outputs = (of_window(piece, t).clone() for of_window, piece in zip(networks, pieces))
         return blend(zip(boxes, outputs), batch.dose.shape[2:], window * batch.grid.answer)
 
     return network
@@ -74,7 +75,8 @@ def blend(parts: Iterable[tuple], size: Sequence[int], window: int) -> Tensor:
         if total is None:
             total, weights = part.new_zeros(*part.shape[:2], *size), part.new_zeros(size)
         places = [(torch.arange(n) - (n - 1) / 2) / (window / 4) for n in part.shape[2:]]
-        weight = torch.einsum("i,j,k->ijk", *(torch.exp(-(place**2) / 2) for place in places)).to(part)
+        z, y, x = (torch.exp(-(place**2) / 2) for place in places)
+        weight = (z[:, None, None] * y[:, None] * x).to(part)
         total[box] += weight * part
         weights[box] += weight
     return total / weights

@@ -230,7 +230,8 @@ def ceiling_rows(bench: Bench) -> list[Row]:
 @torch.no_grad()
 def call_network(predictor: Predictor, batch: Batch) -> None:
     level = torch.zeros(len(batch.dose), dtype=torch.long, device=batch.dose.device)
-    network_of(predictor, batch)(*((batch.dose, level) if predictor.method.timed else ()))
+    with predictor.autocast():
+        network_of(predictor, batch)(*((batch.dose, level) if predictor.method.timed else ()))
 
 
 def ceiling_row(name: str, work: Work, flop_rate: float, byte_rate: float, repeats: int) -> Row:
