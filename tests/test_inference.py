@@ -1,5 +1,7 @@
 """Predictions do not depend on how patients are batched, and mistakes end in a sentence."""
 
+import traceback
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -17,6 +19,7 @@ from lib.features.grid import Grid
 from lib.features.samples import make_sample
 from lib.files import ROOT
 from lib.models.methods import find_method
+from lib.models.unet import UNet
 from lib.prediction.predict import (
     load_predictor,
     on_case_grid,
@@ -44,6 +47,31 @@ def predictor_for(method, samples):
     torch.manual_seed(0)
     config = config_for(samples, method=method)
     return ready(find_method(method).make_network(config), config, torch.device("cpu"), "32")
+
+
+WAYS = {
+    "baseline": ["predict", "sample_batch"],
+    "ddpm": ["predict", "sample_batch", "sample", "denoise"],
+    "flow": ["predict", "sample_batch", "sample", "velocity"],
+}
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_from_a_notebooks_cell_to_the_network_there_are_few_calls(samples, tmp_path, monkeypatch, method):
+    ways, forward = [], UNet.forward
+
+    def spied_forward(*inputs):
+        frames = traceback.extract_stack()
+        ways.append([f.name for f in frames if Path(f.filename).is_relative_to(ROOT / "lib")])
+        return forward(*inputs)
+
+    monkeypatch.setattr(UNet, "forward", spied_forward)
+    train(config_for(samples, method=method, epochs=1), samples, tmp_path)
+    assert ways[0] == ["fit", "train_step", "training_loss"]
+    ways.clear()
+    predictor = predictor_for(method, samples)
+    predict(predictor, samples[:1], usual_sampler(predictor.config, 2))
+    assert ways[0] == WAYS[method]
 
 
 @pytest.mark.parametrize("method", ["baseline", "gaussian", "ddpm", "ddpm_v", "flow"])
