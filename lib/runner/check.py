@@ -20,7 +20,7 @@ import numpy as np
 from lib.cases.case import Case
 from lib.errors import UserError
 from lib.features.samples import Sample, make_sample
-from lib.files import find_path, in_project, sha256, write_text
+from lib.files import find_path, in_project, write_text
 from lib.importers.dicom_rt import read_patient
 from lib.importers.options import Options, check_import
 from lib.metrics import conformal
@@ -33,9 +33,10 @@ from lib.report.tables import cell
 from lib.runner import settings
 from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.notebook import find_params
-from lib.runner.params_file import put
+from lib.runner.params_file import put_over
 from lib.studies import intervals, plan_check
 from lib.studies.anatomy import anatomies, likeness, same_patient
+from lib.studies.calibration import load_calibration, weights_of
 from lib.studies.experiment import OUTPUTS, PUBLISHED, Experiment
 from lib.studies.results import Results, make_frame
 
@@ -78,40 +79,6 @@ def calibrate(run: Experiment, how: dict[str, Any]) -> Results:
         save_figure(figure, run.folder, name)
         plt.close(figure)
     return results
-
-
-def weights_of(run: Experiment, how: dict[str, Any]) -> dict[str, str]:
-    """training -> checksum of its weights, of those that answer, and that of the cohort's card."""
-    names = dict.fromkeys([how["regression"], *how["sampled"], *how["deep"]])
-    files = {name: run.checkpoint(name) / "weights.safetensors" for name in names}
-    sums = {name: sha256(path) for name, path in files.items() if path.exists()}
-    return sums | {"cohort": run.open_cohort().checksum}
-
-
-def is_calibrated(folder: Path) -> bool:
-    return (folder / "results" / "07_check.json").exists()
-
-
-def load_calibration(run: Experiment) -> Results:
-    """What `calibrate` kept; a UserError where there is none, or networks or patients changed since."""
-    if problem := calibration_problem(run):
-        raise UserError(problem)
-    return run.load_results("07_check")
-
-
-def calibration_problem(run: Experiment) -> str:
-    """Why a plan cannot be checked, and what to do; "" if it can."""
-    name = Path(run.experiment).name
-    command, published = f"python -m lib check {OUTPUTS / name}", PUBLISHED / name
-    if not is_calibrated(run.folder):
-        other = f", or check by {published}" if is_calibrated(in_project(published)) else ""
-        return f"{run.experiment} is not calibrated; first {command}{other}"
-    settings = run.load_results("07_check").settings
-    stored, here = settings["weights"], weights_of(run, settings["answers"])
-    if missing := sorted(stored.keys() - here.keys()):
-        return f"{run.checkpoint(missing[0])} holds no weights; train {missing[0]} first"
-    other = f"networks or patients of {run.experiment} are not those it was calibrated with; {command}"
-    return other if stored != here else ""
 
 
 def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample, list[str]]:
@@ -207,18 +174,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--by", default="", help="the answer; default: the one with the best intervals on test patients")
     add("--level-pct", type=float, default=LEVEL_PCT, help="share of such plans inside; default: 80")
     add("--to", default="", help="the page; default: in the experiment's folder")
-    add(
-        "-p", action="append", default=[], metavar="key=value", help="over the section ensemble, to calibrate"
-    )
+    text = "over the section ensemble, to calibrate"
+    add("-p", action="append", default=[], metavar="key=value", help=text)
     given = parser.parse_args(arguments)
     with one_sentence_errors():
         if given.plan:
-            return check(given.experiment, given.plan, given.by, given.level_pct, given.to) and None
-        over: dict[str, Any] = {}
-        for text in given.p:
-            key, equals, value = text.partition("=")
-            if not equals:
-                raise UserError(f"-p {text}: write -p key=value")
-            put(over, key, value)
-        run, how, _ = open_check(given.experiment, over)
-        print("\n".join(describe(calibrate(run, how))))
+            check(given.experiment, given.plan, given.by, given.level_pct, given.to)
+        else:
+            run, how, _ = open_check(given.experiment, put_over({}, given.p))
+            print("\n".join(describe(calibrate(run, how))))

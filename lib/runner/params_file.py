@@ -13,15 +13,20 @@ RENAMED = {"openkbp-cpu": "openkbp", "openkbp-medium": "openkbp"}
 
 
 def load_params(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A params file, one of the project from any folder, as a dict, with `section.key=value` (values in YAML)
-    put over it. Raises a UserError."""
+    """A params file, one of the project from any folder, as a dict with the overrides put over it. Raises a
+    UserError."""
     path, names = Path(path), [other.stem for other in sorted((ROOT / path).parent.glob("*.yaml"))]
     in_root = (ROOT / path).exists() and not path.exists()
     meant = name_meant(path.stem, names, "; params/ holds the experiments")
-    params = read_yaml(ROOT / path if in_root else path, meant)
+    return put_over(read_yaml(ROOT / path if in_root else path, meant), overrides)
+
+
+def put_over(params: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The params with each `section.key=value`, its value in YAML, put over them. Raises a UserError."""
     given = [override.partition("=") for override in overrides]
+    names = [name for name, _, _ in given]
     for name, equals, text in given:
-        if [other for other, _, _ in given].count(name) > 1:
+        if names.count(name) > 1:
             raise UserError(f"-p {name} is given twice; give it once")
         if not equals:
             raise UserError(f"-p {name}: write -p key=value or -p section.key=value")

@@ -14,8 +14,9 @@ import torch
 from lib.files import read_json, sha256, write_json, write_text
 from lib.models.methods import find_method
 from lib.report.interval_figures import with_names
-from lib.runner.check import is_calibrated, load_calibration, open_check
+from lib.runner.check import open_check
 from lib.strict_yaml import read_yaml
+from lib.studies.calibration import is_calibrated, load_calibration
 from lib.studies.experiment import CARD, Experiment, commit
 from lib.studies.results import FRAMES, Results, add_labels, read_frame, save_results, select
 from lib.tensors import load_tensors, save_tensors
