@@ -243,6 +243,12 @@ def test_what_cannot_be_is_said_before_anything_is_trained(folder, no_server, ch
     assert not folder.exists()
 
 
+def test_minutes_are_for_files_with_trainings():
+    params = {"experiment": "try", "cohort": "toys", "speed": {}}
+    with pytest.raises(UserError, match="p.yaml has no trainings, among which --minutes would share"):
+        budgets.check_budget(params, "p.yaml", 9)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_a_file_that_asks_for_one_is_refused(folder, no_server):
     with pytest.raises(UserError, match="PyTorch finds no GPU here"):

@@ -21,7 +21,7 @@ from lib.models.methods import find_method
 from lib.prediction.predict import usual_sampler
 from lib.runner.plan import Stage, plan
 from lib.runner.schedule import threads_of
-from lib.runner.settings import TRAIN, Values, experiment_of, training_parameters
+from lib.runner.settings import Values, experiment_of, training_parameters
 from lib.studies.experiment import Experiment
 from lib.studies.speed import kernel_times, seconds_of
 from lib.training.loop import train_step
@@ -44,16 +44,15 @@ class Cost(NamedTuple):
     shared_s: float = 0.0  # of an epoch what no other training can do meanwhile: a GPU's kernels
 
 
-def measure_trainings(params: Values, path: str, limit_s: float, jobs: int) -> tuple[int, list[Cost]]:
-    """The patients a step for which there is memory, at most the file's, and the cost of every training with
-    them, within about `limit_s`. Raises UserError."""
-    train = params.get("train") or {}
-    first = next(stage for stage in plan(params, path) if stage.name.startswith(TRAIN))
-    batch_size = first.parameters["batch_size"]
+def measure_trainings(
+    params: Values, path: str, batch_size: int, limit_s: float, jobs: int
+) -> tuple[int, list[Cost]]:
+    """The patients a step for which there is memory, at most `batch_size`, and the cost of every training
+    with them, within about `limit_s`. Raises UserError."""
     while True:
-        stages = plan(params | {"train": train | {"batch_size": batch_size, "epochs": 1}}, path)
+        train = (params.get("train") or {}) | {"batch_size": batch_size, "epochs": 1}
         try:
-            return batch_size, measure_all(stages, limit_s, jobs)
+            return batch_size, measure_all(plan(params | {"train": train}, path), limit_s, jobs)
         except torch.OutOfMemoryError:
             batch_size = halve(batch_size)
 
@@ -68,38 +67,33 @@ def halve(batch_size: int) -> int:
 
 def measure_all(stages: list[Stage], limit_s: float, jobs: int) -> list[Cost]:
     """The cost of every training that can be trained. The features of all patients are made on the way."""
-    trainings = [stage for stage in stages if stage.name.startswith(TRAIN)]
-    costs, threads = {}, torch.get_num_threads()
+    trainings, threads = [stage for stage in stages if stage.training], torch.get_num_threads()
+    of_network: dict[str, Cost | None] = {}  # by all that decides it
+    of_training: dict[str, Cost | None] = {}
 
     @cache
-    def samples_of(run: Experiment) -> list[Sample]:
+    def samples_of(run: Experiment) -> tuple[list[Sample], list[Sample]]:
         cohort = run.open_cohort()
         make_files(cohort, cohort.case_ids, run.grid, run.beams_deg)
-        return run.load_samples("train")
-
-    @cache
-    def on_device(run: Experiment) -> list[Sample]:
-        return [sample.to(choose_device(run.device)) for sample in samples_of(run)]
-
-    def measure(stage: Stage) -> Cost | None:
-        run, values = experiment_of(stage.parameters), training_parameters(stage.parameters)
-        any_seed, method = replace(run, seed=0, methods=()), find_method(values["method"])
-        network = [method.timed, method.outputs, method.extra]
-        samples, key = samples_of(any_seed), digest([any_seed, values | {"method": network}])
-        if key not in costs:
-            torch.set_num_threads(threads_of(stage, stages, jobs))
-            costs[key] = measure_training(run, values, samples, on_device(any_seed), limit_s / len(trainings))
-            torch.set_num_threads(threads)
-        name = stage.name.removeprefix(f"{TRAIN}_")
-        return costs[key] and costs[key]._replace(training=name)
+        samples, device = run.load_samples("train"), choose_device(run.device)
+        return samples, [sample.to(device) for sample in samples]
 
     try:
-        return [cost for cost in map(measure, trainings) if cost]
+        for stage in trainings:
+            run, values = experiment_of(stage.parameters), training_parameters(stage.parameters)
+            any_seed, method = replace(run, seed=0, methods=()), find_method(values["method"])
+            network = [method.timed, method.outputs, method.extra]
+            key, samples = digest([any_seed, values | {"method": network}]), samples_of(any_seed)
+            if key not in of_network:
+                torch.set_num_threads(threads_of(stage, stages, jobs))
+                of_network[key] = measure_training(run, values, *samples, limit_s / len(trainings))
+            of_training[stage.training] = of_network[key]
     finally:
         torch.set_num_threads(threads)
-        on_device.cache_clear()
+        samples_of.cache_clear()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+    return [cost._replace(training=name) for name, cost in of_training.items() if cost]
 
 
 def measure_training(

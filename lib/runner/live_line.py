@@ -16,9 +16,7 @@ class LiveLine:
     """The labels of what runs, each with its time and what its notebook says of its progress."""
 
     def __init__(self):
-        self.running: dict[
-            str, tuple[float, Path]
-        ] = {}  # label -> since when, seconds; the file of its words
+        self.running: dict[str, tuple[float, Path]] = {}  # label -> since when / s, the file of its words
         self.terminal, self.ended = sys.stderr.isatty(), threading.Event()
 
     @contextmanager

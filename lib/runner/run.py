@@ -20,7 +20,7 @@ from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.params_file import load_params
 from lib.runner.plan import Stage, plan
 from lib.runner.schedule import execute_stages, usual_jobs
-from lib.runner.settings import TRAIN, Values
+from lib.runner.settings import Values
 from lib.studies.experiment import OUTPUTS
 
 
@@ -62,7 +62,7 @@ def run_experiment(params: Values, options: argparse.Namespace) -> None:
             bound = {"bound": partial(within, budget, folder, stages)}
             names = {stage.name for stage in chosen}
             chosen = [stage for stage in stages if stage.name in names]
-            chosen.sort(key=lambda stage: not stage.name.startswith(TRAIN))  # the longest first
+            chosen.sort(key=lambda stage: not stage.training)  # the longest first
         else:
             (folder / FILE).unlink(missing_ok=True)  # without a budget nothing is left out for want of time
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))

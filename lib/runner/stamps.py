@@ -6,7 +6,6 @@ from lib.cache import digest, stage_key
 from lib.cases.protocol import protocol_of
 from lib.files import in_project, read_json, sha256
 from lib.runner.plan import Stage
-from lib.runner.settings import TRAIN
 from lib.studies.experiment import training_in
 
 
@@ -33,7 +32,7 @@ def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
     of the comparison."""
     lists = () if stage.name == "04_comparison" else ("methods",)
     parameters = {name: value for name, value in stage.parameters.items() if name not in lists}
-    start = training_in(parameters.get("start_from"), stage.name.removeprefix(f"{TRAIN}_"))
+    start = training_in(parameters.get("start_from"), stage.training)
     files = {"cohort": Path(parameters["cohort"], "card.json"), "start": Path(start, "weights.safetensors")}
     paths = {name: in_project(path) for name, path in files.items()}
     paths |= {"check": folder / "results" / "07_check.json"} if stage.name == "05_report" else {}
