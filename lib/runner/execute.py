@@ -13,6 +13,7 @@ from lib.cache import digest
 from lib.files import in_project
 from lib.progress import VARIABLE
 from lib.runner.command import Failure
+from lib.runner.kernel import kernel_config
 from lib.runner.parameters import read_parameters
 from lib.runner.plan import Stage
 
@@ -23,8 +24,6 @@ def execute(stage: Stage, folder: Path, words: Path, n_threads: int) -> float:
     """Execute a notebook into the output folder; returns the seconds. It computes on `n_threads` and writes
     how far it is to the file `words`. Raises a Failure; the notebook then stays there with its error."""
     import papermill
-
-    from lib.runner.kernel import kernel_config
 
     target, started = folder / f"{stage.name}.ipynb", time.monotonic()
     environment = {VARIABLE: str(words.absolute()), "OMP_NUM_THREADS": str(n_threads)}

@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 
 from lib.files import read_json, sha256, write_json, write_text
-from lib.models.methods import find_method
+from lib.models.methods import find_method, kind
 from lib.report.interval_figures import with_names
 from lib.runner.check import open_check
 from lib.strict_yaml import read_yaml
 from lib.studies.calibration import is_calibrated, load_calibration
 from lib.studies.experiment import CARD, Experiment, commit
-from lib.studies.results import FRAMES, Results, add_labels, read_frame, save_results, select
+from lib.studies.results import FRAMES, Results, add_labels, make_frame, read_frame, save_results, select
 from lib.tensors import load_tensors, save_tensors
 
 # A code host shows notebooks by itself, so their pages stay away; the report's notebook is its page
@@ -35,24 +35,21 @@ OTHER_PROCESSOR_DDPM_GY = 3.0  # its sampler multiplies small differences
 
 def published_folder(folder: Path) -> Path:
     """Where the repository keeps what it publishes of the experiment in `folder`."""
-    folder = Path(folder)
     return folder if folder.parent.name == "published" else folder.parent / "published" / folder.name
 
 
 def device_of(folder: Path) -> str:
     """Where the methods of an experiment were compared; "" if none were."""
-    path = Path(folder) / "results" / "04_comparison.json"
+    path = folder / "results" / "04_comparison.json"
     return read_json(path)["made"]["device"] if path.exists() else ""
 
 
-def key_numbers(folder: Path) -> dict[str, tuple[str, float]]:
-    """label of an answer -> its method, mean MAE in Gy over test patients; empty if none is compared."""
-    path = Path(folder) / "results" / "04_comparison.csv"
-    if not path.exists():
-        return {}
-    rows = add_labels(select(read_frame(path), measure="mae_gy", region="dose mask"))
-    groups = rows.groupby(["label", "method"], sort=False)["value"].mean().round(3)
-    return {label: (method, value) for (label, method), value in groups.items()}
+def mean_gy(folder: Path, measure: str = "mae_gy", region: str = "dose mask") -> pd.Series:
+    """An error averaged over the test patients, by label of the answer; empty if nothing was compared."""
+    path = folder / "results" / "04_comparison.csv"
+    frame = read_frame(path) if path.exists() else make_frame(path.stem, [])
+    rows = add_labels(select(frame, measure=measure, region=region, structure=""))
+    return rows.groupby("label", sort=False)["value"].mean()
 
 
 def is_shown(training: str) -> bool:
@@ -62,7 +59,7 @@ def is_shown(training: str) -> bool:
 
 def publish(folder: Path) -> None:
     """Put what the repository publishes of `folder`, with its page, in place of what it published before."""
-    folder, target, check = Path(folder), published_folder(folder), None
+    target, check = published_folder(folder), None
     if is_calibrated(folder) and not has_committed_patients(folder):
         run, *_ = open_check(folder)
         check = run, load_calibration(run)  # refused before anything is removed
@@ -81,7 +78,7 @@ def publish(folder: Path) -> None:
     for page in folder.glob("report.html"):
         text = re.sub(r' <a href="figures/[^"]*">PDF</a>', "", page.read_text(encoding="utf-8"))
         write_text(target / page.name, re.sub(*links, text))
-    maes_gy = {label: value for label, (_, value) in key_numbers(folder).items()}
+    maes_gy = mean_gy(folder).round(3).to_dict()
     stored = {"commit": commit(), "device": device_of(folder), "mae_gy": maes_gy}
     write_json(target / "results" / "published.json", stored)
 
@@ -154,16 +151,16 @@ def allowed_gy(method: str, same_device: bool) -> float:
 def compare_with_published(folder: Path) -> tuple[list[str], list[str]]:
     """(lines that say how the fresh numbers stand to the published ones, the answers that differ by more
     than they may); both empty if there is nothing to compare."""
-    path, fresh = published_folder(folder) / "results" / "published.json", key_numbers(folder)
-    if not path.exists() or not fresh:
+    path, fresh = published_folder(folder) / "results" / "published.json", mean_gy(folder).round(3)
+    if not path.exists() or fresh.empty:
         return [], []
     stored, device = read_json(path), device_of(folder)
     origin = f"{stored['device']}, commit {stored['commit']}"
     lines, differing = [f"MAE in Gy here ({device}) and as published ({origin}):"], []
-    for label, (method, value) in fresh.items():
+    for label, value in fresh.items():
         known, note = stored["mae_gy"].get(label), ""
         if known is not None:
-            off_gy, most_gy = value - known, allowed_gy(method, device == stored["device"])
+            off_gy, most_gy = value - known, allowed_gy(kind(label), device == stored["device"])
             words = "more than it may" if abs(off_gy) > most_gy else "as another processor may"
             note = f"  {known:.2f}  " + ("equal" if abs(off_gy) <= EQUAL_GY else f"{off_gy:+.2f}, {words}")
             differing += [label] if abs(off_gy) > most_gy else []

@@ -33,7 +33,7 @@ def execute_stages(
     folder: Path,
     force: bool,
     jobs: int,
-    bound: Callable[[Work], Work] = lambda work: work,
+    bound: Callable[[Work], Work] | None = None,
 ) -> bool:
     """Execute what is not up to date, at most `jobs` at a time; returns whether anything was executed.
     `bound` sets bounds to the work on a stage. Raises a Failure."""
@@ -52,7 +52,8 @@ def execute_stages(
             line.say(f"{labels[stage.name]}  done in {clock(seconds)}")
             return True
 
-        return any(side_by_side(chosen, bound(bring_up_to_date), jobs))
+        work = bound(bring_up_to_date) if bound else bring_up_to_date
+        return any(side_by_side(chosen, work, jobs))
 
 
 def threads_of(stage: Stage, stages: list[Stage], jobs: int) -> int:
