@@ -62,13 +62,10 @@ def calibrate(run: Experiment, how: dict[str, Any]) -> Results:
     """Predict validation and test patients, judge the intervals and alarms, and keep it as 07_check."""
     if run.is_published:
         raise UserError(f"{run.folder} is as it was published; --plan checks a plan by it")
-    rows = [
-        row
-        for part in ("validation", "test")
-        for row in intervals.predict_values(run, run.load_samples(part), part, **how)
-    ]
-    values = make_frame("07_values", rows)
-    raised = intervals.raise_organs(run, run.load_samples("test"))
+    rows = []
+    for part in ("validation", "test"):
+        rows += intervals.predict_values(run, run.load_samples(part), part, **how)
+    values, raised = make_frame("07_values", rows), intervals.raise_organs(run, run.load_samples("test"))
     frames = {"values": values, "anatomy": anatomies(run), "intervals": intervals.judge(values)}
     frames["detection"] = intervals.detect(values, raised)
     run.save_results("07_check", {"answers": how, "weights": weights_of(run, how)}, **frames)
@@ -132,9 +129,8 @@ def check(
         "command": export_command(run, answer["training"], case),
     }
     stands_out = plan_check.sentences(checked)
-    page = plan_page(
-        case, checked.table, members_gy, plan_check.answer_name(answer), stands_out, cautions, about
-    )
+    name = plan_check.answer_name(answer)
+    page = plan_page(case, checked.table, members_gy, name, stands_out, cautions, about)
     checks = in_project(OUTPUTS / Path(run.experiment).name) / "checks"
     path = Path(to) if to else checks / f"{case.case_id}.html"
     write_text(path, page)
@@ -146,12 +142,11 @@ def export_command(run: Experiment, training: str, case: Case) -> str:
     """How the predicted dose is had as RTDOSE; not from what is published."""
     if run.is_published:
         return ""
-    if not prediction_path(run.folder, training, case.case_id).exists():
-        return (
-            "The predicted dose as RTDOSE: 04_comparison keeps predictions, python -m lib export writes one."
-        )
-    command = f"python -m lib export outputs/{run.experiment} {training} {case.case_id}"
-    return f"The predicted dose as RTDOSE: {command} --dicom <the patient's DICOM folder> --to <file.dcm>"
+    how = "04_comparison keeps predictions, python -m lib export writes one."
+    if prediction_path(run.folder, training, case.case_id).exists():
+        how = f"python -m lib export outputs/{run.experiment} {training} {case.case_id}"
+        how += " --dicom <the patient's DICOM folder> --to <file.dcm>"
+    return f"The predicted dose as RTDOSE: {how}"
 
 
 def describe(results: Results) -> list[str]:
@@ -174,8 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--by", default="", help="the answer; default: the one with the best intervals on test patients")
     add("--level-pct", type=float, default=LEVEL_PCT, help="share of such plans inside; default: 80")
     add("--to", default="", help="the page; default: in the experiment's folder")
-    text = "over the section ensemble, to calibrate"
-    add("-p", action="append", default=[], metavar="key=value", help=text)
+    add("-p", action="append", default=[], metavar="key=value", help="over the section ensemble")
     given = parser.parse_args(arguments)
     with one_sentence_errors():
         if given.plan:
