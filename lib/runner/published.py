@@ -59,22 +59,23 @@ def is_shown(training: str) -> bool:
 
 def publish(folder: Path) -> None:
     """Put what the repository publishes of `folder`, with its page, in place of what it published before."""
-    target, check = published_folder(folder), None
-    if is_calibrated(folder) and not has_committed_patients(folder):
+    target, whole, check = published_folder(folder), has_committed_patients(folder), None
+    if is_calibrated(folder) and not whole:
         run, *_ = open_check(folder)
         check = run, load_calibration(run)  # refused before anything is removed
     if target.exists():
         rmtree(target)
-    for path in published_files(folder):
+    for path in published_files(folder) if whole else folder.glob("experiment.yaml"):
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copyfile(path, copy)
-    links = (r'href="pages/(\w[\w-]*)\.html"', r'href="\1.ipynb"')
-    if not has_committed_patients(folder):
+    if not whole:
         write_cited(folder, target)
-        if check:
-            write_check(*check, target)
-        links = (r'<a href="pages/[^"]*">(.*?)</a>', r"\1")  # to notebooks that are not published
+    if check:
+        write_check(*check, target)
+    links = (r'href="pages/(\w[\w-]*)\.html"', r'href="\1.ipynb"')
+    if not whole:  # the pages' notebooks are not published
+        links = (r'<a href="pages/[^"]*">(.*?)</a>', r"\1")
     for page in folder.glob("report.html"):
         text = re.sub(r' <a href="figures/[^"]*">PDF</a>', "", page.read_text(encoding="utf-8"))
         write_text(target / page.name, re.sub(*links, text))
@@ -90,9 +91,7 @@ def has_committed_patients(folder: Path) -> bool:
 
 
 def published_files(folder: Path) -> list[Path]:
-    """The files that are published as they are."""
-    if not has_committed_patients(folder):
-        return list(folder.glob("experiment.yaml"))
+    """The files that are published as they are, where a checkout holds the patients."""
     paths = [path for part in PARTS for path in sorted(folder.glob(part))]
     shown = [part for part in folder.glob("predictions/*") if is_shown(part.name)]
     return paths + [path for part in shown for path in sorted(part.glob("*.npz"))[:PATIENTS]]
