@@ -38,8 +38,7 @@ from lib.report.statements import (
 )
 from lib.runner import compare as pair
 from lib.runner import published
-from lib.runner.again import commands
-from lib.runner.params_file import load_params
+from lib.runner.params_file import commands, load_params
 from lib.runner.plan import plan
 from lib.studies.results import FRAMES, REFERENCE_GRID, Results, make_frame, save_results, select
 from lib.tensors import save_tensors

@@ -155,13 +155,13 @@ def print_plan(chosen: Values, budget: Budget, on: str) -> None:
         print(f"  {row['training']:<18} {steps}, {clock(row['planned_s'])}", flush=True)
 
 
-def within(budget: Budget, folder: Path, stages: list[Stage], work: Work) -> Work:
+def within(budget: Budget, folder: Path, work: Work) -> Work:
     """`work` of a stage, ended when its time is up. A stage that was ended or failed is set aside with the
     reason, and the others go on."""
 
     def work_in_time(stage: Stage) -> bool:
         begun_s, stamp = budget.gone_s(), stamp_path(folder, stage.name)
-        if budget.left_s(stage.name) < 0 and not is_fresh(stamp, key_of(stage, stages, folder)):
+        if budget.left_s(stage.name) < 0 and not is_fresh(stamp, key_of(stage, folder)):
             outcome = "not begun: its time was up"
         else:
             outcome = outcome_of(stage)

@@ -23,8 +23,8 @@ LIMITS = re.compile(
     rf"(?:(one|some|any|\d+) of )?(?:({NUMBER})\.\.({NUMBER})|(methods)|(\w[^|;]*(?: \| [^|;]+)+))"
 )
 TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
-DAMAGED_CODE = (SyntaxError, AttributeError, TypeError, RecursionError, MemoryError)
-DAMAGED_NOTEBOOK = (ValueError, LookupError, *DAMAGED_CODE)
+DAMAGED_NOTEBOOK = (ValueError, LookupError, SyntaxError, AttributeError, TypeError)
+DAMAGED_NOTEBOOK += (RecursionError, MemoryError)
 
 
 class Parameter(NamedTuple):

@@ -1,4 +1,4 @@
-"""A params file: strict YAML, with values of the command line put over it."""
+"""A params file: strict YAML, with values of the command line put over it, and how it is run again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,3 +51,14 @@ def put(params: dict[str, Any], name: str, text: str) -> None:
         params[key] = parse_yaml(text)
     except DAMAGED_YAML as error:
         raise UserError(f"-p {name}: the value is not readable as YAML: {yaml_problem(error)}") from None
+
+
+def commands(folder: Path) -> str:
+    """The commands that run an experiment again, as it was and sampled in at most 100 steps, as Markdown."""
+    made = load_params(folder / "experiment.yaml")
+    same = [path.name for path in sorted((ROOT / "params").glob("*.yaml")) if load_params(path) == made]
+    # the copy in its folder, if something was changed for it
+    path = f"params/{same[0]}" if same else f"outputs/{folder.name}/experiment.yaml"
+    steps = [f'-p ablation.{name}="[5, 25, 100]"' for name in ("n_steps", "others_steps", "few_steps")]
+    fewer = " ".join([f"-p experiment={folder.name}-100", *steps, "-p ensemble.n_steps=100"])
+    return f"```\npython -m lib run {path}\npython -m lib run {path} {fewer}\n```"

@@ -60,7 +60,7 @@ def run_experiment(params: Values, options: argparse.Namespace) -> None:
             (folder / FILE).unlink(missing_ok=True)  # without a budget nothing is left out for want of time
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         remove_others(stages, folder)
-        bound = partial(within, budget, folder, stages) if budget else None
+        bound = partial(within, budget, folder) if budget else None
         executed = execute_stages(chosen, stages, folder, options.force, jobs, bound)
         finish(folder, executed, options.publish)
         if budget:

@@ -41,7 +41,7 @@ def execute_stages(
     with live_line() as line:
 
         def bring_up_to_date(stage: Stage) -> bool:
-            stamp, key = stamp_path(folder, stage.name), key_of(stage, stages, folder)
+            stamp, key = stamp_path(folder, stage.name), key_of(stage, folder)
             if not force and is_fresh(stamp, key):
                 line.say(f"{labels[stage.name]}  up to date")
                 return False

@@ -26,7 +26,7 @@ def products_of(stage: Stage, folder: Path) -> list[Path]:
     return sorted({*stage.products, *tables})
 
 
-def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
+def key_of(stage: Stage, folder: Path) -> str:
     """The stage's key: its code and parameters, the cohort's card and protocol, the weights it starts from,
     what the stages it needs have written, and the check for the report. The list of trainings is a parameter
     of the comparison."""
@@ -41,7 +41,7 @@ def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
         card = read_json(paths["cohort"])
         stored = card.get("protocol", card.get("site"))
         inputs["protocol"] = digest(protocol_of(stored).content) if stored else None
-    for name in [other.name for other in stages if other.name in stage.needs]:
+    for name in stage.needs:
         stamp = stamp_path(folder, name)
         inputs[name] = read_json(stamp)["products"] if stamp.exists() else None
     return stage_key(stage.notebook, parameters, inputs)
