@@ -10,6 +10,7 @@ import pandas as pd
 from lib.files import ROOT, write_text
 from lib.metrics.statistics import paired_difference
 from lib.report import frames, steps_figures
+from lib.report.statements import in_words
 from lib.report.tables import cell
 from lib.runner.published import mean_gy
 from lib.strict_yaml import read_yaml
@@ -24,24 +25,15 @@ IN_README = {  # experiment -> title of its column
     "openkbp-hour": "real patients, an hour, in voxels",
     "phantom": "phantoms",
 }
-TITLES = {
-    "control": "no network: mean dose by distance to the targets",
-    "baseline": "U-Net",
-    "baseline, 2 seeds": "U-Net, mean of 2 seeds",
-    "baseline, 2 seeds and both sides": "U-Net, mean of 2 seeds and both sides",
-    "gradient": "U-Net with gradient loss",
-    "refine": "diffusion of the U-Net's residual",
-    "ddpm_dose": "diffusion, dose predicted",
-    "ddpm_v": "diffusion, v predicted",
-    "flow": "flow matching",
-    "ddpm": "the reference's diffusion, noise predicted",
-}
+ANSWERS = ["control", "baseline", "baseline, 2 seeds", "baseline, 2 seeds and both sides", "gradient"]
+ANSWERS += ["refine", "ddpm_dose", "ddpm_v", "flow", "ddpm"]
 
 
 def results_table() -> str:
     """The table of README.md: one sample or answer a row, an experiment a column."""
     columns = {title: mean_gy(PUBLISHED / experiment) for experiment, title in IN_README.items()}
-    table = pd.DataFrame(columns).reindex(list(TITLES)).rename(index=TITLES).dropna(how="all")
+    words = {label: in_words(label, label.partition(",")[0]).strip("*") for label in ANSWERS}
+    table = pd.DataFrame(columns).reindex(ANSWERS).rename(index=words).dropna(how="all")
     return as_markdown(table, "one answer or sample")
 
 
