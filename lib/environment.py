@@ -48,9 +48,8 @@ def check_python() -> None:
     """Refuse a Python that is too old; say so where nobody has tried this project."""
     version = platform.python_version()
     if sys.version_info[:2] < OLDEST:
-        refuse(
-            f"this is Python {version}; 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 ..."
-        )
+        needed = "3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 ..."
+        refuse(f"this is Python {version}; {needed}")
     if sys.version_info[:2] > NEWEST:
         print(f"note: Python {version} was not tried; 3.11, 3.12 and 3.13 were")
     if sys.platform == "win32":

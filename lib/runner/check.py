@@ -108,9 +108,8 @@ def check(
     plan_check.refuse_plan(case, run.open_cohort(), run.experiment)
     anatomy = results.frames["07_anatomy"]
     if twin := same_patient(case, anatomy):
-        raise UserError(
-            f"{plan} has the anatomy of {twin}, on whom the networks were trained; they know its plan"
-        )
+        known = f"the anatomy of {twin}, on whom the networks were trained"
+        raise UserError(f"{plan} has {known}; they know its plan")
     if name in results.settings.get("not_published", ()):
         raise UserError(f"{name} takes networks that are not published; leave --by out, or train them first")
     answer = plan_check.choose_answer(results.frames["07_intervals"], level_pct, name)

@@ -146,10 +146,8 @@ def busy_share(state: TrainingState, samples: list[Sample], seconds: list[float]
 def time_for(costs: list[Cost], epochs: int, jobs: int) -> float:
     """Seconds of all trainings, `jobs` at a time; what they share is done one after the other."""
     rounds = math.ceil(len(costs) / jobs) / max(1, len(costs))
-    once_s, epoch_s, shared_s = (
-        sum(getattr(c, name) for c in costs) for name in ("once_s", "epoch_s", "shared_s")
-    )
-    return rounds * once_s + epochs * max(rounds * epoch_s, shared_s)
+    once_s, epoch_s = sum(cost.once_s for cost in costs), sum(cost.epoch_s for cost in costs)
+    return rounds * once_s + epochs * max(rounds * epoch_s, sum(cost.shared_s for cost in costs))
 
 
 def epochs_that_fit(costs: list[Cost], left_s: float, jobs: int) -> int:

@@ -26,18 +26,12 @@ def execute(stage: Stage, folder: Path, words: Path, n_threads: int) -> float:
     import papermill
 
     target, started = folder / f"{stage.name}.ipynb", time.monotonic()
-    environment = {VARIABLE: str(words.absolute()), "OMP_NUM_THREADS": str(n_threads)}
+    environment = {VARIABLE: str(words), "OMP_NUM_THREADS": str(n_threads)}
     with kernel_sockets(target) as sockets, kernel_failures(stage.name, target):
-        papermill.execute_notebook(
-            str(stage.notebook),
-            str(target),
-            parameters_to_pass(stage),
-            progress_bar=False,
-            kernel_name="python3",
-            request_save_on_cell_execute=False,
-            config=kernel_config(sockets, str(in_project(".").absolute()), environment),
-            extra_arguments=["--log-level=50"],
-        )
+        config = kernel_config(sockets, str(in_project(".").absolute()), environment)
+        options = {"kernel_name": "python3", "config": config, "extra_arguments": ["--log-level=50"]}
+        options |= {"progress_bar": False, "request_save_on_cell_execute": False}
+        papermill.execute_notebook(str(stage.notebook), str(target), parameters_to_pass(stage), **options)
     tidy(target)
     return time.monotonic() - started
 

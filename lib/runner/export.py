@@ -20,12 +20,7 @@ from lib.runner.params_file import load_params
 
 
 def export(
-    folder: str | Path,
-    method: str,
-    case_id: str,
-    target: str | Path,
-    dicom: str | Path = "",
-    spread: bool = False,
+    folder: str | Path, method: str, case_id: str, target: str | Path, dicom: str = "", spread: bool = False
 ) -> str:
     """Write the dose, or the spread, of experiment `folder`; returns what was written, a path a line, and a
     sentence where 0 mm is no place of the patient's. Raises a UserError."""

@@ -50,10 +50,8 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     try:
         return parse_lines(parameters_cell(path.read_text(encoding="utf-8")))
     except DAMAGED_NOTEBOOK as error:
-        raise UserError(
-            f"{path} is not a notebook with lines `name = value  # meaning` as its parameters "
-            f"({' '.join(str(error).split())[:80]})"
-        ) from None
+        wanted, why = "lines `name = value  # meaning` as its parameters", " ".join(str(error).split())
+        raise UserError(f"{path} is not a notebook with {wanted} ({why[:80]})") from None
 
 
 def parameters_cell(notebook: str) -> str:

@@ -15,6 +15,7 @@ from lib.runner.plan import Stage
 from lib.runner.stamps import key_of, products_of, stamp_path, words_path
 
 Work = Callable[[Stage], bool]  # returns whether anything was executed
+Bound = Callable[[Work], Work]
 
 
 def n_cores() -> int:
@@ -28,15 +29,10 @@ def usual_jobs(device: str) -> int:
 
 
 def execute_stages(
-    chosen: list[Stage],
-    stages: list[Stage],
-    folder: Path,
-    force: bool,
-    jobs: int,
-    bound: Callable[[Work], Work] | None = None,
+    chosen: list[Stage], stages: list[Stage], folder: Path, force: bool, jobs: int, bound: Bound | None
 ) -> bool:
     """Execute what is not up to date, at most `jobs` at a time; returns whether anything was executed.
-    `bound` sets bounds to the work on a stage. Raises a Failure."""
+    `bound`, if any, sets bounds to the work on a stage. Raises a Failure."""
     labels = {stage.name: f"[{number}/{len(chosen)}] {stage.name}" for number, stage in enumerate(chosen, 1)}
     with live_line() as line:
 
