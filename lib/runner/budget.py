@@ -91,8 +91,8 @@ def open_budget(
     """The params with the epochs that fit, their stages, and the budget; the plan is printed. The plan of an
     earlier run of the same params on the same device is kept. Raises UserError."""
     asked = check_budget(params, path, minutes)
-    device = choose_device(params.get("device", "auto"))
-    on = describe(device, choose_precision(params.get("precision", "auto"), device))
+    device = choose_device(asked["device"])
+    on = describe(device, choose_precision(asked["precision"], device))
     budget = Budget(folder / FILE, 60.0 * minutes, {"key": digest([params, on]), "minutes": minutes})
     earlier = read_json(budget.file) if budget.file.exists() else {}
     if earlier.get("key") == budget.plan["key"]:

@@ -43,10 +43,11 @@ class LiveLine:
             print(line[: width()] if self.terminal else f"{line}\n", end="", file=sys.stderr, flush=True)
 
     def describe(self, label: str) -> str:
-        since_s, words = self.running.get(label, (0.0, None))
-        if words is None or not words.exists():  # it has ended since
+        try:
+            since_s, words = self.running[label]
+            return f"{label}  {clock(time.monotonic() - since_s)}  {words.read_text(encoding='utf-8')}"
+        except (KeyError, FileNotFoundError):  # it has ended since
             return ""
-        return f"{label}  {clock(time.monotonic() - since_s)}  {words.read_text(encoding='utf-8')}"
 
     def clear(self) -> None:
         if self.terminal:

@@ -9,7 +9,6 @@ from pathlib import Path
 from shutil import copyfile, rmtree
 
 import pandas as pd
-import torch
 
 from lib.files import read_json, sha256, write_json, write_text
 from lib.models.methods import find_method, kind
@@ -26,7 +25,9 @@ PARTS = ("experiment.yaml", "0[0-46]*.ipynb", "results/*")
 # of patients that a checkout does not hold: the page, and the tables that are cited, without their structures
 COMMITTED, CITED = "outputs/cohorts/phantom", ("02_steps", "03_ensemble", "04_comparison")
 PATIENTS = 1  # whose predictions are published, for the explorer; in voxels they are large
-FEW_WEIGHTS = 4096  # so many numbers are published in float32
+# Networks multiply in bfloat16 where the hardware does, so weights are published in it; but a layer of so
+# few as norms, biases and the last one have, which are small and matter, as it is
+FEW_WEIGHTS = 4096
 EQUAL_GY = 0.005  # numbers are compared as they are printed
 # What another processor changes, since its kernels add in another order; measured in tests/README.md
 OTHER_PROCESSOR_GY = 0.2
@@ -115,8 +116,9 @@ def write_check(run: Experiment, calibration: Results, target: Path) -> None:
     source, copy = run.checkpoint(name), target / "checkpoints" / name
     for path in (source / weights, source / "prior" / weights):
         if path.exists():
-            at = copy / path.relative_to(source)
-            save_tensors(at, {key: shorten(tensor) for key, tensor in load_tensors(path)[0].items()})
+            at, (layers, _) = copy / path.relative_to(source), load_tensors(path)
+            short = {key: layer.bfloat16() for key, layer in layers.items() if layer.numel() > FEW_WEIGHTS}
+            save_tensors(at, layers | short)
             copyfile(path.with_name("config.json"), at.with_name("config.json"))
     cohort = run.open_cohort()
     write_json(target / CARD, cohort.short_card)
@@ -133,12 +135,6 @@ def write_check(run: Experiment, calibration: Results, target: Path) -> None:
     }
     tables = {key: frame[list(FRAMES[f"07_{key}"])] for key, frame in tables.items()}
     save_results(target / "results", "07_check", settings, **tables)
-
-
-def shorten(tensor: torch.Tensor) -> torch.Tensor:
-    """The weights of a layer in bfloat16, in which networks multiply where the hardware does; the few of
-    norms, biases and the last layer, which are small and matter, as they are."""
-    return tensor.bfloat16() if tensor.numel() > FEW_WEIGHTS else tensor
 
 
 def allowed_gy(method: str, same_device: bool) -> float:
