@@ -9,6 +9,7 @@ results/budget.json holds the plan and, stage by stage, what happened.
 """
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from lib.files import read_json, write_json
 from lib.progress import clock
 from lib.runner.command import Failure
 from lib.runner.costs import Cost, epochs_that_fit, measure_trainings, time_for
-from lib.runner.kernel import end_kernel, interrupt_kernel, start_server
+from lib.runner.kernel import KILL, signal_kernels, start_server
 from lib.runner.plan import Stage, plan
 from lib.runner.schedule import Work
 from lib.runner.settings import TRAIN, Values
@@ -188,9 +189,9 @@ def ended_after(seconds: float, words: Path) -> Iterator[None]:
 
     def end() -> None:
         if not done.wait(max(0.0, seconds)):
-            interrupt_kernel(words)  # a training keeps a checkpoint
+            signal_kernels(signal.SIGINT, words)  # as Ctrl-C does; a training keeps a checkpoint
             while not done.wait(GRACE_S):
-                end_kernel(words)
+                signal_kernels(KILL, words)
 
     thread = threading.Thread(target=end, daemon=True)
     thread.start()

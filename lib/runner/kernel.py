@@ -27,6 +27,7 @@ LARGE_PACKAGES += ["ipykernel.kernelapp", "ipywidgets"]
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 ENVIRONMENT["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 LAUNCHER = "ipykernel_launcher"
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
 
 class ForkedKernel(ForkServerProcess):
@@ -79,24 +80,11 @@ def serve(arguments: list[str], environment: dict[str, str], folder: str) -> Non
     os._exit(0)  # nothing is left to be done, and no thread to be waited for
 
 
-def end_kernels() -> None:
-    """Kill every kernel that this process has started and that still runs."""
-    for words in list(Provisioner.processes):
-        end_kernel(words)
-
-
-def end_kernel(words: str | Path) -> None:
-    """Kill the kernel that writes its progress to this file, if it runs."""
-    process = Provisioner.processes.get(str(words))
-    if process and process.poll() is None:
-        process.kill()
-
-
-def interrupt_kernel(words: str | Path) -> None:
-    """What Ctrl-C is to a person's own process."""
-    process = Provisioner.processes.get(str(words))
-    if process and process.poll() is None:
-        os.kill(process.pid, signal.SIGINT)
+def signal_kernels(number: int, words: Path | None = None) -> None:
+    """Send a signal to the kernels that run, or to the one that writes its progress to this file."""
+    for file, process in list(Provisioner.processes.items()):
+        if words in (None, Path(file)) and process.poll() is None:
+            os.kill(process.pid, number)
 
 
 def use_provisioner() -> None:

@@ -9,7 +9,7 @@ from lib.cache import is_fresh, write_stamp
 from lib.device import choose_device
 from lib.progress import clock
 from lib.runner.execute import execute
-from lib.runner.kernel import end_kernels
+from lib.runner.kernel import KILL, signal_kernels
 from lib.runner.live_line import live_line
 from lib.runner.plan import Stage
 from lib.runner.stamps import key_of, products_of, stamp_path, words_path
@@ -79,7 +79,7 @@ def side_by_side(stages: list[Stage], work: Work, jobs: int) -> list[bool]:
                     errors += filter(None, [future.exception()])
                     results += [] if future.exception() else [future.result()]
         except KeyboardInterrupt:
-            end_kernels()
+            signal_kernels(KILL)
             raise
     if errors:
         raise errors[0]
