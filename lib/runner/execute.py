@@ -10,7 +10,6 @@ from tempfile import gettempdir
 from typing import Any
 
 from lib.cache import digest
-from lib.files import in_project
 from lib.progress import VARIABLE
 from lib.runner.command import Failure
 from lib.runner.kernel import kernel_config
@@ -28,9 +27,8 @@ def execute(stage: Stage, folder: Path, words: Path, n_threads: int) -> float:
     target, started = folder / f"{stage.name}.ipynb", time.monotonic()
     environment = {VARIABLE: str(words), "OMP_NUM_THREADS": str(n_threads)}
     with kernel_sockets(target) as sockets, kernel_failures(stage.name, target):
-        config = kernel_config(sockets, str(in_project(".").absolute()), environment)
-        options = {"kernel_name": "python3", "config": config, "extra_arguments": ["--log-level=50"]}
-        options |= {"progress_bar": False, "request_save_on_cell_execute": False}
+        options = {"config": kernel_config(sockets, environment), "extra_arguments": ["--log-level=50"]}
+        options |= {"kernel_name": "python3", "progress_bar": False, "request_save_on_cell_execute": False}
         papermill.execute_notebook(str(stage.notebook), str(target), parameters_to_pass(stage), **options)
     tidy(target)
     return time.monotonic() - started

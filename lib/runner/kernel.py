@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
-from traitlets import Dict, Unicode
+from traitlets import Dict
 from traitlets.config import Config
 
+from lib.files import in_project
 from lib.parallel import watch_parent
 from lib.progress import VARIABLE
 
@@ -44,15 +45,14 @@ class ForkedKernel(ForkServerProcess):
 
 
 class Provisioner(LocalProvisioner):
-    """Starts a kernel in a folder, with further variables of the environment."""
+    """Starts a kernel in the project's folder, with further variables of the environment."""
 
     processes: ClassVar[dict] = {}  # of the kernels that were started, by the file of their progress
     environment = Dict(help="variables over those of this process").tag(config=True)
-    folder = Unicode(help="where the kernel works").tag(config=True)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
         """Start the command's kernel; returns how it is reached."""
-        kwargs |= {"env": kwargs["env"] | self.environment, "cwd": self.folder}
+        kwargs |= {"env": kwargs["env"] | self.environment, "cwd": str(in_project(".").absolute())}
         if sys.platform.startswith("linux"):
             arguments = cmd[cmd.index(LAUNCHER) + 1 :]
             self.process = ForkedKernel(target=serve, args=(arguments, kwargs["env"], kwargs["cwd"]))
@@ -103,8 +103,7 @@ def start_server() -> None:
         forkserver.ensure_running()
 
 
-def kernel_config(sockets: dict[str, str], folder: str, environment: dict[str, str]) -> Config:
-    """The settings of a kernel that talks by `sockets`, works in the folder and has these variables."""
+def kernel_config(sockets: dict[str, str], environment: dict[str, str]) -> Config:
+    """The settings of a kernel that talks by `sockets` and has these variables."""
     use_provisioner()
-    settings = {"folder": folder, "environment": environment}
-    return Config({"KernelManager": sockets, Provisioner.__name__: settings})
+    return Config({"KernelManager": sockets, Provisioner.__name__: {"environment": environment}})
