@@ -436,6 +436,7 @@ def test_every_command_explains_itself(capsys):
             ["train", "params/smoke.yaml", "basline"],
             "methods does not list 'basline'; did you mean baseline?",
         ),
+        (["train", "params/speed.yaml"], "params/speed.yaml lists no methods, so there is nothing to train"),
         (["import", "dicm"], "invalid choice: 'dicm'"),
         (["import", "dicom"], "error: dicom needs the folder of its patients"),
         (["export", "outputs/none", "a", "b", "--dicom", "c", "--to", "d"], "experiment.yaml does not exist"),

@@ -55,9 +55,8 @@ def ingredients_table(folder: Path) -> str:
         plain = values.pop("baseline")
         columns[f"{title} / Gy"] = values.drop(columns="control").mean().map("{:.2f}".format)
         less = {name: paired_difference(values[name], plain) for name in columns[f"{title} / Gy"].index}
-        columns[f"{title}, less {plain.mean():.2f} Gy"] = pd.Series(
-            {name: f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" for name, d in less.items()}
-        )
+        texts = {name: f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" for name, d in less.items()}
+        columns[f"{title}, less {plain.mean():.2f} Gy"] = pd.Series(texts)
     variants = read_yaml(folder / "experiment.yaml")["variants"]
     titles = {name: str(of).strip("{}").replace("'", "") for name, of in variants.items()}
     table = pd.DataFrame(columns).sort_values("MAE / Gy").rename(index=titles | {"gradient": "gradient loss"})

@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
 def trainings(params: Values, path: str | Path, names: list[str]) -> dict[str, Values]:
     """name -> values of 01_train, for the names, or for all methods in order. Raises a UserError."""
     listed = {stage.training: stage.parameters for stage in plan(params, path) if stage.training}
+    if not listed:
+        raise UserError(f"{path} lists no methods, so there is nothing to train")
     for name in names:
         if name not in listed:
             raise UserError(f"{path}: methods does not list {name!r}{closest(name, listed)}")
