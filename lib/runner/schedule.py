@@ -10,7 +10,7 @@ from lib.device import choose_device
 from lib.progress import clock
 from lib.runner.execute import execute
 from lib.runner.kernel import KILL, signal_kernels
-from lib.runner.live_line import live_line
+from lib.runner.live_line import LiveLine
 from lib.runner.plan import Stage
 from lib.runner.stamps import key_of, products_of, stamp_path, words_path
 
@@ -34,22 +34,25 @@ def execute_stages(
     """Execute what is not up to date, at most `jobs` at a time; returns whether anything was executed.
     `bound`, if any, sets bounds to the work on a stage. Raises a Failure."""
     labels = {stage.name: f"[{number}/{len(chosen)}] {stage.name}" for number, stage in enumerate(chosen, 1)}
-    with live_line() as line:
+    line = LiveLine()
 
-        def bring_up_to_date(stage: Stage) -> bool:
-            stamp, key = stamp_path(folder, stage.name), key_of(stage, folder)
-            if not force and is_fresh(stamp, key):
-                line.say(f"{labels[stage.name]}  up to date")
-                return False
-            words = words_path(folder, stage.name)
-            with line.shows(labels[stage.name], words):
-                seconds = execute(stage, folder, words, threads_of(stage, stages, jobs))
-            write_stamp(stamp, key, [*products_of(stage, folder), folder / f"{stage.name}.ipynb"])
-            line.say(f"{labels[stage.name]}  done in {clock(seconds)}")
-            return True
+    def bring_up_to_date(stage: Stage) -> bool:
+        stamp, key = stamp_path(folder, stage.name), key_of(stage, folder)
+        if not force and is_fresh(stamp, key):
+            line.say(f"{labels[stage.name]}  up to date")
+            return False
+        words = words_path(folder, stage.name)
+        with line.shows(labels[stage.name], words):
+            seconds = execute(stage, folder, words, threads_of(stage, stages, jobs))
+        write_stamp(stamp, key, [*products_of(stage, folder), folder / f"{stage.name}.ipynb"])
+        line.say(f"{labels[stage.name]}  done in {clock(seconds)}")
+        return True
 
-        work = bound(bring_up_to_date) if bound else bring_up_to_date
-        return any(side_by_side(chosen, work, jobs))
+    work = bound(bring_up_to_date) if bound else bring_up_to_date
+    try:
+        return any(side_by_side(chosen, work, jobs, line.update))
+    finally:
+        line.clear()
 
 
 def threads_of(stage: Stage, stages: list[Stage], jobs: int) -> int:
@@ -59,8 +62,11 @@ def threads_of(stage: Stage, stages: list[Stage], jobs: int) -> int:
     return max(1, n_cores() // min(jobs, len(beside)))
 
 
-def side_by_side(stages: list[Stage], work: Work, jobs: int) -> list[bool]:
-    """What `work` returns of each stage, begun when those that it needs are done, at most `jobs` at a time.
+def side_by_side(
+    stages: list[Stage], work: Work, jobs: int, meanwhile: Callable[[], None] = lambda: None
+) -> list[bool]:
+    """What `work` returns of each stage, begun when those that it needs are done, at most `jobs` at a time;
+    `meanwhile` is called every second.
 
     After an error nothing more begins, and what runs goes on to its end; then the first one is raised. Ctrl-C
     ends what runs.
@@ -74,7 +80,8 @@ def side_by_side(stages: list[Stage], work: Work, jobs: int) -> list[bool]:
                 for stage in ready[: jobs - len(running)]:
                     waiting.remove(stage)
                     running[pool.submit(work, stage)] = stage
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                meanwhile()
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     del running[future]
                     errors += filter(None, [future.exception()])
                     results += [] if future.exception() else [future.result()]
