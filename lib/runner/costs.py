@@ -67,33 +67,37 @@ def halve(batch_size: int) -> int:
 
 def measure_all(stages: list[Stage], limit_s: float, jobs: int) -> list[Cost]:
     """The cost of every training that can be trained. The features of all patients are made on the way."""
-    trainings, threads = [stage for stage in stages if stage.training], torch.get_num_threads()
-    of_network: dict[str, Cost | None] = {}  # by all that decides it
-    of_training: dict[str, Cost | None] = {}
+    trainings = [stage for stage in stages if stage.training]
+    costs, threads = {}, torch.get_num_threads()
 
     @cache
-    def samples_of(run: Experiment) -> tuple[list[Sample], list[Sample]]:
+    def samples_of(run: Experiment) -> list[Sample]:
         cohort = run.open_cohort()
         make_files(cohort, cohort.case_ids, run.grid, run.beams_deg)
-        samples, device = run.load_samples("train"), choose_device(run.device)
-        return samples, [sample.to(device) for sample in samples]
+        return run.load_samples("train")
+
+    @cache
+    def on_device(run: Experiment) -> list[Sample]:
+        return [sample.to(choose_device(run.device)) for sample in samples_of(run)]
+
+    def measure(stage: Stage) -> Cost | None:
+        run, values = experiment_of(stage.parameters), training_parameters(stage.parameters)
+        any_seed, method = replace(run, seed=0, methods=()), find_method(values["method"])
+        network = [method.timed, method.outputs, method.extra]
+        samples, key = samples_of(any_seed), digest([any_seed, values | {"method": network}])
+        if key not in costs:
+            torch.set_num_threads(threads_of(stage, stages, jobs))
+            costs[key] = measure_training(run, values, samples, on_device(any_seed), limit_s / len(trainings))
+            torch.set_num_threads(threads)
+        return costs[key] and costs[key]._replace(training=stage.training)
 
     try:
-        for stage in trainings:
-            run, values = experiment_of(stage.parameters), training_parameters(stage.parameters)
-            any_seed, method = replace(run, seed=0, methods=()), find_method(values["method"])
-            network = [method.timed, method.outputs, method.extra]
-            key, samples = digest([any_seed, values | {"method": network}]), samples_of(any_seed)
-            if key not in of_network:
-                torch.set_num_threads(threads_of(stage, stages, jobs))
-                of_network[key] = measure_training(run, values, *samples, limit_s / len(trainings))
-            of_training[stage.training] = of_network[key]
+        return [cost for cost in map(measure, trainings) if cost]
     finally:
         torch.set_num_threads(threads)
-        samples_of.cache_clear()
+        on_device.cache_clear()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-    return [cost._replace(training=name) for name, cost in of_training.items() if cost]
 
 
 def measure_training(
