@@ -68,9 +68,8 @@ def compile_for(purpose: str, network: nn.Module, device: torch.device) -> None:
         raise UserError("train.compile needs Triton on a GPU (pip install triton); set it to false")
     generates = COMPILED_FOR[purpose].get("backend", "inductor") == "inductor"  # kernels, in C++ on a CPU
     if generates and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        raise UserError(
-            "train.compile needs a C++ compiler (g++, or the one that CXX names) on a CPU; set it to false"
-        )
+        needed = "a C++ compiler (g++, or the one that CXX names)"
+        raise UserError(f"train.compile needs {needed} on a CPU; set it to false")
     network.compile(**COMPILED_FOR[purpose])
 
 

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
@@ -22,11 +23,8 @@ TEST_LOCK = ROOT / "tests" / "requirements.lock"
 PYTORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 PROBE_S = 8  # the longest wait for PyTorch's own index
 OLDEST, NEWEST = (3, 11), (3, 13)  # the Pythons that were tried
+BROKEN_OFF = "Connection|Read timed out|IncompleteRead|name resolution|Max retries|ProtocolError"
 PIP = ["-m", "pip", "--disable-pip-version-check"]
-
-
-class Refused(Exception):
-    """The environment cannot be made; the message says why and what to do."""
 
 
 def main() -> None:
@@ -36,21 +34,22 @@ def main() -> None:
     options = parser.parse_args()
     try:
         check_python()
-        python = Path(sys.executable) if options.here else make_venv(ROOT / ".venv")
-        install(python, options.test)
-    except Refused as error:
-        sys.exit(f"error: {error}")
+        install(Path(sys.executable) if options.here else make_venv(ROOT / ".venv"), options.test)
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again, it goes on")
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End with a sentence that says why the environment cannot be made and what to do."""
+    sys.exit(f"error: {sentence}")
 
 
 def check_python() -> None:
     """Refuse a Python that is too old; say so where nobody has tried this project."""
     version = platform.python_version()
     if sys.version_info[:2] < OLDEST:
-        raise Refused(
-            f"this is Python {version}; 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 ..."
-        )
+        needed = "3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 ..."
+        refuse(f"this is Python {version}; {needed}")
     if sys.version_info[:2] > NEWEST:
         print(f"note: Python {version} was not tried; 3.11, 3.12 and 3.13 were")
     if sys.platform == "win32":
@@ -66,11 +65,9 @@ def make_venv(folder: Path) -> Path:
     if made.returncode == 0:
         return python
     if "ensurepip" in made.stdout or "No module named venv" in made.stdout:
-        raise Refused(
-            "this Python cannot make environments; on Debian and Ubuntu: apt install python3-venv; "
-            "then run the same command again"
-        )
-    raise Refused(explain(made.stdout, f"{folder} could not be made"))
+        venv = "this Python cannot make environments; on Debian and Ubuntu: apt install python3-venv"
+        refuse(f"{venv}; then run the same command again")
+    refuse(explain(made.stdout, f"{folder} could not be made"))
 
 
 def install(python: Path, test: bool) -> None:
@@ -103,10 +100,8 @@ def install_torch(python: Path, site: Path) -> None:
         print(f"setting up: {torch}, the CPU build, because there is no NVIDIA driver")
         pip(python, "--no-deps", torch, "--index-url", PYTORCH_INDEX)
     else:
-        print(
-            f"setting up: {torch} as the package index has it (there with CUDA, several GB): there is no "
-            f"NVIDIA driver, but {PYTORCH_INDEX}, which has the CPU build, is not to be reached"
-        )
+        print(f"setting up: {torch} as the package index has it (there with CUDA, several GB): there is no")
+        print(f"NVIDIA driver, but {PYTORCH_INDEX}, which has the CPU build, is not to be reached")
 
 
 def has_nvidia_driver() -> bool:
@@ -134,29 +129,22 @@ def remove_halves(site: Path) -> None:
 
 
 def pip(python: Path, *arguments: object) -> None:
-    """Run pip install. Raises Refused with what pip says."""
+    """Run pip install, or end with what pip says."""
     done = call([python, *PIP, "install", "--quiet", *arguments])
     if done.returncode:
-        raise Refused(explain(done.stdout, "pip could not install everything"))
+        refuse(explain(done.stdout, "pip could not install everything"))
 
 
 def explain(output: str, otherwise: str) -> str:
     """One sentence for what a program printed as it failed."""
     if "No space left on device" in output or "Errno 28" in output:
-        return (
-            f"the disk is full; make room (5 GB; {free_gb():.1f} GB are left) and run the same command again"
-        )
-    if re.search(
-        r"Connection|Read timed out|IncompleteRead|name resolution|Max retries|ProtocolError", output
-    ):
+        free_gb = shutil.disk_usage(ROOT).free / 2**30
+        return f"the disk is full; make room (5 GB; {free_gb:.1f} GB are left) and run the same command again"
+    if re.search(BROKEN_OFF, output):
         return "the package index could not be reached, or broke off; run the same command again, it goes on"
     lines = [line for line in output.splitlines() if line.strip()] or ["it says nothing"]
     said = [line for line in lines if line.startswith("ERROR")] or lines
     return f"{otherwise} ({said[-1].strip()}); mend that and run the same command again"
-
-
-def free_gb() -> float:
-    return shutil.disk_usage(ROOT).free / 2**30
 
 
 def call(command: list) -> subprocess.CompletedProcess:

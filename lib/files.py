@@ -20,22 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent  # the folder of the project
 PROJECT = "DOSE_FOLDER"  # names another folder, absolute, with outputs of its own
 
 # what reading a damaged npz can end in; RuntimeError is an encrypted or an unknown way of packing
-DAMAGED_NPZ = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    SyntaxError,
-    MemoryError,
-    tokenize.TokenError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+DAMAGED_NPZ = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, EOFError)
+DAMAGED_NPZ += (RuntimeError, SyntaxError, MemoryError)
+DAMAGED_NPZ += (tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
 def in_project(path: str | Path) -> Path:
@@ -69,7 +56,6 @@ def replace_file(path: str | Path) -> Iterator[Path]:
 def lock(path: Path, sentence: str) -> Iterator[None]:
     """Hold the lock file for the block, to its process's end at the latest; where another process holds it, a
     UserError with `sentence`."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):
@@ -81,10 +67,9 @@ def lock(path: Path, sentence: str) -> Iterator[None]:
 def is_below_outputs(path: str | Path) -> bool:
     """Whether a file would lie in the project's outputs, or in those of the current folder, by any link."""
     parents = Path(path).resolve().parents
+    there = [parent for parent in parents if parent.exists()]
     for outputs in (ROOT / "outputs", Path("outputs").resolve()):
-        if outputs in parents or (
-            outputs.exists() and any(p.exists() and p.samefile(outputs) for p in parents)
-        ):
+        if outputs in parents or outputs.exists() and any(parent.samefile(outputs) for parent in there):
             return True
     return False
 

@@ -81,7 +81,7 @@ def test_a_stage_whose_time_is_up_is_not_begun_and_leaves_no_result(tmp_path):
     write_text(tmp_path / "results" / "02_steps.csv", "stale")
     write_text(tmp_path / "results" / "03_ensemble.csv", "of another")
     budget.now.at = budget.latest_s("02") + 1
-    assert budgets.within(budget, tmp_path, [stage], lambda stage: called.append(stage) or True)(stage)
+    assert budgets.within(budget, tmp_path, lambda stage: called.append(stage) or True)(stage)
     assert not called and [path.name for path in (tmp_path / "results").glob("*.csv")] == ["03_ensemble.csv"]
     assert "02_sampling_ablation (not begun: its time was up)" in budgets.incomplete(tmp_path)
 
@@ -93,7 +93,7 @@ def test_a_training_that_failed_says_why_and_the_others_go_on(tmp_path):
         return True
 
     budget = a_budget(tmp_path)
-    bound = budgets.within(budget, tmp_path, [], work)
+    bound = budgets.within(budget, tmp_path, work)
     stages = [a_stage(tmp_path, name) for name in ("01_train_ddpm", "04_comparison")]
     assert [bound(stage) for stage in stages] == [True, True]
     assert "for a reason" in read_json(stages[0].failure)["reason"]
@@ -106,7 +106,7 @@ def test_a_training_that_failed_says_why_and_the_others_go_on(tmp_path):
 def test_a_run_without_a_limit_and_a_whole_one_are_not_called_incomplete(tmp_path):
     assert budgets.incomplete(tmp_path) == ""
     budget = a_budget(tmp_path)
-    budgets.within(budget, tmp_path, [], lambda stage: True)(a_stage(tmp_path, "05_report"))
+    budgets.within(budget, tmp_path, lambda stage: True)(a_stage(tmp_path, "05_report"))
     budgets.close_budget(budget, tmp_path)
     assert budgets.incomplete(tmp_path) == "" and read_json(budget.file)["state"] == "complete"
 
@@ -126,7 +126,7 @@ def test_a_kernel_that_does_not_end_when_asked_is_killed(tmp_path, monkeypatch):
 
 def test_a_stage_that_ends_in_time_is_left_alone(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(budgets, "interrupt_kernel", asked.append)
+    monkeypatch.setattr(budgets, "signal_kernels", lambda *given: asked.append(given))
     with budgets.ended_after(0.2, tmp_path):
         pass
     time.sleep(0.4)
@@ -241,6 +241,12 @@ def test_what_cannot_be_is_said_before_anything_is_trained(folder, no_server, ch
     with pytest.raises(UserError, match=sentence):
         budgets.open_budget(PARAMS | change, "p.yaml", folder, minutes, jobs=1)
     assert not folder.exists()
+
+
+def test_minutes_are_for_files_with_trainings():
+    params = {"experiment": "try", "cohort": "toys", "speed": {}}
+    with pytest.raises(UserError, match="p.yaml has no trainings, among which --minutes would share"):
+        budgets.check_budget(params, "p.yaml", 9)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -571,9 +571,9 @@ def test_the_report_is_made_anew_where_the_experiment_was_calibrated_since(folde
     path = folder / "outputs/try/experiment.yaml"
     stages = plan(load_params(path), path)
     report = next(stage for stage in stages if stage.name == "05_report")
-    with_check = key_of(report, stages, folder / "outputs/try")
-    assert with_check != key_of(report, stages, folder / "outputs/nothing")
-    assert with_check == key_of(report, stages, folder / "outputs/try")
+    with_check = key_of(report, folder / "outputs/try")
+    assert with_check != key_of(report, folder / "outputs/nothing")
+    assert with_check == key_of(report, folder / "outputs/try")
 
 
 # --- by what is published ---

@@ -6,6 +6,7 @@ import pytest
 
 from lib.files import ROOT
 from lib.runner import summary
+from lib.runner.published import mean_gy
 from lib.studies.results import REFERENCE_GRID, read_frame, select
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +21,7 @@ def table(experiment: str, name: str):
 @pytest.fixture(scope="module")
 def numbers():
     """What the answer says, as it is to be written."""
-    mae = summary.mean_gy("openkbp")
+    mae = mean_gy(summary.PUBLISHED / "openkbp")
     steps = select(table("openkbp", "02_steps"), measure="mae_gy", switch="start", n_steps=500)
     at_500 = steps.groupby("setting")["value"].mean()
     ensemble = table("openkbp", "03_ensemble")
@@ -56,7 +57,7 @@ def test_each_answer_says_how_many_patients_it_rests_on():
 
 
 def test_the_best_is_the_best_and_the_best_sampled_is_the_best_sampled():
-    mae = summary.mean_gy("openkbp")
+    mae = mean_gy(summary.PUBLISHED / "openkbp")
     assert mae.idxmin() == "baseline, 2 seeds and both sides"
     single = mae[[name for name in ("ddpm", "ddpm_v", "ddpm_dose", "flow", "refine")]]
     assert single.idxmin() == "refine"

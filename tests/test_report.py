@@ -38,8 +38,7 @@ from lib.report.statements import (
 )
 from lib.runner import compare as pair
 from lib.runner import published
-from lib.runner.again import commands
-from lib.runner.params_file import load_params
+from lib.runner.params_file import commands, load_params
 from lib.runner.plan import plan
 from lib.studies.results import FRAMES, REFERENCE_GRID, Results, make_frame, save_results, select
 from lib.tensors import save_tensors
@@ -179,7 +178,9 @@ def test_where_the_references_training_failed_another_diffusion_answers_on_steps
     row = said(found(_02_steps=rows, _04_comparison=failed), STEPS)
     assert (row["first"], row["verdict"]) == ("flow", "worse")
     assert row["sentence"].startswith("Yes: *flow matching* errs by 1.00 Gy more")
-    assert row["sentence"].endswith("Not judged: *DDPM, noise predicted*, whose training failed.")
+    assert row["sentence"].endswith(
+        "Not judged: *the reference's diffusion, noise predicted*, whose training failed."
+    )
     trained = compared(control=19, baseline=4, ddpm=9, flow=5)
     assert said(found(_02_steps=rows, _04_comparison=trained), STEPS)["first"] == REFERENCE_GRID
 
@@ -254,7 +255,7 @@ def test_a_control_better_than_every_network_on_the_targets_is_said():
     rows = answer("control", 8.0, target=1.3) + answer("baseline", 4.0, target=5.0)
     row = said(found(_04_comparison=rows + answer("flow", 5.0, target=4.8)), CONTROL)
     assert row["verdict"] == "better" and row["sentence"].startswith(
-        "Best is *the U-Net*, wrong by 4.00 Gy on average"
+        "Best is *U-Net*, wrong by 4.00 Gy on average"
     )
     lost = "yet closer to the plan in DVH points and in the primary target."
     assert row["sentence"].endswith(f"is wrong by 8.00 Gy, {lost}")

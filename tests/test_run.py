@@ -138,7 +138,7 @@ def test_a_second_run_finds_everything_up_to_date(smoke):
 def test_a_changed_parameter_makes_its_own_notebook_stale(override, stale, smoke, monkeypatch):
     monkeypatch.chdir(smoke[0])
     stages, folder = plan(load_params(SMOKE, [override]), SMOKE), Path("outputs", "smoke")
-    fresh = {s.name: is_fresh(stamp_path(folder, s.name), key_of(s, stages, folder)) for s in stages}
+    fresh = {s.name: is_fresh(stamp_path(folder, s.name), key_of(s, folder)) for s in stages}
     assert [name for name in fresh if not fresh[name]] == stale
 
 
@@ -146,10 +146,10 @@ def test_what_a_stage_reads_is_part_of_its_key(smoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stages, folder = plan(load_params(SMOKE), SMOKE), Path("outputs", "smoke")
     shutil.copytree(outputs(smoke[0]) / "checkpoints" / "stamps", folder / "checkpoints" / "stamps")
-    before = {stage.name: key_of(stage, stages, folder) for stage in stages}
+    before = {stage.name: key_of(stage, folder) for stage in stages}
     stamp = stamp_path(folder, "03_ensemble")
     write_json(stamp, read_json(stamp) | {"products": {"results/03_ensemble.json": "edited"}})
-    after = {stage.name: key_of(stage, stages, folder) for stage in stages}
+    after = {stage.name: key_of(stage, folder) for stage in stages}
     assert [name for name in before if before[name] != after[name]] == ["04_comparison", "05_report"]
 
 
@@ -158,16 +158,16 @@ def test_a_changed_site_makes_its_cohorts_stale(tmp_path, monkeypatch):
     write_json(tmp_path / "toys" / "card.json", {"site": "prostate"})
     params = {"experiment": "x", "cohort": str(tmp_path / "toys"), "methods": ["baseline"]}
     [stage, *_] = plan(params, "x.yaml")
-    before, site = key_of(stage, [], tmp_path), PROTOCOLS["prostate"]
-    assert key_of(stage, [], tmp_path) == before
+    before, site = key_of(stage, tmp_path), PROTOCOLS["prostate"]
+    assert key_of(stage, tmp_path) == before
     with_urethra = site.content | {"organs": [*site.content["organs"], "Urethra"]}
     monkeypatch.setitem(PROTOCOLS, "prostate", replace(site, content=with_urethra))
-    assert key_of(stage, [], tmp_path) != before
+    assert key_of(stage, tmp_path) != before
 
 
 def test_the_order_of_the_trainings_redoes_none_of_them(tmp_path):
     first, second = (
-        {stage.name: key_of(stage, [], tmp_path) for stage in plan(params, "x.yaml")}
+        {stage.name: key_of(stage, tmp_path) for stage in plan(params, "x.yaml")}
         for params in (
             {"experiment": "x", "cohort": "toys", "methods": ["baseline", "flow"]},
             {"experiment": "x", "cohort": "toys", "methods": ["flow", "gradient", "baseline"]},
@@ -436,6 +436,7 @@ def test_every_command_explains_itself(capsys):
             ["train", "params/smoke.yaml", "basline"],
             "methods does not list 'basline'; did you mean baseline?",
         ),
+        (["train", "params/speed.yaml"], "params/speed.yaml lists no methods, so there is nothing to train"),
         (["import", "dicm"], "invalid choice: 'dicm'"),
         (["import", "dicom"], "error: dicom needs the folder of its patients"),
         (["export", "outputs/none", "a", "b", "--dicom", "c", "--to", "d"], "experiment.yaml does not exist"),

@@ -56,17 +56,26 @@ class Method(NamedTuple):
 
 PURE = {"timed": True, "zero_snr": True, "standardised": True}
 METHODS = {
-    "baseline": Method("U-Net regression", "dose"),
-    "gradient": Method("U-Net regression + gradient loss", "dose", extra="gradient"),
-    "gradient_vgg": Method("U-Net regression + gradient and VGG loss", "dose", extra="gradient and vgg"),
-    "cascade": Method("U-Net regression of the regression's residual", "dose", prior="baseline"),
-    "gaussian": Method("U-Net regression with a deviation for each voxel", "dose and deviation"),
-    "ddpm": Method("DDPM, noise predicted", "noise", timed=True),
+    "baseline": Method("U-Net", "dose"),
+    "gradient": Method("U-Net with gradient loss", "dose", extra="gradient"),
+    "gradient_vgg": Method("U-Net with gradient and VGG loss", "dose", extra="gradient and vgg"),
+    "cascade": Method("U-Net of the U-Net's residual", "dose", prior="baseline"),
+    "gaussian": Method("U-Net with a deviation for each voxel", "dose and deviation"),
+    "ddpm": Method("the reference's diffusion, noise predicted", "noise", timed=True),
     "ddpm_v": Method("diffusion, v predicted", "v", **PURE),
     "ddpm_dose": Method("diffusion, dose predicted", "dose", **PURE),
     "flow": Method("flow matching", "velocity", timed=True, standardised=True),
-    "refine": Method("diffusion of the regression's residual", "v", prior="baseline", **PURE),
+    "refine": Method("diffusion of the U-Net's residual", "v", prior="baseline", **PURE),
 }
+
+TITLES = {name: method.title for name, method in METHODS.items()}
+TITLES["control"] = "no network: mean dose by distance to the targets"
+
+
+def title_of(training: str) -> str:
+    """A training, or the control, in words; its variant in brackets."""
+    method, _, variant = training.partition("-")
+    return TITLES.get(method, method) + (f" ({variant})" if variant else "")
 
 
 def kind(name: str) -> str:

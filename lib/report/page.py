@@ -7,7 +7,7 @@ from IPython.display import HTML, DisplayHandle, Markdown, display
 from markupsafe import Markup
 from PIL import Image
 
-from lib.models.methods import METHODS
+from lib.models.methods import title_of
 from lib.report.pictures import MANY, webp_uri
 from lib.report.statements import ACCURACY, CONTROL, LIMITS, SPREAD, STEPS
 
@@ -55,12 +55,7 @@ def answer(statements: pd.DataFrame, question: str) -> str:
 
 def glossary(frame: pd.DataFrame) -> str:
     """What the names in figures and tables mean, as one line of Markdown."""
-    names = frame.drop_duplicates("training")[["training", "method", "variant"]].to_numpy()
-    titles = {name: METHODS[method].title for name, method, _ in names if method in METHODS}
-    variants = {name: f", trained once more: {variant}" for name, _, variant in names if variant}
-    words = [f"`{name}` {title}{variants.get(name, '')}" for name, title in titles.items()]
-    if "control" in set(frame["training"]):
-        words.append("`control` no network: the mean dose of training patients by distance to the targets")
+    words = [f"`{name}` {title_of(name)}" for name in frame["training"].unique()]
     if frame["averaged_over"].str.contains("sides").any():
         words.append("both sides: averaged with the answer to the patient's mirror image")
     return f"In figures and tables: {'; '.join(words)}."

@@ -6,6 +6,7 @@ is not judged.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from lib.metrics.statistics import (
     paired_difference,
     verdict,
 )
-from lib.models.methods import METHODS, kind
+from lib.models.methods import METHODS, title_of
 from lib.report import frames
 from lib.studies.results import REFERENCE_GRID, Results, select
 
@@ -138,12 +139,10 @@ def way(difference: float) -> str:
 
 
 def in_words(label: str, training: str) -> str:
-    """What a label of the tables means: the title of its method, and how it is averaged."""
-    method, usual = METHODS.get(kind(training)), {"baseline": "the U-Net", "control": "no network"}
-    title, variant = method.title if method else training, training.partition("-")[2]
-    title = usual.get(training) or (f"{title} ({variant})" if method and variant else title)
+    """What a label of the tables means: the training in words, and how it is averaged."""
     averaged = label.removeprefix(training).replace(", both sides", " with the mirror image")
-    return f"*{title}{averaged.replace('both sides', 'the mirror image')}*"
+    averaged = re.sub(r", (?=\d+ seeds)", ", mean of ", averaged)
+    return f"*{title_of(training)}{averaged.replace('both sides', 'the mirror image')}*"
 
 
 # --- questions ---

@@ -9,6 +9,7 @@ results/budget.json holds the plan and, stage by stage, what happened.
 """
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from lib.files import read_json, write_json
 from lib.progress import clock
 from lib.runner.command import Failure
 from lib.runner.costs import Cost, epochs_that_fit, measure_trainings, time_for
-from lib.runner.kernel import end_kernel, interrupt_kernel, start_server
+from lib.runner.kernel import KILL, signal_kernels, start_server
 from lib.runner.plan import Stage, plan
 from lib.runner.schedule import Work
 from lib.runner.settings import TRAIN, Values
@@ -90,21 +91,17 @@ def open_budget(
 ) -> tuple[Values, list[Stage], Budget]:
     """The params with the epochs that fit, their stages, and the budget; the plan is printed. The plan of an
     earlier run of the same params on the same device is kept. Raises UserError."""
-    refuse_unfitting(params, path, minutes)
-    device = choose_device(params.get("device", "auto"))
-    on = describe(device, choose_precision(params.get("precision", "auto"), device))
+    asked = check_budget(params, path, minutes)
+    device = choose_device(asked["device"])
+    on = describe(device, choose_precision(asked["precision"], device))
     budget = Budget(folder / FILE, 60.0 * minutes, {"key": digest([params, on]), "minutes": minutes})
-    try:
-        earlier = read_json(budget.file)
-        kept = earlier if earlier["key"] == budget.plan["key"] else {}
-    except (UserError, KeyError, TypeError):
-        kept = {}
-    if kept:
-        chosen = {name: kept[name] for name in ("epochs", "batch_size", "trainings")}
+    earlier = read_json(budget.file) if budget.file.exists() else {}
+    if earlier.get("key") == budget.plan["key"]:
+        chosen = {name: earlier[name] for name in ("epochs", "batch_size", "trainings")}
         print(f"{chosen['epochs']} epochs each, as planned when this was begun; {clock(budget.seconds)} more")
     else:
         start_server()
-        chosen = choose_epochs(params, path, budget, jobs)
+        chosen = choose_epochs(params, path, asked, budget, jobs)
         print_plan(chosen, budget, on)
     train = {name: chosen[name] for name in ("epochs", "batch_size")}
     params = params | {"train": (params.get("train") or {}) | train}
@@ -113,37 +110,39 @@ def open_budget(
     return params, plan(params, path), budget
 
 
-def refuse_unfitting(params: Values, path: str, minutes: float) -> None:
+def check_budget(params: Values, path: str, minutes: float) -> Values:
+    """What the file asks of its trainings; a UserError where they cannot share the time."""
     if not minutes > 0:
         raise UserError(f"--minutes is {minutes:g}; it must be more than 0")
+    trainings = [stage.parameters for stage in plan(params, path) if stage.training]
+    if not trainings:
+        raise UserError(f"{path} has no trainings, among which --minutes would share the time; leave it out")
     for name, values in (params.get("variants") or {}).items():
         for key in {"epochs", "batch_size"} & set(values or {}):
-            raise UserError(
-                f"{path}: variants.{name}.{key}: with --minutes all train equally long; remove it"
-            )
+            where = f"{path}: variants.{name}.{key}"
+            raise UserError(f"{where}: with --minutes all train equally long; remove it")
+    return trainings[0]
 
 
-def choose_epochs(params: Values, path: str, budget: Budget, jobs: int) -> Values:
-    """Epochs, batch size and what each training takes."""
-    batch_size, costs = measure_trainings(params, path, MEASURING * budget.seconds, jobs)
+def choose_epochs(params: Values, path: str, asked: Values, budget: Budget, jobs: int) -> Values:
+    """Epochs and batch size, at most those that are asked for, and what each training takes."""
+    limit_s = MEASURING * budget.seconds
+    batch_size, costs = measure_trainings(params, path, asked["batch_size"], limit_s, jobs)
     left_s = TRAININGS * (budget.seconds - REPORT_S) - budget.gone_s()
     refuse_too_short(costs, left_s, jobs, budget.seconds)
-    train = next(stage for stage in plan(params, path) if stage.name.startswith(TRAIN))
-    epochs = min(train.parameters["epochs"], epochs_that_fit(costs, left_s, jobs))
+    epochs = min(asked["epochs"], epochs_that_fit(costs, left_s, jobs))
     rows = [cost._asdict() | {"planned_s": cost.once_s + epochs * cost.epoch_s} for cost in costs]
-    return {"epochs": epochs, "batch_size": batch_size, "trainings": rows, "measured_s": budget.gone_s()} | {
-        "trained_s": budget.gone_s() + time_for(costs, epochs, jobs)
-    }
+    chosen = {"epochs": epochs, "batch_size": batch_size, "trainings": rows, "measured_s": budget.gone_s()}
+    return chosen | {"trained_s": budget.gone_s() + time_for(costs, epochs, jobs)}
 
 
 def refuse_too_short(costs: list[Cost], left_s: float, jobs: int, given_s: float) -> None:
     if epochs_that_fit(costs, left_s, jobs) < 1:
         one_s = time_for(costs, 1, jobs)
         needed = (given_s + (one_s - left_s) / TRAININGS) / 60
-        raise UserError(
-            f"{given_s / 60:g} minutes hold no epoch: one of all {len(costs)} trainings takes {clock(one_s)} "
-            f"here; give --minutes {needed + 1:.0f}, or fewer methods or patients"
-        )
+        takes = f"one of all {len(costs)} trainings takes {clock(one_s)} here"
+        advice = f"give --minutes {needed + 1:.0f}, or fewer methods or patients"
+        raise UserError(f"{given_s / 60:g} minutes hold no epoch: {takes}; {advice}")
 
 
 def print_plan(chosen: Values, budget: Budget, on: str) -> None:
@@ -157,13 +156,13 @@ def print_plan(chosen: Values, budget: Budget, on: str) -> None:
         print(f"  {row['training']:<18} {steps}, {clock(row['planned_s'])}", flush=True)
 
 
-def within(budget: Budget, folder: Path, stages: list[Stage], work: Work) -> Work:
+def within(budget: Budget, folder: Path, work: Work) -> Work:
     """`work` of a stage, ended when its time is up. A stage that was ended or failed is set aside with the
     reason, and the others go on."""
 
     def work_in_time(stage: Stage) -> bool:
         begun_s, stamp = budget.gone_s(), stamp_path(folder, stage.name)
-        if budget.left_s(stage.name) < 0 and not is_fresh(stamp, key_of(stage, stages, folder)):
+        if budget.left_s(stage.name) < 0 and not is_fresh(stamp, key_of(stage, folder)):
             outcome = "not begun: its time was up"
         else:
             outcome = outcome_of(stage)
@@ -190,9 +189,9 @@ def ended_after(seconds: float, words: Path) -> Iterator[None]:
 
     def end() -> None:
         if not done.wait(max(0.0, seconds)):
-            interrupt_kernel(words)  # a training keeps a checkpoint
+            signal_kernels(signal.SIGINT, words)  # as Ctrl-C does; a training keeps a checkpoint
             while not done.wait(GRACE_S):
-                end_kernel(words)
+                signal_kernels(KILL, words)
 
     thread = threading.Thread(target=end, daemon=True)
     thread.start()

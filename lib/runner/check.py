@@ -20,7 +20,7 @@ import numpy as np
 from lib.cases.case import Case
 from lib.errors import UserError
 from lib.features.samples import Sample, make_sample
-from lib.files import find_path, in_project, sha256, write_text
+from lib.files import find_path, in_project, write_text
 from lib.importers.dicom_rt import read_patient
 from lib.importers.options import Options, check_import
 from lib.metrics import conformal
@@ -33,9 +33,10 @@ from lib.report.tables import cell
 from lib.runner import settings
 from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.notebook import find_params
-from lib.runner.params_file import put
+from lib.runner.params_file import put_over
 from lib.studies import intervals, plan_check
 from lib.studies.anatomy import anatomies, likeness, same_patient
+from lib.studies.calibration import load_calibration, weights_of
 from lib.studies.experiment import OUTPUTS, PUBLISHED, Experiment
 from lib.studies.results import Results, make_frame
 
@@ -61,13 +62,10 @@ def calibrate(run: Experiment, how: dict[str, Any]) -> Results:
     """Predict validation and test patients, judge the intervals and alarms, and keep it as 07_check."""
     if run.is_published:
         raise UserError(f"{run.folder} is as it was published; --plan checks a plan by it")
-    rows = [
-        row
-        for part in ("validation", "test")
-        for row in intervals.predict_values(run, run.load_samples(part), part, **how)
-    ]
-    values = make_frame("07_values", rows)
-    raised = intervals.raise_organs(run, run.load_samples("test"))
+    rows = []
+    for part in ("validation", "test"):
+        rows += intervals.predict_values(run, run.load_samples(part), part, **how)
+    values, raised = make_frame("07_values", rows), intervals.raise_organs(run, run.load_samples("test"))
     frames = {"values": values, "anatomy": anatomies(run), "intervals": intervals.judge(values)}
     frames["detection"] = intervals.detect(values, raised)
     run.save_results("07_check", {"answers": how, "weights": weights_of(run, how)}, **frames)
@@ -78,40 +76,6 @@ def calibrate(run: Experiment, how: dict[str, Any]) -> Results:
         save_figure(figure, run.folder, name)
         plt.close(figure)
     return results
-
-
-def weights_of(run: Experiment, how: dict[str, Any]) -> dict[str, str]:
-    """training -> checksum of its weights, of those that answer, and that of the cohort's card."""
-    names = dict.fromkeys([how["regression"], *how["sampled"], *how["deep"]])
-    files = {name: run.checkpoint(name) / "weights.safetensors" for name in names}
-    sums = {name: sha256(path) for name, path in files.items() if path.exists()}
-    return sums | {"cohort": run.open_cohort().checksum}
-
-
-def is_calibrated(folder: Path) -> bool:
-    return (folder / "results" / "07_check.json").exists()
-
-
-def load_calibration(run: Experiment) -> Results:
-    """What `calibrate` kept; a UserError where there is none, or networks or patients changed since."""
-    if problem := calibration_problem(run):
-        raise UserError(problem)
-    return run.load_results("07_check")
-
-
-def calibration_problem(run: Experiment) -> str:
-    """Why a plan cannot be checked, and what to do; "" if it can."""
-    name = Path(run.experiment).name
-    command, published = f"python -m lib check {OUTPUTS / name}", PUBLISHED / name
-    if not is_calibrated(run.folder):
-        other = f", or check by {published}" if is_calibrated(in_project(published)) else ""
-        return f"{run.experiment} is not calibrated; first {command}{other}"
-    settings = run.load_results("07_check").settings
-    stored, here = settings["weights"], weights_of(run, settings["answers"])
-    if missing := sorted(stored.keys() - here.keys()):
-        return f"{run.checkpoint(missing[0])} holds no weights; train {missing[0]} first"
-    other = f"networks or patients of {run.experiment} are not those it was calibrated with; {command}"
-    return other if stored != here else ""
 
 
 def read_plan(run: Experiment, plan: str, params: dict) -> tuple[Case, Sample, list[str]]:
@@ -144,9 +108,8 @@ def check(
     plan_check.refuse_plan(case, run.open_cohort(), run.experiment)
     anatomy = results.frames["07_anatomy"]
     if twin := same_patient(case, anatomy):
-        raise UserError(
-            f"{plan} has the anatomy of {twin}, on whom the networks were trained; they know its plan"
-        )
+        known = f"the anatomy of {twin}, on whom the networks were trained"
+        raise UserError(f"{plan} has {known}; they know its plan")
     if name in results.settings.get("not_published", ()):
         raise UserError(f"{name} takes networks that are not published; leave --by out, or train them first")
     answer = plan_check.choose_answer(results.frames["07_intervals"], level_pct, name)
@@ -165,9 +128,8 @@ def check(
         "command": export_command(run, answer["training"], case),
     }
     stands_out = plan_check.sentences(checked)
-    page = plan_page(
-        case, checked.table, members_gy, plan_check.answer_name(answer), stands_out, cautions, about
-    )
+    name = plan_check.answer_name(answer)
+    page = plan_page(case, checked.table, members_gy, name, stands_out, cautions, about)
     checks = in_project(OUTPUTS / Path(run.experiment).name) / "checks"
     path = Path(to) if to else checks / f"{case.case_id}.html"
     write_text(path, page)
@@ -179,12 +141,11 @@ def export_command(run: Experiment, training: str, case: Case) -> str:
     """How the predicted dose is had as RTDOSE; not from what is published."""
     if run.is_published:
         return ""
-    if not prediction_path(run.folder, training, case.case_id).exists():
-        return (
-            "The predicted dose as RTDOSE: 04_comparison keeps predictions, python -m lib export writes one."
-        )
-    command = f"python -m lib export outputs/{run.experiment} {training} {case.case_id}"
-    return f"The predicted dose as RTDOSE: {command} --dicom <the patient's DICOM folder> --to <file.dcm>"
+    how = "04_comparison keeps predictions, python -m lib export writes one."
+    if prediction_path(run.folder, training, case.case_id).exists():
+        how = f"python -m lib export outputs/{run.experiment} {training} {case.case_id}"
+        how += " --dicom <the patient's DICOM folder> --to <file.dcm>"
+    return f"The predicted dose as RTDOSE: {how}"
 
 
 def describe(results: Results) -> list[str]:
@@ -207,18 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--by", default="", help="the answer; default: the one with the best intervals on test patients")
     add("--level-pct", type=float, default=LEVEL_PCT, help="share of such plans inside; default: 80")
     add("--to", default="", help="the page; default: in the experiment's folder")
-    add(
-        "-p", action="append", default=[], metavar="key=value", help="over the section ensemble, to calibrate"
-    )
+    add("-p", action="append", default=[], metavar="key=value", help="over the section ensemble")
     given = parser.parse_args(arguments)
     with one_sentence_errors():
         if given.plan:
-            return check(given.experiment, given.plan, given.by, given.level_pct, given.to) and None
-        over: dict[str, Any] = {}
-        for text in given.p:
-            key, equals, value = text.partition("=")
-            if not equals:
-                raise UserError(f"-p {text}: write -p key=value")
-            put(over, key, value)
-        run, how, _ = open_check(given.experiment, over)
-        print("\n".join(describe(calibrate(run, how))))
+            check(given.experiment, given.plan, given.by, given.level_pct, given.to)
+        else:
+            run, how, _ = open_check(given.experiment, put_over({}, given.p))
+            print("\n".join(describe(calibrate(run, how))))

@@ -19,6 +19,7 @@ MEASURES = {  # title -> which rows
     "dose score": {"measure": "dose_score_gy"},
     "dose score on the network's grid": {"measure": "grid_dose_score_gy"},
 }
+MARGIN_GY = 0.1
 ANSWER = ["group", "averaged_over", "members"]
 
 
@@ -31,7 +32,7 @@ def read_answer(folder: str, name: str) -> pd.DataFrame:
     return frame.merge(named[ANSWER].drop_duplicates(), on=ANSWER)
 
 
-def compare(first: tuple[str, str], second: tuple[str, str], margin_gy: float = 0.1) -> list[str]:
+def compare(first: tuple[str, str], second: tuple[str, str]) -> list[str]:
     """Lines that say how the first (folder, answer) stands to the second by every measure they share. Raises
     a UserError where the patients differ."""
     answers = [read_answer(*first), read_answer(*second)]
@@ -47,7 +48,7 @@ def compare(first: tuple[str, str], second: tuple[str, str], margin_gy: float = 
             d = paired_difference(x, y.loc[x.index])
             interval = "" if d.low is None else f", 95 % interval {d.low:+.2f} to {d.high:+.2f}"
             means = f"{x.mean():.2f} - {y.mean():.2f}: {d.mean:+.2f} Gy"
-            lines.append(f"  {title:<33} {means}{interval}, {d.n} patients: {verdict(d, margin_gy)}")
+            lines.append(f"  {title:<33} {means}{interval}, {d.n} patients: {verdict(d, MARGIN_GY)}")
     return lines
 
 

@@ -21,7 +21,7 @@ from lib.models.methods import find_method
 from lib.prediction.predict import usual_sampler
 from lib.runner.plan import Stage, plan
 from lib.runner.schedule import threads_of
-from lib.runner.settings import TRAIN, Values, experiment_of, training_parameters
+from lib.runner.settings import Values, experiment_of, training_parameters
 from lib.studies.experiment import Experiment
 from lib.studies.speed import kernel_times, seconds_of
 from lib.training.loop import train_step
@@ -44,16 +44,15 @@ class Cost(NamedTuple):
     shared_s: float = 0.0  # of an epoch what no other training can do meanwhile: a GPU's kernels
 
 
-def measure_trainings(params: Values, path: str, limit_s: float, jobs: int) -> tuple[int, list[Cost]]:
-    """The patients a step for which there is memory, at most the file's, and the cost of every training with
-    them, within about `limit_s`. Raises UserError."""
-    train = params.get("train") or {}
-    first = next(stage for stage in plan(params, path) if stage.name.startswith(TRAIN))
-    batch_size = first.parameters["batch_size"]
+def measure_trainings(
+    params: Values, path: str, batch_size: int, limit_s: float, jobs: int
+) -> tuple[int, list[Cost]]:
+    """The patients a step for which there is memory, at most `batch_size`, and the cost of every training
+    with them, within about `limit_s`. Raises UserError."""
     while True:
-        stages = plan(params | {"train": train | {"batch_size": batch_size, "epochs": 1}}, path)
+        train = (params.get("train") or {}) | {"batch_size": batch_size, "epochs": 1}
         try:
-            return batch_size, measure_all(stages, limit_s, jobs)
+            return batch_size, measure_all(plan(params | {"train": train}, path), limit_s, jobs)
         except torch.OutOfMemoryError:
             batch_size = halve(batch_size)
 
@@ -68,7 +67,7 @@ def halve(batch_size: int) -> int:
 
 def measure_all(stages: list[Stage], limit_s: float, jobs: int) -> list[Cost]:
     """The cost of every training that can be trained. The features of all patients are made on the way."""
-    trainings = [stage for stage in stages if stage.name.startswith(TRAIN)]
+    trainings = [stage for stage in stages if stage.training]
     costs, threads = {}, torch.get_num_threads()
 
     @cache
@@ -90,8 +89,7 @@ def measure_all(stages: list[Stage], limit_s: float, jobs: int) -> list[Cost]:
             torch.set_num_threads(threads_of(stage, stages, jobs))
             costs[key] = measure_training(run, values, samples, on_device(any_seed), limit_s / len(trainings))
             torch.set_num_threads(threads)
-        name = stage.name.removeprefix(f"{TRAIN}_")
-        return costs[key] and costs[key]._replace(training=name)
+        return costs[key] and costs[key]._replace(training=stage.training)
 
     try:
         return [cost for cost in map(measure, trainings) if cost]
@@ -152,10 +150,8 @@ def busy_share(state: TrainingState, samples: list[Sample], seconds: list[float]
 def time_for(costs: list[Cost], epochs: int, jobs: int) -> float:
     """Seconds of all trainings, `jobs` at a time; what they share is done one after the other."""
     rounds = math.ceil(len(costs) / jobs) / max(1, len(costs))
-    once_s, epoch_s, shared_s = (
-        sum(getattr(c, name) for c in costs) for name in ("once_s", "epoch_s", "shared_s")
-    )
-    return rounds * once_s + epochs * max(rounds * epoch_s, shared_s)
+    once_s, epoch_s = sum(cost.once_s for cost in costs), sum(cost.epoch_s for cost in costs)
+    return rounds * once_s + epochs * max(rounds * epoch_s, sum(cost.shared_s for cost in costs))
 
 
 def epochs_that_fit(costs: list[Cost], left_s: float, jobs: int) -> int:

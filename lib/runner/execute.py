@@ -10,9 +10,9 @@ from tempfile import gettempdir
 from typing import Any
 
 from lib.cache import digest
-from lib.files import in_project
 from lib.progress import VARIABLE
 from lib.runner.command import Failure
+from lib.runner.kernel import kernel_config
 from lib.runner.parameters import read_parameters
 from lib.runner.plan import Stage
 
@@ -24,21 +24,12 @@ def execute(stage: Stage, folder: Path, words: Path, n_threads: int) -> float:
     how far it is to the file `words`. Raises a Failure; the notebook then stays there with its error."""
     import papermill
 
-    from lib.runner.kernel import kernel_config
-
     target, started = folder / f"{stage.name}.ipynb", time.monotonic()
-    environment = {VARIABLE: str(words.absolute()), "OMP_NUM_THREADS": str(n_threads)}
+    environment = {VARIABLE: str(words), "OMP_NUM_THREADS": str(n_threads)}
     with kernel_sockets(target) as sockets, kernel_failures(stage.name, target):
-        papermill.execute_notebook(
-            str(stage.notebook),
-            str(target),
-            parameters_to_pass(stage),
-            progress_bar=False,
-            kernel_name="python3",
-            request_save_on_cell_execute=False,
-            config=kernel_config(sockets, str(in_project(".").absolute()), environment),
-            extra_arguments=["--log-level=50"],
-        )
+        options = {"config": kernel_config(sockets, environment), "extra_arguments": ["--log-level=50"]}
+        options |= {"kernel_name": "python3", "progress_bar": False, "request_save_on_cell_execute": False}
+        papermill.execute_notebook(str(stage.notebook), str(target), parameters_to_pass(stage), **options)
     tidy(target)
     return time.monotonic() - started
 

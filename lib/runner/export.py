@@ -20,12 +20,7 @@ from lib.runner.params_file import load_params
 
 
 def export(
-    folder: str | Path,
-    method: str,
-    case_id: str,
-    target: str | Path,
-    dicom: str | Path = "",
-    spread: bool = False,
+    folder: str | Path, method: str, case_id: str, target: str | Path, dicom: str = "", spread: bool = False
 ) -> str:
     """Write the dose, or the spread, of experiment `folder`; returns what was written, a path a line, and a
     sentence where 0 mm is no place of the patient's. Raises a UserError."""
@@ -38,24 +33,20 @@ def export(
     if spread and prediction.spread_gy is None:
         raise UserError(f"{method} has no spread for {case_id}: it gives one dose, or one sample was drawn")
     dose_gy, what = (prediction.spread_gy, "spread") if spread else (prediction.dose_gy, "dose")
-    about = {"description": what, "method": method}
-    paths = write_dose(target, dose_gy, case, cohort.card["source"], dicom, **about)
+    paths = write_dose(target, dose_gy, case, cohort.card["source"], dicom, description=what, method=method)
     counted = f"{cohort.name} has no origin: (0, 0, 0) mm is the centre of the first voxel"
     return "\n".join(map(str, paths if any(case.origin_mm) else [*paths, counted]))
 
 
 def check_kept(folder: Path, method: str, case_id: str) -> None:
     """A sentence that lists what there is, if the experiment keeps no such prediction."""
-    methods = predicted_methods(folder)
+    methods, case_ids = predicted_methods(folder), predicted_cases(folder, method)
     if method not in methods:
         there_are = ", ".join(methods) or "none"
         raise UserError(f"{folder} keeps no predictions by {method}; there are {there_are}")
-    case_ids = predicted_cases(folder, method)
     if case_id not in case_ids:
-        raise UserError(
-            f"{folder} keeps no prediction by {method} for {case_id}; there are those for "
-            f"{', '.join(case_ids)}; comparison.shown says for how many"
-        )
+        there_are = f"there are those for {', '.join(case_ids)}; comparison.shown says for how many"
+        raise UserError(f"{folder} keeps no prediction by {method} for {case_id}; {there_are}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

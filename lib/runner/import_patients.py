@@ -27,49 +27,33 @@ from lib.importers.vmat_npz import vmat_source
 from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.params_file import load_params
 
-FLAGS = {
-    "--name": {"help": "name of the cohort; default: the source's"},
-    "--workers": {"type": int, "default": 2, "help": "processes that read in parallel"},
-    "--spacing-mm": {
-        "type": float,
-        "nargs": 3,
-        "metavar": ("DZ", "DY", "DX"),
-        "help": "dicom: grid of the cases; default: the CT's",
-    },
-    "--params": {
-        "help": f"dicom: params file whose section import holds some of {', '.join(IMPORT_KEYS)}",
-    },
-    "--prescription-gy": {
-        "nargs": "+",
-        "default": [],
-        "metavar": "PTV70=70",
-        "help": "dicom: for targets to which no plan prescribes a dose",
-    },
-    "--pseudonyms": {
-        "metavar": "FILE.csv",
-        "help": "dicom: call the patients P001, P002, ... and write who is who to this file",
-    },
-    "--site": {
-        "choices": list(PROTOCOLS),
-        "help": "dicom: default: the one that the structures clearly tell",
-    },
-    "--protocol": {"metavar": "FILE.yaml", "help": "dicom: a clinic's own site"},
-    "--look": {
-        "action": "store_true",
-        "help": "dicom: list what is there and what would be taken for what; no cohort is made",
-    },
-    "--write-protocol": {"metavar": "FILE.yaml", "help": "dicom, with --look: write a first protocol of it"},
-}
+
+def make_parser() -> Parser:
+    parser = Parser(prog="python -m lib import", description="Make a cohort of case files.")
+    add = parser.add_argument
+    add("source", choices=["openkbp", "dicom", "vmat", "phantom"])
+    add("folder", nargs="?", help="the source's folder of patients (not for phantoms)")
+    add("--name", help="name of the cohort; default: the source's")
+    add("--workers", type=int, default=2, help="processes that read in parallel")
+    add = parser.add_argument_group("dicom").add_argument
+    axes = ("DZ", "DY", "DX")
+    add("--spacing-mm", type=float, nargs=3, metavar=axes, help="grid of the cases; default: the CT's")
+    add("--params", help=f"params file whose section import holds some of {', '.join(IMPORT_KEYS)}")
+    text = "for targets to which no plan prescribes a dose"
+    add("--prescription-gy", nargs="+", default=[], metavar="PTV70=70", help=text)
+    text = "call the patients P001, P002, ... and write who is who to this file"
+    add("--pseudonyms", metavar="FILE.csv", help=text)
+    add("--site", choices=list(PROTOCOLS), help="default: the one that the structures clearly tell")
+    add("--protocol", metavar="FILE.yaml", help="a clinic's own site")
+    text = "list what is there and what would be taken for what; no cohort is made"
+    add("--look", action="store_true", help=text)
+    add("--write-protocol", metavar="FILE.yaml", help="with --look: write a first protocol of it")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `import`; without `arguments` those of the command line."""
-    parser = Parser(prog="python -m lib import", description="Make a cohort of case files.")
-    parser.add_argument("source", choices=["openkbp", "dicom", "vmat", "phantom"])
-    parser.add_argument("folder", nargs="?", help="the source's folder of patients (not for phantoms)")
-    for flag, settings in FLAGS.items():
-        parser.add_argument(flag, **settings)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     target = in_project(FOLDER / (options.name or options.source))
     with one_sentence_errors():
         if options.look or options.write_protocol:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
-from traitlets import Dict, Unicode
+from traitlets import Dict
 from traitlets.config import Config
 
+from lib.files import in_project
 from lib.parallel import watch_parent
 from lib.progress import VARIABLE
 
@@ -27,6 +28,7 @@ LARGE_PACKAGES += ["ipykernel.kernelapp", "ipywidgets"]
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 ENVIRONMENT["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 LAUNCHER = "ipykernel_launcher"
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
 
 class ForkedKernel(ForkServerProcess):
@@ -43,15 +45,14 @@ class ForkedKernel(ForkServerProcess):
 
 
 class Provisioner(LocalProvisioner):
-    """Starts a kernel in a folder, with further variables of the environment."""
+    """Starts a kernel in the project's folder, with further variables of the environment."""
 
     processes: ClassVar[dict] = {}  # of the kernels that were started, by the file of their progress
     environment = Dict(help="variables over those of this process").tag(config=True)
-    folder = Unicode(help="where the kernel works").tag(config=True)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
         """Start the command's kernel; returns how it is reached."""
-        kwargs |= {"env": kwargs["env"] | self.environment, "cwd": self.folder}
+        kwargs |= {"env": kwargs["env"] | self.environment, "cwd": str(in_project(".").absolute())}
         if sys.platform.startswith("linux"):
             arguments = cmd[cmd.index(LAUNCHER) + 1 :]
             self.process = ForkedKernel(target=serve, args=(arguments, kwargs["env"], kwargs["cwd"]))
@@ -79,24 +80,11 @@ def serve(arguments: list[str], environment: dict[str, str], folder: str) -> Non
     os._exit(0)  # nothing is left to be done, and no thread to be waited for
 
 
-def end_kernels() -> None:
-    """Kill every kernel that this process has started and that still runs."""
-    for words in list(Provisioner.processes):
-        end_kernel(words)
-
-
-def end_kernel(words: str | Path) -> None:
-    """Kill the kernel that writes its progress to this file, if it runs."""
-    process = Provisioner.processes.get(str(words))
-    if process and process.poll() is None:
-        process.kill()
-
-
-def interrupt_kernel(words: str | Path) -> None:
-    """What Ctrl-C is to a person's own process."""
-    process = Provisioner.processes.get(str(words))
-    if process and process.poll() is None:
-        os.kill(process.pid, signal.SIGINT)
+def signal_kernels(number: int, words: Path | None = None) -> None:
+    """Send a signal to the kernels that run, or to the one that writes its progress to this file."""
+    for file, process in list(Provisioner.processes.items()):
+        if words in (None, Path(file)) and process.poll() is None:
+            os.kill(process.pid, number)
 
 
 def use_provisioner() -> None:
@@ -115,8 +103,7 @@ def start_server() -> None:
         forkserver.ensure_running()
 
 
-def kernel_config(sockets: dict[str, str], folder: str, environment: dict[str, str]) -> Config:
-    """The settings of a kernel that talks by `sockets`, works in the folder and has these variables."""
+def kernel_config(sockets: dict[str, str], environment: dict[str, str]) -> Config:
+    """The settings of a kernel that talks by `sockets` and has these variables."""
     use_provisioner()
-    settings = {"folder": folder, "environment": environment}
-    return Config({"KernelManager": sockets, Provisioner.__name__: settings})
+    return Config({"KernelManager": sockets, Provisioner.__name__: {"environment": environment}})

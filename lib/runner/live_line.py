@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +10,15 @@ from pathlib import Path
 from lib.files import write_text
 from lib.progress import clock
 
+IN_LOG_S = 60.0  # between two lines
+
 
 class LiveLine:
     """The labels of what runs, each with its time and what its notebook says of its progress."""
 
     def __init__(self):
-        self.running: dict[
-            str, tuple[float, Path]
-        ] = {}  # label -> since when, seconds; the file of its words
-        self.terminal, self.ended = sys.stderr.isatty(), threading.Event()
+        self.running: dict[str, tuple[float, Path]] = {}  # label -> since when / s, the file of its words
+        self.terminal, self.shown_s = sys.stderr.isatty(), time.monotonic()
 
     @contextmanager
     def shows(self, label: str, words: Path) -> Iterator[None]:
@@ -38,35 +37,22 @@ class LiveLine:
         print(text, flush=True)
 
     def update(self) -> None:
-        """Show again and again what runs, until it has ended."""
-        while not self.ended.wait(1.0 if self.terminal else 60.0):
-            line = " | ".join(self.describe(label) for label in list(self.running))
+        """Show what runs: on a terminal now, in a log if it was shown a minute ago."""
+        if self.terminal or time.monotonic() - self.shown_s >= IN_LOG_S:
+            line, self.shown_s = " | ".join(map(self.describe, list(self.running))), time.monotonic()
             self.clear()
             print(line[: width()] if self.terminal else f"{line}\n", end="", file=sys.stderr, flush=True)
 
     def describe(self, label: str) -> str:
-        since_s, words = self.running.get(label, (0.0, None))
-        if words is None or not words.exists():  # it has ended since
+        try:
+            since_s, words = self.running[label]
+            return f"{label}  {clock(time.monotonic() - since_s)}  {words.read_text(encoding='utf-8')}"
+        except (KeyError, OSError):  # it has ended since
             return ""
-        return f"{label}  {clock(time.monotonic() - since_s)}  {words.read_text(encoding='utf-8')}"
 
     def clear(self) -> None:
         if self.terminal:
             print("\r" + " " * width() + "\r", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def live_line() -> Iterator[LiveLine]:
-    """A line that is shown while the block runs."""
-    line = LiveLine()
-    thread = threading.Thread(target=line.update, daemon=True)
-    thread.start()
-    try:
-        yield line
-    finally:
-        line.ended.set()
-        thread.join()
-        line.clear()
 
 
 def width() -> int:

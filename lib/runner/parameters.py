@@ -23,8 +23,8 @@ LIMITS = re.compile(
     rf"(?:(one|some|any|\d+) of )?(?:({NUMBER})\.\.({NUMBER})|(methods)|(\w[^|;]*(?: \| [^|;]+)+))"
 )
 TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
-DAMAGED_CODE = (SyntaxError, AttributeError, TypeError, RecursionError, MemoryError)
-DAMAGED_NOTEBOOK = (ValueError, LookupError, *DAMAGED_CODE)
+DAMAGED_NOTEBOOK = (ValueError, LookupError, SyntaxError, AttributeError, TypeError)
+DAMAGED_NOTEBOOK += (RecursionError, MemoryError)
 
 
 class Parameter(NamedTuple):
@@ -39,21 +39,14 @@ class Parameter(NamedTuple):
     of_methods: bool = False  # whether it names trainings of the experiment
     count: str | None = None  # of a list's elements: "any", a number, or None for at least one
 
-    def element(self) -> "Parameter":
-        """The definition of one element of a list."""
-        usual = "" if self.low is None else float(self.low)
-        return self._replace(default=self.default[0] if self.default else usual)
-
 
 def read_parameters(path: Path) -> dict[str, Parameter]:
     """name -> Parameter of a notebook file, in the order of its parameters cell. Raises a UserError."""
     try:
         return parse_lines(parameters_cell(path.read_text(encoding="utf-8")))
     except DAMAGED_NOTEBOOK as error:
-        raise UserError(
-            f"{path} is not a notebook with lines `name = value  # meaning` as its parameters "
-            f"({' '.join(str(error).split())[:80]})"
-        ) from None
+        wanted, why = "lines `name = value  # meaning` as its parameters", " ".join(str(error).split())
+        raise UserError(f"{path} is not a notebook with {wanted} ({why[:80]})") from None
 
 
 def parameters_cell(notebook: str) -> str:
@@ -108,7 +101,9 @@ def check_list(parameter: Parameter, value: Any, where: str) -> list:
     if not isinstance(value, list):
         of_text = "; papermill takes a list by -y 'name: [1, 2]'" if isinstance(value, str) else ""
         raise UserError(f"{where} must be a list like {parameter.default}, not {value!r}{of_text}")
-    values, count = [check_value(parameter.element(), item, where) for item in value], parameter.count
+    usual = "" if parameter.low is None else float(parameter.low)  # one element, where the default has none
+    element, count = parameter._replace(default=(parameter.default or [usual])[0]), parameter.count
+    values = [check_value(element, item, where) for item in value]
     if not values and count != "any":
         raise UserError(f"{where} is an empty list; it must hold at least one ({parameter.help})")
     if count and count.isdigit():

@@ -25,6 +25,11 @@ class Stage(NamedTuple):
     needs: list[str]
     failure: Path | None = None  # stands for the products if the stage says in it why it has none
 
+    @property
+    def training(self) -> str:
+        """Name of the training that it does; "" for a study."""
+        return self.name.removeprefix(f"{TRAIN}_") if self.name.startswith(TRAIN) else ""
+
 
 def plan(params: Values, path: str | Path) -> list[Stage]:
     """The stages of a params file, in order. Raises a UserError that names what is wrong in the file."""

@@ -9,15 +9,15 @@ from pathlib import Path
 from shutil import copyfile, rmtree
 
 import pandas as pd
-import torch
 
 from lib.files import read_json, sha256, write_json, write_text
-from lib.models.methods import find_method
+from lib.models.methods import find_method, kind
 from lib.report.interval_figures import with_names
-from lib.runner.check import is_calibrated, load_calibration, open_check
+from lib.runner.check import open_check
 from lib.strict_yaml import read_yaml
+from lib.studies.calibration import is_calibrated, load_calibration
 from lib.studies.experiment import CARD, Experiment, commit
-from lib.studies.results import FRAMES, Results, add_labels, read_frame, save_results, select
+from lib.studies.results import FRAMES, Results, add_labels, make_frame, read_frame, save_results, select
 from lib.tensors import load_tensors, save_tensors
 
 # A code host shows notebooks by itself, so their pages stay away; the report's notebook is its page
@@ -25,7 +25,9 @@ PARTS = ("experiment.yaml", "0[0-46]*.ipynb", "results/*")
 # of patients that a checkout does not hold: the page, and the tables that are cited, without their structures
 COMMITTED, CITED = "outputs/cohorts/phantom", ("02_steps", "03_ensemble", "04_comparison")
 PATIENTS = 1  # whose predictions are published, for the explorer; in voxels they are large
-FEW_WEIGHTS = 4096  # so many numbers are published in float32
+# Networks multiply in bfloat16 where the hardware does, so weights are published in it; but a layer of so
+# few as norms, biases and the last one have, which are small and matter, as it is
+FEW_WEIGHTS = 4096
 EQUAL_GY = 0.005  # numbers are compared as they are printed
 # What another processor changes, since its kernels add in another order; measured in tests/README.md
 OTHER_PROCESSOR_GY = 0.2
@@ -34,24 +36,21 @@ OTHER_PROCESSOR_DDPM_GY = 3.0  # its sampler multiplies small differences
 
 def published_folder(folder: Path) -> Path:
     """Where the repository keeps what it publishes of the experiment in `folder`."""
-    folder = Path(folder)
     return folder if folder.parent.name == "published" else folder.parent / "published" / folder.name
 
 
 def device_of(folder: Path) -> str:
     """Where the methods of an experiment were compared; "" if none were."""
-    path = Path(folder) / "results" / "04_comparison.json"
+    path = folder / "results" / "04_comparison.json"
     return read_json(path)["made"]["device"] if path.exists() else ""
 
 
-def key_numbers(folder: Path) -> dict[str, tuple[str, float]]:
-    """label of an answer -> its method, mean MAE in Gy over test patients; empty if none is compared."""
-    path = Path(folder) / "results" / "04_comparison.csv"
-    if not path.exists():
-        return {}
-    rows = add_labels(select(read_frame(path), measure="mae_gy", region="dose mask"))
-    groups = rows.groupby(["label", "method"], sort=False)["value"].mean().round(3)
-    return {label: (method, value) for (label, method), value in groups.items()}
+def mean_gy(folder: Path, measure: str = "mae_gy", region: str = "dose mask") -> pd.Series:
+    """An error averaged over the test patients, by label of the answer; empty if nothing was compared."""
+    path = folder / "results" / "04_comparison.csv"
+    frame = read_frame(path) if path.exists() else make_frame(path.stem, [])
+    rows = add_labels(select(frame, measure=measure, region=region, structure=""))
+    return rows.groupby("label", sort=False)["value"].mean()
 
 
 def is_shown(training: str) -> bool:
@@ -61,26 +60,27 @@ def is_shown(training: str) -> bool:
 
 def publish(folder: Path) -> None:
     """Put what the repository publishes of `folder`, with its page, in place of what it published before."""
-    folder, target, check = Path(folder), published_folder(folder), None
-    if is_calibrated(folder) and not has_committed_patients(folder):
+    target, whole, check = published_folder(folder), has_committed_patients(folder), None
+    if is_calibrated(folder) and not whole:
         run, *_ = open_check(folder)
         check = run, load_calibration(run)  # refused before anything is removed
     if target.exists():
         rmtree(target)
-    for path in published_files(folder):
+    for path in published_files(folder) if whole else folder.glob("experiment.yaml"):
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copyfile(path, copy)
-    links = (r'href="pages/(\w[\w-]*)\.html"', r'href="\1.ipynb"')
-    if not has_committed_patients(folder):
+    if not whole:
         write_cited(folder, target)
-        if check:
-            write_check(*check, target)
-        links = (r'<a href="pages/[^"]*">(.*?)</a>', r"\1")  # to notebooks that are not published
+    if check:
+        write_check(*check, target)
+    links = (r'href="pages/(\w[\w-]*)\.html"', r'href="\1.ipynb"')
+    if not whole:  # the pages' notebooks are not published
+        links = (r'<a href="pages/[^"]*">(.*?)</a>', r"\1")
     for page in folder.glob("report.html"):
         text = re.sub(r' <a href="figures/[^"]*">PDF</a>', "", page.read_text(encoding="utf-8"))
         write_text(target / page.name, re.sub(*links, text))
-    maes_gy = {label: value for label, (_, value) in key_numbers(folder).items()}
+    maes_gy = mean_gy(folder).round(3).to_dict()
     stored = {"commit": commit(), "device": device_of(folder), "mae_gy": maes_gy}
     write_json(target / "results" / "published.json", stored)
 
@@ -92,9 +92,7 @@ def has_committed_patients(folder: Path) -> bool:
 
 
 def published_files(folder: Path) -> list[Path]:
-    """The files that are published as they are."""
-    if not has_committed_patients(folder):
-        return list(folder.glob("experiment.yaml"))
+    """The files that are published as they are, where a checkout holds the patients."""
     paths = [path for part in PARTS for path in sorted(folder.glob(part))]
     shown = [part for part in folder.glob("predictions/*") if is_shown(part.name)]
     return paths + [path for part in shown for path in sorted(part.glob("*.npz"))[:PATIENTS]]
@@ -118,8 +116,9 @@ def write_check(run: Experiment, calibration: Results, target: Path) -> None:
     source, copy = run.checkpoint(name), target / "checkpoints" / name
     for path in (source / weights, source / "prior" / weights):
         if path.exists():
-            at = copy / path.relative_to(source)
-            save_tensors(at, {key: shorten(tensor) for key, tensor in load_tensors(path)[0].items()})
+            at, (layers, _) = copy / path.relative_to(source), load_tensors(path)
+            short = {key: layer.bfloat16() for key, layer in layers.items() if layer.numel() > FEW_WEIGHTS}
+            save_tensors(at, layers | short)
             copyfile(path.with_name("config.json"), at.with_name("config.json"))
     cohort = run.open_cohort()
     write_json(target / CARD, cohort.short_card)
@@ -138,12 +137,6 @@ def write_check(run: Experiment, calibration: Results, target: Path) -> None:
     save_results(target / "results", "07_check", settings, **tables)
 
 
-def shorten(tensor: torch.Tensor) -> torch.Tensor:
-    """The weights of a layer in bfloat16, in which networks multiply where the hardware does; the few of
-    norms, biases and the last layer, which are small and matter, as they are."""
-    return tensor.bfloat16() if tensor.numel() > FEW_WEIGHTS else tensor
-
-
 def allowed_gy(method: str, same_device: bool) -> float:
     """By how much a method's MAE may differ from the published one."""
     other_gy = OTHER_PROCESSOR_DDPM_GY if method == "ddpm" else OTHER_PROCESSOR_GY
@@ -153,16 +146,16 @@ def allowed_gy(method: str, same_device: bool) -> float:
 def compare_with_published(folder: Path) -> tuple[list[str], list[str]]:
     """(lines that say how the fresh numbers stand to the published ones, the answers that differ by more
     than they may); both empty if there is nothing to compare."""
-    path, fresh = published_folder(folder) / "results" / "published.json", key_numbers(folder)
-    if not path.exists() or not fresh:
+    path, fresh = published_folder(folder) / "results" / "published.json", mean_gy(folder).round(3)
+    if not path.exists() or fresh.empty:
         return [], []
     stored, device = read_json(path), device_of(folder)
     origin = f"{stored['device']}, commit {stored['commit']}"
     lines, differing = [f"MAE in Gy here ({device}) and as published ({origin}):"], []
-    for label, (method, value) in fresh.items():
+    for label, value in fresh.items():
         known, note = stored["mae_gy"].get(label), ""
         if known is not None:
-            off_gy, most_gy = value - known, allowed_gy(method, device == stored["device"])
+            off_gy, most_gy = value - known, allowed_gy(kind(label), device == stored["device"])
             words = "more than it may" if abs(off_gy) > most_gy else "as another processor may"
             note = f"  {known:.2f}  " + ("equal" if abs(off_gy) <= EQUAL_GY else f"{off_gy:+.2f}, {words}")
             differing += [label] if abs(off_gy) > most_gy else []

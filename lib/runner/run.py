@@ -20,7 +20,7 @@ from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.params_file import load_params
 from lib.runner.plan import Stage, plan
 from lib.runner.schedule import execute_stages, usual_jobs
-from lib.runner.settings import TRAIN, Values
+from lib.runner.settings import Values
 from lib.studies.experiment import OUTPUTS
 
 
@@ -29,9 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_params()
     text = "only the notebooks that begin so; may be given several times"
     parser.add_argument("--only", action="append", default=[], metavar="02", help=text)
-    text = (
-        "notebooks at a time, where they do not need one another; one a core, and one on a GPU, if not given"
-    )
+    text = "notebooks at a time that do not need one another; default: one a core, and one on a GPU"
     parser.add_argument("--jobs", type=int, default=0, metavar="2", help=text)
     text = "end within so many minutes: trainings of as many epochs as fit, at most the file's"
     parser.add_argument("--minutes", type=float, metavar="9", help=text)
@@ -47,30 +45,35 @@ def run_experiment(params: Values, options: argparse.Namespace) -> None:
     stages = plan(params, options.params)
     if options.jobs < 0:
         raise UserError(f"--jobs is {options.jobs}; it must be a number of notebooks, 1 or more")
-    chosen = [stage for stage in stages if stage.name.startswith(tuple(options.only or [""]))]
-    if not chosen:
-        names = ", ".join(stage.name for stage in stages)
-        raise UserError(f"--only {' '.join(options.only)}: no notebook begins so; there are {names}")
+    chosen = choose(stages, options.only)
     folder, card = in_project(OUTPUTS / params["experiment"]), in_project(params["cohort"]) / "card.json"
     if not card.exists():
         raise UserError(f"{card} does not exist; make the cohort with python -m lib import (--help says how)")
     sentence = f"another run is working on {folder}; wait for it or stop it"
     with lock(folder / "checkpoints" / "run.lock", sentence):
-        jobs, bound = options.jobs or usual_jobs(params.get("device", "auto")), {}
+        jobs, budget = options.jobs or usual_jobs(params.get("device", "auto")), None
         if options.minutes is not None:
             params, stages, budget = open_budget(params, options.params, folder, options.minutes, jobs)
-            bound = {"bound": partial(within, budget, folder, stages)}
-            names = {stage.name for stage in chosen}
-            chosen = [stage for stage in stages if stage.name in names]
-            chosen.sort(key=lambda stage: not stage.name.startswith(TRAIN))  # the longest first
+            chosen = choose(stages, options.only)
+            chosen.sort(key=lambda stage: not stage.training)  # the longest first
         else:
             (folder / FILE).unlink(missing_ok=True)  # without a budget nothing is left out for want of time
         write_text(folder / "experiment.yaml", yaml.safe_dump(params, sort_keys=False))
         remove_others(stages, folder)
-        executed = execute_stages(chosen, stages, folder, options.force, jobs, **bound)
+        bound = partial(within, budget, folder) if budget else None
+        executed = execute_stages(chosen, stages, folder, options.force, jobs, bound)
         finish(folder, executed, options.publish)
-        if options.minutes is not None:
+        if budget:
             close_budget(budget, folder)
+
+
+def choose(stages: list[Stage], starts: list[str]) -> list[Stage]:
+    """The stages whose names begin so, all if none is given. Raises a UserError where there is none."""
+    chosen = [stage for stage in stages if stage.name.startswith(tuple(starts or [""]))]
+    if not chosen:
+        names = ", ".join(stage.name for stage in stages)
+        raise UserError(f"--only {' '.join(starts)}: no notebook begins so; there are {names}")
+    return chosen
 
 
 def remove_others(stages: list[Stage], folder: Path) -> None:

@@ -9,12 +9,13 @@ from lib.cache import is_fresh, write_stamp
 from lib.device import choose_device
 from lib.progress import clock
 from lib.runner.execute import execute
-from lib.runner.kernel import end_kernels
-from lib.runner.live_line import live_line
+from lib.runner.kernel import KILL, signal_kernels
+from lib.runner.live_line import LiveLine
 from lib.runner.plan import Stage
 from lib.runner.stamps import key_of, products_of, stamp_path, words_path
 
 Work = Callable[[Stage], bool]  # returns whether anything was executed
+Bound = Callable[[Work], Work]
 
 
 def n_cores() -> int:
@@ -28,31 +29,30 @@ def usual_jobs(device: str) -> int:
 
 
 def execute_stages(
-    chosen: list[Stage],
-    stages: list[Stage],
-    folder: Path,
-    force: bool,
-    jobs: int,
-    bound: Callable[[Work], Work] = lambda work: work,
+    chosen: list[Stage], stages: list[Stage], folder: Path, force: bool, jobs: int, bound: Bound | None
 ) -> bool:
     """Execute what is not up to date, at most `jobs` at a time; returns whether anything was executed.
-    `bound` sets bounds to the work on a stage. Raises a Failure."""
+    `bound`, if any, sets bounds to the work on a stage. Raises a Failure."""
     labels = {stage.name: f"[{number}/{len(chosen)}] {stage.name}" for number, stage in enumerate(chosen, 1)}
-    with live_line() as line:
+    line = LiveLine()
 
-        def bring_up_to_date(stage: Stage) -> bool:
-            stamp, key = stamp_path(folder, stage.name), key_of(stage, stages, folder)
-            if not force and is_fresh(stamp, key):
-                line.say(f"{labels[stage.name]}  up to date")
-                return False
-            words = words_path(folder, stage.name)
-            with line.shows(labels[stage.name], words):
-                seconds = execute(stage, folder, words, threads_of(stage, stages, jobs))
-            write_stamp(stamp, key, [*products_of(stage, folder), folder / f"{stage.name}.ipynb"])
-            line.say(f"{labels[stage.name]}  done in {clock(seconds)}")
-            return True
+    def bring_up_to_date(stage: Stage) -> bool:
+        stamp, key = stamp_path(folder, stage.name), key_of(stage, folder)
+        if not force and is_fresh(stamp, key):
+            line.say(f"{labels[stage.name]}  up to date")
+            return False
+        words = words_path(folder, stage.name)
+        with line.shows(labels[stage.name], words):
+            seconds = execute(stage, folder, words, threads_of(stage, stages, jobs))
+        write_stamp(stamp, key, [*products_of(stage, folder), folder / f"{stage.name}.ipynb"])
+        line.say(f"{labels[stage.name]}  done in {clock(seconds)}")
+        return True
 
-        return any(side_by_side(chosen, bound(bring_up_to_date), jobs))
+    work = bound(bring_up_to_date) if bound else bring_up_to_date
+    try:
+        return any(side_by_side(chosen, work, jobs, line.update))
+    finally:
+        line.clear()
 
 
 def threads_of(stage: Stage, stages: list[Stage], jobs: int) -> int:
@@ -62,8 +62,11 @@ def threads_of(stage: Stage, stages: list[Stage], jobs: int) -> int:
     return max(1, n_cores() // min(jobs, len(beside)))
 
 
-def side_by_side(stages: list[Stage], work: Work, jobs: int) -> list[bool]:
-    """What `work` returns of each stage, begun when those that it needs are done, at most `jobs` at a time.
+def side_by_side(
+    stages: list[Stage], work: Work, jobs: int, meanwhile: Callable[[], None] = lambda: None
+) -> list[bool]:
+    """What `work` returns of each stage, begun when those that it needs are done, at most `jobs` at a time;
+    `meanwhile` is called every second.
 
     After an error nothing more begins, and what runs goes on to its end; then the first one is raised. Ctrl-C
     ends what runs.
@@ -77,12 +80,13 @@ def side_by_side(stages: list[Stage], work: Work, jobs: int) -> list[bool]:
                 for stage in ready[: jobs - len(running)]:
                     waiting.remove(stage)
                     running[pool.submit(work, stage)] = stage
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                meanwhile()
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     del running[future]
                     errors += filter(None, [future.exception()])
                     results += [] if future.exception() else [future.result()]
         except KeyboardInterrupt:
-            end_kernels()
+            signal_kernels(KILL)
             raise
     if errors:
         raise errors[0]

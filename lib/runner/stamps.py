@@ -6,7 +6,6 @@ from lib.cache import digest, stage_key
 from lib.cases.protocol import protocol_of
 from lib.files import in_project, read_json, sha256
 from lib.runner.plan import Stage
-from lib.runner.settings import TRAIN
 from lib.studies.experiment import training_in
 
 
@@ -27,13 +26,13 @@ def products_of(stage: Stage, folder: Path) -> list[Path]:
     return sorted({*stage.products, *tables})
 
 
-def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
+def key_of(stage: Stage, folder: Path) -> str:
     """The stage's key: its code and parameters, the cohort's card and protocol, the weights it starts from,
     what the stages it needs have written, and the check for the report. The list of trainings is a parameter
     of the comparison."""
     lists = () if stage.name == "04_comparison" else ("methods",)
     parameters = {name: value for name, value in stage.parameters.items() if name not in lists}
-    start = training_in(parameters.get("start_from"), stage.name.removeprefix(f"{TRAIN}_"))
+    start = training_in(parameters.get("start_from"), stage.training)
     files = {"cohort": Path(parameters["cohort"], "card.json"), "start": Path(start, "weights.safetensors")}
     paths = {name: in_project(path) for name, path in files.items()}
     paths |= {"check": folder / "results" / "07_check.json"} if stage.name == "05_report" else {}
@@ -42,7 +41,7 @@ def key_of(stage: Stage, stages: list[Stage], folder: Path) -> str:
         card = read_json(paths["cohort"])
         stored = card.get("protocol", card.get("site"))
         inputs["protocol"] = digest(protocol_of(stored).content) if stored else None
-    for name in [other.name for other in stages if other.name in stage.needs]:
+    for name in stage.needs:
         stamp = stamp_path(folder, name)
         inputs[name] = read_json(stamp)["products"] if stamp.exists() else None
     return stage_key(stage.notebook, parameters, inputs)

@@ -10,8 +10,11 @@ import pandas as pd
 from lib.files import ROOT, write_text
 from lib.metrics.statistics import paired_difference
 from lib.report import frames, steps_figures
+from lib.report.statements import in_words
+from lib.report.tables import cell
+from lib.runner.published import mean_gy
 from lib.strict_yaml import read_yaml
-from lib.studies.results import add_labels, read_frame, select
+from lib.studies.results import read_frame, select
 
 PUBLISHED = ROOT / "outputs" / "published"
 STEPS = PUBLISHED / "openkbp" / "results" / "02_steps.csv"
@@ -22,45 +25,29 @@ IN_README = {  # experiment -> title of its column
     "openkbp-hour": "real patients, an hour, in voxels",
     "phantom": "phantoms",
 }
-TITLES = {
-    "control": "no network: mean dose by distance to the targets",
-    "baseline": "U-Net",
-    "baseline, 2 seeds": "U-Net, mean of 2 seeds",
-    "baseline, 2 seeds and both sides": "U-Net, mean of 2 seeds and both sides",
-    "gradient": "U-Net with gradient loss",
-    "refine": "diffusion of the U-Net's residual",
-    "ddpm_dose": "diffusion, dose predicted",
-    "ddpm_v": "diffusion, v predicted",
-    "flow": "flow matching",
-    "ddpm": "the reference's diffusion, noise predicted",
-}
-
-
-def mean_gy(experiment: str, measure: str = "mae_gy", region: str = "dose mask") -> pd.Series:
-    """An error averaged over the test patients, by label of the answer."""
-    frame = read_frame(PUBLISHED / experiment / "results" / "04_comparison.csv")
-    rows = add_labels(select(frame, measure=measure, region=region, structure=""))
-    return rows.groupby("label", sort=False)["value"].mean()
+ANSWERS = ["control", "baseline", "baseline, 2 seeds", "baseline, 2 seeds and both sides", "gradient"]
+ANSWERS += ["refine", "ddpm_dose", "ddpm_v", "flow", "ddpm"]
 
 
 def results_table() -> str:
     """The table of README.md: one sample or answer a row, an experiment a column."""
-    columns = {title: mean_gy(experiment) for experiment, title in IN_README.items()}
-    table = pd.DataFrame(columns).reindex(list(TITLES)).rename(index=TITLES).dropna(how="all")
+    columns = {title: mean_gy(PUBLISHED / experiment) for experiment, title in IN_README.items()}
+    words = {label: in_words(label, label.partition(",")[0]).strip("*") for label in ANSWERS}
+    table = pd.DataFrame(columns).reindex(ANSWERS).rename(index=words).dropna(how="all")
     return as_markdown(table, "one answer or sample")
 
 
-def measures_table(experiment: str) -> str:
+def measures_table(folder: Path) -> str:
     """Every answer of an experiment with its mean errors, sorted by the first."""
-    means = {"MAE / Gy": mean_gy(experiment), "RMSE / Gy": mean_gy(experiment, "rmse_gy")}
-    means["on the network's grid / Gy"] = mean_gy(experiment, "grid_dose_score_gy", "")
+    means = {"MAE / Gy": mean_gy(folder), "RMSE / Gy": mean_gy(folder, "rmse_gy")}
+    means["on the network's grid / Gy"] = mean_gy(folder, "grid_dose_score_gy", "")
     return as_markdown(pd.DataFrame(means).sort_values("MAE / Gy"), "answer")
 
 
-def ingredients_table(experiment: str) -> str:
+def ingredients_table(folder: Path) -> str:
     """What each variant of the U-Net changes: its error, the seeds averaged, less the plain one's, paired by
     patient, with the 95 % interval; best first."""
-    frame = read_frame(PUBLISHED / experiment / "results" / "04_comparison.csv")
+    frame = read_frame(folder / "results" / "04_comparison.csv")
     frame, columns = select(frame, averaged_over="none", structure=""), {}
     for title, measure in (("MAE", "mae_gy"), ("DVH points", "dvh_error_gy")):
         rows = select(frame, measure=measure)
@@ -68,10 +55,9 @@ def ingredients_table(experiment: str) -> str:
         plain = values.pop("baseline")
         columns[f"{title} / Gy"] = values.drop(columns="control").mean().map("{:.2f}".format)
         less = {name: paired_difference(values[name], plain) for name in columns[f"{title} / Gy"].index}
-        columns[f"{title}, less {plain.mean():.2f} Gy"] = pd.Series(
-            {name: f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" for name, d in less.items()}
-        )
-    variants = read_yaml(PUBLISHED / experiment / "experiment.yaml")["variants"]
+        texts = {name: f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" for name, d in less.items()}
+        columns[f"{title}, less {plain.mean():.2f} Gy"] = pd.Series(texts)
+    variants = read_yaml(folder / "experiment.yaml")["variants"]
     titles = {name: str(of).strip("{}").replace("'", "") for name, of in variants.items()}
     table = pd.DataFrame(columns).sort_values("MAE / Gy").rename(index=titles | {"gradient": "gradient loss"})
     about = "One change of the U-Net a row, two seeds averaged, less the unchanged one, paired by patient"
@@ -81,11 +67,7 @@ def ingredients_table(experiment: str) -> str:
 
 def as_markdown(table: pd.DataFrame, corner: str) -> str:
     """A table as Markdown, its numbers with two decimals."""
-
-    def text(value: str | float) -> str:
-        return value if isinstance(value, str) else "" if pd.isna(value) else f"{value:.2f}"
-
-    cells = table.map(text).reset_index(names=corner)
+    cells = table.map(lambda value: cell(value, "{:.2f}")).reset_index(names=corner)
     rows = [list(cells), *cells.values]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(cells.columns) + "|", *lines[1:]])
@@ -98,7 +80,7 @@ def published_page() -> str:
         page = f"[Its report]({folder.name}/report.html). " if (folder / "report.html").exists() else ""
         again = f"{page}Run again by `params/{folder.name}.yaml`{start_of(folder)}."
         table = ingredients_table if folder.name == INGREDIENTS else measures_table
-        parts.append(f"## {folder.name}\n\n{again}\n\n{table(folder.name)}\n")
+        parts.append(f"## {folder.name}\n\n{again}\n\n{table(folder)}\n")
     return "\n".join(parts)
 
 
@@ -118,9 +100,8 @@ def main() -> None:
     readme = ROOT / "README.md"
     write_text(readme, with_results(readme.read_text(encoding="utf-8")))
     write_text(PUBLISHED / "README.md", published_page())
-    steps_figures.sampling_steps(read_frame(STEPS)).savefig(
-        PUBLISHED / "steps.png", metadata={"Software": None}
-    )
+    figure = steps_figures.sampling_steps(read_frame(STEPS))
+    figure.savefig(PUBLISHED / "steps.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from lib.errors import UserError, closest
 from lib.runner.command import Parser, one_sentence_errors
 from lib.runner.params_file import load_params
 from lib.runner.plan import plan
-from lib.runner.settings import TRAIN, Values, experiment_of, training_parameters
+from lib.runner.settings import Values, experiment_of, training_parameters
 from lib.studies.experiment import training_in
 from lib.training.loop import fit
 from lib.training.processes import join_processes
@@ -35,8 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def trainings(params: Values, path: str | Path, names: list[str]) -> dict[str, Values]:
     """name -> values of 01_train, for the names, or for all methods in order. Raises a UserError."""
-    stages = {stage.name.removeprefix(f"{TRAIN}_"): stage.parameters for stage in plan(params, path)}
-    listed = {name: stages[name] for name in params.get("methods", []) if name in stages}
+    listed = {stage.training: stage.parameters for stage in plan(params, path) if stage.training}
+    if not listed:
+        raise UserError(f"{path} lists no methods, so there is nothing to train")
     for name in names:
         if name not in listed:
             raise UserError(f"{path}: methods does not list {name!r}{closest(name, listed)}")
