@@ -5,12 +5,12 @@ Errors are in Gy on the case's own grid, inside the dose mask. The settings of a
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from lib.cases.case import Case
 from lib.diffusion.samplers import REFERENCE, DPMSolver, Sampler, as_dict
 from lib.diffusion.schedule import T, add_noise, at_level
 from lib.features.batches import make_batch
@@ -22,7 +22,7 @@ from lib.prediction.predict import CLAMP, Predictor, denoiser, predict, start_no
 from lib.prediction.store import Steps
 from lib.progress import progress
 from lib.studies.experiment import Experiment
-from lib.studies.predictions import Prediction, in_dose_mask, on_case_grids, predict_members, predict_naive
+from lib.studies.predictions import Prediction, Row, in_dose_mask, judged_rows, predict_members, predict_naive
 from lib.studies.results import REFERENCE_GRID, make_frame, make_rows
 
 Trajectory = dict[int, tuple[float, torch.Tensor]]  # network call, from 1 -> (t, dose_hat [1,d,h,w])
@@ -54,9 +54,7 @@ class Setting:
         steps = f", {self.sampler.n_steps} steps" if self.sampler else ""
         options = {"weights": self.weights, "label": self.name + steps} | windows
         prediction = predict_members(run, self.training, samples, self.sampler, members, **options)
-        return prediction._replace(
-            columns=run.columns(self.training) | named | sampler | {"nfe": prediction.nfe}
-        )
+        return prediction.named(**named, **sampler, nfe=prediction.nfe)
 
 
 def at_steps(settings: Iterable[Setting], n_steps: Sequence[int]) -> list[Setting]:
@@ -112,32 +110,32 @@ def prediction_settings(run: Experiment, names: Iterable[str]) -> list[Setting]:
 def ablate(run: Experiment, samples: list[Sample], regression: str, settings: list[Setting]) -> pd.DataFrame:
     """Errors of the regression, of the control without a network, by which a training that failed is known,
     and of every setting: 02_steps."""
-    control, of_control = predict_naive(run, samples), {"switch": "control", "setting": "control", "nfe": 0}
-    rows = error_rows(run, samples, Setting(regression, "regression", regression, None).predict(run, samples))
-    rows += error_rows(run, samples, control._replace(columns=control.columns | of_control))
+    regressed = Setting(regression, "regression", regression, None)
+    rows = judged_rows(run, error_rows, [regressed.predict(run, samples)], samples)
+    control = predict_naive(run, samples).named(switch="control", setting="control", nfe=0)
+    rows += judged_rows(run, error_rows, [control], samples)
     for setting in settings:
-        rows += error_rows(run, samples, setting.predict(run, samples))
+        rows += judged_rows(run, error_rows, [setting.predict(run, samples)], samples)
     return make_frame("02_steps", rows)
 
 
-def error_rows(run: Experiment, samples: list[Sample], prediction: Prediction) -> list[dict[str, Any]]:
-    """Errors of each patient's first dose, and the seconds for a patient."""
-    rows = []
-    for columns, case, members_gy in on_case_grids(run, samples, prediction):
-        errors = errors_gy(members_gy[0], case.dose_gy, case.dose_mask)
-        rows += make_rows(columns, {**errors, "seconds": prediction.seconds})
-    return rows
+def error_rows(one: Prediction, case: Case, members_gy: np.ndarray) -> list[Row]:
+    """Errors of a patient's first dose, and the seconds that it took."""
+    errors = errors_gy(members_gy[0], case.dose_gy, case.dose_mask)
+    return make_rows({}, {**errors, "seconds": one.seconds})
 
 
 def decompose(run: Experiment, samples: list[Sample], settings: list[Setting], members: int) -> pd.DataFrame:
     """Squared error as floor + b by number of steps: is it bias, or spread? The frame 02_decomposition."""
     rows = []
     for setting in settings:
-        prediction = setting.predict(run, samples, members)
-        for columns, case, members_gy in on_case_grids(run, samples, prediction):
-            law = ensemble_law(*in_dose_mask(case, members_gy))
-            rows += make_rows(columns | {"members": members}, law._asdict())
+        rows += judged_rows(run, law_rows, [setting.predict(run, samples, members)], samples)
     return make_frame("02_decomposition", rows)
+
+
+def law_rows(_: Prediction, case: Case, members_gy: np.ndarray) -> list[Row]:
+    law = ensemble_law(*in_dose_mask(case, members_gy))
+    return make_rows({"members": len(members_gy)}, law._asdict())
 
 
 @torch.no_grad()

@@ -3,13 +3,10 @@
 An answer is one dose for each patient: a network's, or a mean over samples, seeds or both sides of a patient.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import torch
 
 from lib.cases.case import Case
 from lib.diffusion.samplers import SOLVERS, Sampler, as_dict, sampler_from
@@ -20,19 +17,23 @@ from lib.metrics.dvh import goal_values, openkbp_dvh_points_gy, organ_points_ins
 from lib.metrics.gamma import gamma_index, pass_pct
 from lib.metrics.indices import conformity_index, homogeneity_index, isodose_dice
 from lib.metrics.uncertainty import spread_gy
-from lib.parallel import in_processes
-from lib.prediction.predict import on_case_grid, usual_sampler, usual_temperature
+from lib.prediction.predict import usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
-from lib.progress import progress
 from lib.studies.experiment import Experiment
-from lib.studies.predictions import Prediction, pool, predict_both_sides, predict_members
+from lib.studies.predictions import (
+    Prediction,
+    Row,
+    judge_each,
+    judged_rows,
+    pool,
+    predict_both_sides,
+    predict_members,
+)
 from lib.studies.results import make_frame, make_rows
 from lib.training.history import read_history
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
 CRITERIA = (3, 2)  # of gamma, % of the prescription and mm
-Row = dict[str, Any]
-Judge = Callable[[Case, np.ndarray], list[Row]]  # of a dose in Gy on the case's grid
 
 
 def best_sampler(steps: pd.DataFrame, training: str) -> Sampler | None:
@@ -74,15 +75,13 @@ def sampler_text(values: Row) -> str:
     if "solver" not in values:
         return "one pass"
     words = f"{values['n_steps']} step{'' if values['n_steps'] == 1 else 's'}"
-    if "grid" not in values:
-        return f"{words} of {SOLVERS[values['solver']].title}"
-    corrected = "the reference's grid, as many as asked"
-    held = f"from t = {values['start']}"
-    grids = {"leading": "the reference's grid", "corrected": corrected, "held": held}
-    words += f", {grids[values['grid']]}, clamp: {values['clamp']}"
-    words += f", eta {values['eta']:g}" if values.get("eta") else ""
     title = SOLVERS[values["solver"]].title
-    return words + (f", {title}" if title else "")
+    if "grid" not in values:
+        return f"{words} of {title}"
+    grids = {"leading": "the reference's grid", "corrected": "the reference's grid, as many as asked"}
+    grid = grids.get(values["grid"], f"from t = {values['start']}")
+    eta = f"eta {values['eta']:g}" if values.get("eta") else ""
+    return ", ".join(filter(None, [words, grid, f"clamp: {values['clamp']}", eta, title]))
 
 
 def predict_all(
@@ -125,8 +124,8 @@ def means_of_seeds(answers: list[Prediction]) -> list[Prediction]:
 
 
 def mean_of_seeds(seeds: list[Prediction], averaged_over: str) -> Prediction:
-    mean = answer(pool(seeds), averaged_over, len(seeds))
-    return mean._replace(columns=mean.columns | {"members": sum(one.columns["members"] for one in seeds)})
+    members = sum(one.columns["members"] for one in seeds)
+    return answer(pool(seeds), averaged_over, len(seeds)).named(members=members)
 
 
 def planned_on_grid(samples: list[Sample]) -> Prediction:
@@ -138,29 +137,15 @@ def planned_on_grid(samples: list[Sample]) -> Prediction:
 
 def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
     """Every measure of every answer for every patient: the frame 04_comparison."""
-    rows, judged = [], judge_all(run, dose_rows, answers, samples, "judging")
-    for one, sample, dose, rows_of_dose in judged:
-        columns = one.columns | {"case_id": sample.case_id}
-        scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, dose), "seconds": one.seconds}
-        rows += make_rows(columns, scores) + [columns | row for row in rows_of_dose]
+    rows = []
+    for one, sample, of_dose in judge_each(run, answer_rows, answers, samples, "judging"):
+        scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, one.doses[0]), "seconds": one.seconds}
+        rows += make_rows(one.columns | {"case_id": sample.case_id}, scores) + of_dose
     return make_frame("04_comparison", rows)
 
 
-def judge_all(
-    run: Experiment, judge: Judge, answers: list[Prediction], samples: list[Sample], label: str
-) -> Iterator[tuple[Prediction, Sample, torch.Tensor, list[Row]]]:
-    """Every answer's dose of every patient, with the rows of its judgement, which takes all cores."""
-    doses = [(one, sample, dose) for one in answers for sample, dose in zip(samples, one.doses)]
-    items = [(sample.case_id, dose.numpy()) for _, sample, dose in doses]
-    judged = in_processes(partial(judge_one, run, judge), items)
-    for of_dose, rows in zip(doses, progress(judged, label, len(items))):
-        yield *of_dose, rows
-
-
-def judge_one(run: Experiment, judge: Judge, item: tuple[str, np.ndarray]) -> list[Row]:
-    """The rows of a dose, a fraction of the prescription on the training grid, on its case's own grid."""
-    case = run.load_case(item[0])
-    return judge(case, on_case_grid(torch.from_numpy(item[1]), case, run.grid)[0])
+def answer_rows(_: Prediction, case: Case, members_gy: np.ndarray) -> list[Row]:
+    return dose_rows(case, members_gy[0])
 
 
 def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
@@ -210,18 +195,15 @@ def index_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
 
 def study_gamma(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
     """Gamma pass rates, global to the prescription, cut-off 10 %, of body and targets: the frame 04_gamma."""
-    rows = []
-    for one, sample, _, of_dose in judge_all(run, gamma_rows, answers, samples, "gamma"):
-        rows += [one.columns | {"case_id": sample.case_id} | row for row in of_dose]
-    return make_frame("04_gamma", rows)
+    return make_frame("04_gamma", judged_rows(run, gamma_rows, answers, samples, "gamma"))
 
 
-def gamma_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:
+def gamma_rows(_: Prediction, case: Case, members_gy: np.ndarray) -> list[Row]:
     targets = np.any([case.masks[name] for name in case.prescription_gy], axis=0)
     rows = []
     for size in CRITERIA:
         criteria = {"dose_pct": size, "distance_mm": size, "global_gy": case.rx_gy}
-        gamma = gamma_index(case.dose_gy, dose_gy, case.spacing_mm, **criteria)
+        gamma = gamma_index(case.dose_gy, members_gy[0], case.spacing_mm, **criteria)
         for region, mask in {"body": None, "targets": targets}.items():
             measures = {f"gamma_{size}pct_{size}mm_pass_pct": pass_pct(gamma, mask)}
             rows += make_rows({"region": region}, measures)

@@ -8,25 +8,23 @@ network. All are judged alike.
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from lib.cases.case import Case
 from lib.features.samples import Sample
 from lib.metrics import uncertainty
 from lib.metrics.dose import errors_gy
 from lib.metrics.dvh import dvh_curve
-from lib.parallel import in_processes
-from lib.prediction.predict import on_case_grid, usual_sampler
-from lib.progress import progress
+from lib.prediction.predict import usual_sampler
 from lib.seeds import generator_for
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import (
     Prediction,
+    Row,
     in_dose_mask,
+    judged_rows,
     pool,
     predict_both_sides,
     predict_members,
@@ -38,32 +36,28 @@ LEVELS_PCT = (50, 80, 95)
 # of the spread, for the spread-skill curve
 BIN_EDGES_GY = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
 DVH_EDGES_GY = np.arange(0.0, 80.0, 1.0)
-Row = dict[str, Any]
+Factors = dict[tuple[str, str], float]  # (training, source) -> on the spread
 
 
 def predict_sources(
     run: Experiment,
     samples: list[Sample],
-    methods: Iterable[str],
+    sampled: Iterable[str],
     regression: str,
     deep: list[str],
     members: int,
     n_steps: int,
 ) -> Iterator[Prediction]:
-    """The members of every source, each method as it is usually sampled, the regression and the control; each
-    made when it is asked for, as the doses of many patients are large."""
-    yield of_source("none", predict_members(run, regression, samples))
-    yield of_source("control", predict_naive(run, samples))
-    for name in methods:
+    """The members of every source, each `sampled` method as usual, the regression and the control; each made
+    when it is asked for, as the doses of many patients are large."""
+    yield predict_members(run, regression, samples).named(source="none")
+    yield predict_naive(run, samples).named(source="control")
+    for name in sampled:
         sampler = usual_sampler(run.config(name), n_steps)
-        yield of_source("samples", predict_members(run, name, samples, sampler, members))
+        yield predict_members(run, name, samples, sampler, members).named(source="samples")
     if len(deep) > 1:
-        yield of_source("seeds", pool([predict_members(run, name, samples) for name in deep]))
-    yield of_source("sides", predict_both_sides(run, regression, samples))
-
-
-def of_source(source: str, prediction: Prediction) -> Prediction:
-    return prediction._replace(columns=prediction.columns | {"source": source})
+        yield pool([predict_members(run, name, samples) for name in deep]).named(source="seeds")
+    yield predict_both_sides(run, regression, samples).named(source="sides")
 
 
 def judge(
@@ -75,84 +69,63 @@ def judge(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The frames 03_ensemble and 03_spread_skill; with `factors` also of the spread times its factor."""
     chosen = {(row["training"], row["source"]): row["factor"] for row in factors}
-    items = []
-    for one in predictions:
-        factor = chosen.get((one.columns["training"], one.columns["source"]), 1.0)
-        doses = zip(samples, one.doses)
-        items += [(one._replace(doses=[]), factor, sample.case_id, dose.numpy()) for sample, dose in doses]
-    rows, skill = [], []
-    judged = in_processes(partial(judge_one, run, sizes), items)
-    for of_rows, of_skill in progress(judged, "judging members", len(items)):
-        rows, skill = rows + of_rows, skill + of_skill
+    of_patient = partial(member_rows, run.seed, sizes, chosen)
+    rows = judged_rows(run, of_patient, predictions, samples, "judging members")
+    skill = [{k: v for k, v in row.items() if k not in ("n_steps", "nfe")} for row in rows if "bin_gy" in row]
+    rows = [row for row in rows if "bin_gy" not in row]
     return make_frame("03_ensemble", rows), make_frame("03_spread_skill", skill)
 
 
-def judge_one(
-    run: Experiment, sizes: Sequence[int], item: tuple[Prediction, float, str, np.ndarray]
-) -> tuple[list[Row], list[Row]]:
-    """Rows of 03_ensemble and of 03_spread_skill of one patient's members: what they are of, the factor that
-    was chosen for them, the patient, and the doses on the training grid."""
-    prediction, factor, case_id, doses = item
-    prediction = prediction._replace(doses=[torch.from_numpy(doses)])
-    case, columns, skill = run.load_case(case_id), prediction.columns | {"case_id": case_id}, []
-    all_gy = on_case_grid(prediction.doses[0], case, run.grid)
-    whole = columns | prediction.cost(len(all_gy))
-    rows = error_rows(run.seed, columns, case, all_gy, prediction, sizes)
-    if len(all_gy) > 1:
-        rows += spread_rows(whole, case, all_gy)
-        for each in dict.fromkeys((1.0, factor)):
-            of_rows, of_skill = calibration_rows(whole | {"factor": each}, case, all_gy)
-            rows, skill = rows + of_rows, skill + of_skill
-    return rows, skill
-
-
-def error_rows(
-    seed: int, columns: Row, case: Case, all_gy: np.ndarray, prediction: Prediction, sizes: Sequence[int]
+def member_rows(
+    seed: int, sizes: Sequence[int], factors: Factors, one: Prediction, case: Case, all_gy: np.ndarray
 ) -> list[Row]:
-    """Errors of means of n members, of all and of their median."""
+    """Rows of 03_ensemble of one patient's members and, those with a bin, of 03_spread_skill."""
     members_gy, dose_gy = in_dose_mask(case, all_gy)
     generator = np.random.default_rng(generator_for(seed, "subsets", case.case_id).initial_seed())
-    n, of_mask = len(all_gy), columns | {"region": "dose mask"}
-    rows = make_rows(columns | prediction.cost(1), {"seconds": prediction.seconds_of(1)})
+    n, of_mask = len(all_gy), {"region": "dose mask"}
+    rows = make_rows(one.cost(1), {"seconds": one.seconds_of(1)})
     for size in sorted({1, n, *(size for size in sizes if size < n)}):
         mae_gy = uncertainty.mean_of_subsets(members_gy, dose_gy, size, 20, generator)
-        rows += make_rows(of_mask | prediction.cost(size), {"mae_gy": mae_gy})
+        rows += make_rows(of_mask | one.cost(size), {"mae_gy": mae_gy})
     measures = errors_gy(members_gy.mean(axis=0), dose_gy, np.ones(len(dose_gy), bool))
     del measures["mae_gy"]
     measures["median_mae_gy"] = float(np.abs(np.median(members_gy, axis=0) - dose_gy).mean())
-    return rows + make_rows(of_mask | prediction.cost(n), measures)
+    rows += make_rows(of_mask | one.cost(n), measures)
+    if n == 1:
+        return rows
+    spread = spread_rows(case, all_gy)
+    factor = factors.get((one.columns["training"], one.columns["source"]), 1.0)
+    for each in dict.fromkeys((1.0, factor)):
+        spread += [{"factor": each} | row for row in calibration_rows(each, members_gy, dose_gy)]
+    return rows + [one.cost(n) | row for row in spread]
 
 
-def spread_rows(columns: Row, case: Case, all_gy: np.ndarray) -> list[Row]:
+def spread_rows(case: Case, all_gy: np.ndarray) -> list[Row]:
     """Floor and b, and how wide the members spread, by region and structure."""
     spread, (members_gy, dose_gy) = uncertainty.spread_gy(all_gy), in_dose_mask(case, all_gy)
-    measures = uncertainty.ensemble_law(members_gy, dose_gy)._asdict() | {
-        "spread_gy": uncertainty.spread_gy(members_gy).mean()
-    }
-    rows = make_rows(columns | {"region": "dose mask"}, measures)
-    rows += make_rows(columns | {"region": "whole volume"}, {"spread_gy": spread.mean(dtype=np.float64)})
-    rows += make_rows(columns, {"dvh_band_pct": dvh_band_pct(case, all_gy)})
+    measures = uncertainty.ensemble_law(members_gy, dose_gy)._asdict()
+    measures["spread_gy"] = uncertainty.spread_gy(members_gy).mean()
+    rows = make_rows({"region": "dose mask"}, measures)
+    rows += make_rows({"region": "whole volume"}, {"spread_gy": spread.mean(dtype=np.float64)})
+    rows += make_rows({}, {"dvh_band_pct": dvh_band_pct(case, all_gy)})
     for name, mask in case.judged_masks.items():
-        rows += make_rows(columns | {"structure": name}, {"spread_gy": spread[mask].mean()})
+        rows += make_rows({"structure": name}, {"spread_gy": spread[mask].mean()})
     return rows
 
 
-def calibration_rows(columns: Row, case: Case, all_gy: np.ndarray) -> tuple[list[Row], list[Row]]:
-    """What the members, spread about their mean by the column `factor`, say of the planned dose: rows of
-    03_ensemble and of 03_spread_skill."""
-    members_gy, dose_gy = in_dose_mask(case, all_gy)
-    mean_gy, of_mask = members_gy.mean(axis=0), columns | {"region": "dose mask"}
-    scaled_gy = mean_gy + columns["factor"] * (members_gy - mean_gy)
+def calibration_rows(factor: float, members_gy: np.ndarray, dose_gy: np.ndarray) -> list[Row]:
+    """What the members [N,V], spread about their mean by a factor, say of the planned dose [V]."""
+    mean_gy, of_mask = members_gy.mean(axis=0), {"region": "dose mask"}
+    scaled_gy = mean_gy + factor * (members_gy - mean_gy)
     rows = make_rows(of_mask, {"crps_gy": uncertainty.crps_gy(scaled_gy, dose_gy)})
     for level in LEVELS_PCT:
         share = {"coverage_pct": uncertainty.coverage_pct(scaled_gy, dose_gy, level)}
         rows += make_rows(of_mask | {"level_pct": level}, share)
-    return rows, skill_rows(columns, uncertainty.spread_skill(scaled_gy, dose_gy, BIN_EDGES_GY))
+    return rows + skill_rows({}, uncertainty.spread_skill(scaled_gy, dose_gy, BIN_EDGES_GY))
 
 
 def skill_rows(columns: Row, sums: dict[str, np.ndarray]) -> list[Row]:
     """Rows of 03_spread_skill of the bins that hold voxels, named by their lower edge."""
-    columns = {key: value for key, value in columns.items() if key not in ("n_steps", "nfe")}
     rows = []
     for edge, *of_bin in zip(BIN_EDGES_GY, *sums.values()):
         measures = dict(zip(sums, of_bin))

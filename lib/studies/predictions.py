@@ -1,7 +1,8 @@
 """What the studies predict: doses of one training, kept as soon as made, so that a killed study goes on."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +19,13 @@ from lib.features.samples import Sample
 from lib.files import sha256
 from lib.models.control import fit_control, predict_control
 from lib.models.methods import Method, find_method
+from lib.parallel import in_processes
 from lib.prediction.predict import Predictor, on_case_grid, predict
 from lib.progress import progress
 from lib.studies.experiment import Experiment
 from lib.tensors import load_tensors, save_tensors
+
+Row = dict[str, Any]
 
 
 class Prediction(NamedTuple):
@@ -34,10 +38,14 @@ class Prediction(NamedTuple):
               same calls, as of a network that predicts a deviation
     """
 
-    columns: dict[str, Any]
+    columns: Row
     doses: list[torch.Tensor]
     seconds: float
     nfe: int
+
+    def named(self, **columns: Any) -> "Prediction":
+        """The same, of whose rows more is said."""
+        return self._replace(columns=self.columns | columns)
 
     def cost(self, members: int) -> dict[str, float]:
         """Columns `members` and `nfe` of so many members."""
@@ -153,14 +161,34 @@ def predict_both_sides(run: Experiment, name: str, samples: list[Sample]) -> Pre
     return Prediction(run.columns(name), doses, seconds, 2)
 
 
-def on_case_grids(
-    run: Experiment, samples: list[Sample], prediction: Prediction, label: str = ""
-) -> Iterator[tuple[dict[str, Any], Case, np.ndarray]]:
-    """For each patient the columns of its rows, its case, and the members in Gy on the case's own grid,
-    float32 [N,D,H,W]. `label` is of the progress."""
-    for sample, dose in zip(progress(samples, label), prediction.doses):
-        case = run.load_case(sample.case_id)
-        yield prediction.columns | {"case_id": case.case_id}, case, on_case_grid(dose, case, run.grid)
+Judge = Callable[[Prediction, Case, np.ndarray], list[Row]]  # of a patient's members
+
+
+def judge_each(
+    run: Experiment, judge: Judge, predictions: Sequence[Prediction], samples: list[Sample], label: str = ""
+) -> Iterator[tuple[Prediction, Sample, list[Row]]]:
+    """The rows by `judge` of every prediction and patient, on all cores, with the prediction of that patient.
+
+    It is given that prediction, the case, and the members in Gy on the case's own grid, float32 [N,D,H,W].
+    `label` is of the progress.
+    """
+    pairs = [(one._replace(doses=[d]), s) for one in predictions for s, d in zip(samples, one.doses)]
+    items = [(one._replace(doses=[one.doses[0].numpy()]), sample.case_id) for one, sample in pairs]
+    judged = in_processes(partial(judge_one, run, judge), items)
+    for pair, rows in zip(pairs, progress(judged, label, len(items))):
+        yield *pair, rows
+
+
+def judge_one(run: Experiment, judge: Judge, item: tuple[Prediction, str]) -> list[Row]:
+    """The rows of one patient's doses, arrays on the training grid."""
+    (one, case_id), case = item, run.load_case(item[1])
+    members_gy = on_case_grid(torch.from_numpy(one.doses[0]), case, run.grid)
+    return [one.columns | {"case_id": case_id} | row for row in judge(one, case, members_gy)]
+
+
+def judged_rows(*what: Any, **how: Any) -> list[Row]:
+    """All rows of `judge_each`, whose arguments it takes."""
+    return [row for *_, rows in judge_each(*what, **how) for row in rows]
 
 
 def in_dose_mask(case: Case, members_gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
