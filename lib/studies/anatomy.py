@@ -5,7 +5,6 @@ volume, its place, or its distance to the target; how much is said by the rank a
 from training (a conformal test for outliers: Bates et al. 2023, Ann. Statist. 51:149).
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,13 +12,11 @@ import pandas as pd
 
 from lib.cases.case import Case
 from lib.features.channels import signed_distance_mm
-from lib.parallel import in_processes
-from lib.progress import progress
 from lib.studies.experiment import Experiment
-from lib.studies.results import make_frame, make_rows
+from lib.studies.results import make_frame, select
 
 LEAST_PATIENTS = 4  # with a structure, for a mean and a deviation of it
-LEAST_DEVIATION = {"volume": 0.1, "": 3.0}  # of log volumes; of lengths in mm
+LEAST_LOG, LEAST_MM = 0.1, 3.0  # deviations of log volumes and of lengths
 FAR_MM = 100.0  # what is farther from the target lies so far from it
 AXES = ("towards the head", "towards the back", "towards the left")
 DISTANCE, VOLUME = "distance to the target / mm", "volume / cc"
@@ -82,56 +79,50 @@ def centre_mm(case: Case, mask: np.ndarray) -> np.ndarray:
 
 def anatomies(run: Experiment) -> pd.DataFrame:
     """The frame 07_anatomy of training and validation patients."""
-    split = run.open_cohort().split
-    parts = [(case_id, part) for part in ("train", "validation") for case_id in split[part]]
-    of_each = in_processes(partial(anatomy_rows, run), parts)
-    rows = [row for rows in progress(of_each, "anatomies", len(parts)) for row in rows]
+    split, rows = run.open_cohort().split, []
+    for part in ("train", "validation"):
+        for case_id, of_case in run.of_each_case(anatomy_rows, split[part], f"anatomies, {part}"):
+            rows += [{"part": part, "case_id": case_id} | row for row in of_case]
     return make_frame("07_anatomy", rows)
 
 
-def anatomy_rows(run: Experiment, patient: tuple[str, str]) -> list[dict[str, Any]]:
-    """The rows of one patient, (case_id, part)."""
-    rows, (case_id, part) = [], patient
-    for (structure, measure), value in describe(run.load_case(case_id)).items():
-        rows += make_rows({"part": part, "case_id": case_id, "structure": structure}, {measure: value})
-    return rows
+def anatomy_rows(case: Case) -> list[dict[str, Any]]:
+    return [{"structure": s, "measure": m, "value": value} for (s, m), value in describe(case).items()]
 
 
 def table(anatomy: pd.DataFrame) -> pd.DataFrame:
     """07_anatomy as [patient, (structure, measure)], volumes as their logarithms."""
-    volumes = anatomy["measure"] == VOLUME
-    logs = np.log(anatomy["value"].where(volumes, 1.0))
-    return anatomy.assign(value=logs.where(volumes, anatomy["value"])).pivot(
-        index="case_id", columns=["structure", "measure"], values="value"
-    )
+    values, columns = anatomy["value"].to_numpy(float), ["structure", "measure"]
+    logs = np.log(values, out=values.copy(), where=(anatomy["measure"] == VOLUME).to_numpy())
+    return anatomy.assign(value=logs).pivot(index="case_id", columns=columns, values="value")
 
 
 def deviations(patients: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
     """How many standard deviations of the training patients each number lies from their mean; of what too
     few of them have, NaN."""
-    least = [LEAST_DEVIATION["volume" if measure == VOLUME else ""] for _, measure in training]
+    least = [LEAST_LOG if measure == VOLUME else LEAST_MM for _, measure in training]
     spread = np.maximum(training.std(ddof=1), least).where(training.count() >= LEAST_PATIENTS)
     return (patients.reindex(columns=training.columns) - training.mean()) / spread
 
 
 def likeness(case: Case, anatomy: pd.DataFrame) -> Likeness:
     """How the patient stands to the training patients of 07_anatomy, and among its validation patients."""
-    names = ["part", "case_id", "structure", "measure", "value"]
-    numbers = pd.DataFrame([("", "", *key, value) for key, value in describe(case).items()], columns=names)
-    training = table(anatomy[anatomy["part"] == "train"])
-    others = anatomy[(anatomy["part"] == "validation") & (anatomy["case_id"] != case.case_id)]
-    patient, usual = deviations(table(numbers), training).iloc[0].abs(), training.mean()
-    known = deviations(table(others), training).abs().max(axis=1)
+    named = {"part": "", "case_id": case.case_id}
+    numbers = table(pd.DataFrame([named | row for row in anatomy_rows(case)]))
+    training, others = (select(anatomy, part=part) for part in ("train", "validation"))
+    training, others = table(training), table(others[others["case_id"] != case.case_id])
+    patient = deviations(numbers, training).iloc[0].abs()
+    known = deviations(others, training).abs().max(axis=1)
     structure, measure = patient.idxmax()
-    values = [table(numbers).iloc[0][structure, measure], usual[structure, measure]]
-    values = np.exp(values) if measure == VOLUME else values
+    values = [table_of[structure, measure].mean() for table_of in (numbers, training)]
+    value, usual = np.exp(values) if measure == VOLUME else values
     has = training.xs(VOLUME, axis=1, level="measure").notna()
     return Likeness(
         distance=float(patient.max()),
         structure=structure,
         measure=measure,
-        value=float(values[0]),
-        usual=float(values[1]),
+        value=float(value),
+        usual=float(usual),
         above=int((known < patient.max()).sum()),
         n=len(known),
         unseen=sorted(name for name in case.judged_masks if name not in has),
@@ -142,12 +133,8 @@ def likeness(case: Case, anatomy: pd.DataFrame) -> Likeness:
 def same_patient(case: Case, anatomy: pd.DataFrame) -> str:
     """The training patient most of whose structures have just these volumes, or "": a target or an organ may
     be drawn anew, and no two of OpenKBP's patients share more than a quarter of theirs."""
-    volumes = pd.Series(
-        {name: value for (name, measure), value in describe(case).items() if measure == VOLUME}
-    )
-    training = anatomy[(anatomy["part"] == "train") & (anatomy["measure"] == VOLUME)]
-    known = training.pivot(index="case_id", columns="structure", values="value").reindex(
-        columns=volumes.index
-    )
-    alike = np.isclose(known, volumes, rtol=SAME, atol=0).mean(axis=1) > 0.5
+    volumes = pd.Series({name: cc for (name, measure), cc in describe(case).items() if measure == VOLUME})
+    training = select(anatomy, part="train", measure=VOLUME)
+    known = training.pivot(index="case_id", columns="structure", values="value")
+    alike = np.isclose(known.reindex(columns=volumes.index), volumes, rtol=SAME, atol=0).mean(axis=1) > 0.5
     return next(iter(known.index[alike]), "")

@@ -3,10 +3,10 @@
 import platform
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from lib.features.samples import Sample, load_samples
 from lib.files import ROOT, in_project, read_json
 from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.methods import find_method
+from lib.parallel import in_processes
 from lib.prediction.predict import Predictor, load_predictor
+from lib.progress import progress
 from lib.strict_yaml import read_yaml
 from lib.studies.results import Results, load_results, save_results
 
@@ -83,6 +85,13 @@ class Experiment:
     def load_case(self, case_id: str) -> Case:
         """A case of the cohort; the last few stay in memory, as a study asks for the same patients again."""
         return cached_case(in_project(self.cohort), self.first_cases, case_id)
+
+    def of_each_case(
+        self, function: Callable[[Case], Any], case_ids: Sequence[str], label: str
+    ) -> Iterator[tuple[str, Any]]:
+        """Pairs (case_id, function(case)), computed by all cores."""
+        of_each = in_processes(partial(of_case, self, function), case_ids)
+        return zip(case_ids, progress(of_each, label, len(case_ids)))
 
     def load_samples(self, part: str, first: int | None = None, optional: bool = False) -> list[Sample]:
         """The samples of "train", "validation" or "test", only the `first` so many if given.
@@ -189,6 +198,10 @@ def has_study(notebook: str, methods: Iterable[str]) -> bool:
 def training_in(experiment: str, name: str) -> str:
     """Folder of the training `name` in the folder of another experiment; "" for none."""
     return str(Path(experiment) / "checkpoints" / name) if experiment else ""
+
+
+def of_case(run: Experiment, function: Callable[[Case], Any], case_id: str) -> Any:
+    return function(run.load_case(case_id))
 
 
 @lru_cache(maxsize=16)

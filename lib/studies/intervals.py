@@ -6,7 +6,6 @@ width for all patients, or of a width that grows with the spread.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,10 @@ from lib.metrics import conformal
 from lib.metrics.dvh import prescriptions_gy, statistic, structure_mask
 from lib.metrics.uncertainty import spread_gy
 from lib.models.methods import find_method
-from lib.parallel import in_processes
 from lib.prediction.predict import usual_sampler
-from lib.progress import progress
-from lib.studies.ensembles import of_source, predict_sources
+from lib.studies.ensembles import predict_sources
 from lib.studies.experiment import Experiment
-from lib.studies.predictions import Prediction, in_dose_mask, on_case_grids, predict_members
+from lib.studies.predictions import Prediction, Row, in_dose_mask, judged_rows, predict_members
 from lib.studies.results import FORECAST, FRAMES, label, make_frame, select
 
 LEVELS_PCT = (50, 80, 90, 95)
@@ -40,7 +37,6 @@ BINS_GY = (0, 20, 40, 60)  # lower edges, of predicted values
 RAISED_GY, FALL_OFF_MM, FALSE_ALARMS_PCT = 5.0, 15.0, 10
 QUANTITY = ["structure", "quantity", "unit"]
 ANSWER = FORECAST.split()
-Row = dict[str, Any]
 
 
 def quantities(protocol: Protocol) -> list[Goal]:
@@ -115,31 +111,26 @@ def voxel_rows(case: Case, members_gy: np.ndarray) -> list[Row]:
 
 
 def predict_values(run: Experiment, samples: list[Sample], part: str, **how: Any) -> list[Row]:
-    """Rows of 07_values of every answer; `how` is what `answers` takes."""
+    """Rows of 07_values of every answer; `how` is what `predict_sources` takes."""
     rows = []
     for one in answers(run, samples, **how):
         what = f"{part} by {answer_label(one.columns | one.cost(len(one.doses[0])))}"
-        for columns, case, members_gy in on_case_grids(run, samples, one, what):
-            columns = columns | one.cost(len(members_gy)) | {"part": part}
-            rows += [columns | row for row in (*value_rows(case, members_gy), *voxel_rows(case, members_gy))]
+        rows += judged_rows(run, patient_rows, [one.named(part=part)], samples, what)
     return rows
 
 
-def answers(
-    run: Experiment,
-    samples: list[Sample],
-    sampled: list[str],
-    regression: str,
-    deep: list[str],
-    members: int,
-    n_steps: int,
-) -> Iterator[Prediction]:
+def patient_rows(one: Prediction, case: Case, members_gy: np.ndarray) -> list[Row]:
+    cost = one.cost(len(members_gy))
+    return [cost | row for row in (*value_rows(case, members_gy), *voxel_rows(case, members_gy))]
+
+
+def answers(run: Experiment, samples: list[Sample], **how: Any) -> Iterator[Prediction]:
     """The sources of ensembles, and samples for as many network calls as the regressions of `deep` take."""
-    yield from predict_sources(run, samples, sampled, regression, deep, members, n_steps)
-    calls = max(2, len(deep))
-    for name in (name for name in sampled if find_method(name).timed):
+    yield from predict_sources(run, samples, **how)
+    calls = max(2, len(how["deep"]))
+    for name in (name for name in how["sampled"] if find_method(name).timed):
         sampler = usual_sampler(run.config(name), 1)
-        yield of_source("samples", predict_members(run, name, samples, sampler, calls))
+        yield predict_members(run, name, samples, sampler, calls).named(source="samples")
 
 
 def answer_label(row: Row) -> str:
@@ -230,20 +221,15 @@ def raise_dose(case: Case, organ: str) -> np.ndarray:
 
 def raise_organs(run: Experiment, samples: list[Sample]) -> pd.DataFrame:
     """The mean of each organ at risk of each patient in the plan that is raised there, and as planned."""
-    case_ids = [sample.case_id for sample in samples]
-    of_each = in_processes(partial(raise_each_organ, run), case_ids)
-    rows = [row for rows in progress(of_each, "raising organs", len(case_ids)) for row in rows]
+    of_each = run.of_each_case(raised_means, [sample.case_id for sample in samples], "raising organs")
+    rows = [(case_id, *of_organ) for case_id, means in of_each for of_organ in means.items()]
     return pd.DataFrame(rows, columns=["case_id", "structure", "raised"])
 
 
-def raise_each_organ(run: Experiment, case_id: str) -> list[Row]:
-    """The rows of one patient, whose organs are raised one at a time."""
-    case, rows = run.load_case(case_id), []
-    for organ in organs_at_risk(case):
-        # as the planned mean: of an organ that reaches beyond the known dose, the part inside
-        inside, named = case.judged_masks[organ], {"case_id": case_id, "structure": organ}
-        rows.append(named | {"raised": float(raise_dose(case, organ)[inside].mean(dtype=np.float64))})
-    return rows
+def raised_means(case: Case) -> dict[str, float]:
+    """organ -> its mean in the plan that is raised there; as the planned mean, where the dose is known."""
+    masks = {organ: case.judged_masks[organ] for organ in organs_at_risk(case)}
+    return {o: float(raise_dose(case, o)[mask].mean(dtype=np.float64)) for o, mask in masks.items()}
 
 
 def detect(values: pd.DataFrame, raised: pd.DataFrame) -> pd.DataFrame:
