@@ -52,12 +52,10 @@ def odd_volumes(frame: pd.DataFrame, targets: Container[str]) -> list[Finding]:
 
 def same_patient(named: Finding, first: Finding) -> list[str]:
     """A sentence if the CT is, voxel by voxel, that of a case before: one patient under two names."""
-    if first is named:
-        return []
-    parts = f", one of {first['part']} and one of {named['part']}"
-    harm = f"{parts}: the errors on {named['part']} patients are too good"
-    harm = harm if first["part"] != named["part"] else ""
-    return [f"its CT is that of {first['case_id']}: one patient under two names{harm}"]
+    here, there = named["part"], first["part"]
+    harm = f", one of {there} and one of {here}: the errors on {here} patients are too good"
+    text = f"its CT is that of {first['case_id']}: one patient under two names"
+    return [] if first is named else [text + (harm if here != there else "")]
 
 
 def describe_case(case: Case) -> list[dict[str, Any]]:
@@ -95,16 +93,8 @@ def overlaps(case: Case) -> list[dict[str, Any]]:
 
 def find_oddities(case: Case) -> list[str]:
     """Sentences on what looks wrong in a case; an empty list if nothing does."""
-    checks = (
-        plan_as_protocol,
-        coverage,
-        target_doses,
-        dose_outside_targets,
-        structures_inside,
-        sides,
-        ct_range,
-    )
-    return [sentence for check in checks for sentence in check(case)]
+    checks = plan_as_protocol, coverage, target_doses, dose_outside_targets, structures_inside
+    return [sentence for check in (*checks, sides, ct_range) for sentence in check(case)]
 
 
 def plan_as_protocol(case: Case) -> Iterator[str]:
@@ -152,14 +142,9 @@ def structures_inside(case: Case) -> Iterator[str]:
 
 def sides(case: Case) -> Iterator[str]:
     """A structure called left must lie to the patient's left of its right twin."""
+    middle = {name: np.nonzero(mask)[2].mean() for name, mask in case.masks.items() if mask.any()}
     for left, right in case.protocol.mirrored:
-        if (
-            left in case.masks
-            and right in case.masks
-            and case.masks[left].any()
-            and case.masks[right].any()
-            and np.nonzero(case.masks[left])[2].mean() <= np.nonzero(case.masks[right])[2].mean()
-        ):
+        if {left, right} <= middle.keys() and middle[left] <= middle[right]:
             yield f"{left} lies to the right of {right}: left and right are swapped"
 
 

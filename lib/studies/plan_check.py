@@ -22,16 +22,7 @@ from lib.studies import intervals
 from lib.studies.anatomy import Likeness
 from lib.studies.checks import find_oddities
 from lib.studies.experiment import Experiment
-from lib.studies.intervals import (
-    ANSWER,
-    QUANTITY,
-    VOXELS,
-    answer_label,
-    judged_quantities,
-    unit_of,
-    with_ends,
-    with_rules,
-)
+from lib.studies.intervals import ANSWER, QUANTITY, VOXELS, answer_label, with_ends, with_rules
 from lib.studies.predictions import Prediction, pool, predict_both_sides, predict_members, predict_naive
 from lib.studies.results import select
 
@@ -111,9 +102,8 @@ def refuse_plan(case: Case, cohort: Cohort, experiment: str) -> None:
         known = [of[target] for of in of_training if target in of]
         share = AGREES_PCT / 100
         if not known or not min(known) * (1 - share) <= rx_gy <= max(known) * (1 + share):
-            seen = (
-                " to ".join(f"{gy:g}" for gy in sorted({min(known), max(known)})) + " Gy" if known else "none"
-            )
+            ends = " to ".join(f"{gy:g}" for gy in sorted({min(known), max(known)})) if known else ""
+            seen = f"{ends} Gy" if known else "none"
             sentence = f"{experiment}: {target} is prescribed {rx_gy:g} Gy, the training patients have {seen}"
             raise UserError(f"{sentence}; use an experiment of its prescription")
 
@@ -129,11 +119,13 @@ def check_plan(
     known = known[known["case_id"] != case.case_id]
     spreads = known.loc[known["quantity"] == VOXELS, "spread"].dropna()
     known = known[(known["rule"] == answer["rule"]) & (known["quantity"] != VOXELS)]
-    rows = pd.DataFrame(intervals.value_rows(case, members_gy)).reindex(
-        columns=[*QUANTITY, "planned", "value", "spread"]
-    )
-    plan = with_rules(rows.assign(rule="", case_id=case.case_id)).query("rule == @answer['rule']")
-    goals = {(goal.structure, goal.quantity, unit_of(goal)): goal for goal in judged_quantities(case)}
+    columns = [*QUANTITY, "planned", "value", "spread"]
+    rows = pd.DataFrame(intervals.value_rows(case, members_gy)).reindex(columns=columns)
+    plan = select(with_rules(rows.assign(rule="", case_id=case.case_id)), rule=answer["rule"])
+    goals = {
+        (goal.structure, goal.quantity, intervals.unit_of(goal)): goal
+        for goal in intervals.judged_quantities(case)
+    }
     table, reasons = [], {}
     for row in plan.to_dict("records"):
         scores = known.merge(pd.DataFrame([row])[QUANTITY])["score"].to_numpy()
@@ -207,21 +199,16 @@ def sentences(check: Check) -> list[str]:
     """What stands out: first what another try may improve, each part by how far it is from its interval."""
     rows = check.table[check.table["sentence"] != ""]
     above, below = rows["planned"] - rows["high"], rows["low"] - rows["planned"]
-    order = pd.DataFrame({
-        "worse": np.where(rows["side"] == "at most", above, below) > 0,
-        "far": np.maximum(above, below) / (rows["high"] - rows["low"]).clip(lower=0.1),
-    })  # fmt: skip
-    return list(rows.loc[order.sort_values(["worse", "far"], ascending=False).index, "sentence"])
+    worse = np.where(rows["side"] == "at most", above, below) > 0
+    far = np.maximum(above, below) / (rows["high"] - rows["low"]).clip(lower=0.1)
+    return list(rows.assign(worse=worse, far=far).sort_values(["worse", "far"], ascending=False)["sentence"])
 
 
 def cautions(case: Case, alike: Likeness, check: Check, level_pct: float) -> Iterator[str]:
     """What must be known to read a check."""
-    outside = (check.table["sentence"] != "").sum()
-    by_chance = len(check.table) * (1 - level_pct / 100)
-    yield (
-        f"{outside} of {len(check.table)} quantities lie outside their intervals; by chance alone about "
-        f"{by_chance:.0f} would"
-    )
+    outside, n = (check.table["sentence"] != "").sum(), len(check.table)
+    by_chance = f"by chance alone about {n * (1 - level_pct / 100):.0f} would"
+    yield f"{outside} of {n} quantities lie outside their intervals; {by_chance}"
     usual = f"more so than the most unusual ones of {check.above} of {check.n} calibration patients"
     first = ": look there first" if check.above == check.n else ""
     yield f"{check.quantity} is the plan's most unusual quantity, {usual}{first}"
