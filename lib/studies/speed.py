@@ -24,11 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.cases.case import Case
 from lib.device import autocast
 from lib.features.augmentation import augment
 from lib.features.batches import Batch, make_batch
-from lib.features.grid import Grid
 from lib.features.samples import Sample, load_samples, make_sample
 from lib.files import read_json
 from lib.metrics.dose import grid_dose_score_gy
@@ -42,8 +40,8 @@ from lib.training.state import TrainingState
 
 # the matrix product and the copy that a device is measured by: edge, MiB
 PEAKS = {"cpu": (2048, 256), "cuda": (8192, 2048)}
-KERNELS = 10  # listed, those of most time
-CPU, CUDA, CPU_DEVICE = DeviceType.CPU, DeviceType.CUDA, torch.device("cpu")
+KERNELS, STEPS = 10, 5  # listed, those of most time in so many training steps
+CPU, CUDA = DeviceType.CPU, DeviceType.CUDA
 Work = Callable[[], Any]
 Row = dict[str, Any]
 
@@ -64,8 +62,9 @@ class Bench:
         return [sample.to(self.device) for sample in self.samples]
 
     @property
-    def both(self) -> tuple[list[Sample], list[Sample]]:
-        return self.samples, self.there
+    def batches(self) -> list[Batch]:
+        """The first two patients, on the CPU and on the device."""
+        return [make_batch(samples[:2]) for samples in (self.samples, self.there)]
 
     @property
     def configs(self) -> list[TrainConfig]:
@@ -121,11 +120,8 @@ def training_rows(bench: Bench) -> list[Row]:
     plain.optimizer = torch.optim.AdamW(plain.network.parameters(), bench.config.learning_rate, foreach=False)
     for config in bench.configs:
         steps = [partial(train_step, s, bench.there) for s in (plain, TrainingState(config, bench.device))]
-        part, against = (
-            f"training step, {config.precision}",
-            "float32, contiguous, a patient at a time, AdamW",
-        )
-        rows.append(bench.row(part, f"{against} tensor by tensor", *steps, config.batch_size))
+        against = "float32, contiguous, a patient at a time, AdamW tensor by tensor"
+        rows.append(bench.row(f"training step, {config.precision}", against, *steps, config.batch_size))
     return rows
 
 
@@ -135,8 +131,10 @@ def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
     samples, precision, n = bench.samples, bench.config.precision, len(bench.samples)
     plain, ours = bench.predictors()
     sample = partial(predict, sampler=usual_sampler(bench.config, n_steps))
-    whole = [whole_sample(bench.run.load_case(samples[0].case_id), bench.run.grid)]
-    by_windows = partial(sample, plain, whole, window=window, window_noise="own")
+    case = bench.run.load_case(samples[0].case_id)
+    # air and all; without the open fields of beams
+    whole = make_sample(replace(case, dose_mask=np.ones(case.shape, bool)), bench.run.grid)
+    by_windows = partial(sample, plain, [whole], window=window, window_noise="own")
     one_plain, one_ours = partial(sample, plain, samples[:1]), partial(sample, ours, samples[:1])
     against = f"windows of {window} one by one, float32, {n} patients at a time here"
     same = "the same volume, float32 and contiguous"
@@ -145,11 +143,6 @@ def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
         bench.row("of it: windows", "the box around the patient at once, float32", by_windows, one_plain),
         bench.row(f"of it: network in {precision}", same, one_plain, one_ours),
     ]
-
-
-def whole_sample(case: Case, grid: Grid) -> Sample:
-    """A sample of the case's whole volume, air and all; without the open fields of beams."""
-    return make_sample(replace(case, dose_mask=np.ones(case.shape, bool)), grid)
 
 
 def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> float:
@@ -165,13 +158,13 @@ def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> flo
 def data_rows(bench: Bench) -> list[Row]:
     """Features and their cache, and augmentation."""
     cohort, grid = bench.run.open_cohort(), (bench.run.grid, bench.run.beams_deg)
-    case_ids, batches = [s.case_id for s in bench.samples], [make_batch(part[:2]) for part in bench.both]
+    case_ids, (here, there) = [sample.case_id for sample in bench.samples], bench.batches
 
     def make_all():
         return [make_sample(cohort.load(case_id), *grid) for case_id in case_ids]
 
     from_disk = partial(load_samples, cohort, case_ids, *grid)
-    ways = partial(plain_augment, batches[0]), partial(augment, batches[1], "rotated", torch.Generator())
+    ways = partial(plain_augment, here), partial(augment, there, "rotated", torch.Generator())
     return [
         bench.row("reading patients", "features made again from the case", make_all, from_disk),
         bench.row("augmentation of a batch", "scipy, channel by channel", *ways),
@@ -245,15 +238,15 @@ def ceiling_row(name: str, work: Work, flop_rate: float, byte_rate: float, repea
     return row | {f"of_peak_{what}_pct": 100 * share for what, share in shares.items()}
 
 
-def kernel_rows(bench: Bench, steps: int = 5) -> tuple[list[Row], dict[str, float]]:
+def kernel_rows(bench: Bench) -> tuple[list[Row], dict[str, float]]:
     """The kernels (on a CPU the operations) in which training steps spend most time, and by how much of the
     wall time the device is busy, in %, with the most memory that it held, in GB."""
     state = TrainingState(bench.config, bench.device)
     work = partial(train_step, state, bench.there)
     work(), work()
-    kernels, total_s, seconds = kernel_times(lambda: [work() for _ in range(steps)], bench.device)
+    kernels, total_s, seconds = kernel_times(lambda: [work() for _ in range(STEPS)], bench.device)
     rows = [
-        {"kernel": name[:90], "calls": calls / steps, "ms": 1e3 * s / steps, "share_pct": 100 * s / total_s}
+        {"kernel": name[:90], "calls": calls / STEPS, "ms": 1e3 * s / STEPS, "share_pct": 100 * s / total_s}
         for name, calls, s in kernels[:KERNELS]
     ]
     on_gpu = bench.device.type == "cuda"
@@ -268,23 +261,22 @@ def kernel_times(work: Work, device: torch.device) -> tuple[list[tuple[str, int,
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=kinds) as profiler:
         seconds = seconds_of(work)
-    there, time_of = (CUDA, "self_device_time_total") if on_gpu else (CPU, "self_cpu_time_total")
-    events = [event for event in profiler.key_averages() if event.device_type == there]
-    events.sort(key=attrgetter(time_of), reverse=True)
-    kernels = [(event.key, event.count, getattr(event, time_of) / 1e6) for event in events]
+    there, name = (CUDA, "self_device_time_total") if on_gpu else (CPU, "self_cpu_time_total")
+    events, time_of = profiler.key_averages(), attrgetter(name)
+    events = sorted((e for e in events if e.device_type == there), key=time_of, reverse=True)
+    kernels = [(event.key, event.count, time_of(event) / 1e6) for event in events]
     return kernels, sum(kernel_s for *_, kernel_s in kernels), seconds
 
 
 def device_differences(bench: Bench) -> list[Row]:
     """One batch's loss and gradient on the device against the same in float32 on the CPU: the differences
     over the size of what they differ from, in float32 and in the configured precision."""
-    few = [[sample.to(device) for sample in bench.samples[:2]] for device in ("cpu", bench.device)]
-    batches, config = [make_batch(part) for part in few], bench.config
-    draw = draw_noise(config, batches[0], generator_for(config.seed, "difference"))
-    rows, first = [], loss_and_gradient(bench.configs[0], CPU_DEVICE, batches[0], draw)
+    (here, there), config = bench.batches, bench.config
+    draw = draw_noise(config, here, generator_for(config.seed, "difference"))
+    rows, first = [], loss_and_gradient(bench.configs[0], torch.device("cpu"), here, draw)
+    draw = draw and tuple(value.to(bench.device) for value in draw)
     for other in bench.configs:
-        there = draw and tuple(value.to(bench.device) for value in draw)
-        values = loss_and_gradient(other, bench.device, batches[1], there)
+        values = loss_and_gradient(other, bench.device, there, draw)
         for name, value, at_first in zip(("loss", "gradient"), values, first):
             off = (value - at_first).norm() / at_first.norm()
             rows.append({"part": f"{name}, {other.precision}", "relative_difference": float(off)})
@@ -309,9 +301,8 @@ def scaling_rows(bench: Bench, edges: list[int], counts: list[int]) -> list[Row]
     volumes = {name: getattr(sample, name)[None].float() for name in ("cond", "dose", "mask", "prior")}
 
     def seconds(n_steps=1, patients=1, edge=32, batch_size=2):
-        sizes = {"cond": edge * sample.grid.condition} | dict.fromkeys(
-            ("dose", "mask", "prior"), edge * sample.grid.answer
-        )
+        grid = sample.grid
+        sizes = dict.fromkeys(volumes, edge * grid.answer) | {"cond": edge * grid.condition}
         cube = {name: interpolate(volumes[name], size=(size,) * 3)[0] for name, size in sizes.items()}
         samples = [replace(sample, case_id=str(number), **cube) for number in range(patients)]
         sampler = usual_sampler(bench.config, n_steps)
