@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 
 from lib.metrics.conformal import chance_of_so_few
 from lib.metrics.statistics import NO_BOUNDS, SHARE_PCT, Difference, holm, paired_difference, verdict
-from lib.models.methods import kind
 from lib.report.figures import MEAN, interval
-from lib.report.style import COLOURS, legend_above, panels, plain_ticks
+from lib.report.style import colour, legend_above, panels, plain_ticks, small_panels
 from lib.report.tables import Interval, pack
 from lib.studies.intervals import ANSWER, BY_SPREAD, CONSTANT, FALSE_ALARMS_PCT, alarms
 from lib.studies.plan_check import answer_name
@@ -35,10 +34,10 @@ def with_names(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.merge(keys, on=[*ANSWER, "rule"])
 
 
-def usual_level(judged: pd.DataFrame, level_pct: float = 80.0) -> float:
-    """The level if it could be promised, else the highest one that could."""
-    levels = set(judged["level_pct"])
-    return level_pct if level_pct in levels else max(levels, default=level_pct)
+def usual_level(judged: pd.DataFrame) -> float:
+    """80 % if that could be promised, else the highest level that could."""
+    levels = {*judged["level_pct"]} or {80.0}
+    return 80.0 if 80.0 in levels else max(levels)
 
 
 def rival(rows: pd.DataFrame) -> str:
@@ -60,7 +59,7 @@ def score_difference(rows: pd.DataFrame, answer: str, other: str) -> Difference:
     return paired_difference(scores[answer], scores[other])
 
 
-def answers_table(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> pd.DataFrame:
+def answers_table(judged: pd.DataFrame) -> pd.DataFrame:
     """Every answer and rule: planned values inside, width and interval score in Gy, over the test patients,
     and the score less that of the rival, which the margin decides."""
     rows = scores_by_patient(judged)
@@ -72,7 +71,7 @@ def answers_table(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> pd.Data
     other = rival(rows)
     differences = {name: score_difference(rows, name, other) for name in table.index}
     table[f"less that of {other} / Gy"] = [Interval(d.mean, d.low, d.high) for d in differences.values()]
-    said = {name: WORDS.get(verdict(d, margin_gy), "cannot be said") for name, d in differences.items()}
+    said = {name: WORDS.get(verdict(d, MARGIN_GY), "cannot be said") for name, d in differences.items()}
     table["verdict"] = [said[name] if name != other else "" for name in table.index]
     return table.rename(columns=TITLES).rename_axis("answer")
 
@@ -105,7 +104,7 @@ def coverage_table(judged: pd.DataFrame, answer: str = "") -> pd.DataFrame:
     return table[["inside / %", *titles]].rename(columns=titles).astype(counts)
 
 
-def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
+def sampling_verdict(judged: pd.DataFrame) -> str:
     """Whether samples give better intervals than the rival: for as many network calls, and for any number."""
     rows = scores_by_patient(judged)
     samples = select(rows, source="samples")
@@ -121,7 +120,7 @@ def sampling_verdict(judged: pd.DataFrame, margin_gy: float = MARGIN_GY) -> str:
     for name, texts in words.items():
         d = score_difference(rows, name, other)
         edges = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
-        verb = VERBS.get(verdict(d, margin_gy), "cannot be told from")
+        verb = VERBS.get(verdict(d, MARGIN_GY), "cannot be told from")
         text = f"For {' and for '.join(texts)} the best intervals from samples ({name}) {verb} those"
         sentences.append(f"{text} of {other}: interval score {d.mean:+.2f} Gy{edges}, {d.n} test patients.")
     return " ".join(sentences)
@@ -136,10 +135,8 @@ def width_verdict(judged: pd.DataFrame, least_pct: float = NARROWER_PCT) -> str:
     means = rows.groupby("answer")[["width", "inside_pct"]].mean().sort_values("width")
     says = {name: f"{width:.2f} Gy, {inside:.0f} % inside" for name, width, inside in means.itertuples()}
     less_pct = 100 * (1 - means["width"] / means.loc[alone, "width"]).drop(alone)
-    words = [
-        f"{name}, {abs(pct):.0f} % {'narrower' if pct > 0 else 'wider'} ({says[name]})"
-        for name, pct in less_pct.items()
-    ]
+    ways = {name: f"{abs(pct):.0f} % {'narrower' if pct > 0 else 'wider'}" for name, pct in less_pct.items()}
+    words = [f"{name}, {way} ({says[name]})" for name, way in ways.items()]
     much = [text for text, pct in zip(words, less_pct) if pct >= least_pct]
     what = f"at least {least_pct} % narrower than by the residuals of {alone} alone ({says[alone]})"
     if much:
@@ -209,7 +206,7 @@ def intervals(judged: pd.DataFrame) -> Figure:
     rows = scores_by_patient(judged)
     order = list(rows.groupby("answer")["interval_score"].mean().sort_values().index)
     figure, axes = panels(2, height_in=0.24 * len(order) + 1.0, sharey=True)
-    inks = {name: COLOURS.get(kind(name), "#333333") for name in order}
+    inks = {name: colour(name) for name in order}
     options = {"y": "answer", "order": order, "hue": "answer", "palette": inks, "legend": False, **MEAN}
     for ax, (measure, bounds) in zip(axes, {"inside_pct": SHARE_PCT, "interval_score": NO_BOUNDS}.items()):
         errorbar = partial(interval, bounds=bounds)
@@ -225,21 +222,17 @@ def roc(detection: pd.DataFrame) -> Figure:
     """fig21: Plans raised by 5 Gy in an organ that are detected, against false alarms on unchanged plans."""
     rows = with_names(select(detection[detection["rule"] != BY_SPREAD]))
     organs = sorted(rows["structure"].unique())
-    figure, axes = panels(4, -(-len(organs) // 4), height_in=2.0, sharex=True, sharey=True)
+    figure, axes = small_panels(len(organs), 4, height_in=2.0)
     for ax, organ in zip(axes, organs):
         of_organ = select(rows, structure=organ)
         for name, part in of_organ.groupby("answer", sort=False):
-            ax.plot(*roc_curve(part), color=COLOURS.get(kind(name), "#333333"), label=name, **line_of(part))
+            ax.plot(*roc_curve(part), color=colour(name), label=name, **line_of(part))
         ax.axvline(FALSE_ALARMS_PCT, color="#cccccc", linewidth=0.8, zorder=0)
         count = of_organ["case_id"].nunique()
         ax.set_title(f"{organ.replace('_', ' ')} (n = {count})", fontsize=8)
-    for ax in axes[len(organs) :]:
-        ax.remove()
-    for ax in axes[max(0, len(organs) - 4) : len(organs)]:
-        ax.tick_params(labelbottom=True)
     figure.supxlabel("false alarms / %", fontsize=9)
     figure.supylabel("raised plans detected / %", fontsize=9)
-    return legend_above(figure, axes[: len(organs)], 3)
+    return legend_above(figure, axes, 3)
 
 
 def line_of(rows: pd.DataFrame) -> dict:
@@ -253,7 +246,5 @@ def roc_curve(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(false alarms, raised plans detected) in % at every edge, as steps from 0 to 100."""
     usual, raised = np.sort(rows["score"]), np.sort(rows["raised_score"])
     edges = np.concatenate([[np.inf], np.sort(np.concatenate([usual, raised]))[::-1]])
-    shares = [
-        100 * (1 - np.searchsorted(values, edges, side="left") / len(values)) for values in (usual, raised)
-    ]
-    return shares[0], shares[1]
+    below = (np.searchsorted(values, edges) / len(values) for values in (usual, raised))
+    return tuple(100 * (1 - share) for share in below)
