@@ -14,7 +14,7 @@ from lib.models.methods import kind
 from lib.prediction.predict import on_case_grid
 from lib.report import views
 from lib.report.slices import PLANES, structure_colour, target_index
-from lib.report.style import BESIDE, NO_PICTURE, colour, panels, picture_grid
+from lib.report.style import BESIDE, NO_PICTURE, colour, panels, picture_grid, small_panels
 from lib.studies.experiment import Experiment
 
 PATIENTS = 24  # whose planned DVHs are drawn
@@ -22,10 +22,10 @@ LINES = {"right - left": 2, "front - back": 1, "foot - head": 0}  # and the axis
 PICTURE_PX = 220
 
 
-def dose_panels(run: Experiment, case_id: str, methods: Sequence[str], plane: str = "axial") -> Figure:
+def dose_panels(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
     """fig6: Planned and predicted doses of one patient and their differences, through the target's middle."""
     case, methods = run.open_cohort().load(case_id), ["control", *methods]
-    view = views.close_view(case, [views.load_dose(run.folder, method, case) for method in methods], plane)
+    view = views.close_view(case, [views.load_dose(run.folder, method, case) for method in methods])
     planned, *others = views.render_view(view._replace(layers=("difference",))).values()
     pictures = [planned, *others[::2], NO_PICTURE, *others[1::2]]
     figure, axes = picture_grid(pictures, ["planned", *methods], 1 + len(methods))
@@ -49,8 +49,8 @@ def dvhs(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
 
 def planned_dvhs(cohort: Cohort) -> Figure:
     """fig22: Planned DVHs of up to 24 patients of the cohort, one panel a structure, a line a patient."""
-    structures, columns = list(cohort.protocol.structures), 5
-    figure, axes = panels(columns, -(-len(structures) // columns), height_in=1.7, sharex=True, sharey=True)
+    structures = list(cohort.protocol.structures)
+    figure, axes = small_panels(len(structures), 5, height_in=1.7)
     every = max(1, len(cohort.case_ids) // PATIENTS)
     cases = [cohort.load(case_id) for case_id in cohort.case_ids[::every][:PATIENTS]]
     edges_gy = views.dose_axis_gy(*(case.dose_gy for case in cases))
@@ -60,9 +60,6 @@ def planned_dvhs(cohort: Cohort) -> Figure:
             volume_pct = dvh_curve(case.dose_gy, case.judged_masks[name], edges_gy)
             ax.plot(edges_gy, volume_pct, color="#333333", alpha=0.3, linewidth=0.8)
         ax.set_title(f"{name.replace('_', ' ')} (n = {len(drawn)})", fontsize=8)
-    for above, ax in zip(axes[len(structures) - columns :], axes[len(structures) :]):
-        above.tick_params(labelbottom=True)
-        ax.remove()
     figure.supxlabel("planned dose / Gy", fontsize=9)
     figure.supylabel("volume / %", fontsize=9)
     return figure
@@ -117,19 +114,13 @@ def profiles(run: Experiment, case_id: str, methods: Sequence[str]) -> Figure:
 def dvh_bands(run: Experiment, sample: Sample, members: dict[str, torch.Tensor]) -> Figure:
     """fig19: DVHs of a patient, planned lines, members' range bands; `members`: source -> [N,1,d,h,w]."""
     case, columns = run.open_cohort().load(sample.case_id), min(4, len(members))
-    figure, axes = panels(columns, rows=-(-len(members) // columns), height_in=2.5, sharex=True, sharey=True)
+    figure, axes = small_panels(len(members), columns, height_in=2.5)
     for ax, (source, dose) in zip(axes, members.items()):
         members_gy = on_case_grid(dose, case, run.grid)
-        edges_gy = views.dose_axis_gy(case.dose_gy, members_gy)
         views.draw_dvhs(ax, case, [], tuple(case.masks))
-        for name, mask in case.judged_masks.items():
-            curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
-            ink, ends = views.darken(structure_colour(case, name)), (np.min(curves, 0), np.max(curves, 0))
-            ax.fill_between(edges_gy, *ends, color=ink, alpha=0.3, linewidth=0)
+        views.draw_dvh_bands(ax, case, members_gy, opacity=0.3)
         ax.set_title("\n".join([*textwrap.wrap(source, 20), f"{len(members_gy)} members"]), fontsize=8)
         ax.label_outer()
-    for ax in axes[len(members) :]:
-        ax.set_axis_off()
     title = "planned; bands:\nrange of members"
     axes[columns - 1].legend(fontsize=6.5, title=title, title_fontsize=6.5, **BESIDE)
     return figure

@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lib.cases.case import Case
-from lib.metrics.dvh import dvh_curve
 from lib.report import views
 from lib.report.pictures import webp_uri
-from lib.report.slices import PLANES, slice_box, structure_colour
+from lib.report.slices import PLANES, slice_box
 from lib.report.style import panels, picture_grid, plt
 
 INSIDE, OUTSIDE = "#777777", "#D55E00"  # of planned values in their intervals and beyond
@@ -79,11 +78,8 @@ def draw_dvhs(case: Case, members_gy: np.ndarray) -> Figure:
     figure, (ax,) = panels(1)
     figure.set_size_inches(HALF_IN, 4.0)
     views.draw_dvhs(ax, case, [members_gy.mean(axis=0)], tuple(case.masks))
-    edges_gy = views.dose_axis_gy(case.dose_gy, members_gy)
-    for name, mask in case.judged_masks.items() if len(members_gy) > 1 else ():
-        curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
-        ink = views.darken(structure_colour(case, name))
-        ax.fill_between(edges_gy, np.min(curves, 0), np.max(curves, 0), color=ink, alpha=0.25, linewidth=0)
+    if len(members_gy) > 1:
+        views.draw_dvh_bands(ax, case, members_gy, opacity=0.25)
     ax.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     return figure
 
@@ -94,9 +90,7 @@ def draw_slices(case: Case, members_gy: np.ndarray, answer: str) -> Figure:
     rows = []
     for plane, axis in PLANES.items():
         off_gy = np.abs(dose.error_gy).sum(axis=tuple({0, 1, 2} - {axis}))
-        index = int(off_gy.argmax())
-        look = {"index": index, "box": slice_box(case, plane, index), "layers": ("difference",)}
-        rows += views.render_view(
-            views.close_view(case, [dose], plane)._replace(**look, size_px=PICTURE_PX)
-        ).values()
+        look = {"index": int(off_gy.argmax()), "layers": ("difference",), "size_px": PICTURE_PX}
+        look["box"] = slice_box(case, plane, look["index"])
+        rows += views.render_view(views.close_view(case, [dose], plane)._replace(**look)).values()
     return picture_grid(rows, ["planned", "predicted", "predicted - planned"], 3)[0]

@@ -74,12 +74,12 @@ def target_index(case: Case, plane: str) -> int:
     return central_index(case.masks[case.primary_target], plane)
 
 
-def mask_box(mask: np.ndarray, spacing_mm: Sequence[float], margin_mm: float = 10.0) -> Box:
-    """Three slices around mask [D,H,W] with a margin; the whole volume if the mask is empty."""
+def mask_box(mask: np.ndarray, spacing_mm: Sequence[float]) -> Box:
+    """Three slices around mask [D,H,W] with a margin of 10 mm; the whole volume if the mask is empty."""
     if not mask.any():
         return (slice(None),) * 3
     ends = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
-    margins = [int(margin_mm / s) for s in spacing_mm]
+    margins = [int(10 / s) for s in spacing_mm]
     return tuple(slice(max(0, int(a) - m), int(b) + 1 + m) for (a, b), m in zip(ends, margins))
 
 

@@ -93,6 +93,16 @@ def panels(columns: int, rows: int = 1, height_in: float = 2.9, **options) -> tu
     return figure, axes
 
 
+def small_panels(count: int, columns: int, height_in: float) -> tuple[Figure, list[Axes]]:
+    """So many panels of one scale row by row; where the last row ends, the one above has the ticks."""
+    rows = -(-count // columns)
+    figure, axes = panels(columns, rows, height_in, sharex=True, sharey=True)
+    for above, ax in zip(axes[max(0, count - columns) :], axes[count:]):
+        above.tick_params(labelbottom=True)
+        ax.remove()
+    return figure, axes[:count]
+
+
 def picture_grid(
     pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int
 ) -> tuple[Figure, list[Axes]]:

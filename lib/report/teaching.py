@@ -13,7 +13,7 @@ from lib.cases.case import Case
 from lib.features.samples import Sample
 from lib.metrics.uncertainty import EnsembleLaw
 from lib.report.slices import ERROR_MAP, colour_map
-from lib.report.style import colour, panels
+from lib.report.style import colour, panels, small_panels
 
 SHARES = (0.0, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
 
@@ -36,14 +36,11 @@ def input_channels(sample: Sample) -> Figure:
     """All that a network sees of a patient: distances blue inside and red outside, the CT grey."""
     names = sample.channels.names
     index = slice_of_most_dose(sample) * sample.grid.condition // sample.grid.answer
-    figure, axes = panels(6, -(-len(names) // 6), height_in=1.6)
-    looks = dict.fromkeys(sample.channels.protocol.structures, ((-0.5, 0.5), ERROR_MAP)) | {
-        "ct": ((-1, 1), "gray")
-    }
+    figure, axes = small_panels(len(names), 6, height_in=1.6)
+    looks = dict.fromkeys(sample.channels.protocol.structures, ((-0.5, 0.5), ERROR_MAP))
+    looks["ct"] = (-1, 1), "gray"
     for ax, name, volume in zip(axes, names, sample.cond.float()):
         show(ax, name.replace("_", " "), volume[index], *looks.get(name, ((0, 1),)))
-    for ax in axes[len(names) :]:
-        ax.remove()
     return figure
 
 

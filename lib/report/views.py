@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 from lib.cases.case import Case
 from lib.errors import UserError
@@ -93,14 +94,11 @@ def with_gamma(case: Case, dose: MethodDose) -> MethodDose:
     return dose._replace(gamma=np.nan_to_num(gamma_index(case.dose_gy, dose.dose_gy, case.spacing_mm, **how)))
 
 
-def open_view(
-    case: Case, doses: Sequence[MethodDose], plane: str = "axial", index: int | None = None
-) -> View:
+def open_view(case: Case, doses: Sequence[MethodDose], plane: str = "axial") -> View:
     """The view that opens: every structure, at the middle of the primary target. The ends of the colours
     follow from the plan, so that a patient has the same in all pictures; what exceeds them is marked."""
-    index = slices.target_index(case, plane) if index is None else index
-    order = {name: number for number, name in enumerate(case.protocol.structures)}
-    structures = tuple(sorted(case.masks, key=lambda name: order.get(name, 99)))
+    index, order = slices.target_index(case, plane), [*case.protocol.structures, *case.masks]
+    structures = tuple(sorted(case.masks, key=order.index))
     ends = {"top_gy": float(np.ceil(1.05 * case.dose_gy.max())), "end_gy": float(np.ceil(0.2 * case.rx_gy))}
     return View(case, tuple(doses), slices.body_box(case), plane, index, structures=structures, **ends)
 
@@ -156,11 +154,20 @@ def draw_dvhs(ax: Axes, case: Case, doses_hat_gy: Sequence[np.ndarray], structur
     ax.margins(x=0)
 
 
+def draw_dvh_bands(ax: Axes, case: Case, members_gy: np.ndarray, opacity: float) -> None:
+    """The range of the members' [N,D,H,W] DVHs as a band for each structure."""
+    edges_gy = dose_axis_gy(case.dose_gy, members_gy)
+    for name, mask in case.judged_masks.items():
+        curves = [dvh_curve(member_gy, mask, edges_gy) for member_gy in members_gy]
+        look = {"color": darken(slices.structure_colour(case, name)), "alpha": opacity, "linewidth": 0}
+        ax.fill_between(edges_gy, np.min(curves, 0), np.max(curves, 0), **look)
+
+
 def dose_axis_gy(*doses_gy: np.ndarray) -> np.ndarray:
     """Doses from 0 to beyond the highest of all volumes, so that no overdose is cut off."""
     return np.arange(0, max(dose_gy.max() for dose_gy in doses_gy) + 2 * DOSE_STEP_GY, DOSE_STEP_GY)
 
 
-def darken(hex_colour: str, share: float = 0.75) -> tuple:
+def darken(hex_colour: str) -> tuple:
     """A structure's colour for lines on white paper."""
-    return tuple(share * int(hex_colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return tuple(0.75 * part for part in to_rgb(hex_colour))
