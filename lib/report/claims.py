@@ -16,23 +16,18 @@ HARDLY = 0.1  # spread over error below which samples hardly vary
 def claims(results: Results, statements: pd.DataFrame) -> pd.DataFrame:
     """Every claim with the reference's number, the statements that judge it, and whether it holds here."""
     starts = select(results.frames["02_steps"], switch="start")["setting"]
-    steps = select(
-        statements, question=STEPS if frames.setting(results, "method") == "ddpm" else "", unit="Gy"
-    )
+    question = STEPS if frames.setting(results, "method") == "ddpm" else ""
+    steps = select(statements, question=question, unit="Gy")
     fixed = steps[steps["first"].isin(starts) & (steps["first"] != REFERENCE_GRID)]
     spread = select(statements, question=SPREAD, first="ddpm", quantity="spread")
     small = (spread["difference"] < HARDLY) & ~spread["verdict"].isin([CANNOT, FAILED])
     spread = spread.assign(verdict=spread["verdict"].mask(small, DISGUISE))
     accuracy = select(statements, question=ACCURACY, second="baseline")
     averaging = select(statements, question=AVERAGING, first="ddpm", unit="Gy")
+    more = select(steps, first=REFERENCE_GRID)
     rows = [  # the claim, the reference's words, our statements, the verdicts by which it holds
         ("DDPM is as accurate as the U-Net", "3.78 against 3.73 Gy", select(accuracy, first="ddpm"), "equal"),
-        (
-            "More sampling steps hurt",
-            "50: 3.8 Gy, 1000: 6.73 Gy",
-            select(steps, first=REFERENCE_GRID),
-            "worse",
-        ),
+        ("More sampling steps hurt", "50: 3.8 Gy, 1000: 6.73 Gy", more, "worse"),
         ("It is the number of steps that does it", "not tested", fixed, "worse"),
         ("One sample is best", "3.775 Gy, mean of 10 3.835 Gy", averaging, "equal", "worse"),
         ("Samples hardly vary", "3 % of the prescription, averaged over air too", spread, DISGUISE),
@@ -45,9 +40,8 @@ def claims(results: Results, statements: pd.DataFrame) -> pd.DataFrame:
 
 def judge_claim(statements: pd.DataFrame, *holds: str) -> tuple[str, str]:
     """(the statements, whether the claim holds by them: where their verdicts are among `holds`)."""
-    text = "; ".join(
-        f"{row.first}: {row.quantity} {row.difference:+.2f} {row.unit}" for row in statements.itertuples()
-    )
+    rows = statements.itertuples()
+    text = "; ".join(f"{row.first}: {row.quantity} {row.difference:+.2f} {row.unit}" for row in rows)
     judgements = {verdict: CANNOT for verdict in statements["verdict"] if verdict.startswith("a little")}
     judgements |= {CANNOT: CANNOT, FAILED: FAILED} | dict.fromkeys(holds, "holds")
     answers = {judgements.get(verdict, "does not hold") for verdict in statements["verdict"]}

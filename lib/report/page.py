@@ -19,15 +19,12 @@ def figure(folder: Path, name: str, caption: str, seen: str = "", is_picture: bo
     if not path.exists():
         return HTML(Markup("<p class=missing>{} was not made in this run.</p>").format(name))
     picture, number = Image.open(path).convert("RGB"), "".join(filter(str.isdigit, name.partition("_")[0]))
-    pdf = (
-        Markup(' <a href="figures/{}.pdf">PDF</a>').format(name) if path.with_suffix(".pdf").exists() else ""
-    )
+    link = Markup(' <a href="figures/{}.pdf">PDF</a>').format(name)
+    pdf = link if path.with_suffix(".pdf").exists() else ""
     text = '<figure id="{}" class="{}"><div class="wide" tabindex="0"><img alt="{}" src="{}"></div>'
     text += "<figcaption><b>Figure {}.</b> {}{}</figcaption></figure>"
-    alt, look = (
-        f"{caption} {seen}".strip().translate({96: "", 42: ""}),
-        "lines" if picture.getcolors(MANY) and not is_picture else "",
-    )
+    alt = f"{caption} {seen}".strip().translate({ord(mark): "" for mark in "`*"})
+    look = "lines" if picture.getcolors(MANY) and not is_picture else ""
     return HTML(Markup(text).format(name, look, alt, webp_uri(picture), number, caption, pdf))
 
 

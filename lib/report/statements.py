@@ -98,12 +98,7 @@ def shown_patients(frame: pd.DataFrame, part: str) -> str:
 
 def opening(row: Row, yes: str) -> str:
     """A verdict as the first words of an answer; `yes` is the verdict that says so."""
-    words = {
-        yes: "Yes",
-        f"a little {yes}": "A little",
-        CANNOT: "That cannot be said",
-        DOUBTED: "Not shown",
-    }
+    words = {yes: "Yes", f"a little {yes}": "A little", CANNOT: "That cannot be said", DOUBTED: "Not shown"}
     words[FAILED] = "Not judged, as this training failed, being no better than no network"
     few = row["verdict"] == CANNOT and row["n"] < LEAST_FOR_VERDICT
     too_few = f"{patients(row['n'])} {'is' if row['n'] == 1 else 'are'} too few to say"
@@ -127,11 +122,8 @@ def change(row: Row) -> str:
     low, high = sorted((row["low"], row["high"]), key=abs)
     first = "" if low * high >= 0 else f" {way(row['low'])}"
     low, high = (row["low"], row["high"]) if first else (low, high)
-    return in_brackets(
-        row,
-        f"{abs(row['difference']):.2f} Gy {way(row['difference'])}",
-        f"{abs(low):.2f}{first} to {abs(high):.2f} {way(high)}",
-    )
+    text = f"{abs(row['difference']):.2f} Gy {way(row['difference'])}"
+    return in_brackets(row, text, f"{abs(low):.2f}{first} to {abs(high):.2f} {way(high)}")
 
 
 def way(difference: float) -> str:
@@ -188,10 +180,8 @@ def best_diffusion(results: Results, row: Row, rivals: list[Row], about: pd.Data
     doubts += ["averaging U-Nets gives as much" for rival in rivals if not rival["high"] < 0]
     if doubts and "better" in row["verdict"]:
         row["verdict"] = DOUBTED
-    title = in_words(name, about["training"][name])
-    text = (
-        f"{opening(row, 'better')}: the best diffusion model, {title}, errs by {change(row)} than the U-Net."
-    )
+    title, said = in_words(name, about["training"][name]), opening(row, "better")
+    text = f"{said}: the best diffusion model, {title}, errs by {change(row)} than the U-Net."
     text += f" But {' and '.join(doubts)}." if row["verdict"] == DOUBTED else ""
     if frames.setting(results, "samplings", {}).get(about["group"][name], {}).get("nfe") == 1:
         text += " One step was best on validation patients: a regression's way to answer, not a sampler's."
@@ -360,10 +350,8 @@ def averaging(results: Results, margin_gy: float, failed: Failed) -> Iterator[Ro
         most, training = curve.columns.max(), rows["training"].iloc[0]
         d, is_failed = paired_difference(curve[most], curve[1]), training in failed["03_ensemble"]
         row = make_row(f"MAE, mean of {most:.0f} less one", name, "", d, judge(d, margin_gy), is_failed)
-        answers = f"the mean of {most:.0f} answers of {in_words(name, training)}"
-        gains.append(
-            row | {"sentence": f"{opening(row, 'better')}: {answers} errs by {change(row)} than one."}
-        )
+        text = f"{opening(row, 'better')}: the mean of {most:.0f} answers of {in_words(name, training)}"
+        gains.append(row | {"sentence": f"{text} errs by {change(row)} than one."})
         d, quantity = frames.limit_ratio(results, rows), "RMSE of a mean of infinitely many"
         outcome = "near the U-Net" if abs(d.mean - 1) <= NEAR else "worse" if d.mean > 1 else "better"
         limits.append(make_row(quantity, name, "", d, outcome, is_failed, "of the U-Net's"))

@@ -55,10 +55,9 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler | HTML:
 
 def pairs(values: dict[str, Any], name: str) -> pd.DataFrame:
     """Names and values as a table of two columns."""
-    lists = {
-        key: ", ".join(map(str, v)) or "none" for key, v in values.items() if isinstance(v, list | tuple)
-    }
-    return pd.Series(values | lists, dtype=object).astype(str).to_frame("value").rename_axis(name)
+    lists = {key: v for key, v in values.items() if isinstance(v, list | tuple)}
+    texts = {key: ", ".join(map(str, v)) or "none" for key, v in lists.items()}
+    return pd.Series(values | texts, dtype=object).astype(str).to_frame("value").rename_axis(name)
 
 
 def cell(value: Any, form: str) -> str:
@@ -123,9 +122,8 @@ def comparison(frame: pd.DataFrame) -> pd.DataFrame:
         "goals as planned / %": frames.goal_rows(frame),
         "s per patient": select(frame, measure="seconds"),
     }
-    columns = {
-        name: (intervals if number < 2 else means)(rows[name], "label") for number, name in enumerate(rows)
-    }
+    columns = {name: means(of, "label") for name, of in rows.items()}
+    columns |= {name: intervals(rows[name], "label") for name in ("MAE / Gy", "RMSE / Gy")}
     return join("answer", columns).sort_values("MAE / Gy")
 
 
@@ -302,10 +300,8 @@ def calibration(results: Results) -> pd.DataFrame:
     for name, rows in frames.sources(results).items():
         for factor, part in rows.dropna(subset="factor").groupby("factor", sort=False):
             row = {"source": name, "spread times": factor, "members": rows["members"].max()}
-            row |= {
-                "network calls": rows["nfe"].max(),
-                "CRPS / Gy": select(part, measure="crps_gy")["value"].mean(),
-            }
+            row["network calls"] = rows["nfe"].max()
+            row["CRPS / Gy"] = select(part, measure="crps_gy")["value"].mean()
             row["spread / error"] = frames.spread_ratio(results, rows, factor).mean
             for level, share in means(select(part, measure="coverage_pct"), "level_pct").sort_index().items():
                 row[f"{level:.0f} % interval holds / %"] = share
@@ -316,14 +312,11 @@ def calibration(results: Results) -> pd.DataFrame:
 
 def statement_table(statements: pd.DataFrame) -> pd.DataFrame:
     """Statements as a table."""
-    statements = (
-        statements.assign(**{"value or difference": pack(statements, "difference")})
-        .set_index("first")
-        .rename_axis("of")
-    )
-    statements = statements.rename(columns={"second": "against", "n": "patients"})
-    statements = statements[["against", "quantity", "value or difference", "unit", "patients", "verdict"]]
-    return statements.loc[:, statements.ne("").any()]
+    titles = {"first": "of", "second": "against", "n": "patients"}
+    table = statements.assign(**{"value or difference": pack(statements, "difference")})
+    table = table.rename(columns=titles).set_index("of")
+    table = table[["against", "quantity", "value or difference", "unit", "patients", "verdict"]]
+    return table.loc[:, table.ne("").any()]
 
 
 def cohort(results: Results) -> pd.DataFrame:
@@ -332,14 +325,16 @@ def cohort(results: Results) -> pd.DataFrame:
     sizes = frame[frame["measure"].str.match("voxels|spacing")].groupby("measure", sort=False)["value"]
     rows = {"source": about.get("source"), "site": about.get("site")}
     rows |= {part: patients(n) for part, n in about.get("split", {}).items()}
-    rows |= {
-        name.replace("_", " "): " to ".join(f"{n:g}" for n in sorted({size.min(), size.max()}))
-        for name, size in sizes
-    }
+    rows |= {name.replace("_", " "): ends(size, "{:g}") for name, size in sizes}
     rows |= beyond(frame)
     rows["with findings"] = patients(len({row["case_id"] for row in about.get("findings", [])}))
     rows["left out"] = "; ".join(f"{n}: {why}" for n, why in about.get("left_out", {}).items()) or "none"
     return pd.Series(rows).to_frame(about.get("name", "")).rename_axis("cohort")
+
+
+def ends(values: pd.Series, form: str) -> str:
+    """The least and the largest value; one, where they are equal."""
+    return " to ".join(form.format(n) for n in sorted({values.min(), values.max()}))
 
 
 def beyond(frame: pd.DataFrame) -> dict[str, str]:
@@ -353,11 +348,9 @@ def beyond(frame: pd.DataFrame) -> dict[str, str]:
         rows["dose mask below 1 Gy"] = f"{low.min():.0f} to {low.max():.0f} %, median {low.median():.0f} %"
     judged = select(frame, measure="mean_gy").groupby("structure")["case_id"].agg(set)
     for name, part in select(frame, measure="covered_pct").groupby("structure"):
-        shares = " to ".join(f"{pct:.4g}" for pct in sorted({part["value"].min(), part["value"].max()}))
         lost = len(set(part["case_id"]) - judged.get(name, set()))
-        rows[f"{name} beyond the dose"] = (
-            f"{patients(len(part))}, {shares} % of it inside; not judged: {lost}"
-        )
+        text = f"{patients(len(part))}, {ends(part['value'], '{:.4g}')} % of it inside; not judged: {lost}"
+        rows[f"{name} beyond the dose"] = text
     return rows
 
 
@@ -365,9 +358,8 @@ def overlaps(frame: pd.DataFrame) -> pd.DataFrame:
     """In how many of the patients who have both a target overlaps another structure, and how much there."""
     volumes = select(frame, measure="overlap_cc").groupby("structure", sort=False)["value"]
     table = volumes.agg(["size", lambda cc: (cc > 0).sum(), lambda cc: cc[cc > 0].median()])
-    return table.set_axis(["patients", "overlapping", "median overlap / cc"], axis=1).rename_axis(
-        "structures"
-    )
+    titles = ["patients", "overlapping", "median overlap / cc"]
+    return table.set_axis(titles, axis=1).rename_axis("structures")
 
 
 def structures(frame: pd.DataFrame) -> pd.DataFrame:
@@ -389,34 +381,30 @@ def goals_met(frame: pd.DataFrame) -> pd.DataFrame:
 def findings(settings: dict[str, Any]) -> pd.DataFrame:
     """Every finding of the checks, by patient."""
     rows = settings.get("findings") or [{"case_id": "all", "text": "nothing looks wrong"}]
-    table = pd.DataFrame(rows, columns=["case_id", "part", "text"]).set_axis(
-        ["patient", "part", "finding"], axis=1
-    )
-    return table.set_index("patient")
+    table = pd.DataFrame(rows, columns=["case_id", "part", "text"])
+    return table.set_axis(["patient", "part", "finding"], axis=1).set_index("patient")
 
 
 def imports(cohort: Cohort) -> pd.DataFrame | None:
     """What the import took from each patient's files, or None if the source has nothing to say."""
-    said = {case_id: case["import"] for case_id, case in cohort.card["cases"].items() if case.get("import")}
-    rows = {}
-    for case_id, d in said.items():
-        renamed = [f"{to} ← {name}" for to, name in d.get("structures", {}).items() if to != name]
-        rows[case_id] = {
-            "warnings": "; ".join(d.get("warnings", [])),
-            "structures missing": ", ".join(d.get("missing", [])),
-            "taken as": ", ".join(renamed),
-            "ignored": ", ".join(d.get("ignored", [])),
-            "prescription from": ", ".join(sorted(set(d.get("prescription_from", {}).values()))),
-            "dose mask from": d.get("dose_mask_from", ""),
-            "in the dose grid": shares_text(d),
-        }
+    cases = cohort.card["cases"].items()
+    rows = {case_id: import_row(case["import"]) for case_id, case in cases if case.get("import")}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient") if rows else None
 
 
-def shares_text(details: dict[str, Any]) -> str:
-    """How much of what reaches beyond the dose's own grid is inside it."""
-    shares = {"body": details.get("body_inside_dose_grid_pct", 100)} | details.get("covered_pct", {})
-    return ", ".join(f"{name} {pct:.1f} %" for name, pct in shares.items() if pct < 100)
+def import_row(details: dict[str, Any]) -> dict[str, str]:
+    """What was taken from a patient's files; of what reaches beyond the dose's grid the share inside it."""
+    structures, get = details.get("structures", {}).items(), details.get
+    shares = {"body": get("body_inside_dose_grid_pct", 100)} | get("covered_pct", {})
+    return {
+        "warnings": "; ".join(get("warnings", [])),
+        "structures missing": ", ".join(get("missing", [])),
+        "taken as": ", ".join(f"{to} ← {name}" for to, name in structures if to != name),
+        "ignored": ", ".join(get("ignored", [])),
+        "prescription from": ", ".join(sorted(set(get("prescription_from", {}).values()))),
+        "dose mask from": get("dose_mask_from", ""),
+        "in the dose grid": ", ".join(f"{name} {pct:.1f} %" for name, pct in shares.items() if pct < 100),
+    }
 
 
 def speed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -432,7 +420,3 @@ def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
     table = frame.set_index("part")[["gflop", "gbyte", "seconds", "of_peak_flop_pct", "of_peak_byte_pct"]]
     shares = ["of the matrix product's rate / %", "of the copy's rate / %"]
     return table.set_axis(["GFLOP", "GB moved", "seconds", *shares], axis=1)
-
-
-def notebook_times(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.set_index("notebook")
