@@ -78,16 +78,15 @@ def test_of_equal_members_no_factor_mends_the_spread():
     members, dose = draws()
     equal = np.repeat(members[:1], 3, axis=0)
     of = {"training": "baseline", "source": "seeds"}
-    rows = skill_rows(of, spread_skill(equal, dose, BIN_EDGES_GY))
+    rows = [of | row for row in skill_rows(spread_skill(equal, dose, BIN_EDGES_GY))]
     assert recalibrations(make_frame("03_spread_skill", rows)) == [of | {"factor": 1.0}]
 
 
 def test_one_factor_mends_a_spread_that_is_too_narrow_everywhere():
     members, dose = draws(factor=0.4)
     of = {"training": "flow", "source": "samples"}
-    [found] = recalibrations(
-        make_frame("03_spread_skill", skill_rows(of, spread_skill(members, dose, BIN_EDGES_GY)))
-    )
+    rows = [of | row for row in skill_rows(spread_skill(members, dose, BIN_EDGES_GY))]
+    [found] = recalibrations(make_frame("03_spread_skill", rows))
     assert found == of | {"factor": pytest.approx(1 / ratio(members, dose))}
     factor = found["factor"]
     mean = members.mean(axis=0)

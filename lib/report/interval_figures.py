@@ -13,8 +13,7 @@ from lib.metrics.statistics import NO_BOUNDS, SHARE_PCT, Difference, holm, paire
 from lib.report.figures import MEAN, interval
 from lib.report.style import colour, legend_above, panels, plain_ticks, small_panels
 from lib.report.tables import Interval, pack
-from lib.studies.intervals import ANSWER, BY_SPREAD, CONSTANT, FALSE_ALARMS_PCT, alarms
-from lib.studies.plan_check import answer_name
+from lib.studies.intervals import ANSWER, BY_SPREAD, CONSTANT, FALSE_ALARMS_PCT, alarms, answer_name
 from lib.studies.results import Results, select
 
 MARGIN_GY = 0.1

@@ -2,9 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -14,14 +12,13 @@ from PIL import Image
 from lib.cases.case import Case
 from lib.report import views
 from lib.report.pictures import webp_uri
+from lib.report.scrubber import TEMPLATES
 from lib.report.slices import PLANES, slice_box
 from lib.report.style import panels, picture_grid, plt
 
 INSIDE, OUTSIDE = "#777777", "#D55E00"  # of planned values in their intervals and beyond
 PICTURE_PX = 260
 HALF_IN = 4.6  # width of one of two figures side by side
-LOADER = jinja2.FileSystemLoader(Path(__file__).parent)
-TEMPLATES = jinja2.Environment(loader=LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def plan_page(

@@ -231,10 +231,3 @@ def put_bar(rgb: np.ndarray, overlay: Overlay) -> np.ndarray:
     width_px = max(150, rgb.shape[1])  # what the bar needs
     bar = colour_bar(overlay.colours, overlay.range_gy, width_px, overlay.unit)
     return np.vstack([np.pad(rgb, ((0, 0), (0, width_px - rgb.shape[1]), (0, 0))), bar])
-
-
-def draw_axial(case: Case, index: int) -> np.ndarray:
-    """An axial slice of the planned dose with two isodoses and every structure, uint8 [H,W,3]."""
-    isodoses_gy = tuple(share * case.rx_gy for share in ISODOSE_SHARES)
-    overlay = Overlay(case.dose_gy, (0.0, case.rx_gy), isodoses_gy=isodoses_gy)
-    return render_slices(case, "axial", index, [overlay], structures=tuple(case.masks))[0]

@@ -88,7 +88,7 @@ def averages(sizes: Sequence[int], errors: dict[str, list], laws: dict[str, Ense
 
 
 def plain_slice(case: Case, index: int) -> None:
-    """An axial slice as one would draw it by matplotlib: what lib.report.slices is timed against."""
+    """An axial slice as one would draw it by matplotlib: what lib.report.views is timed against."""
     figure = Figure(figsize=(5, 5), dpi=100)
     ax = figure.add_subplot()
     ax.imshow(case.ct_hu[index], cmap="gray")

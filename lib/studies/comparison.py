@@ -120,12 +120,9 @@ def means_of_seeds(answers: list[Prediction]) -> list[Prediction]:
         over = {"none": "seeds", "sides": "sides and seeds"}.get(one.columns["averaged_over"])
         if over and "n_steps" not in one.columns:
             groups.setdefault((one.columns["group"], over), []).append(one)
-    return [mean_of_seeds(seeds, over) for (_, over), seeds in groups.items() if len(seeds) > 1]
-
-
-def mean_of_seeds(seeds: list[Prediction], averaged_over: str) -> Prediction:
-    members = sum(one.columns["members"] for one in seeds)
-    return answer(pool(seeds), averaged_over, len(seeds)).named(members=members)
+    several = [(over, seeds, len(seeds)) for (_, over), seeds in groups.items() if len(seeds) > 1]
+    sizes = [sum(one.columns["members"] for one in seeds) for _, seeds, _ in several]
+    return [answer(pool(seeds), over, n).named(members=m) for (over, seeds, n), m in zip(several, sizes)]
 
 
 def planned_on_grid(samples: list[Sample]) -> Prediction:

@@ -121,15 +121,15 @@ def calibration_rows(factor: float, members_gy: np.ndarray, dose_gy: np.ndarray)
     for level in LEVELS_PCT:
         share = {"coverage_pct": uncertainty.coverage_pct(scaled_gy, dose_gy, level)}
         rows += make_rows(of_mask | {"level_pct": level}, share)
-    return rows + skill_rows({}, uncertainty.spread_skill(scaled_gy, dose_gy, BIN_EDGES_GY))
+    return rows + skill_rows(uncertainty.spread_skill(scaled_gy, dose_gy, BIN_EDGES_GY))
 
 
-def skill_rows(columns: Row, sums: dict[str, np.ndarray]) -> list[Row]:
+def skill_rows(sums: dict[str, np.ndarray]) -> list[Row]:
     """Rows of 03_spread_skill of the bins that hold voxels, named by their lower edge."""
     rows = []
     for edge, *of_bin in zip(BIN_EDGES_GY, *sums.values()):
         measures = dict(zip(sums, of_bin))
-        rows += make_rows(columns | {"bin_gy": edge}, measures) if measures["voxels"] else []
+        rows += make_rows({"bin_gy": edge}, measures) if measures["voxels"] else []
     return rows
 
 

@@ -114,7 +114,7 @@ def predict_values(run: Experiment, samples: list[Sample], part: str, **how: Any
     """Rows of 07_values of every answer; `how` is what `predict_sources` takes."""
     rows = []
     for one in answers(run, samples, **how):
-        what = f"{part} by {answer_label(one.columns | one.cost(len(one.doses[0])))}"
+        what = f"{part} by {answer_name(one.columns | one.cost(len(one.doses[0])))}"
         rows += judged_rows(run, patient_rows, [one.named(part=part)], samples, what)
     return rows
 
@@ -133,12 +133,13 @@ def answers(run: Experiment, samples: list[Sample], **how: Any) -> Iterator[Pred
         yield predict_members(run, name, samples, sampler, calls).named(source="samples")
 
 
-def answer_label(row: Row) -> str:
-    """What an answer is, for people, with what tells samples apart."""
+def answer_name(row: Row) -> str:
+    """What an answer is, for people, with what tells samples apart, and a rule that is not one width."""
+    rule = f", {BY_SPREAD}" if row.get("rule") == BY_SPREAD else ""
     if row["source"] != "samples":
-        return label(row)
+        return label(row) + rule
     steps = f" of {row['n_steps']:.0f} step{'' if row['n_steps'] == 1 else 's'}" if row["n_steps"] > 0 else ""
-    return f"{row['training']}, {row['members']:.0f} samples{steps}"
+    return f"{row['training']}, {row['members']:.0f} samples{steps}{rule}"
 
 
 def with_rules(values: pd.DataFrame) -> pd.DataFrame:

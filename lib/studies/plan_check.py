@@ -22,7 +22,7 @@ from lib.studies import intervals
 from lib.studies.anatomy import Likeness
 from lib.studies.checks import find_oddities
 from lib.studies.experiment import Experiment
-from lib.studies.intervals import ANSWER, QUANTITY, VOXELS, answer_label, with_ends, with_rules
+from lib.studies.intervals import ANSWER, QUANTITY, VOXELS, answer_name, with_ends, with_rules
 from lib.studies.predictions import Prediction, pool, predict_both_sides, predict_members, predict_naive
 from lib.studies.results import select
 
@@ -66,11 +66,6 @@ def choose_answer(judged: pd.DataFrame, level_pct: float, name: str = "") -> Row
         raise UserError(f"there is no answer {name!r}{closest(name, names)}")
     best = means.pop("interval_score").argmin()
     return means.iloc[names.index(name) if name else best].to_dict()
-
-
-def answer_name(row: Row) -> str:
-    """An answer and its rule; that of one width is not named."""
-    return answer_label(row) + (f", {row['rule']}" if row["rule"] == intervals.BY_SPREAD else "")
 
 
 def predict_answer(run: Experiment, answer: Row, sample: Sample) -> Prediction:
