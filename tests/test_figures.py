@@ -12,6 +12,7 @@ from lib.features.grid import Grid
 from lib.features.samples import make_sample
 from lib.metrics.statistics import paired_difference
 from lib.metrics.uncertainty import EnsembleLaw
+from lib.prediction.store import Steps
 from lib.report import ensemble_figures, figures, speed_figures, steps_figures, style, teaching
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.results import Results, make_frame
@@ -162,8 +163,10 @@ def test_the_teaching_pictures_are_of_the_slice_of_most_dose():
     teaching.noised_doses(sample, {"t = 0": sample.dose, "t = 9": sample.dose})
     teaching.gain_curve(torch.arange(1.0, 11.0), {1: 0, 5: 4})
     teaching.averages([1, 2], {"drawn": [3.0, 2.0]}, {"drawn": EnsembleLaw(1.0, 2.0)})
-    paths = {"one": {1: (999, sample.dose), 2: (0.5, sample.dose)}}
-    assert len(steps_figures.trajectories(paths, sample).axes) == 4  # two calls, planned, the colours
+    planned, labels = sample.dose[0, index].numpy(), ["call 1, t = 999", "call 2, t = 0.5"]
+    steps = Steps("pt_1", planned, {"one": np.stack([planned, planned])}, {"one": labels})
+    axes = steps_figures.trajectories(steps).axes
+    assert len(axes) == 4 and axes[0].get_title("left") == "call 1\nt = 999"  # two calls, planned, the colours
 
 
 def test_the_curve_of_the_spread_goes_from_bin_to_bin_also_where_the_first_patient_lacks_one():

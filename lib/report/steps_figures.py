@@ -3,15 +3,14 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.figure import Figure
 
 from lib.diffusion.schedule import T
-from lib.features.samples import Sample
+from lib.prediction.store import Steps
 from lib.report import frames
 from lib.report.figures import BAND, draw_differences, draw_regression
 from lib.report.style import RAMP, legend_above, look, panels, plain_ticks, put_on_black, tick_steps
-from lib.report.teaching import show, slice_of_most_dose
+from lib.report.teaching import show
 from lib.studies.ablation import REFERENCE_GRID
 from lib.studies.results import Results, select
 
@@ -85,16 +84,15 @@ def bias_and_spread(results: Results) -> Figure:
     return legend_above(figure, axes)
 
 
-def trajectories(paths: dict[str, dict[int, tuple[float, torch.Tensor]]], sample: Sample) -> Figure:
-    """fig11: The dose estimate after so many network calls, mid-dose slices; name -> call -> (t, dose)."""
-    index, calls = slice_of_most_dose(sample), list(next(iter(paths.values())))
-    calls = [calls[i] for i in sorted({round(i) for i in np.linspace(0, len(calls) - 1, 5)})]
-    figure, axes = panels(len(calls) + 1, rows=len(paths), height_in=1.5)
-    for name, line in zip(paths, np.reshape(axes, (len(paths), -1))):
+def trajectories(steps: Steps) -> Figure:
+    """fig11: The dose estimate after so many network calls, a row a setting."""
+    names, count = list(steps.estimates), min(map(len, steps.labels.values()))
+    calls = sorted({round(i) for i in np.linspace(0, count - 1, 5)})
+    figure, axes = panels(len(calls) + 1, rows=len(names), height_in=1.5)
+    for name, line in zip(names, np.reshape(axes, (len(names), -1))):
         line[0].set_ylabel(name, fontsize=8)
-        for ax, call in zip(line, calls):
-            t, dose = paths[name][call]
-            show(ax, f"call {call}\nt = {t:.4g}", dose[0, index] * (sample.mask[0, index] > 0))
-        image = show(line[-1], "planned", sample.dose[0, index])
+        for ax, i in zip(line, calls):
+            show(ax, steps.labels[name][i].replace(", ", "\n"), steps.estimates[name][i])
+        image = show(line[-1], "planned", steps.planned)
     figure.colorbar(image, ax=list(axes), shrink=0.7, pad=0.01, label="fraction of the prescription")
     return put_on_black(figure)

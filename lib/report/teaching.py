@@ -14,22 +14,18 @@ from lib.features.samples import Sample
 from lib.metrics.uncertainty import EnsembleLaw
 from lib.report.slices import ERROR_MAP, colour_map
 from lib.report.style import colour, panels, small_panels
+from lib.studies.ablation import slice_of_most_dose
 
 SHARES = (0.0, 1.1)  # ends of the colours of a dose estimate, fractions of the prescription
 
 
-def slice_of_most_dose(sample: Sample) -> int:
-    """The axial slice whose dose sums highest."""
-    return int(sample.dose[0].float().sum(dim=(1, 2)).argmax())
-
-
-def show(ax: Axes, title: str, plane: torch.Tensor, limits=SHARES, colours="turbo") -> AxesImage:
+def show(ax: Axes, title: str, plane: np.ndarray | torch.Tensor, limits=SHARES, colours="turbo") -> AxesImage:
     """A slice [h,w] as a picture of sharp voxels."""
     ax.set_title(title, fontsize=7.5, fontweight="normal")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     look = {"cmap": colour_map(colours), "vmin": limits[0], "vmax": limits[1]}
-    return ax.imshow(plane.numpy(), interpolation="nearest", **look)
+    return ax.imshow(plane, interpolation="nearest", **look)
 
 
 def input_channels(sample: Sample) -> Figure:

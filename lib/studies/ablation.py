@@ -3,8 +3,10 @@
 Errors are in Gy on the case's own grid, inside the dose mask. The settings of a curve share a name.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,8 +26,6 @@ from lib.progress import progress
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import Prediction, Row, in_dose_mask, judged_rows, predict_members, predict_naive
 from lib.studies.results import REFERENCE_GRID, make_frame, make_rows
-
-Trajectory = dict[int, tuple[float, torch.Tensor]]  # network call, from 1 -> (t, dose_hat [1,d,h,w])
 
 
 @dataclass(frozen=True)
@@ -176,24 +176,23 @@ def calls_to_show(n_steps: int, count: int) -> list[int]:
     return sorted({int(call) for call in np.geomspace(1, n_steps, count).round()})
 
 
-def trajectory(run: Experiment, setting: Setting, sample: Sample, shown: Iterable[int]) -> Trajectory:
-    """Dose estimates of a sample after the network calls `shown`."""
-    estimates = {}
-
-    def watch(case_id, member, step, t, dose_hat):
-        if step + 1 in shown:
-            estimates[step + 1] = (t, dose_hat.cpu())
-
-    predict(run.load_predictor(setting.training), [sample], setting.sampler, seed=run.seed, watch=watch)
-    return estimates
+def slice_of_most_dose(sample: Sample) -> int:
+    """The axial slice whose dose sums highest."""
+    return int(sample.dose[0].float().sum(dim=(1, 2)).argmax())
 
 
-def steps_of(sample: Sample, paths: dict[str, Trajectory]) -> Steps:
-    """Trajectories by setting through the slice of most dose, to be kept and scrubbed."""
-    index = int(sample.dose[0].float().sum(dim=(1, 2)).argmax())
+def trajectories(run: Experiment, settings: list[Setting], sample: Sample, shown: Iterable[int]) -> Steps:
+    """Dose estimates by setting after the network calls `shown`, in the slice of most dose."""
+    index, estimates, labels = slice_of_most_dose(sample), defaultdict(list), defaultdict(list)
     inside = (sample.mask[0, index] > 0).numpy()
-    estimates, labels = {}, {}
-    for name, path in paths.items():
-        estimates[name] = np.stack([dose[0, index].numpy() * inside for _, dose in path.values()])
-        labels[name] = [f"call {call}, t = {t:.4g}" for call, (t, _) in path.items()]
-    return Steps(sample.case_id, sample.dose[0, index].numpy() * inside, estimates, labels)
+
+    def watch(name, case_id, member, step, t, dose_hat):
+        if step + 1 in shown:
+            estimates[name].append(dose_hat[0, index].cpu().numpy() * inside)
+            labels[name].append(f"call {step + 1}, t = {t:.4g}")
+
+    for setting in settings:
+        predictor, of_setting = run.load_predictor(setting.training), partial(watch, setting.name)
+        predict(predictor, [sample], setting.sampler, seed=run.seed, watch=of_setting)
+    planned, stacks = sample.dose[0, index].numpy() * inside, {n: np.stack(e) for n, e in estimates.items()}
+    return Steps(sample.case_id, planned, stacks, dict(labels))
