@@ -297,8 +297,11 @@ def control(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]
         if names and "control" in values:
             claims.append(compare(quantity, (names[::sense][0], "control"), answers, margin, set(), unit))
             text = text or best_of_all(answers, margin_gy)
-    for words, places in places_of(claims).items():
-        text += f", {words} {' and '.join(places)}" if places else ""
+    open_ = [row for row in claims if row["verdict"] in ("equal", CANNOT) and row["n"] >= LEAST_FOR_VERDICT]
+    worse = [row for row in claims if row["verdict"].endswith("worse")]
+    for words, there in (("yet closer to the plan", worse), ("and may be as good", open_)):
+        places = " and ".join(PLACES[row["quantity"]] for row in there)
+        text += f", {words} {places}" if there else ""
     yield from [claims[0] | {"sentence": f"{text}."}, *claims[1:]] if claims else []
 
 
@@ -314,14 +317,6 @@ def best_of_all(answers: Answers, margin_gy: float) -> str:
         text += f"; the plain U-Net is equal within {margin_gy} Gy" if verdict == "equal" else ""
     wrong_gy = values["control"].mean()
     return f"{text}. Without a network the mean dose by distance to the targets is wrong by {wrong_gy:.2f} Gy"
-
-
-def places_of(claims: list[Row]) -> dict[str, list[str]]:
-    """Where the control is better than the best network, and where it may be as good."""
-    open_ = [row for row in claims if row["verdict"] in ("equal", CANNOT) and row["n"] >= LEAST_FOR_VERDICT]
-    worse = [row for row in claims if row["verdict"].endswith("worse")]
-    by_words = {"yet closer to the plan": worse, "and may be as good": open_}
-    return {words: [PLACES[row["quantity"]] for row in rows] for words, rows in by_words.items()}
 
 
 def clinic(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:

@@ -48,11 +48,10 @@ def best_sampler(steps: pd.DataFrame, training: str) -> Sampler | None:
 
 
 def choose_samplers(
-    run: Experiment, steps: pd.DataFrame | None, names: Iterable[str], n_steps: int
-) -> dict[str, Sampler]:
+    run: Experiment, steps: pd.DataFrame, names: Iterable[str], n_steps: int
+) -> dict[str, Sampler | None]:
     """name -> sampler: what was best on validation patients, of a further seed that of its group; what the
     ablation did not sample in its usual way. A choice that rests on test patients is refused."""
-    steps = make_frame("02_steps", []) if steps is None else steps
     if seen := set(steps["case_id"]) & set(run.open_cohort().split["test"]):
         sentence = f"the ablation's results hold {min(seen)}, a test patient"
         raise UserError(f"{sentence}: run 02_sampling_ablation again, on validation patients")
