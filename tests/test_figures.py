@@ -81,6 +81,12 @@ def test_every_figure_is_drawn_of_few_patients(patients, tmp_path):
         style.save_figure(figure, tmp_path, f"fig{number}")
 
 
+def test_a_dot_lies_where_it_lay_when_the_figure_is_drawn_again():
+    frame = results(8).frames["04_comparison"]
+    dots = [[c.get_offsets() for c in figures.model_comparison(frame).axes[0].collections] for _ in range(2)]
+    assert len(dots[0]) > 1 and all(np.array_equal(a, b) for a, b in zip(*dots))
+
+
 def test_of_the_u_net_alone_the_control_is_drawn():
     found = results(8)
     frame = found.frames["04_comparison"]
@@ -165,8 +171,8 @@ def test_the_teaching_pictures_are_of_the_slice_of_most_dose():
     teaching.averages([1, 2], {"drawn": [3.0, 2.0]}, {"drawn": EnsembleLaw(1.0, 2.0)})
     planned, labels = sample.dose[0, index].numpy(), ["call 1, t = 999", "call 2, t = 0.5"]
     steps = Steps("pt_1", planned, {"one": np.stack([planned, planned])}, {"one": labels})
-    axes = steps_figures.trajectories(steps).axes
-    assert len(axes) == 4 and axes[0].get_title("left") == "call 1\nt = 999"  # two calls, planned, the colours
+    axes = steps_figures.trajectories(steps).axes  # two calls, planned, the colours
+    assert len(axes) == 4 and axes[0].get_title("left") == "call 1\nt = 999"
 
 
 def test_the_curve_of_the_spread_goes_from_bin_to_bin_also_where_the_first_patient_lacks_one():

@@ -74,6 +74,7 @@ def model_comparison(comparison: pd.DataFrame) -> Figure:
     means = select(rows, region="dose mask").groupby("label")["value"].mean()
     order = sorted(means.index, key=lambda label: (label == "control", means[label]))
     figure, axes = panels(2, height_in=0.26 * len(order) + 1.0, sharey=True)
+    np.random.seed(0)  # of seaborn's jitter, so that reruns are equal
     options = {"x": "value", "y": "label", "order": order, "legend": False, **by_colour(rows)}
     for ax, region in zip(axes, ("dose mask", "whole volume")):
         shown = select(rows, region=region)
