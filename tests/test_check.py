@@ -59,7 +59,7 @@ def test_each_quantity_is_there_once_and_the_goal_that_limits_it_comes_first():
     for site in ("prostate", "head-and-neck", LUNG):
         protocol = protocol_of(site)
         goals = intervals.quantities(protocol)
-        named = [(goal.structure, goal.quantity, intervals.unit_of(goal)) for goal in goals]
+        named = [intervals.key_of(goal) for goal in goals]
         assert len(set(named)) == len(named)
         assert set(protocol.goals) <= set(goals)
         assert {(organ, "Dmean", "Gy") for organ in protocol.organs} <= set(named)

@@ -28,9 +28,7 @@ TITLES |= {"detected_pct": "detected as promised / %", "false_pct": "false alarm
 
 def with_names(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with the `answer` and its rule in words."""
-    keys = rows[[*ANSWER, "rule"]].drop_duplicates()
-    keys["answer"] = [answer_name(row) for row in keys.to_dict("records")]
-    return rows.merge(keys, on=[*ANSWER, "rule"])
+    return rows.assign(answer=[answer_name(row) for row in rows[[*ANSWER, "rule"]].to_dict("records")])
 
 
 def usual_level(judged: pd.DataFrame) -> float:
@@ -128,9 +126,9 @@ def sampling_verdict(judged: pd.DataFrame) -> str:
 def width_verdict(judged: pd.DataFrame, least_pct: float = NARROWER_PCT) -> str:
     """Which answers have intervals so much narrower than the residuals of one regression alone give."""
     rows = scores_by_patient(judged)
-    if select(rows, source="none", rule=CONSTANT).empty:
+    alone = next(iter(select(rows, source="none", rule=CONSTANT)["answer"]), "")
+    if not alone:
         return ""
-    alone = select(rows, source="none", rule=CONSTANT)["answer"].iloc[0]
     means = rows.groupby("answer")[["width", "inside_pct"]].mean().sort_values("width")
     says = {name: f"{width:.2f} Gy, {inside:.0f} % inside" for name, width, inside in means.itertuples()}
     less_pct = 100 * (1 - means["width"] / means.loc[alone, "width"]).drop(alone)
@@ -171,12 +169,10 @@ def alarms_verdict(results: Results) -> str:
     scores = select(with_names(detection), answer=other).groupby("structure")["score"]
     above_gy = scores.quantile(1 - FALSE_ALARMS_PCT / 100) - scores.median()
     of_organs = select(rows, answer=other).set_index("structure")["detected_at_10_pct"].sort_values()
-    ends = [
-        f"{pct:.0f} % ({name}: one plan in ten lies {above_gy[name]:.1f} Gy or more above the median)"
-        for name, pct in of_organs.iloc[[0, -1]].items()
-    ]
-    text = f"At {FALSE_ALARMS_PCT} % false alarms {other} finds 5 Gy more in an organ in"
-    return f"{text} {' to '.join(ends)} of plans."
+    text = "{:.0f} % ({}: one plan in ten lies {:.1f} Gy or more above the median)"
+    ends = [text.format(pct, name, above_gy[name]) for name, pct in of_organs.iloc[[0, -1]].items()]
+    start = f"At {FALSE_ALARMS_PCT} % false alarms {other} finds 5 Gy more in an organ in"
+    return f"{start} {' to '.join(ends)} of plans."
 
 
 def verdicts(results: Results) -> list[str]:
@@ -219,7 +215,7 @@ def intervals(judged: pd.DataFrame) -> Figure:
 
 def roc(detection: pd.DataFrame) -> Figure:
     """fig21: Plans raised by 5 Gy in an organ that are detected, against false alarms on unchanged plans."""
-    rows = with_names(select(detection[detection["rule"] != BY_SPREAD]))
+    rows = with_names(detection[detection["rule"] != BY_SPREAD])
     organs = sorted(rows["structure"].unique())
     figure, axes = small_panels(len(organs), 4, height_in=2.0)
     for ax, organ in zip(axes, organs):

@@ -92,7 +92,7 @@ def scrubber(case: Case, doses: Iterable[MethodDose]) -> Markup:
     data |= {"volumes": volumes, "step": STEP_GY, "unit": "Gy", "digits": 1, "width": WIDTH_PX}
     legend = [(structure_text(case, n), colour) for n, colour in zip(view.structures, data["colours"])]
     about = {"methods": list(volumes)[1:], "legend": legend, "isodoses_gy": view.isodoses_gy}
-    return page_part(case.case_id, "slice", data, about)
+    return page_part(case.case_id, "slice", data, **about)
 
 
 def anatomy(case: Case, view: View, part: Box) -> Page:
@@ -163,14 +163,10 @@ def step_scrubber(folder: Path) -> Markup:
     return page_part(steps.case_id, "step", data)
 
 
-def page_part(title: str, what: str, data: Page, about: Page | None = None) -> Markup:
-    """Panels under one slider over `what`; `data` is what the script draws them from."""
-    values = {"title": title, "what": what, "data": Markup(script_text(data)), "panels": data["panels"]}
-    values |= {"planes": data["planes"], "width": data["width"], "methods": [], "legend": []}
-    return Markup(TEMPLATES.get_template("scrubber.html.jinja").render(values | (about or {})))
-
-
-def script_text(data: Page) -> str:
-    """Data as JSON that no name in it can end; pictures of the template are left out."""
-    shown = data | {"panels": [{k: v for k, v in p.items() if k != "bar"} for p in data["panels"]]}
-    return json.dumps(shown, separators=(",", ":")).replace("<", "\\u003c")
+def page_part(title: str, what: str, data: Page, **about: Any) -> Markup:
+    """Panels under one slider over `what`. The script draws them from `data`: JSON that no name in it can
+    end, without the pictures of the template."""
+    drawn = data | {"panels": [{k: v for k, v in p.items() if k != "bar"} for p in data["panels"]]}
+    script = Markup(json.dumps(drawn, separators=(",", ":")).replace("<", "\\u003c"))
+    template = TEMPLATES.get_template("scrubber.html.jinja")
+    return Markup(template.render(data | about, title=title, what=what, script=script))

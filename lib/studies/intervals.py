@@ -60,12 +60,8 @@ def organs_at_risk(case: Case) -> list[str]:
 def judged_quantities(case: Case) -> list[Goal]:
     """The quantities of what the case has; of an organ inside the targets only what a goal limits."""
     spared, masks = {*case.protocol.targets, *organs_at_risk(case)}, case.judged_masks
-    return [
-        goal
-        for goal in quantities(case.protocol)
-        if goal.structure.partition(BEYOND)[0] in masks
-        and (goal.structure in spared or np.isfinite(goal.limit))
-    ]
+    there = [goal for goal in quantities(case.protocol) if goal.structure.partition(BEYOND)[0] in masks]
+    return [goal for goal in there if goal.structure in spared or np.isfinite(goal.limit)]
 
 
 def values_of(case: Case, doses_gy: Sequence[np.ndarray]) -> dict[Goal, np.ndarray]:
@@ -81,18 +77,18 @@ def values_of(case: Case, doses_gy: Sequence[np.ndarray]) -> dict[Goal, np.ndarr
     return values
 
 
-def unit_of(goal: Goal) -> str:
-    """Of a quantity; "%" is a share of the volume."""
-    return "% of the prescription" if goal.relative and goal.statistic != "V" else goal.unit
+def key_of(goal: Goal) -> tuple[str, str, str]:
+    """Structure, quantity and unit; "%" is a share of the volume."""
+    unit = "% of the prescription" if goal.relative and goal.statistic != "V" else goal.unit
+    return goal.structure, goal.quantity, unit
 
 
 def value_rows(case: Case, members_gy: np.ndarray) -> list[Row]:
     """Each quantity as planned, and its mean and spread over members [N,D,H,W]; the spread of one is none."""
     rows = []
     for goal, (planned, *predicted) in values_of(case, [case.dose_gy, *members_gy]).items():
-        named = {"structure": goal.structure, "quantity": goal.quantity, "unit": unit_of(goal)}
-        several = {"spread": np.std(predicted, ddof=1)} if len(predicted) > 1 else {}
-        rows.append(named | {"planned": planned, "value": np.mean(predicted)} | several)
+        row = dict(zip(QUANTITY, key_of(goal))) | {"planned": planned, "value": np.mean(predicted)}
+        rows.append(row | ({"spread": np.std(predicted, ddof=1)} if len(predicted) > 1 else {}))
     return rows
 
 

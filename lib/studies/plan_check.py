@@ -117,10 +117,7 @@ def check_plan(
     columns = [*QUANTITY, "planned", "value", "spread"]
     rows = pd.DataFrame(intervals.value_rows(case, members_gy)).reindex(columns=columns)
     plan = select(with_rules(rows.assign(rule="", case_id=case.case_id)), rule=answer["rule"])
-    goals = {
-        (goal.structure, goal.quantity, intervals.unit_of(goal)): goal
-        for goal in intervals.judged_quantities(case)
-    }
+    goals = {intervals.key_of(goal): goal for goal in intervals.judged_quantities(case)}
     table, reasons = [], {}
     for row in plan.to_dict("records"):
         scores = known.merge(pd.DataFrame([row])[QUANTITY])["score"].to_numpy()
