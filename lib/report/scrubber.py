@@ -152,14 +152,15 @@ def step_scrubber(folder: Path) -> Markup:
     volumes = {name: dose[:count] for name, dose in steps.estimates.items()}
     volumes["planned"] = np.stack([steps.planned] * count)
     shown = {name: Overlay(dose, SHARES, hidden_below_gy=0.0, unit="Rx") for name, dose in volumes.items()}
-    data = {"panels": [panel(name, overlay, name) for name, overlay in shown.items()]}
+    panels = [panel(name, overlay, name) for name, overlay in shown.items()]
+    data = {"panels": panels, "spacing_mm": (1, 1, 1)}
     data |= {"volumes": {name: pack(dose, STEP_SHARE) for name, dose in volumes.items()}, "step": STEP_SHARE}
     alike = [dict.fromkeys(labels) for labels in zip(*steps.labels.values())]
     # "call 5, t = 799": at one call settings may be at different t
     labels = [next(iter(of)) if len(of) == 1 else next(iter(of)).partition(",")[0] for of in alike]
     data["planes"] = {"axial": {"axis": 0, "labels": labels, "index": count - 1, "letters": ""}}
     data |= {"bits": [], "ct": "", "structures": (), "shape": volumes["planned"].shape, "opacity": 1}
-    data |= {"unit": "of the prescription", "digits": 2, "width": STEP_WIDTH_PX, "spacing_mm": (1, 1, 1)}
+    data |= {"unit": "of the prescription", "digits": 2, "width": STEP_WIDTH_PX}
     return page_part(steps.case_id, "step", data)
 
 

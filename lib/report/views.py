@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 
 from lib.cases.case import Case
 from lib.errors import UserError
@@ -170,4 +169,4 @@ def dose_axis_gy(*doses_gy: np.ndarray) -> np.ndarray:
 
 def darken(hex_colour: str) -> tuple:
     """A structure's colour for lines on white paper."""
-    return tuple(0.75 * part for part in to_rgb(hex_colour))
+    return tuple(0.75 * int(hex_colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
