@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd

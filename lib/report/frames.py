@@ -123,8 +123,7 @@ def against_control(results: Results) -> list[tuple[str, pd.DataFrame, str]]:
 
 
 def widest_goal(goals: pd.DataFrame, about: pd.Series) -> tuple[str, float, float]:
-    """The goal on which an answer's doses and the plans are farthest apart; the share / % of either that
-    meets it."""
+    """The goal on which doses and plans are farthest apart, and the share / % of either that meets it."""
     of_answer = select(goals, **about[["group", "averaged_over", "members"]])
     met = 100 * of_answer.groupby("measure", sort=False)[["planned_met", "met"]].mean()
     text = (met["planned_met"] - met["met"]).abs().idxmax()

@@ -176,8 +176,7 @@ def alarms_verdict(results: Results) -> str:
 
 
 def verdicts(results: Results) -> list[str]:
-    """What samples are worth, what anything is beside residuals alone, whether intervals hold, and what
-    alarms find."""
+    """What samples are worth, what is narrower, whether intervals hold, and what alarms find."""
     judged = results.frames["07_intervals"]
     texts = sampling_verdict(judged), width_verdict(judged), coverage_verdict(judged), alarms_verdict(results)
     return [text for text in texts if text]
@@ -195,8 +194,7 @@ def alarms_table(results: Results) -> pd.DataFrame:
 
 
 def intervals(judged: pd.DataFrame) -> Figure:
-    """fig20: A planned values inside the intervals and what was promised, B the intervals' score, by answer;
-    means over the test patients."""
+    """fig20: A planned values inside and the promise, B the intervals' score; means over test patients."""
     level_pct = usual_level(judged)
     rows = scores_by_patient(judged)
     order = list(rows.groupby("answer")["interval_score"].mean().sort_values().index)

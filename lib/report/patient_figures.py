@@ -75,8 +75,7 @@ def gallery(cohort: Cohort, findings: Sequence[str], count: int) -> Figure:
 
 
 def three_planes(run: Experiment, case_id: str, method: str) -> Figure:
-    """fig17: One method's dose of one patient through the middle of the target: planned, predicted,
-    difference, spread, gamma; a row a plane."""
+    """fig17: A method's dose in planes through the target: planned, predicted, difference, spread, gamma."""
     case = run.open_cohort().load(case_id)
     doses = [views.with_gamma(case, views.load_dose(run.folder, method, case))]
     look = {"layers": views.LAYERS, "size_px": PICTURE_PX}

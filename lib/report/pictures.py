@@ -33,8 +33,7 @@ def encode(picture: Image.Image, kind: str, **options) -> str:
 
 
 def smaller_output(data: dict) -> dict:
-    """An output of a notebook (its data by type) with its PNG as small as it can be: with a palette, or a
-    JPEG if it has many colours."""
+    """A notebook's output (data by type) with its PNG as small as can be: by a palette, or else as JPEG."""
     if "image/png" not in data:
         return data
     picture = smaller(decode(data["image/png"]))

@@ -270,8 +270,7 @@ def trust(ratio: float, limit: float, sampled: bool) -> str:
 
 
 def limits(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
-    """How long trainings took, the goal that is missed most, which studies have too few patients, which
-    trainings failed."""
+    """How long trainings took, the goal missed most, studies of too few patients, trainings that failed."""
     minutes = results.frames["04_history"]["seconds"].max() / 60
     minutes = f"{math.ceil(minutes) if minutes >= 10 else round(minutes, 1)}" if minutes > 0 else ""
     text = f"Each network was trained for at most {minutes} minutes." if minutes else ""

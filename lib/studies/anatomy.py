@@ -98,8 +98,7 @@ def table(anatomy: pd.DataFrame) -> pd.DataFrame:
 
 
 def deviations(patients: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
-    """How many standard deviations of the training patients each number lies from their mean; of what too
-    few of them have, NaN."""
+    """Standard deviations of the training patients from their mean; NaN of what too few of them have."""
     least = [LEAST_LOG if measure == VOLUME else LEAST_MM for _, measure in training]
     spread = np.maximum(training.std(ddof=1), least).where(training.count() >= LEAST_PATIENTS)
     return (patients.reindex(columns=training.columns) - training.mean()) / spread

@@ -119,9 +119,9 @@ def means_of_seeds(answers: list[Prediction]) -> list[Prediction]:
         over = {"none": "seeds", "sides": "sides and seeds"}.get(one.columns["averaged_over"])
         if over and "n_steps" not in one.columns:
             groups.setdefault((one.columns["group"], over), []).append(one)
-    several = [(over, seeds, len(seeds)) for (_, over), seeds in groups.items() if len(seeds) > 1]
-    sizes = [sum(one.columns["members"] for one in seeds) for _, seeds, _ in several]
-    return [answer(pool(seeds), over, n).named(members=m) for (over, seeds, n), m in zip(several, sizes)]
+    several = {key: seeds for key, seeds in groups.items() if len(seeds) > 1}
+    members = {key: sum(one.columns["members"] for one in seeds) for key, seeds in several.items()}
+    return [answer(pool(s), key[1], len(s)).named(members=members[key]) for key, s in several.items()]
 
 
 def planned_on_grid(samples: list[Sample]) -> Prediction:

@@ -134,8 +134,7 @@ def skill_rows(sums: dict[str, np.ndarray]) -> list[Row]:
 
 
 def dvh_band_pct(case: Case, members_gy: np.ndarray) -> float | None:
-    """Share in % of DVH points (volumes at whole Gy, where the planned is neither 0 nor 100 %) inside the
-    members' range."""
+    """Share in % of DVH points at whole Gy (planned neither 0 nor 100 %) inside the members' range."""
     covered = []
     for mask in case.judged_masks.values():
         curves = np.stack([dvh_curve(member, mask, DVH_EDGES_GY) for member in members_gy])

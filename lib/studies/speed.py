@@ -126,8 +126,7 @@ def training_rows(bench: Bench) -> list[Row]:
 
 
 def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
-    """A patient sampled: by windows of the whole case, one by one, in float32; against ours. Then each of its
-    two gains alone."""
+    """A patient sampled: by windows of the whole case, one by one, in float32; ours; each gain alone."""
     samples, precision, n = bench.samples, bench.config.precision, len(bench.samples)
     plain, ours = bench.predictors()
     sample = partial(predict, sampler=usual_sampler(bench.config, n_steps))
@@ -146,8 +145,7 @@ def sampling_rows(bench: Bench, n_steps: int, window: int) -> list[Row]:
 
 
 def precision_difference_gy(bench: Bench, n_steps: int, train_steps: int) -> float:
-    """By how much the MAE differs between float32 and the configured precision, from one noise, by a network
-    trained for a few steps."""
+    """The MAE in the configured precision less that in float32, of one noise after a few training steps."""
     errors_gy, sampler = [], usual_sampler(bench.config, n_steps)
     for predictor in bench.predictors(train_steps):
         doses = zip(bench.samples, predict(predictor, bench.samples, sampler))
