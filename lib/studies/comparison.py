@@ -20,15 +20,7 @@ from lib.metrics.uncertainty import spread_gy
 from lib.prediction.predict import usual_sampler, usual_temperature
 from lib.prediction.store import prediction_path, save_prediction
 from lib.studies.experiment import Experiment
-from lib.studies.predictions import (
-    Prediction,
-    Row,
-    judge_each,
-    judged_rows,
-    pool,
-    predict_both_sides,
-    predict_members,
-)
+from lib.studies.predictions import Prediction, Row, judged_rows, pool, predict_both_sides, predict_members
 from lib.studies.results import make_frame, make_rows
 from lib.training.history import read_history
 
@@ -133,15 +125,16 @@ def planned_on_grid(samples: list[Sample]) -> Prediction:
 
 def compare(run: Experiment, answers: list[Prediction], samples: list[Sample]) -> pd.DataFrame:
     """Every measure of every answer for every patient: the frame 04_comparison."""
-    rows = []
-    for one, sample, of_dose in judge_each(run, answer_rows, answers, samples, "judging"):
-        scores = {"grid_dose_score_gy": grid_dose_score_gy(sample, one.doses[0]), "seconds": one.seconds}
-        rows += make_rows(one.columns | {"case_id": sample.case_id}, scores) + of_dose
+    rows = judged_rows(run, answer_rows, answers, samples, "judging")
+    for one in answers:
+        for sample, dose in zip(samples, one.doses):
+            score = {"grid_dose_score_gy": grid_dose_score_gy(sample, dose)}
+            rows += make_rows(one.columns | {"case_id": sample.case_id}, score)
     return make_frame("04_comparison", rows)
 
 
-def answer_rows(_: Prediction, case: Case, members_gy: np.ndarray) -> list[Row]:
-    return dose_rows(case, members_gy[0])
+def answer_rows(one: Prediction, case: Case, members_gy: np.ndarray) -> list[Row]:
+    return make_rows({}, {"seconds": one.seconds}) + dose_rows(case, members_gy[0])
 
 
 def dose_rows(case: Case, dose_gy: np.ndarray) -> list[Row]:

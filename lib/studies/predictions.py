@@ -1,7 +1,7 @@
 """What the studies predict: doses of one training, kept as soon as made, so that a killed study goes on."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,19 +164,18 @@ def predict_both_sides(run: Experiment, name: str, samples: list[Sample]) -> Pre
 Judge = Callable[[Prediction, Case, np.ndarray], list[Row]]  # of a patient's members
 
 
-def judge_each(
+def judged_rows(
     run: Experiment, judge: Judge, predictions: Sequence[Prediction], samples: list[Sample], label: str = ""
-) -> Iterator[tuple[Prediction, Sample, list[Row]]]:
-    """The rows by `judge` of every prediction and patient, on all cores, with the prediction of that patient.
+) -> list[Row]:
+    """The rows by `judge` of every prediction and patient, computed on all cores, with their columns.
 
-    It is given that prediction, the case, and the members in Gy on the case's own grid, float32 [N,D,H,W].
-    `label` is of the progress.
+    `judge` is given the prediction of that patient alone, the case, and the members in Gy on the case's own
+    grid, float32 [N,D,H,W]. `label` is of the progress.
     """
-    pairs = [(one._replace(doses=[d]), s) for one in predictions for s, d in zip(samples, one.doses)]
-    items = [(one._replace(doses=[one.doses[0].numpy()]), sample.case_id) for one, sample in pairs]
+    pairs = [(one, *of_patient) for one in predictions for of_patient in zip(samples, one.doses)]
+    items = [(one._replace(doses=[dose.numpy()]), sample.case_id) for one, sample, dose in pairs]
     judged = in_processes(partial(judge_one, run, judge), items)
-    for pair, rows in zip(pairs, progress(judged, label, len(items))):
-        yield *pair, rows
+    return [row for rows in progress(judged, label, len(items)) for row in rows]
 
 
 def judge_one(run: Experiment, judge: Judge, item: tuple[Prediction, str]) -> list[Row]:
@@ -184,11 +183,6 @@ def judge_one(run: Experiment, judge: Judge, item: tuple[Prediction, str]) -> li
     (one, case_id), case = item, run.load_case(item[1])
     members_gy = on_case_grid(torch.from_numpy(one.doses[0]), case, run.grid)
     return [one.columns | {"case_id": case_id} | row for row in judge(one, case, members_gy)]
-
-
-def judged_rows(*what: Any, **how: Any) -> list[Row]:
-    """All rows of `judge_each`, whose arguments it takes."""
-    return [row for *_, rows in judge_each(*what, **how) for row in rows]
 
 
 def in_dose_mask(case: Case, members_gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
