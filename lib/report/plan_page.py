@@ -30,20 +30,14 @@ def plan_page(
     cautions: Sequence[str],
     about: dict[str, str],
 ) -> str:
-    """The page as HTML. `table` is of lib.studies.plan_check, `about` has experiment, promise, level and
-    command."""
+    """The page as HTML; `table` is of lib.studies.plan_check, `about`: experiment, promise, level, command."""
     shown = table["goal"].notna() | (table["quantity"] == "Dmean") | (table["sentence"] != "")
     figures = {"intervals": draw_intervals(table), "dvhs": draw_dvhs(case, members_gy)}
     figures["slices"] = draw_slices(case, members_gy, answer)
-    return TEMPLATES.get_template("plan_page.html.jinja").render(
-        case=case,
-        tables=[table[shown], table[~shown]],
-        pictures={name: picture(figure) for name, figure in figures.items()},
-        answer=answer,
-        stands_out=stands_out,
-        cautions=cautions,
-        about=about,
-    )
+    values = {"tables": [table[shown], table[~shown]], "answer": answer, "about": about}
+    values["pictures"] = {name: picture(figure) for name, figure in figures.items()}
+    values |= {"stands_out": stands_out, "cautions": cautions}
+    return TEMPLATES.get_template("plan_page.html.jinja").render(values, case=case)
 
 
 def picture(figure: Figure) -> Markup:
