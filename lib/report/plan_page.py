@@ -30,7 +30,7 @@ def plan_page(
     cautions: Sequence[str],
     about: dict[str, str],
 ) -> str:
-    """The page as HTML; `table` is of lib.studies.plan_check, `about`: experiment, promise, level, command."""
+    """The page as HTML; `table` of lib.studies.plan_check; `about`: experiment, promise, level, command."""
     shown = table["goal"].notna() | (table["quantity"] == "Dmean") | (table["sentence"] != "")
     figures = {"intervals": draw_intervals(table), "dvhs": draw_dvhs(case, members_gy)}
     figures["slices"] = draw_slices(case, members_gy, answer)
