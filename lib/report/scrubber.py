@@ -55,10 +55,8 @@ def pack(volume: np.ndarray, step: float) -> str:
 
 
 def scrubbers(folder: Path, wanted: Sequence[str] = (), patients: int | None = PATIENTS) -> Markup:
-    """The first so many patients that have predictions (None: all), with the methods `wanted` first.
-
-    A sentence if their cohort is not at hand.
-    """
+    """The first so many patients that have predictions (None: all), with the methods `wanted` first; a
+    sentence if their cohort is not at hand."""
     methods, path = predicted_methods(folder), folder / "experiment.yaml"
     methods = [name for name in dict.fromkeys([*wanted, *methods]) if name in methods]
     if not methods or not path.exists():

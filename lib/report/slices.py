@@ -173,10 +173,8 @@ def render_slices(
     ct_hu: tuple[float, float] = (-160, 240),
     size_px: int = 320,
 ) -> list[np.ndarray]:
-    """One picture uint8 [H,W,3] for each overlay (None: CT alone); `ct_hu` are black and white.
-
-    CT and structures are drawn only once.
-    """
+    """One picture uint8 [H,W,3] for each overlay (None: CT alone), with CT and structures drawn only once;
+    `ct_hu` are black and white."""
     hu = take_slice(case.ct_hu, plane, index, box)
     size = slice_size_px(hu.shape, case.spacing_mm, plane, size_px)
     ct = enlarge(colour_index(hu.astype(np.float32), ct_hu), size).convert("RGB")

@@ -94,10 +94,8 @@ class Experiment:
         return zip(case_ids, progress(of_each, label, len(case_ids)))
 
     def load_samples(self, part: str, first: int | None = None, optional: bool = False) -> list[Sample]:
-        """The samples of "train", "validation" or "test", only the `first` so many if given.
-
-        A part without patients raises a UserError unless it is `optional`.
-        """
+        """The samples of "train", "validation" or "test", only the `first` so many if given. A part without
+        patients raises a UserError unless it is `optional`."""
         cohort = self.open_cohort()
         if not cohort.split[part] and not optional:
             sentence = f"the cohort {cohort.folder} has no {part} patients, which this needs"
