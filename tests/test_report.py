@@ -185,6 +185,19 @@ def test_where_the_references_training_failed_another_diffusion_answers_on_steps
     assert said(found(_02_steps=rows, _04_comparison=trained), STEPS)["first"] == REFERENCE_GRID
 
 
+def test_where_another_method_gets_worse_with_more_steps_the_answer_says_so():
+    rows = (
+        curve("ddpm_dose", {2: 3.0, 25: 3.0}, switch="prediction", name="ddpm_dose", wobble=0.0)
+        + regression()
+    )
+    rows += curve("flow", {2: 3.0, 25: 4.0}, switch="prediction", name="flow", wobble=0.0)
+    row = said(found(_02_steps=rows, _04_comparison=compared(baseline=4, ddpm_dose=5, flow=5)), STEPS)
+    assert row["verdict"] == "flat" and row["sentence"].startswith("No: *diffusion, dose predicted*")
+    assert " But *flow matching* errs by 1.00 Gy more" in row["sentence"]
+    calm = curve("flow", {2: 3.0, 25: 3.0}, switch="prediction", name="flow", wobble=0.0)
+    assert "But" not in said(found(_02_steps=rows[: -len(calm)] + calm), STEPS)["sentence"]
+
+
 def test_the_spread_that_is_asked_for_is_that_of_a_diffusion_with_what_a_factor_makes_of_it():
     rows = members_of("baseline", source="sides", crps=0.5) + members_of("flow", crps=1.0)
     skills = skill("baseline", 0.3, source="sides") + skill("flow", 1.0)

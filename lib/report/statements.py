@@ -217,6 +217,8 @@ def steps(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
         calm = [name for name in rows if about["switch"][name] == "start" and rows[name]["verdict"] in calm]
         if first != REFERENCE_GRID and REFERENCE_GRID in rows:
             text += f" Not judged: {in_words('', about['training'][REFERENCE_GRID])}, whose training failed."
+        worse = [name for name in said if rows.get(name, row)["verdict"] == "worse"]
+        text += "".join(f" But {said[name]}" for name in worse if row["verdict"] != "worse")
         yield row | {"sentence": f"{text} It does not with {' or '.join(calm)}." if calm else text}
     yield from [*rows.values(), *bounds]
 

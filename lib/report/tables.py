@@ -341,7 +341,8 @@ def beyond(frame: pd.DataFrame) -> dict[str, str]:
     """Voxel sizes, CT and low doses of the data set, and the structures that reach beyond the known dose."""
     values = {name: rows["value"] for name, rows in frame.groupby("measure")}
     spacings = frame[frame["measure"].str.match("spacing")].pivot_table("value", "case_id", "measure")
-    rows = {"voxel sizes": f"{len(spacings.drop_duplicates())} different"}
+    n = len(spacings.drop_duplicates())
+    rows = {"voxel sizes": f"{n} different" if n > 1 else "one"}
     if "ct_least_hu" in values:
         rows["CT stored"] = f"{values['ct_least_hu'].min():g} to {values['ct_most_hu'].max():g} HU"
         low = values["low_dose_pct"]
