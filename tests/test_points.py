@@ -197,7 +197,7 @@ def test_the_cohorts_table_says_what_is_left_out(half):
     ]
     frame = make_frame("00_cohort", rows)
     said = tables.cohort(Results({}, {"00_cohort": frame})).iloc[:, 0]
-    assert said["voxel sizes"] == "1 different"
+    assert said["voxel sizes"] == "one"
     assert said["CT stored"] == f"{half.ct_hu.min()} to {half.ct_hu.max()} HU"
     low = [100 * (case.dose_gy[case.dose_mask] < 1).mean() for case in (half, other)]
     assert said["dose mask below 1 Gy"] == f"{min(low):.0f} to {max(low):.0f} %, median {np.mean(low):.0f} %"
