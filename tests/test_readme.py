@@ -36,7 +36,7 @@ def numbers():
         **{name: f"{mae[name]:.2f} Gy" for name in ("refine", "baseline", "ddpm")},
         "seeds": f"{mae['baseline']:.2f} Gy (trained with another seed: {mae['baseline-seed43']:.2f} Gy)",
         "best": f"{mae['baseline, 2 seeds and both sides']:.2f} Gy",
-        "wider": f"two hours, reach {wider['baseline, 2 seeds and both sides']:.2f} Gy",
+        "wider": f"reach {wider['baseline, 2 seeds and both sides']:.2f} Gy",
         "500": f"{at_500[REFERENCE_GRID]:.2f} Gy",
         "980": f"{at_500['start held at t = 980']:.2f} Gy",
         "spread": f"{spread.min():.1f} to {spread.max():.1f} Gy",

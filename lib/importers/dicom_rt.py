@@ -22,7 +22,7 @@ from lib.importers.dicom_contours import contour_mask, find_body
 from lib.importers.dicom_files import Chain, optional, read_chain
 from lib.importers.dicom_grid import check_spacing, coverage, new_grid, resample
 from lib.importers.dicom_images import read_ct, read_doses
-from lib.importers.dicom_structures import choose_protocol, map_names, prescriptions, read_rois
+from lib.importers.dicom_structures import Roi, choose_protocol, map_names, prescriptions, read_rois
 from lib.importers.options import Options
 
 
@@ -121,15 +121,12 @@ def make_case(chain: Chain, options: Options, name: str) -> tuple[Case, dict]:
         spacing_mm=grid.spacing_mm,
         origin_mm=grid.origin_mm,
     )
-    in_use = {outline, *(roi.name for roi in structures.values())}
     return case, {
         "other_files": chain.others,
         "warnings": warnings,
         "prescription_from": {key: source for key, (_, source) in rx.items()},
-        "dose_mask_from": outline,
-        "structures": {key: roi.name for key, roi in structures.items()},
-        "ignored": sorted({roi.name for roi in rois} - in_use),
-        "missing": [key for key in protocol.structures if key not in masks or key in lost],
+        **names_report(rois, structures, outline),
+        "missing": [key for key in protocol.structures if key not in case.masks],
         "covered_pct": covered_pct,
         "ct_spacing_mm": list(ct_grid.spacing_mm),
         "ct_shape": list(ct_grid.shape),
@@ -137,6 +134,13 @@ def make_case(chain: Chain, options: Options, name: str) -> tuple[Case, dict]:
         "dose_shape": list(dose_grid.shape),
         "body_inside_dose_grid_pct": share_pct(inside[body]),
     }
+
+
+def names_report(rois: list[Roi], structures: dict[str, Roi], outline: str) -> dict:
+    """Which structure became which, and what was ignored."""
+    names = {key: roi.name for key, roi in structures.items()}
+    ignored = {roi.name for roi in rois} - {outline, *names.values()}
+    return {"dose_mask_from": outline, "structures": names, "ignored": sorted(ignored)}
 
 
 def share_pct(inside: np.ndarray) -> float:

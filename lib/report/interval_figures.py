@@ -151,11 +151,11 @@ def coverage_verdict(judged: pd.DataFrame) -> str:
     rows = rows.assign(corrected=holm(rows["p"].tolist())).sort_values("inside_pct")
     names = [f"{r.structure} {r.quantity} ({r.inside_pct:.0f} %)".strip() for r in rows.itertuples()]
     few = [name for name, p in zip(names, rows["corrected"]) if p < LEAST_P]
-    held = f"The intervals of {other} hold {' and '.join(shares)} of the planned values of a patient. "
+    overall = f"The intervals of {other} hold {' and '.join(shares)} of the planned values of a patient. "
     if few:
         start = f"{len(few)} of {len(rows)} quantities hold fewer than chance explains"
-        return f"{held}{start}: {', '.join(few)}. Do not rely on the intervals of these."
-    return f"{held}No quantity of {len(rows)} holds fewer than chance explains; the lowest is {names[0]}."
+        return f"{overall}{start}: {', '.join(few)}. Do not rely on the intervals of these."
+    return f"{overall}No quantity of {len(rows)} holds fewer than chance explains; the lowest is {names[0]}."
 
 
 def alarms_verdict(results: Results) -> str:

@@ -256,9 +256,10 @@ def spread(results: Results, margin_gy: float, failed: Failed) -> Iterator[Row]:
 
 def after_scaling(rows: pd.DataFrame) -> str:
     """What one factor on the spread makes of its intervals, as a sentence."""
-    held = frames.scores(rows, "coverage_pct", 95).mean()
-    text = f" Times {held.index[-1]:.1f}, a factor from validation patients, its 95 % intervals hold"
-    return "" if held.index[-1] == 1 else f"{text} {held.iloc[-1]:.0f} % of the planned doses."
+    coverage_pct = frames.scores(rows, "coverage_pct", 95).mean()
+    factor = coverage_pct.index[-1]
+    text = f" Times {factor:.1f}, a factor from validation patients, its 95 % intervals hold"
+    return "" if factor == 1 else f"{text} {coverage_pct.iloc[-1]:.0f} % of the planned doses."
 
 
 def trust(ratio: float, limit: float, sampled: bool) -> str:

@@ -22,9 +22,9 @@ def sampling_steps(steps: pd.DataFrame) -> Figure:
     others = pd.concat([select(starts, setting=REFERENCE_GRID), others])
     figure, axes = panels(2, height_in=3.6)
     for ax, shown in zip(axes, (starts, others)):
-        options, held = look(shown, "setting"), shown["setting"].unique()[1:]
+        options, further = look(shown, "setting"), shown["setting"].unique()[1:]
         if ax is axes[0]:
-            options["palette"] |= dict(zip(held, sns.color_palette(RAMP, len(held))))
+            options["palette"] |= dict(zip(further, sns.color_palette(RAMP, len(further))))
             options["dashes"] = False  # only the regression is dashed there
         sns.lineplot(shown, x="n_steps", y="value", ax=ax, **BAND, **options)
         ax.set(xlabel="sampling steps", ylabel="", xscale="log", yscale="log")

@@ -23,7 +23,7 @@ START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 IN_README = {  # experiment -> title of its column
     "openkbp": "real patients, 64^3",
     "openkbp-hour": "real patients, an hour, in voxels",
-    "openkbp-voxels": "real patients, two hours, in voxels",
+    "openkbp-voxels": "real patients, in voxels, wider, longer",
     "phantom": "phantoms",
 }
 ANSWERS = ["control", "baseline", "baseline, 2 seeds", "baseline, 2 seeds and both sides", "gradient"]

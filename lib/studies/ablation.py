@@ -70,8 +70,8 @@ def at_steps(settings: Iterable[Setting], n_steps: Sequence[int]) -> list[Settin
 
 def start_settings(method: str, held_at: Iterable[int]) -> list[Setting]:
     """The reference's grid, and the start held."""
-    held = {f"start held at t = {t}": replace(REFERENCE, grid="held", start=t) for t in held_at}
-    samplers = {REFERENCE_GRID: REFERENCE} | held
+    samplers = {REFERENCE_GRID: REFERENCE}
+    samplers |= {f"start held at t = {t}": replace(REFERENCE, grid="held", start=t) for t in held_at}
     return [Setting(name, "start", method, sampler) for name, sampler in samplers.items()]
 
 
