@@ -13,15 +13,23 @@ from toys import toy_cohort
 from lib.diffusion.samplers import DDIM, DPMSolver, Euler
 from lib.errors import UserError
 from lib.features.grid import Grid
+from lib.features.samples import make_sample
 from lib.files import ROOT, write_json
 from lib.models.methods import find_method
 from lib.prediction.store import prediction_path, save_prediction
 from lib.runner import train as command
 from lib.studies import predictions
-from lib.studies.comparison import answers_of, keep_predictions, means_of_seeds, means_of_sides
+from lib.studies.comparison import (
+    SHIFTS,
+    answers_of,
+    keep_predictions,
+    means_of_seeds,
+    means_of_sides,
+    means_of_views,
+)
 from lib.studies.experiment import Experiment
 from lib.studies.predictions import Prediction, predict_both_sides, predict_members
-from lib.studies.results import label
+from lib.studies.results import VIEWS, label
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +156,36 @@ def test_both_sides_of_a_patient_are_averaged(run):
     assert [dose.shape[0] for dose in mean.doses] == [1] * len(samples)
     for dose, (straight, turned) in zip(mean.doses, pair.doses):
         assert torch.allclose(dose[0], (straight + turned) / 2) and not torch.equal(straight, turned)
+
+
+@pytest.mark.parametrize("grid", [Grid(1), Grid(4, 4, 2)])
+def test_views_of_a_network_that_answers_place_by_place_are_all_alike(run, grid, monkeypatch):
+    """Each view is moved and turned back exactly, and what left the box has the answer of the unmoved one."""
+
+    def answer_ct(predictor, samples):
+        scale = grid.answer // grid.condition
+        return [
+            torch.nn.functional.interpolate(s.cond[None, :1].float(), scale_factor=scale) for s in samples
+        ]
+
+    samples = [make_sample(run.load_case(i), grid) for i in run.open_cohort().split["test"]]
+    config = SimpleNamespace(answer=grid.answer, condition=grid.condition, case_ids=[])
+    monkeypatch.setattr(Experiment, "load_predictor", lambda *_: SimpleNamespace(config=config))
+    monkeypatch.setattr(predictions, "predict", answer_ct)
+    views = predict_both_sides(run, "baseline", samples, SHIFTS)
+    assert views.nfe == VIEWS and all(len(dose) == VIEWS for dose in views.doses)
+    for sample, dose in zip(samples, views.doses):
+        assert torch.equal(dose, answer_ct(None, [sample])[0].expand_as(dose)) and dose.std() > 0
+
+
+def test_views_of_a_network_differ_and_are_averaged(run):
+    samples = run.load_samples("test")
+    [mean] = means_of_views(run, ["baseline"], samples)
+    assert label(mean.columns) == "baseline, 16 views" and mean.nfe == 16
+    views = predict_both_sides(run, "baseline", samples, SHIFTS)
+    assert torch.equal(views.doses[0][:1], predict_both_sides(run, "baseline", samples).doses[0][:1])
+    for averaged, dose in zip(mean.doses, views.doses):
+        assert torch.allclose(averaged[0], dose.mean(0)) and float(dose.std(dim=0).max()) > 0
 
 
 def prediction(training, group, value, members=1, **columns):

@@ -107,6 +107,8 @@ def test_settings_and_tables_come_back_and_another_version_is_refused(tmp_path):
         ({"averaged_over": "sides", "members": 2.0}, "ddpm_v, both sides"),
         ({"averaged_over": "seeds", "members": 3.0}, "ddpm_v, 3 seeds"),
         ({"averaged_over": "sides and seeds", "members": 4.0}, "ddpm_v, 2 seeds and both sides"),
+        ({"averaged_over": "views", "members": 16.0}, "ddpm_v, 16 views"),
+        ({"averaged_over": "views and seeds", "members": 32.0}, "ddpm_v, 2 seeds and 16 views"),
         ({"source": "samples", "members": 8.0}, "ddpm_v"),
         ({"source": "seeds", "members": 2.0}, "ddpm_v, seeds"),
         ({"source": "sides", "members": 1.0}, "ddpm_v, both sides"),

@@ -112,6 +112,18 @@ def test_what_is_seen_moves_with_what_is_answered(condition, monkeypatch):
         assert torch.allclose(means[inside], moved.cond[:, -1:][inside] + 2, atol=1e-2) and inside.any()
 
 
+def test_patients_move_by_parts_of_a_block_where_a_network_sees_parts(monkeypatch):
+    """A dose that says where it is along z tells how far it was moved: also by half a block of two values."""
+    monkeypatch.setattr(augmentation, "CT_NOISE", 0.0)
+    sample = make_sample(toy_case(), Grid(4, 4, 2))
+    place = torch.arange(1.0, 1 + sample.dose.shape[1]).view(1, -1, 1, 1).expand_as(sample.dose)
+    batch, moves = make_batch([replace(sample, dose=place)]), set()
+    for seed in range(20):
+        column = augment(batch, "whole voxels", torch.Generator().manual_seed(seed)).dose[0, 0, :, 8, 8]
+        moves |= set((column - torch.arange(1.0, 1 + len(column)))[column > 0].tolist())
+    assert any(move % 4 == 2 for move in moves) and all(move % 2 == 0 for move in moves)
+
+
 def test_blocks_and_answers_move_and_flip_together(monkeypatch):
     """A block that the condition marks holds the dose that was in it, however the patient is moved."""
     monkeypatch.setattr(augmentation, "CT_NOISE", 0.0)

@@ -1,13 +1,14 @@
 """Patients moved at random: mirrored, shifted, turned about the head-foot axis, with noise on the CT."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
 from lib.features.batches import Batch
-from lib.features.samples import Patients
+from lib.features.samples import Patients, Sample
 from lib.seeds import normal
 
 SHIFT_MM, ROTATE_DEG, CT_NOISE = 16.0, 5.0, 0.02  # at most; the noise in units of the CT channel
@@ -17,28 +18,38 @@ def augment(batch: Batch, how: str, generator: torch.Generator) -> Batch:
     """Each patient mirrored or not, then moved; nothing here waits for a GPU.
 
     "rotated" is the reference's, with the flip truly left-right and its 16 voxels of translation as 16 mm;
-    "whole voxels" rounds the translation to voxels and does not rotate: interpolating voxels of a centimetre
-    would blur dose and masks.
+    "whole voxels" rounds the translation to what a network sees as one value, which may be a part of a block,
+    and does not rotate: interpolating voxels of a centimetre would blur dose and masks.
     """
-    whole, device, block_mm = how == "whole voxels", batch.cond.device, batch.spacing_mm * batch.grid.answer
+    whole, device = how == "whole voxels", batch.cond.device
+    seen_mm = batch.spacing_mm * (batch.grid.answer // batch.grid.condition)
     draw = torch.rand(len(batch.cond), 5, generator=generator)
     noise = normal(batch.cond[:, :1].shape, generator, device)
     batch = mirror_some(batch, (draw[:, 0] < 0.5).to(device, non_blocking=True))
     shift_mm, angle = (2 * draw[:, 1:4] - 1) * SHIFT_MM, (2 * draw[:, 4] - 1) * math.radians(ROTATE_DEG)
-    blocks = torch.round(shift_mm / block_mm).int()
+    steps = torch.round(shift_mm / seen_mm).int()
     rows = None if whole else motion(batch, shift_mm, angle).to(device, non_blocking=True)
 
-    def move(volume, parts):
+    def move(volume, finer):
         if whole:
-            return shift(volume, blocks * parts)
+            return shift(volume, steps * finer)
         points = F.affine_grid(rows, volume.shape, align_corners=False)
         return F.grid_sample(volume, points, align_corners=False)
 
-    outside = batch.channels.background().to(device, non_blocking=True)[None, :, None, None, None]
-    cond = move(batch.cond - outside, batch.grid.condition) + outside
-    cond[:, :1] += CT_NOISE * noise
-    answers = {name: move(getattr(batch, name), batch.grid.answer) for name in batch.channels.answered}
-    return replace(batch, cond=cond, **answers)
+    batch = change_volumes(batch, move)
+    batch.cond[:, :1] += CT_NOISE * noise
+    return batch
+
+
+def change_volumes(patients: Patients, change: Callable) -> Patients:
+    """The patients with `change(volume, finer)` done to the channels and to all that lies on the grid of the
+    answers, where `finer` values are one that a network sees; what comes in from outside is background."""
+    outside = patients.channels.background()[:, None, None, None]
+    outside = outside.to(patients.cond.device, non_blocking=True)
+    cond = (change(patients.cond - outside, 1) + outside).to(patients.cond.dtype)
+    finer = patients.grid.answer // patients.grid.condition
+    answers = {name: change(getattr(patients, name), finer) for name in patients.channels.answered}
+    return replace(patients, cond=cond, **answers)
 
 
 def shift(volume: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
@@ -49,6 +60,13 @@ def shift(volume: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
         for steps in voxels.clamp(-most, most).tolist()
     ]
     return torch.stack([F.pad(of, end) for of, end in zip(volume, ends)])  # less than nothing is cut off
+
+
+def shift_patient(sample: Sample, steps: tuple[int, int, int]) -> Sample:
+    """The patient of whom the network sees (z, y, x) values where it saw them `steps` further on; what leaves
+    the box is lost."""
+    voxels = torch.tensor([steps])
+    return change_volumes(sample, lambda volume, finer: shift(volume[None], voxels * finer)[0])
 
 
 def mirror_some(batch: Batch, chosen: torch.Tensor) -> Batch:

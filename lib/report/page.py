@@ -10,6 +10,7 @@ from PIL import Image
 from lib.models.methods import title_of
 from lib.report.pictures import MANY, webp_uri
 from lib.report.statements import ACCURACY, CONTROL, LIMITS, SPREAD, STEPS
+from lib.studies.results import VIEWS
 
 
 def figure(folder: Path, name: str, caption: str, seen: str = "", is_picture: bool = False) -> HTML:
@@ -55,4 +56,8 @@ def glossary(frame: pd.DataFrame) -> str:
     words = [f"`{name}` {title_of(name)}" for name in frame["training"].unique()]
     if frame["averaged_over"].str.contains("sides").any():
         words.append("both sides: averaged with the answer to the patient's mirror image")
+    if frame["averaged_over"].str.contains("views").any():
+        words.append(
+            f"{VIEWS} views: averaged over both sides, each where it is and moved along seven choices of axes"
+        )
     return f"In figures and tables: {'; '.join(words)}."

@@ -133,7 +133,7 @@ def way(difference: float) -> str:
 def in_words(label: str, training: str) -> str:
     """What a label of the tables means: the training in words, and how it is averaged."""
     averaged = label.removeprefix(training).replace(", both sides", " with the mirror image")
-    averaged = re.sub(r", (?=\d+ seeds)", ", mean of ", averaged)
+    averaged = re.sub(r", (?=\d+ (seeds|views))", ", mean of ", averaged)
     return f"*{title_of(training)}{averaged.replace('both sides', 'the mirror image')}*"
 
 

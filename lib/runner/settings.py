@@ -71,6 +71,7 @@ SUITS: dict[str, tuple[str, Callable[[Method], bool]]] = {
     "regression": REGRESSION,
     "deep": REGRESSION,
     "mirrored": REGRESSION,
+    "views": REGRESSION,
 }  # which methods can stand for a parameter that names trainings; any, if it is not here
 # keys of older params files
 REPLACED = {"explore": "its notebook is opened by hand, and its parameters stand in its first cell"}

@@ -1,8 +1,9 @@
 """The comparison of methods on held-out patients: each at its setting chosen on validation patients.
 
-An answer is one dose for each patient: a network's, or a mean over samples, seeds or both sides of a patient.
+An answer is one dose for each patient: a network's, or a mean over samples, seeds or views of a patient.
 """
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -25,6 +26,7 @@ from lib.studies.results import make_frame, make_rows
 from lib.training.history import read_history
 
 ISODOSES_PCT = (30, 50, 80, 95)  # of the prescription
+SHIFTS = list(itertools.product((0, 1), repeat=3))[1:]
 CRITERIA = (3, 2)  # of gamma, % of the prescription and mm
 
 
@@ -104,11 +106,18 @@ def means_of_sides(run: Experiment, names: Iterable[str], samples: list[Sample])
     return [answer(predict_both_sides(run, name, samples), "sides", 2) for name in names]
 
 
+def means_of_views(run: Experiment, names: Iterable[str], samples: list[Sample]) -> list[Prediction]:
+    """The mean of each regression's doses of both sides, each as it is and moved by one along every choice of
+    axes, so that the blocks lie otherwise: their seams differ, and average out."""
+    views = [predict_both_sides(run, name, samples, SHIFTS) for name in names]
+    return [answer(of_views, "views", len(of_views.doses[0])) for of_views in views]
+
+
 def means_of_seeds(answers: list[Prediction]) -> list[Prediction]:
     """The mean over the seeds of each regression that was trained with several: averaging without samples."""
-    groups = {}
+    groups, names = {}, {"none": "seeds", "sides": "sides and seeds", "views": "views and seeds"}
     for one in answers:
-        over = {"none": "seeds", "sides": "sides and seeds"}.get(one.columns["averaged_over"])
+        over = names.get(one.columns["averaged_over"])
         if over and "n_steps" not in one.columns:
             groups.setdefault((one.columns["group"], over), []).append(one)
     several = {key: seeds for key, seeds in groups.items() if len(seeds) > 1}

@@ -14,7 +14,7 @@ from lib.cases.case import Case
 from lib.device import choose_device, choose_precision
 from lib.diffusion.samplers import Sampler, as_dict
 from lib.errors import UserError
-from lib.features.augmentation import mirror
+from lib.features.augmentation import mirror, shift, shift_patient
 from lib.features.samples import Sample
 from lib.files import sha256
 from lib.models.control import fit_control, predict_control
@@ -26,6 +26,7 @@ from lib.studies.experiment import Experiment
 from lib.tensors import load_tensors, save_tensors
 
 Row = dict[str, Any]
+Shift = tuple[int, int, int]  # along z, y, x, in values that a network sees
 
 
 class Prediction(NamedTuple):
@@ -149,16 +150,35 @@ def pool(predictions: Sequence[Prediction]) -> Prediction:
     return Prediction(columns, doses, seconds, nfe)
 
 
-def predict_both_sides(run: Experiment, name: str, samples: list[Sample]) -> Prediction:
-    """One regression on each patient and on the mirror image, turned back: two members."""
+def predict_both_sides(
+    run: Experiment, name: str, samples: list[Sample], shifts: Sequence[Shift] = ()
+) -> Prediction:
+    """One regression on each patient and on the mirror image, turned back: two members, and two more for each
+    of the `shifts`, by which both are moved."""
     predictor = run.load_predictor(name)
     refuse_seen(predictor, samples)
     started = time.monotonic()
-    straight = predict(predictor, samples)
-    turned = predict(predictor, [mirror(sample) for sample in samples])
+    straight = predict_shifted(predictor, samples, shifts)
+    turned = predict_shifted(predictor, [mirror(sample) for sample in samples], shifts)
     doses = [torch.cat([a, b.flip(-1)]) for a, b in zip(straight, turned)]
     seconds = (time.monotonic() - started) / len(samples)
-    return Prediction(run.columns(name), doses, seconds, 2)
+    return Prediction(run.columns(name), doses, seconds, 2 + 2 * len(shifts))
+
+
+def predict_shifted(
+    predictor: Predictor, samples: list[Sample], shifts: Sequence[Shift]
+) -> list[torch.Tensor]:
+    """Doses [1+len(shifts),1,d,h,w] of each patient as he is, then moved and moved back; what left the box is
+    answered as it was without."""
+    unmoved = predict(predictor, samples)
+    views, finer = [unmoved], predictor.config.answer // predictor.config.condition
+    for steps in shifts:
+        voxels = torch.tensor([steps]) * finer
+        moved = predict(predictor, [shift_patient(sample, steps) for sample in samples])
+        stayed = [shift(shift(torch.ones_like(dose), voxels), -voxels) > 0 for dose in unmoved]
+        back = [shift(dose, -voxels) for dose in moved]
+        views.append([torch.where(*of_patient) for of_patient in zip(stayed, back, unmoved)])
+    return [torch.cat(of_patient) for of_patient in zip(*views)]
 
 
 Judge = Callable[[Prediction, Case, np.ndarray], list[Row]]  # of a patient's members

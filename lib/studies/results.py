@@ -22,6 +22,7 @@ COVERAGE = "patients calibration_patients inside_pct inside_low_pct inside_high_
 OF_STRUCTURE = "case_id region structure measure value"
 PEAKS = "peak_gflop_s peak_gbyte_s of_peak_flop_pct of_peak_byte_pct"
 
+VIEWS = 16  # of a patient: both sides, each where it is and moved along seven choices of axes
 REFERENCE_GRID = "reference's grid"  # the ablation's setting from which one thing at a time is switched
 COLUMNS = {  # of each file
     "00_cohort": "part case_id structure measure value met",
@@ -145,6 +146,8 @@ def label(row: Mapping[str, Any]) -> str:
         "seeds": ", seeds" if ensemble else f", {count:.0f} seeds",
         "sides": ", both sides",
         "sides and seeds": f", {count / 2:.0f} seeds and both sides",
+        "views": f", {count:.0f} views",
+        "views and seeds": f", {count / VIEWS:.0f} seeds and {VIEWS} views",
     }
     return row["training"] + words.get(averaged, "")
 
