@@ -15,7 +15,7 @@ from typing import Any
 from lib.errors import UserError
 from lib.files import in_project, read_json, sha256, write_json
 
-FEATURES_VERSION = 1  # what a network sees of a patient; raise TRAINING_VERSION with it
+FEATURES_VERSION = 2  # what a network sees of a patient; raise TRAINING_VERSION with it
 TRAINING_VERSION = 1  # the weights that a training ends with (tests/frozen.py holds its numbers)
 PREDICTION_VERSION = 1  # the dose that given weights predict
 STUDIES_VERSION = 3  # what the studies compute of doses, and its columns

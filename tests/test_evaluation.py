@@ -30,7 +30,7 @@ from lib.metrics.dvh import (
 )
 from lib.metrics.statistics import SHARE_PCT, Difference, holm, mean_interval, paired_difference, verdict
 from lib.metrics.uncertainty import EnsembleLaw, ensemble_law, mean_of_subsets, spread_gy
-from lib.models.control import EDGES_MM, cells, fit_control, predict_control
+from lib.models.control import DEEPEST_MM, control_dose, fit_falloff, targets_of
 from lib.prediction.store import (
     load_prediction,
     predicted_cases,
@@ -455,53 +455,56 @@ def test_a_missing_value_is_not_taken_for_a_difference():
 # --- the control without a network ---
 
 
-def binned(sample):
-    """The sample with a dose that depends only on the distance bins, 0 outside the mask."""
-    primary, nearest = np.divmod(cells(sample), len(EDGES_MM) + 1)
-    dose = torch.tensor(1.2 - 0.05 * primary - 0.02 * nearest, dtype=torch.float32)[None] * (sample.mask > 0)
+def with_dose(sample, shares):
+    """The sample whose targets each give their prescription x `shares` of the distance in mm, the highest."""
+    prescriptions, distance_mm = targets_of(sample)
+    dose = (prescriptions * shares(distance_mm)).amax(dim=0, keepdim=True) * (sample.mask > 0)
     return dataclasses.replace(sample, dose=dose)
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_the_control_reproduces_a_dose_that_is_a_function_of_the_distance_bins(site):
-    samples = [binned(make_sample(toy_case(site=site, seed=k), Grid(1))) for k in range(4)]
-    table = fit_control(samples)
+def test_the_control_reproduces_a_dose_that_falls_with_the_distance_to_each_target(site):
+    def shares(distance_mm):
+        return 1 - 0.6 * torch.tanh(distance_mm.clamp(-DEEPEST_MM, 50) / 40)
+
+    samples = [with_dose(make_sample(toy_case(site=site, seed=k), Grid(1)), shares) for k in range(4)]
+    falloff = fit_falloff(samples)
     for sample in samples:
-        assert np.allclose(predict_control(table, sample), sample.dose[0].numpy(), atol=1e-5)
+        assert len(set(sample.prescriptions) - {0.0}) > 1
+        assert torch.allclose(control_dose(falloff, sample), sample.dose, atol=0.015)
 
 
-def test_the_controls_table_is_the_mean_dose_of_each_cell():
-    sample = make_sample(toy_case(), Grid(1))
-    table, cell, inside = fit_control([sample]), cells(sample), sample.mask[0].numpy() > 0
-    dose = sample.dose[0].numpy()
-    for k in range(len(table)):
-        where = (cell == k) & inside
-        assert table[k] == pytest.approx(dose[where].mean() if where.any() else 0, abs=1e-6)
-
-
-def test_a_partly_covered_voxel_weighs_by_its_share():
-    sample = make_sample(toy_case(), Grid(1))
+def test_the_controls_falloff_is_the_mean_dose_at_each_distance():
+    case = toy_case()
+    case = dataclasses.replace(case, masks={"PTV70": case.masks["PTV70"]}, prescription_gy={"PTV70": 70.0})
+    sample = make_sample(case, Grid(1))
     mask = sample.mask.clone()
-    mask[:, ::2] *= 0.5
+    mask[:, ::2] *= 0.5  # a voxel half inside the mask weighs half
     sample = dataclasses.replace(sample, mask=mask)
-    table, cell = fit_control([sample]), cells(sample)
-    k = np.bincount(cell[mask[0].numpy() > 0]).argmax()
-    where = cell == k
-    expected = np.average(sample.dose[0].numpy()[where], weights=mask[0].numpy()[where])
-    assert table[k] == pytest.approx(expected, abs=1e-6)
+    falloff, (_, distance_mm) = fit_falloff([sample]), targets_of(sample)
+    at, weight, dose = distance_mm[0].round().numpy(), mask[0].numpy(), sample.dose[0].numpy()
+    for k, share in enumerate(falloff):
+        where = (at == k - DEEPEST_MM) & (weight > 0)
+        if where.any() and 0 < k < len(falloff) - 1:
+            assert share == pytest.approx(np.average(dose[where], weights=weight[where]), abs=1e-4)
+    deepest = (at <= -DEEPEST_MM) & (weight > 0)
+    if deepest.any():
+        assert falloff[0] == pytest.approx(np.average(dose[deepest], weights=weight[deepest]), abs=1e-4)
 
 
-def test_the_control_is_0_outside_the_mask():
+def test_a_constant_dose_is_the_controls_and_0_outside_the_mask():
     sample = make_sample(toy_case(), Grid(1))
-    assert (
-        predict_control(np.ones(len(fit_control([sample]))), sample)[sample.mask[0].numpy() == 0].max() == 0
-    )
+    one = dataclasses.replace(sample, prescriptions=(1.0,) * len(sample.prescriptions))
+    one = dataclasses.replace(one, dose=0.4 * (one.mask > 0))
+    falloff = fit_falloff([one])
+    assert set(falloff) == {0.4}  # also at distances that no voxel has
+    assert torch.allclose(control_dose(falloff, one), one.dose) and (one.mask == 0).any()
 
 
 def test_the_control_predicts_an_unseen_patient_better_than_no_dose_at_all():
     samples = [make_sample(toy_case(seed=k), Grid(1)) for k in range(5)]
-    table, last = fit_control(samples[:4]), samples[4]
-    error = np.abs(predict_control(table, last) - last.dose[0].numpy()).mean()
+    falloff, last = fit_falloff(samples[:4]), samples[4]
+    error = float((control_dose(falloff, last) - last.dose).abs().mean())
     assert error < 0.25 * float(last.dose.mean())
 
 

@@ -61,7 +61,9 @@ def sample_of(dose, site="prostate", cond=None, mask=None, spacing_mm=(1.0, 1.0,
     mask = torch.ones_like(dose) if mask is None else mask
     constraints = torch.zeros(13) if constraints is None else constraints
     prior = torch.zeros_like(dose)
-    return Sample(channels_of(site), cond, dose, mask, prior, constraints, spacing_mm, Grid(1), "a", 70.0)
+    return Sample(
+        channels_of(site), cond, dose, mask, prior, constraints, spacing_mm, Grid(1), "a", 70.0, (1.0, 0.8)
+    )
 
 
 # --- signed distances ---

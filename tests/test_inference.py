@@ -28,7 +28,7 @@ from lib.prediction.predict import (
     start_noise,
     usual_sampler,
     usual_temperature,
-    with_priors,
+    with_doses,
 )
 from lib.studies.ablation import sampler_settings
 from lib.studies.experiment import Experiment
@@ -157,7 +157,7 @@ def test_outside_the_dose_mask_there_is_no_dose_and_the_state_is_what_training_s
 def test_the_prior_of_a_refinement_is_found_in_its_folder_and_its_residual_added(samples, tmp_path):
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
     prior = load_predictor(tmp_path / "baseline", "cpu", "32")
-    primed = with_priors(prior, samples)
+    primed = with_doses(prior, samples)
     mean, deviation = moments_of(primed)
     units = {"dose_shift": mean, "dose_scale": deviation}
     config = config_for(primed, method="refine", channels=PRIMED, epochs=1, **units)
@@ -176,7 +176,7 @@ def test_two_steps_by_hand_in_the_ablations_notebook_are_those_of_lib(samples, m
     predictor, sample = predictor_for(method, samples), samples[0]
     if method == "refine":
         prior = predictor_for("baseline", samples)
-        config = config_for(with_priors(prior, samples), method=method, channels=PRIMED)
+        config = config_for(with_doses(prior, samples), method=method, channels=PRIMED)
         predictor = ready(find_method(method).make_network(config), config, prior.device, "32", prior)
     notebook = nbformat.read(ROOT / "notebooks" / "02_sampling_ablation.ipynb", as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
@@ -190,7 +190,7 @@ def test_two_steps_by_hand_in_the_ablations_notebook_are_those_of_lib(samples, m
 
 def test_a_cascade_adds_what_it_predicts_to_the_dose_of_the_first_regression(samples, tmp_path):
     train(config_for(samples, epochs=1), samples, tmp_path / "baseline")
-    primed = with_priors(load_predictor(tmp_path / "baseline", "cpu", "32"), samples)
+    primed = with_doses(load_predictor(tmp_path / "baseline", "cpu", "32"), samples)
     config = config_for(
         primed, method="cascade", channels=PRIMED, epochs=1, dose_error="absolute", dvh_weight=1.0
     )

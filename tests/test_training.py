@@ -310,7 +310,7 @@ class FakeRun:
         return self
 
 
-def made(samples, tmp_path, **changes):
+def made(samples, tmp_path, run=None, **changes):
     settings = dataclasses.asdict(config_for(samples))
     kept = (
         "base_channels",
@@ -339,7 +339,7 @@ def made(samples, tmp_path, **changes):
         "start_from",
     )
     given = {key: settings[key] for key in kept} | {"standardise": "auto", "terminal_snr": "auto"}
-    return setup.make_config(FakeRun(tmp_path), samples, **given | changes)
+    return setup.make_config(run or FakeRun(tmp_path), samples, **given | changes)
 
 
 def test_what_retrains_is_configuration_patients_start_and_version(samples):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_diffusion import MU, S, quantiles
 from test_flow import gaussian_velocity
-from test_training import config_for, made
+from test_training import FakeRun, config_for, made
 from toys import toy_case, toy_cohort
 
 from lib.cache import digest
@@ -24,13 +24,15 @@ from lib.features.grid import Grid, join_blocks, split_blocks
 from lib.features.samples import add_prior, load_samples, make_sample
 from lib.metrics.dose import grid_dose_score_gy
 from lib.models.config import check_fits, config_from
-from lib.models.control import fit_control, predict_control
+from lib.models.control import control_dose, fit_falloff
+from lib.models.methods import find_method
 from lib.models.unet import UNet
 from lib.prediction.predict import on_case_grid, predict, ready, usual_sampler
 from lib.prediction.store import load_prediction, save_prediction
 from lib.runner.plan import plan
 from lib.training.loop import train_step
 from lib.training.result import DEFAULTS, NOT_IN_KEY, training_key
+from lib.training.setup import start_from_prior
 from lib.training.state import TrainingState
 
 GRIDS = [Grid(2, 2), Grid(4, 2), Grid(4, 4), Grid(3, 3), Grid(4, 4, 2), Grid(2, 2, 2)]
@@ -277,6 +279,52 @@ def test_every_method_trains_and_predicts_in_voxels(method):
     assert parts[0].shape[1:] == samples[0].dose.shape and parts[0].isfinite().all()
 
 
+@pytest.mark.parametrize("method", ["baseline", "ddpm_dose"])
+def test_a_network_that_corrects_nothing_gives_the_controls_dose(method):
+    samples = [make_sample(toy_case(seed=k), Grid(4, 4, 2)) for k in range(2)]
+    falloff = fit_falloff(samples)
+    names = [*samples[0].channels.names, "prior"]
+    size = {"coarsen": 4, "answer": 4, "condition": 2, "channels": names, "method": method}
+    config = config_for(samples, falloff=falloff, **size)
+    network = find_method(method).make_network(config)
+    torch.nn.init.zeros_(network.out.weight)
+    torch.nn.init.zeros_(network.out.bias)
+    predictor = ready(network, config, torch.device("cpu"), "32")
+    for sample, dose in zip(samples, predict(predictor, samples, usual_sampler(config, 1))):
+        assert torch.allclose(dose[0], control_dose(falloff, sample).clamp(0, 1.5), atol=1e-3)
+        assert float(dose.max()) > 0.9
+
+
+@pytest.mark.parametrize(
+    "method, grid, residual, corrects",
+    [
+        ("baseline", Grid(4, 4), "auto", True),
+        ("baseline", Grid(4, 4), "no", False),
+        ("baseline", Grid(4), "auto", False),
+        ("baseline", Grid(4), "yes", True),
+        ("ddpm", Grid(4, 4), "auto", False),
+        ("ddpm", Grid(4, 4), "yes", True),
+        ("flow", Grid(4, 4), "auto", True),
+    ],
+)
+def test_the_control_is_corrected_where_asked_and_usually_in_voxels(
+    method, grid, residual, corrects, tmp_path
+):
+    samples, run = [make_sample(toy_case(shape=(20, 32, 32)), grid)], FakeRun(tmp_path)
+    run.grid, run.falloff = grid, lambda: fit_falloff(samples)
+    [given] = start_from_prior(run, method, [samples], residual)
+    size = {"method": method, "base_channels": 8}
+    config = made(given, tmp_path, run=run, residual=residual, **size)
+    assert (config.channels[-1] == "prior") == bool(config.falloff) == corrects
+    if corrects:  # so that the residual has mean 0 where it is learned
+        rest = (given[0].dose.float() - given[0].prior)[given[0].mask > 0.5]
+        assert torch.allclose(
+            rest, (samples[0].dose - control_dose(config.falloff, samples[0]))[given[0].mask > 0.5], atol=1e-3
+        )
+        centred = grid.answer > 1 and method != "ddpm"
+        assert config.units.shift == pytest.approx(float(rest.mean()) if centred else 0.0, abs=1e-4)
+
+
 def test_a_network_of_another_answer_is_refused():
     samples = [make_sample(toy_case(), Grid(2, 2))]
     config = config_for(samples, coarsen=2, answer=1)
@@ -289,7 +337,7 @@ def test_the_control_answers_in_voxels():
     case, errors = toy_case(shape=(32, 48, 48)), []
     for grid in (Grid(4, 4, 2), Grid(4, 4), Grid(4)):
         sample = make_sample(case, grid)
-        dose = torch.from_numpy(predict_control(fit_control([sample]), sample))[None, None]
+        dose = control_dose(fit_falloff([sample]), sample)[None]
         errors.append(np.abs(on_case_grid(dose, case, grid)[0] - case.dose_gy)[case.dose_mask].mean())
     assert errors[0] < errors[1] < errors[2]
 
@@ -362,4 +410,4 @@ def test_doses_of_more_voxels_than_a_half_can_count_are_judged_right():
     assert sample.mask.dtype == torch.float16 and sample.mask.numel() > 2 * 65504
     assert grid_dose_score_gy(sample, sample.dose[None].float() + 0.1) == pytest.approx(7.0, rel=1e-3)
     coarse = make_sample(case, Grid(4))
-    assert fit_control([sample]).max() == pytest.approx(fit_control([coarse]).max(), abs=0.15)
+    assert max(fit_falloff([sample])) == pytest.approx(max(fit_falloff([coarse])), abs=0.15)

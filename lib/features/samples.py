@@ -65,6 +65,7 @@ class Sample(Patients):
 
     case_id: str
     rx_gy: float
+    prescriptions: tuple[float, ...]  # of the protocol's targets, fractions of the highest; 0 where none
 
     def to(self, device: torch.device | str) -> "Sample":
         """The sample there; on a GPU its channels in half precision, as they are kept."""
@@ -98,7 +99,13 @@ def make_sample(case: Case, grid: Grid, beams_deg: tuple[float, ...] = ()) -> Sa
         grid=grid,
         case_id=case.case_id,
         rx_gy=case.rx_gy,
+        prescriptions=prescriptions_of(case),
     )
+
+
+def prescriptions_of(case: Case) -> tuple[float, ...]:
+    """Of each target of the protocol as a fraction of the highest; 0 where the plan has none."""
+    return tuple(case.prescription_gy.get(name, 0.0) / case.rx_gy for name in case.protocol.targets)
 
 
 def dtype_of(parts: int) -> torch.dtype:
@@ -164,7 +171,9 @@ def load_sample(cohort: Cohort, case_id: str, grid: Grid, beams_deg: tuple[float
 
 def write_sample(path: Path, sample: Sample) -> None:
     """Write a sample without prior, its condition channels in half precision."""
-    words = {name: getattr(sample, name) for name in ("case_id", "spacing_mm", "rx_gy", "grid")}
+    words = {
+        name: getattr(sample, name) for name in ("case_id", "spacing_mm", "rx_gy", "prescriptions", "grid")
+    }
     words["channels"] = (sample.channels.protocol.stored, sample.channels.beams_deg)
     tensors = {name: getattr(sample, name) for name in TENSORS if name != "prior"}
     tensors["cond"] = sample.cond.half()
@@ -176,6 +185,7 @@ def read_sample(path: Path) -> Sample:
     tensors, about = load_tensors(path)
     words = json.loads(about["words"])
     words["spacing_mm"], words["grid"] = tuple(words["spacing_mm"]), Grid(*words["grid"])
+    words["prescriptions"] = tuple(words["prescriptions"])
     cond = tensors["cond"].to(dtype_of(words["grid"].condition))
     tensors |= {"cond": cond, "prior": no_prior(tensors["dose"])}
     return Sample(channels=channels_of(*words.pop("channels")), **tensors, **words)

@@ -62,7 +62,11 @@ class TrainConfig:
     start_from: str = ""  # folder of the training whose weights it starts from; none: random ones
     dose_shift: float = 0.0  # a network's dose is (fraction of prescription - shift - prior) / scale
     dose_scale: float = 1.0
+    falloff: tuple = ()  # of the control whose dose is corrected (lib.models.control); none: of no control
     version: int = TRAINING_VERSION
+
+    def __post_init__(self):
+        object.__setattr__(self, "falloff", tuple(self.falloff))  # a file gives a list
 
     @property
     def grid(self) -> Grid:

@@ -21,6 +21,7 @@ from lib.features.grid import Grid, refine_in_mask
 from lib.features.samples import Sample, add_prior
 from lib.files import read_json
 from lib.models.config import TrainConfig, check_fits, config_from
+from lib.models.control import control_dose
 from lib.models.graphs import SamplingGraph, uses_graphs
 from lib.models.losses import LOG_VARIANCE_LIMITS
 from lib.models.methods import Method, find_method, flow_shift, inside_of, level_of, weights_of
@@ -133,7 +134,7 @@ def predict(
     check_known("noise of windows", window_noise, ("shared", "own"))
     if method.timed and not isinstance(sampler, Euler if method.predicts == "velocity" else DiffusionSampler):
         raise UserError(f"{config.method} cannot be sampled by {sampler}")
-    samples = with_priors(predictor.prior, samples, label) if predictor.prior else samples
+    samples = with_priors(predictor, samples, label)
     for sample in samples:
         check_fits(config, sample.channels, sample.grid)
     members, doses = members if method.sampled else members[:1], {}
@@ -153,8 +154,18 @@ def predict(
     return [torch.stack([doses[i, member] for member in members]) for i in range(len(samples))]
 
 
-def with_priors(prior: Predictor, samples: Sequence[Sample], label: str | None = None) -> list[Sample]:
-    """The samples with the prior's dose as one more condition channel."""
+def with_priors(
+    predictor: Predictor, samples: Sequence[Sample], label: str | None = None
+) -> Sequence[Sample]:
+    """The samples with the dose that the network corrects, another network's or the control's, if any."""
+    prior, falloff = predictor.prior, predictor.config.falloff
+    if falloff:
+        return [add_prior(sample, control_dose(falloff, sample)) for sample in samples]
+    return with_doses(prior, samples, label) if prior else samples
+
+
+def with_doses(prior: Predictor, samples: Sequence[Sample], label: str | None = None) -> list[Sample]:
+    """The samples with the doses of a network as one more condition channel."""
     doses = predict(prior, samples, label=label and f"predicting by {prior.config.method}")
     return [add_prior(sample, dose[0]) for sample, dose in zip(samples, doses)]
 

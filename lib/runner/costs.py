@@ -25,7 +25,7 @@ from lib.runner.settings import Values, experiment_of, training_parameters
 from lib.studies.experiment import Experiment
 from lib.studies.speed import kernel_times, seconds_of
 from lib.training.loop import train_step
-from lib.training.setup import make_config
+from lib.training.setup import corrects_control, make_config
 from lib.training.state import CannotTrain, TrainingState
 
 NOTEBOOK_S = 6.0  # of a training's notebook beside its training: patients read, weights kept, a figure
@@ -106,8 +106,8 @@ def measure_training(
     """A few steps of a training on the samples, whose `copies` lie on its device, after the same to warm up,
     as a GPU looks for its kernels at every new volume size. None for one that cannot be trained. A prior's
     dose takes no time: here it is 0."""
-    few = samples[:FEW]
-    if find_method(values["method"]).prior:
+    few, method = samples[:FEW], find_method(values["method"])
+    if method.prior or corrects_control(method, run.grid, values["residual"]):
         few, copies = ([add_prior(s, no_prior(s.dose)) for s in part] for part in (few, copies))
     config = make_config(run, few, **values | {"start_from": ""})
     config = replace(config, case_ids=[sample.case_id for sample in samples])

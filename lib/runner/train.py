@@ -48,7 +48,7 @@ def train_one(name: str, values: Values) -> None:
     """What 01_train does."""
     run, method = experiment_of(values), values["method"]
     samples = run.load_samples("train"), run.load_samples("validation", optional=True)
-    training, validation = start_from_prior(run, method, *samples)
+    training, validation = start_from_prior(run, method, samples, values["residual"])
     start = {"start_from": training_in(values["start_from"], name)}
     print(f"{name}:", flush=True)
     config = make_config(run, training, **training_parameters(values) | start)

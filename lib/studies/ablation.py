@@ -20,7 +20,15 @@ from lib.features.samples import Sample
 from lib.metrics.dose import errors_gy
 from lib.metrics.uncertainty import ensemble_law
 from lib.models.methods import find_method
-from lib.prediction.predict import CLAMP, Predictor, denoiser, predict, start_noise, usual_sampler
+from lib.prediction.predict import (
+    CLAMP,
+    Predictor,
+    denoiser,
+    predict,
+    start_noise,
+    usual_sampler,
+    with_priors,
+)
 from lib.prediction.store import Steps
 from lib.progress import progress
 from lib.studies.experiment import Experiment
@@ -163,6 +171,7 @@ def level_errors(
 
 def denoise_from(predictor: Predictor, sample: Sample, t: int, seed: int) -> torch.Tensor:
     """The dose estimate [1,d,h,w] (fraction of the prescription) from the sample's dose noised to level t."""
+    [sample] = with_priors(predictor, [sample], label="")
     batch, alpha_bar = make_batch([sample.to(predictor.device)]), predictor.config.alpha_bar
     units = predictor.config.units
     level = torch.full((1,), t, device=predictor.device)

@@ -22,6 +22,7 @@ from lib.features.grid import Grid
 from lib.features.samples import Sample, load_samples
 from lib.files import ROOT, in_project, read_json
 from lib.models.config import TrainConfig, check_fits, config_from
+from lib.models.control import Falloff, fit_falloff
 from lib.models.methods import find_method
 from lib.parallel import in_processes
 from lib.prediction.predict import Predictor, load_predictor
@@ -101,6 +102,10 @@ class Experiment:
             sentence = f"the cohort {cohort.folder} has no {part} patients, which this needs"
             raise UserError(f"{sentence}; its card's split says who is who")
         return load_samples(cohort, cohort.split[part][:first], self.grid, self.beams_deg)
+
+    def falloff(self) -> Falloff:
+        """Of the control, from the training patients."""
+        return cached_falloff(replace(self, experiment="", seed=0, device="", precision="", methods=()))
 
     def checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / name
@@ -205,6 +210,11 @@ def of_case(run: Experiment, function: Callable[[Case], Any], case_id: str) -> A
 @lru_cache(maxsize=16)
 def cached_case(cohort: Path, first_cases: int, case_id: str) -> Case:
     return open_cohort(cohort, first_cases).load(case_id)
+
+
+@lru_cache(maxsize=4)
+def cached_falloff(run: Experiment) -> Falloff:
+    return fit_falloff(run.load_samples("train"))
 
 
 def commit() -> str:

@@ -17,7 +17,7 @@ from lib.errors import UserError
 from lib.features.augmentation import mirror, shift, shift_patient
 from lib.features.samples import Sample
 from lib.files import sha256
-from lib.models.control import fit_control, predict_control
+from lib.models.control import control_dose
 from lib.models.methods import Method, find_method
 from lib.parallel import in_processes
 from lib.prediction.predict import Predictor, on_case_grid, predict
@@ -135,9 +135,8 @@ def read_kept(path: Path, samples: list[Sample]) -> tuple[list[torch.Tensor], fl
 
 def predict_naive(run: Experiment, samples: list[Sample]) -> Prediction:
     """The doses of the control without a network."""
-    table = fit_control(run.load_samples("train"))
-    started = time.monotonic()
-    doses = [torch.from_numpy(predict_control(table, sample))[None, None] for sample in samples]
+    falloff, started = run.falloff(), time.monotonic()
+    doses = [control_dose(falloff, sample)[None] for sample in samples]
     return Prediction(run.columns("control"), doses, (time.monotonic() - started) / len(samples), 0)
 
 

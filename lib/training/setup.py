@@ -1,26 +1,51 @@
 """From parameters to the configuration of a training, and what its method is shown of the patients."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from lib.device import choose_device, choose_precision
 from lib.errors import UserError
-from lib.features.samples import Sample
+from lib.features.grid import Grid
+from lib.features.samples import Sample, add_prior
 from lib.models.config import TrainConfig
-from lib.models.methods import find_method
-from lib.prediction.predict import with_priors
+from lib.models.control import control_dose
+from lib.models.methods import Method, find_method
+from lib.prediction.predict import with_doses
 
 UNEXPLAINED = 0.3  # deviation of the dose that is left when the patient is known, as a share of the whole
 
 
-def start_from_prior(run: Any, method: str, *parts: list[Sample]) -> tuple[list[Sample], ...]:
-    """The samples as the method needs them: with the dose of its prior, trained in `run` (an Experiment)."""
-    prior = find_method(method).prior
-    if not prior:
-        return parts
-    predictor = run.load_predictor(prior)
-    return tuple(with_priors(predictor, part) if part else part for part in parts)
+def start_from_prior(
+    run: Any, method: str, parts: Sequence[list[Sample]], residual: str = "auto"
+) -> tuple[list[Sample], ...]:
+    """The samples as the method needs them: with the dose that its network corrects, of its prior, trained in
+    `run` (an Experiment), or of the control.
+
+    `residual` ("auto" | "yes" | "no"): auto corrects the control in voxels, where a network of blocks draws
+    no sharp edge, except in the reference's DDPM.
+    """
+    row = find_method(method)
+    if row.prior:
+        predictor = run.load_predictor(row.prior)
+        return tuple(with_doses(predictor, part) if part else part for part in parts)
+    if not corrects_control(row, run.grid, residual):
+        return tuple(parts)
+    falloff = run.falloff()
+    return tuple([add_prior(s, control_dose(falloff, s)) for s in part] for part in parts)
+
+
+def corrects_control(row: Method, grid: Grid, residual: str) -> bool:
+    usual = grid.answer > 1 and is_standardised(row, grid)
+    return not row.prior and (usual if residual == "auto" else residual == "yes")
+
+
+def is_standardised(row: Method, grid: Grid) -> bool:
+    """Whether the dose usually has mean 0 and deviation 1 for the network: a regression of voxels learns
+    several times faster so."""
+    return row.standardised or (grid.answer > 1 and not row.timed)
 
 
 def make_config(
@@ -32,6 +57,7 @@ def make_config(
     terminal_snr: str,
     noise_shift: str = "yes",
     skip: str = "auto",
+    residual: str = "auto",
     **parameters: Any,
 ) -> TrainConfig:
     """The configuration of a training of `run` (an Experiment) on the samples `training`.
@@ -39,7 +65,8 @@ def make_config(
     `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
     method has it. With `noise_shift` ("yes" | "no") the noise moves with the number of answers in a block.
     `skip` ("auto" | "yes" | "no"): auto lets x_t past a network that must give its noise, in several voxels a
-    block. A UserError if noise is to be predicted where there is nothing else.
+    block. Of `residual` the samples tell. A UserError if noise is to be predicted where there is nothing
+    else.
     """
     row, cohort, first = find_method(method), run.open_cohort(), training[0]
     zero_snr = row.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
@@ -47,12 +74,12 @@ def make_config(
         why = "with zero terminal signal-to-noise ratio a predicted noise says nothing of the dose"
         raise UserError(f"{why}; take terminal_snr: reference, or a method that predicts v or the dose")
     (mean, deviation), in_voxels = moments_of(training), first.grid.answer > 1
-    # a regression of voxels learns several times faster from a standardised dose
-    usual = row.standardised or (in_voxels and not row.timed)
+    usual = is_standardised(row, first.grid)
     standardised = usual if standardise == "auto" else standardise == "yes"
     must_pass = row.timed and row.predicts != "dose" and in_voxels
     passes = must_pass if skip == "auto" else row.timed and skip == "yes"
-    unexplained = round(UNEXPLAINED * (1.0 if standardised else deviation), 3)
+    whole = deviation if row.prior else float(doses_in_masks(training).std())
+    unexplained = round(UNEXPLAINED * whole / (deviation if standardised else 1.0), 3)
     units = {"dose_shift": mean, "dose_scale": deviation} if standardised else {}
     return TrainConfig(
         method=method,
@@ -69,6 +96,7 @@ def make_config(
         zero_snr=zero_snr,
         snr_divisor=1.0 if noise_shift == "no" else float(first.grid.answer**3),
         skip=unexplained if passes else 0.0,
+        falloff=run.falloff() if "prior" in first.channels.names and not row.prior else (),
         **units,
         **parameters,
     )
@@ -76,5 +104,9 @@ def make_config(
 
 def moments_of(training: list[Sample]) -> tuple[float, float]:
     """Mean and deviation of the training doses less their priors', fractions of the prescription."""
-    residuals = torch.cat([(s.dose.float() - s.prior)[s.mask > 0.5] for s in training]).double()
+    residuals = doses_in_masks([replace(s, dose=s.dose.float() - s.prior) for s in training])
     return float(residuals.mean()), float(residuals.std())
+
+
+def doses_in_masks(samples: list[Sample]) -> torch.Tensor:
+    return torch.cat([sample.dose[sample.mask > 0.5] for sample in samples]).double()
