@@ -52,8 +52,9 @@ class Experiment:
     condition: int = 1
 
     def __post_init__(self):
-        for name in ("beams_deg", "methods"):  # files and notebooks give lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        # files and notebooks give lists, of 40 or 40.0, which are one angle in the names of files
+        object.__setattr__(self, "beams_deg", tuple(float(angle) for angle in self.beams_deg))
+        object.__setattr__(self, "methods", tuple(self.methods))
         self.grid.check()
 
     @property
