@@ -157,11 +157,13 @@ def predict(
 def with_priors(
     predictor: Predictor, samples: Sequence[Sample], label: str | None = None
 ) -> Sequence[Sample]:
-    """The samples with the dose that the network corrects, another network's or the control's, if any."""
-    prior, falloff = predictor.prior, predictor.config.falloff
+    """The samples with the dose that the network corrects, another network's or the control's, if any; those
+    of a training have it already."""
+    falloff = predictor.config.falloff
     if falloff:
-        return [add_prior(sample, control_dose(falloff, sample)) for sample in samples]
-    return with_doses(prior, samples, label) if prior else samples
+        bare = [sample for sample in samples if "prior" not in sample.channels.names]
+        return [add_prior(sample, control_dose(falloff, sample)) for sample in bare] or samples
+    return with_doses(predictor.prior, samples, label) if predictor.prior else samples
 
 
 def with_doses(prior: Predictor, samples: Sequence[Sample], label: str | None = None) -> list[Sample]:
