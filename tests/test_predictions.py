@@ -13,7 +13,7 @@ from toys import toy_cohort
 from lib.diffusion.samplers import DDIM, DPMSolver, Euler
 from lib.errors import UserError
 from lib.features.grid import Grid
-from lib.features.samples import make_sample
+from lib.features.samples import make_sample, sample_path
 from lib.files import ROOT, write_json
 from lib.models.methods import find_method
 from lib.prediction.store import prediction_path, save_prediction
@@ -146,6 +146,15 @@ def test_relative_paths_are_of_the_project_wherever_a_process_runs(tmp_path, mon
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("DOSE_FOLDER")
     assert try_out.folder == Path("outputs", "try")  # what is printed there names no folder of the machine
+
+
+def test_an_angle_of_40_and_of_40_0_degrees_names_one_file_of_features(run):
+    whole, real = (replace(run, beams_deg=beams) for beams in ([40], [40.0]))
+    paths = {
+        sample_path(run.open_cohort(), run.open_cohort().split["test"][0], run.grid, one.beams_deg)
+        for one in (whole, real)
+    }
+    assert len(paths) == 1 and whole == real
 
 
 def test_both_sides_of_a_patient_are_averaged(run):

@@ -670,6 +670,16 @@ def test_a_question_without_an_answer_says_so():
     assert page.answer(told, ACCURACY) == page.answer(told, STEPS) == "*Not in this run.*"
 
 
+def test_the_page_explains_views_and_which_networks_correct_the_control():
+    several = answer("baseline", 3, averaged_over="views", members=16)
+    frame = found(_04_comparison=answer("control", 8) + several).frames["04_comparison"]
+    assert "16 views: averaged over both sides" in page.glossary(frame)
+    assert "views" not in page.glossary(frame[frame["training"] == "control"])
+    of_two = found({"corrected": ["baseline", "flow"]}, _04_comparison=several)
+    assert "where `baseline`, `flow` begin" in page.corrections(of_two)
+    assert page.corrections(found({"corrected": []}, _04_comparison=several)) == ""
+
+
 def test_hostile_names_are_escaped():
     table = pd.DataFrame({"<b>": ["<script>"]}, pd.Index(["<script>alert(1)</script>"], name="<i>"))
     html = tables.styled(table, "<script>").to_html()

@@ -69,7 +69,7 @@ METHODS = {
 }
 
 TITLES = {name: method.title for name, method in METHODS.items()}
-TITLES["control"] = "no network: mean dose by distance to the targets"
+TITLES["control"] = "no network: the targets' prescriptions, falling with the distance"
 
 
 def title_of(training: str) -> str:

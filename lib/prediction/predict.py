@@ -160,10 +160,9 @@ def with_priors(
     """The samples with the dose that the network corrects, another network's or the control's, if any; those
     of a training have it already."""
     falloff = predictor.config.falloff
-    if falloff:
-        bare = [sample for sample in samples if "prior" not in sample.channels.names]
-        return [add_prior(sample, control_dose(falloff, sample)) for sample in bare] or samples
-    return with_doses(predictor.prior, samples, label) if predictor.prior else samples
+    if not falloff:
+        return with_doses(predictor.prior, samples, label) if predictor.prior else samples
+    return [s if "prior" in s.channels.names else add_prior(s, control_dose(falloff, s)) for s in samples]
 
 
 def with_doses(prior: Predictor, samples: Sequence[Sample], label: str | None = None) -> list[Sample]:

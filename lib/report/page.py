@@ -8,9 +8,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from lib.models.methods import title_of
+from lib.report import frames
 from lib.report.pictures import MANY, webp_uri
 from lib.report.statements import ACCURACY, CONTROL, LIMITS, SPREAD, STEPS
-from lib.studies.results import VIEWS
+from lib.studies.results import VIEWS, Results
 
 
 def figure(folder: Path, name: str, caption: str, seen: str = "", is_picture: bool = False) -> HTML:
@@ -49,6 +50,15 @@ def answer(statements: pd.DataFrame, question: str) -> str:
     """The first sentence on a question."""
     said = statements.loc[(statements["question"] == question) & (statements["sentence"] != ""), "sentence"]
     return next(iter(said), "*Not in this run.*")
+
+
+def corrections(results: Results) -> str:
+    """Which networks answer only what is left of the dose when the control's is taken away."""
+    names = frames.setting(results, "corrected", [])
+    listed = ", ".join(f"`{name}`" for name in names)
+    return (
+        f"The control's dose is where {listed} begin: they answer what is left to correct." if names else ""
+    )
 
 
 def glossary(frame: pd.DataFrame) -> str:
