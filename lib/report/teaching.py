@@ -49,13 +49,14 @@ def noised_doses(sample: Sample, shown: dict[str, torch.Tensor]) -> Figure:
     return figure
 
 
-def prediction(sample: Sample, dose: torch.Tensor) -> Figure:
-    """Planned, predicted and their difference in Gy of a dose [1,d,h,w] (fraction of the prescription)."""
+def prediction(sample: Sample, dose: torch.Tensor, title: str = "predicted") -> Figure:
+    """The planned dose, `dose` [1,d,h,w] (fraction of the prescription), which is called `title`, and their
+    difference, in Gy."""
     index, (figure, axes) = slice_of_most_dose(sample), panels(3, height_in=2.4)
     planned, predicted = (volume[0, index] * sample.rx_gy for volume in (sample.dose, dose))
     doses_gy, most_gy = (0, SHARES[1] * sample.rx_gy), float((predicted - planned).abs().max())
-    looks = [("planned / Gy", planned, doses_gy), ("predicted / Gy", predicted, doses_gy)]
-    looks += [("predicted - planned / Gy", predicted - planned, (-most_gy, most_gy), ERROR_MAP)]
+    looks = [("planned / Gy", planned, doses_gy), (f"{title} / Gy", predicted, doses_gy)]
+    looks += [(f"{title} - planned / Gy", predicted - planned, (-most_gy, most_gy), ERROR_MAP)]
     for ax, look in zip(axes, looks):
         figure.colorbar(show(ax, *look), ax=ax, shrink=0.8, pad=0.02)
     return figure
