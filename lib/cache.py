@@ -18,7 +18,7 @@ from lib.files import in_project, read_json, sha256, write_json
 FEATURES_VERSION = 2  # what a network sees of a patient; raise TRAINING_VERSION with it
 TRAINING_VERSION = 1  # the weights that a training ends with (tests/frozen.py holds its numbers)
 PREDICTION_VERSION = 1  # the dose that given weights predict
-STUDIES_VERSION = 3  # what the studies compute of doses, and its columns
+STUDIES_VERSION = 4  # what the studies compute of doses, and its columns
 
 
 def stage_key(notebook: str | Path, parameters: dict, inputs: dict) -> str:
