@@ -69,7 +69,7 @@ METHODS = {
 }
 
 TITLES = {name: method.title for name, method in METHODS.items()}
-TITLES["control"] = "no network: the targets' prescriptions, falling with the distance"
+TITLES["control"] = "no network: dose by the distance to the targets"
 
 
 def title_of(training: str) -> str:
