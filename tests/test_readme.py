@@ -23,6 +23,7 @@ def numbers():
     """What the answer says, as it is to be written."""
     mae = mean_gy(summary.PUBLISHED / "openkbp")
     wider = mean_gy(summary.PUBLISHED / "openkbp-voxels")
+    dvhs = mean_gy(summary.PUBLISHED / "openkbp-voxels", "dvh_error_gy", "")
     steps = select(table("openkbp", "02_steps"), measure="mae_gy", switch="start", n_steps=500)
     at_500 = steps.groupby("setting")["value"].mean()
     ensemble = table("openkbp", "03_ensemble")
@@ -36,7 +37,8 @@ def numbers():
         **{name: f"{mae[name]:.2f} Gy" for name in ("refine", "baseline", "ddpm")},
         "seeds": f"{mae['baseline']:.2f} Gy (trained with another seed: {mae['baseline-seed43']:.2f} Gy)",
         "best": f"{mae['baseline, 2 seeds and both sides']:.2f} Gy",
-        "wider": f"reach {wider['baseline, 2 seeds and both sides']:.2f} Gy",
+        "wider": f"reach {wider['baseline, 2 seeds and 16 views']:.2f} Gy",
+        "DVHs": f"({dvhs['baseline, 2 seeds and 16 views']:.2f} Gy in DVH points)",
         "500": f"{at_500[REFERENCE_GRID]:.2f} Gy",
         "980": f"{at_500['start held at t = 980']:.2f} Gy",
         "spread": f"{spread.min():.1f} to {spread.max():.1f} Gy",

@@ -20,6 +20,7 @@ from lib.errors import UserError
 from lib.features import augmentation
 from lib.features.augmentation import augment, mirror, shift, turns_of
 from lib.features.batches import cut, make_batch, patch_start
+from lib.features.channels import signed_distance_mm
 from lib.features.grid import Grid, join_blocks, split_blocks
 from lib.features.samples import add_prior, load_samples, make_sample
 from lib.metrics.dose import grid_dose_score_gy
@@ -373,8 +374,14 @@ def test_a_network_of_another_answer_is_refused():
 
 
 def test_the_control_answers_in_voxels():
-    """Of a patient of his own the control in voxels is nearer than one of blocks, however it is refined."""
+    """Where the dose falls with the distance alone, the control in voxels is nearer than one of blocks,
+    however it is refined."""
     case, errors = toy_case(shape=(32, 48, 48)), []
+    given = [
+        rx_gy * np.exp(-np.clip(signed_distance_mm(case.masks[name], case.spacing_mm), 0, None) / 10)
+        for name, rx_gy in case.prescription_gy.items()
+    ]
+    case = replace(case, dose_gy=np.max(given, axis=0).astype(np.float32))
     for grid in (Grid(4, 4, 2), Grid(4, 4), Grid(4)):
         sample = make_sample(case, grid)
         dose = control_dose(fit_falloff([sample]), sample)[None]

@@ -23,11 +23,11 @@ START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 IN_README = {  # experiment -> title of its column
     "openkbp": "real patients, 64^3",
     "openkbp-hour": "real patients, an hour, in voxels",
-    "openkbp-voxels": "real patients, in voxels, wider, longer",
+    "openkbp-voxels": "real patients, in voxels, wider",
     "phantom": "phantoms",
 }
-ANSWERS = ["control", "baseline", "baseline, 2 seeds", "baseline, 2 seeds and both sides", "gradient"]
-ANSWERS += ["refine", "ddpm_dose", "ddpm_v", "flow", "ddpm"]
+ANSWERS = ["control", "baseline", "baseline, 2 seeds", "baseline, 2 seeds and both sides"]
+ANSWERS += ["baseline, 2 seeds and 16 views", "gradient", "refine", "ddpm_dose", "ddpm_v", "flow", "ddpm"]
 
 
 def results_table() -> str:
@@ -41,6 +41,7 @@ def results_table() -> str:
 def measures_table(folder: Path) -> str:
     """Every answer of an experiment with its mean errors, sorted by the first."""
     means = {"MAE / Gy": mean_gy(folder), "RMSE / Gy": mean_gy(folder, "rmse_gy")}
+    means["DVH points / Gy"] = mean_gy(folder, "dvh_error_gy", "")
     means["on the network's grid / Gy"] = mean_gy(folder, "grid_dose_score_gy", "")
     return as_markdown(pd.DataFrame(means).sort_values("MAE / Gy"), "answer")
 
