@@ -88,10 +88,7 @@ def refused(changes, tmp_path):
         ({"train": {"epochs": 0}}, "train.epochs is 0; it must be from 1"),
         ({"train": {"epochs": "many"}}, "train.epochs must be a whole number"),
         ({"train": {"epochs": 1.5}}, "train.epochs must be a whole number"),
-        (
-            {"train": {"augment": 1}},
-            "train.augment is 1; it must be one of whole voxels, rotated, turned, none",
-        ),
+        ({"train": {"augment": 1}}, "train.augment is 1; it must be one of whole voxels, rotated, none"),
         ({"train": 7}, "train must be a section"),
         ({"ablation": {"n_steps": 50}}, "ablation.n_steps must be a list"),
         ({"ablation": {"n_steps": [0]}}, "ablation.n_steps is 0; it must be from 1 to 1000"),

@@ -18,7 +18,7 @@ from lib.diffusion.samplers import DDIM, Euler, Midpoint
 from lib.diffusion.schedule import add_noise, at_level, schedule, weights
 from lib.errors import UserError
 from lib.features import augmentation
-from lib.features.augmentation import augment, mirror, shift, turns_of
+from lib.features.augmentation import augment, mirror, shift
 from lib.features.batches import cut, make_batch, patch_start
 from lib.features.channels import signed_distance_mm
 from lib.features.grid import Grid, join_blocks, split_blocks
@@ -125,46 +125,6 @@ def test_patients_move_by_parts_of_a_block_where_a_network_sees_parts(monkeypatc
         column = augment(batch, "whole voxels", torch.Generator().manual_seed(seed)).dose[0, 0, :, 8, 8]
         moves |= set((column - torch.arange(1.0, 1 + len(column)))[column > 0].tolist())
     assert any(move % 4 == 2 for move in moves) and all(move % 2 == 0 for move in moves)
-
-
-@pytest.mark.parametrize(
-    "beams, turns",
-    [
-        (range(0, 360, 40), range(40, 360, 40)),
-        ([270, 0, 90, 180], [90, 180, 270]),
-        ([10, 130, 250], [120, 240]),
-        ([0, 360 / 7, 720 / 7, 1080 / 7, 1440 / 7, 1800 / 7, 2160 / 7], [k * 360 / 7 for k in range(1, 7)]),
-        ([-90, 90], [180]),
-    ],
-)
-def test_beams_are_turned_to_where_beams_were(beams, turns):
-    assert turns_of(tuple(map(float, beams))) == pytest.approx(list(turns))
-
-
-@pytest.mark.parametrize("beams", [(), (0.0,), (0.0, 50.0), (0.0, 90.0, 180.0)])
-def test_beams_that_no_turn_brings_onto_one_another_are_refused(beams, tmp_path):
-    samples = [make_sample(toy_case(), Grid(4, 4), beams)]
-    with pytest.raises(UserError, match="no turn brings the beams of beams_deg onto one another"):
-        made(samples, tmp_path, method="baseline", augment="turned")
-
-
-def test_a_turned_patient_is_the_patient_turned(monkeypatch):
-    """By quarters, which need no interpolation where slices are square: channels and dose turn together."""
-    for name in ("CT_NOISE", "SHIFT_MM"):
-        monkeypatch.setattr(augmentation, name, 0.0)
-    monkeypatch.setattr(augmentation, "mirror_some", lambda batch, chosen: batch)
-    sample = make_sample(toy_case(shape=(16, 32, 32)), Grid(4, 4, 2), (0.0, 90.0, 180.0, 270.0))
-    n = min(sample.cond.shape[2:])
-    square = {name: getattr(sample, name)[..., : 2 * n, : 2 * n] for name in ("dose", "mask", "prior")}
-    sample = replace(sample, cond=sample.cond[..., :n, :n], spacing_mm=(3.0, 2.0, 2.0), **square)
-    batch, seen = make_batch([sample]), []
-    for seed in range(20):
-        moved = augment(batch, "turned", torch.Generator().manual_seed(seed))
-        k = next(k for k in range(4) if torch.allclose(moved.dose, batch.dose.rot90(k, (3, 4)), atol=1e-3))
-        assert torch.allclose(moved.cond, batch.cond.rot90(k, (3, 4)), atol=1e-3)
-        assert torch.allclose(moved.mask, batch.mask.rot90(k, (3, 4)), atol=1e-3)
-        seen.append(k)
-    assert set(seen) == {0, 1, 2, 3} and 5 <= seen.count(0) <= 15
 
 
 def test_blocks_and_answers_move_and_flip_together(monkeypatch):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from lib.errors import UserError
 from lib.features.batches import Batch
 from lib.features.samples import Patients, Sample
 from lib.seeds import normal
@@ -20,16 +19,13 @@ def augment(batch: Batch, how: str, generator: torch.Generator) -> Batch:
 
     "rotated" is the reference's, with the flip truly left-right and its 16 voxels of translation as 16 mm;
     "whole voxels" rounds the translation to what a network sees as one value, which may be a part of a block,
-    and does not rotate: interpolating voxels of a centimetre would blur dose and masks. "turned" first turns
-    half of the patients by angles that bring beams to where beams were.
+    and does not rotate: interpolating voxels of a centimetre would blur dose and masks.
     """
-    whole, device = how != "rotated", batch.cond.device
+    whole, device = how == "whole voxels", batch.cond.device
     seen_mm = batch.spacing_mm * (batch.grid.answer // batch.grid.condition)
     draw = torch.rand(len(batch.cond), 5, generator=generator)
     noise = normal(batch.cond[:, :1].shape, generator, device)
     batch = mirror_some(batch, (draw[:, 0] < 0.5).to(device, non_blocking=True))
-    if how == "turned":
-        batch = turn_some(batch, draw[:, 4])
     shift_mm, angle = (2 * draw[:, 1:4] - 1) * SHIFT_MM, (2 * draw[:, 4] - 1) * math.radians(ROTATE_DEG)
     steps = torch.round(shift_mm / seen_mm).int()
     rows = None if whole else motion(batch, shift_mm, angle).to(device, non_blocking=True)
@@ -71,37 +67,6 @@ def shift_patient(sample: Sample, steps: tuple[int, int, int]) -> Sample:
     the box is lost."""
     voxels = torch.tensor([steps])
     return change_volumes(sample, lambda volume, finer: shift(volume[None], voxels * finer)[0])
-
-
-def turn_some(batch: Batch, draw: torch.Tensor) -> Batch:
-    """Each patient as he is, or, where `draw` [B] is above a half, turned about the head-foot axis by one of
-    the angles that his beams allow."""
-    turns = torch.tensor(turns_of(batch.channels.beams_deg))
-    chosen = (2 * (draw - 0.5) * len(turns)).long().clamp(0, len(turns) - 1)
-    angle = torch.deg2rad(torch.where(draw < 0.5, 0.0, turns[chosen]))
-    if not angle.any():
-        return batch
-    in_plane = motion(batch, torch.zeros(len(angle), 3), angle)[:, :2, [0, 1, 3]].to(batch.cond.device)
-
-    def turn(volume, _):
-        planes = volume.flatten(1, 2)  # every slice of every channel by the same grid
-        points = F.affine_grid(in_plane, planes[:, :1].shape, align_corners=False)
-        return F.grid_sample(planes, points, align_corners=False).view_as(volume)
-
-    return change_volumes(batch, turn)
-
-
-def turns_of(beams_deg: tuple[float, ...]) -> list[float]:
-    """The angles in degrees, 0 aside, by which beams may be turned so that beams are where beams were. A
-    UserError if there is none."""
-    beams = {angle % 360 for angle in beams_deg}
-    steps = {(angle - min(beams)) % 360 for angle in beams} - {0.0}
-    turned = {step: {round((beam + step) % 360, 6) % 360 for beam in beams} for step in steps}
-    angles = sorted(step for step in steps if turned[step] == {round(beam, 6) for beam in beams})
-    if not angles:
-        problem = "train.augment is turned, but no turn brings the beams of beams_deg onto one another"
-        raise UserError(f"{problem}; take whole voxels")
-    return angles
 
 
 def mirror_some(batch: Batch, chosen: torch.Tensor) -> Batch:

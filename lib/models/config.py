@@ -45,7 +45,7 @@ class TrainConfig:
     gradient_units: str  # "per mm" | "per voxel"
     vgg_weight: float
     vgg_file: str  # the weights of VGG16
-    augment: str  # "whole voxels" | "rotated" | "turned" | "none"
+    augment: str  # "whole voxels" | "rotated" | "none"
     validate_every: int
     validation_steps: int
     patience: int  # epochs; 0: never stops early

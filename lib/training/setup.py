@@ -8,7 +8,6 @@ import torch
 
 from lib.device import choose_device, choose_precision
 from lib.errors import UserError
-from lib.features.augmentation import turns_of
 from lib.features.grid import Grid
 from lib.features.samples import Sample, add_prior
 from lib.models.config import TrainConfig
@@ -74,8 +73,6 @@ def make_config(
     if zero_snr and row.predicts == "noise":
         why = "with zero terminal signal-to-noise ratio a predicted noise says nothing of the dose"
         raise UserError(f"{why}; take terminal_snr: reference, or a method that predicts v or the dose")
-    if parameters["augment"] == "turned":
-        turns_of(first.channels.beams_deg)  # or a UserError
     (mean, deviation), in_voxels = moments_of(training), first.grid.answer > 1
     usual = is_standardised(row, first.grid)
     standardised = usual if standardise == "auto" else standardise == "yes"
