@@ -14,7 +14,7 @@ from lib.diffusion.samplers import DDIM, DPMSolver, Euler
 from lib.errors import UserError
 from lib.features.grid import Grid
 from lib.features.samples import make_sample, sample_path
-from lib.files import ROOT, write_json
+from lib.files import ROOT, read_json, write_json
 from lib.models.methods import find_method
 from lib.prediction.store import prediction_path, save_prediction
 from lib.runner import train as command
@@ -146,6 +146,19 @@ def test_relative_paths_are_of_the_project_wherever_a_process_runs(tmp_path, mon
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("DOSE_FOLDER")
     assert try_out.folder == Path("outputs", "try")  # what is printed there names no folder of the machine
+
+
+def test_another_cohort_in_the_same_folder_has_another_control(run):
+    before, path = run.falloff(), run.open_cohort().folder / "card.json"
+    assert run.falloff() is before and replace(run, experiment="other", seed=1).falloff() is before
+    card = read_json(path)
+    split = card["split"]
+    fewer = split | {"train": split["train"][:1], "validation": split["validation"] + split["train"][1:]}
+    try:
+        write_json(path, card | {"split": fewer})
+        assert run.falloff() != before
+    finally:
+        write_json(path, card)
 
 
 def test_an_angle_of_40_and_of_40_0_degrees_names_one_file_of_features(run):

@@ -106,7 +106,9 @@ class Experiment:
 
     def falloff(self) -> Falloff:
         """Of the control, from the training patients."""
-        return cached_falloff(replace(self, experiment="", seed=0, device="", precision="", methods=()))
+        same = {"experiment": "", "seed": 0, "device": "", "precision": "", "methods": ()}
+        cohort = {"cohort": str(in_project(self.cohort))}
+        return cached_falloff(replace(self, **same, **cohort), self.open_cohort().checksum)
 
     def checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / name
@@ -214,7 +216,7 @@ def cached_case(cohort: Path, first_cases: int, case_id: str) -> Case:
 
 
 @lru_cache(maxsize=4)
-def cached_falloff(run: Experiment) -> Falloff:
+def cached_falloff(run: Experiment, _cohort_sha256: str) -> Falloff:
     return fit_falloff(run.load_samples("train"))
 
 

@@ -38,6 +38,7 @@ def start_from_prior(
 
 
 def corrects_control(row: Method, grid: Grid, residual: str) -> bool:
+    """Whether a method's networks answer what is left of the dose when the control's is taken away."""
     usual = grid.answer > 1 and is_standardised(row, grid)
     return not row.prior and (usual if residual == "auto" else residual == "yes")
 
