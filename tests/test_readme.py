@@ -5,6 +5,7 @@ import re
 import pytest
 
 from lib.files import ROOT
+from lib.metrics.statistics import paired_difference
 from lib.runner import summary
 from lib.runner.published import mean_gy
 from lib.studies.results import REFERENCE_GRID, read_frame, select
@@ -52,6 +53,15 @@ def test_the_answer_is_what_the_published_tables_say(numbers):
         assert text in " ".join(ANSWER.split()), (name, text)
     written = set(re.findall(r"\d+\.\d+", " ".join(numbers.values()))) | {"2.8"}  # million parameters
     assert set(re.findall(r"\d+\.\d+", ANSWER)) <= written
+
+
+def test_the_published_page_says_what_correcting_the_control_gives():
+    frame = select(table("openkbp-voxels", "04_comparison"), measure="dvh_error_gy", averaged_over="none")
+    points = frame.pivot(index="case_id", columns="training", values="value")
+    d = paired_difference(points["baseline-uncorrected"], points["baseline"])
+    head = " ".join((summary.PUBLISHED / "head.md").read_text(encoding="utf-8").split())
+    assert f"{d.mean:.2f} Gy nearer to the plan (95 % interval {d.low:.2f} to {d.high:.2f}, {d.n} pat" in head
+    assert mean_gy(summary.PUBLISHED / "openkbp-voxels", "dvh_error_gy", "").idxmin().startswith("baseline")
 
 
 def test_each_answer_says_how_many_patients_it_rests_on():

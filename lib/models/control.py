@@ -4,6 +4,8 @@ In voxels its edges are as sharp as the targets', so that a network of blocks ne
 this dose.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
@@ -17,7 +19,7 @@ REACH_MM = 25.0  # in which the dose is first taken to fall by e, to tell which 
 Falloff = tuple[float, ...]  # share of a target's prescription at each mm from -DEEPEST_MM to CLIP_MM
 
 
-def fit_falloff(samples: list[Sample]) -> Falloff:
+def fit_falloff(samples: Iterable[Sample]) -> Falloff:
     """The mean dose at each distance, as a share of the prescription of the target that it belongs to, inside
     the dose masks; a distance that no voxel has takes the line between its neighbours."""
     n = round(DEEPEST_MM + CLIP_MM) + 1

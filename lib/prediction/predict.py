@@ -21,7 +21,7 @@ from lib.features.grid import Grid, refine_in_mask
 from lib.features.samples import Sample, add_prior
 from lib.files import read_json
 from lib.models.config import TrainConfig, check_fits, config_from
-from lib.models.control import control_dose
+from lib.models.control import Falloff, control_dose
 from lib.models.graphs import SamplingGraph, uses_graphs
 from lib.models.losses import LOG_VARIANCE_LIMITS
 from lib.models.methods import Method, find_method, flow_shift, inside_of, level_of, weights_of
@@ -159,9 +159,13 @@ def with_priors(
 ) -> Sequence[Sample]:
     """The samples with the dose that the network corrects, another network's or the control's, if any; those
     of a training have it already."""
-    falloff = predictor.config.falloff
-    if not falloff:
-        return with_doses(predictor.prior, samples, label) if predictor.prior else samples
+    if predictor.config.falloff:
+        return with_control(predictor.config.falloff, samples)
+    return with_doses(predictor.prior, samples, label) if predictor.prior else samples
+
+
+def with_control(falloff: Falloff, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with the control's dose as one more condition channel, if they have it not yet."""
     return [s if "prior" in s.channels.names else add_prior(s, control_dose(falloff, s)) for s in samples]
 
 

@@ -19,7 +19,7 @@ from lib.device import choose_device, choose_precision, describe
 from lib.errors import UserError
 from lib.features.channels import channels_of
 from lib.features.grid import Grid
-from lib.features.samples import Sample, load_samples
+from lib.features.samples import Sample, load_sample, load_samples, make_files
 from lib.files import ROOT, in_project, read_json
 from lib.models.config import TrainConfig, check_fits, config_from
 from lib.models.control import Falloff, fit_falloff
@@ -99,10 +99,7 @@ class Experiment:
         """The samples of "train", "validation" or "test", only the `first` so many if given. A part without
         patients raises a UserError unless it is `optional`."""
         cohort = self.open_cohort()
-        if not cohort.split[part] and not optional:
-            sentence = f"the cohort {cohort.folder} has no {part} patients, which this needs"
-            raise UserError(f"{sentence}; its card's split says who is who")
-        return load_samples(cohort, cohort.split[part][:first], self.grid, self.beams_deg)
+        return load_samples(cohort, patients_of(cohort, part, optional)[:first], self.grid, self.beams_deg)
 
     def falloff(self) -> Falloff:
         """Of the control, from the training patients."""
@@ -217,7 +214,19 @@ def cached_case(cohort: Path, first_cases: int, case_id: str) -> Case:
 
 @lru_cache(maxsize=4)
 def cached_falloff(run: Experiment, _cohort_sha256: str) -> Falloff:
-    return fit_falloff(run.load_samples("train"))
+    cohort = run.open_cohort()
+    patients = patients_of(cohort, "train")
+    make_files(cohort, patients, run.grid, run.beams_deg)
+    # one after the other, as a training holds them all already
+    return fit_falloff(load_sample(cohort, case_id, run.grid, run.beams_deg) for case_id in patients)
+
+
+def patients_of(cohort: Cohort, part: str, optional: bool = False) -> list[str]:
+    """The case_ids of a part; none of one that is not `optional` raises a UserError."""
+    if not cohort.split[part] and not optional:
+        sentence = f"the cohort {cohort.folder} has no {part} patients, which this needs"
+        raise UserError(f"{sentence}; its card's split says who is who")
+    return cohort.split[part]
 
 
 def commit() -> str:

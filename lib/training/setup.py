@@ -9,11 +9,10 @@ import torch
 from lib.device import choose_device, choose_precision
 from lib.errors import UserError
 from lib.features.grid import Grid
-from lib.features.samples import Sample, add_prior
+from lib.features.samples import Sample
 from lib.models.config import TrainConfig
-from lib.models.control import control_dose
 from lib.models.methods import Method, find_method
-from lib.prediction.predict import with_doses
+from lib.prediction.predict import with_control, with_doses
 
 UNEXPLAINED = 0.3  # deviation of the dose that is left when the patient is known, as a share of the whole
 
@@ -34,7 +33,7 @@ def start_from_prior(
     if not corrects_control(row, run.grid, residual):
         return tuple(parts)
     falloff = run.falloff()
-    return tuple([add_prior(s, control_dose(falloff, s)) for s in part] for part in parts)
+    return tuple(with_control(falloff, part) for part in parts)
 
 
 def corrects_control(row: Method, grid: Grid, residual: str) -> bool:
@@ -79,8 +78,6 @@ def make_config(
     standardised = usual if standardise == "auto" else standardise == "yes"
     must_pass = row.timed and row.predicts != "dose" and in_voxels
     passes = must_pass if skip == "auto" else row.timed and skip == "yes"
-    whole = deviation if row.prior else float(doses_in_masks(training).std())
-    unexplained = round(UNEXPLAINED * whole / (deviation if standardised else 1.0), 3)
     units = {"dose_shift": mean, "dose_scale": deviation} if standardised else {}
     return TrainConfig(
         method=method,
@@ -96,11 +93,18 @@ def make_config(
         precision=choose_precision(run.precision, choose_device(run.device)),
         zero_snr=zero_snr,
         snr_divisor=1.0 if noise_shift == "no" else float(first.grid.answer**3),
-        skip=unexplained if passes else 0.0,
+        skip=unexplained(row, training, deviation if standardised else 1.0) if passes else 0.0,
         falloff=run.falloff() if "prior" in first.channels.names and not row.prior else (),
         **units,
         **parameters,
     )
+
+
+def unexplained(row: Method, training: list[Sample], scale: float) -> float:
+    """Deviation of what x_t tells past the network, in its units of `scale`: a share of the deviation of the
+    dose, or of the residual of another network's dose."""
+    whole = moments_of(training)[1] if row.prior else float(doses_in_masks(training).std())
+    return round(UNEXPLAINED * whole / scale, 3)
 
 
 def moments_of(training: list[Sample]) -> tuple[float, float]:
