@@ -418,3 +418,49 @@ def test_doses_of_more_voxels_than_a_half_can_count_are_judged_right():
     assert grid_dose_score_gy(sample, sample.dose[None].float() + 0.1) == pytest.approx(7.0, rel=1e-3)
     coarse = make_sample(case, Grid(4))
     assert max(fit_falloff([sample])) == pytest.approx(max(fit_falloff([coarse])), abs=0.15)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_voxels_in_targets_have_a_last_layer_of_their_own(timed):
+    """With all else 0, the biases of the last layer are the answers: one for each side of a target's edge,
+    which lies where the distance, refined to voxels, changes its sign."""
+    network = UNet(9, 8, timed, answer=4, condition=2, targets=(3, 1))
+    with torch.no_grad():
+        network.out.weight.zero_()
+        network.out.bias[:64], network.out.bias[64:] = 2.0, -1.0
+    cond = torch.ones(1, 9, 8, 8, 8)
+    cond[:, 1, :4], cond[:, 3, :, :, 6:] = -1.0, -1.0
+    cond[:, 2] = -1.0  # no target
+    further = (torch.randn(1, 1, 16, 16, 16), torch.tensor([1])) if timed else ()
+    answers = network(cond, torch.zeros(1, 13), *further)
+    expected = torch.full((1, 1, 16, 16, 16), -1.0)
+    expected[:, :, :8], expected[..., 12:] = 2.0, 2.0
+    assert torch.equal(answers, expected)
+    plain = UNet(9, 8, timed, answer=4, condition=2).state_dict()
+    unlike = {name for name, w in network.state_dict().items() if w.shape != plain[name].shape}
+    assert unlike == {"out.weight", "out.bias"}
+
+
+@pytest.mark.parametrize(
+    "method, grid, target_layer, apart",
+    [
+        ("baseline", Grid(4, 4), "auto", True),
+        ("refine", Grid(4, 4), "auto", True),
+        ("baseline", Grid(4, 4), "no", False),
+        ("baseline", Grid(4), "auto", False),
+        ("ddpm", Grid(4, 4), "auto", False),
+        ("ddpm", Grid(4, 4), "yes", True),
+    ],
+)
+def test_targets_have_a_last_layer_where_asked_and_usually_in_voxels(
+    method, grid, target_layer, apart, tmp_path
+):
+    [sample], run = [make_sample(toy_case(shape=(20, 32, 32)), grid)], FakeRun(tmp_path)
+    run.grid = grid
+    config = made([sample], tmp_path, run=run, target_layer=target_layer, method=method, base_channels=8)
+    named = [sample.channels.names[channel] for channel in config.targets]
+    assert named == (list(sample.channels.protocol.targets) if apart else [])
+    network = find_method(method).make_network(
+        config_from({**asdict(config), "targets": list(config.targets)}, tmp_path)
+    )
+    assert network.targets == config.targets

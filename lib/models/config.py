@@ -63,10 +63,12 @@ class TrainConfig:
     dose_shift: float = 0.0  # a network's dose is (fraction of prescription - shift - prior) / scale
     dose_scale: float = 1.0
     falloff: tuple = ()  # of the control whose dose is corrected (lib.models.control); none: of no control
+    targets: tuple = ()  # condition channels whose voxels have a last layer of their own; none: one for all
     version: int = TRAINING_VERSION
 
     def __post_init__(self):
-        object.__setattr__(self, "falloff", tuple(self.falloff))  # a file gives a list
+        for name in ("falloff", "targets"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a file gives a list
 
     @property
     def grid(self) -> Grid:

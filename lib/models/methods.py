@@ -50,7 +50,7 @@ class Method(NamedTuple):
         return self.timed or self.outputs == 2
 
     def make_network(self, config: TrainConfig) -> UNet:
-        size = {name: getattr(config, name) for name in ("n_constraints", "answer", "condition")}
+        size = {name: getattr(config, name) for name in ("n_constraints", "answer", "condition", "targets")}
         return UNet(len(config.channels), config.base_channels, self.timed, self.outputs, **size)
 
 

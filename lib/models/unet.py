@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.features.grid import join_blocks, split_blocks
+from lib.features.grid import join_blocks, refine, split_blocks
 
 EMBEDDING_WIDTH = 256
 KERNEL = 3
@@ -76,6 +76,8 @@ class UNet(nn.Module):
     It works on blocks of voxels; with `answer` above 1 it gives `answer`^3 doses in each, and takes as many
     of x_t: sub-pixel convolution (Shi et al. 2016, arXiv 1609.05158) in three dimensions. With `condition`
     above 1 it sees `condition`^3 values of each channel in a block, embedded by a convolution of that stride.
+    With `targets`, the condition channels that hold the distances to targets, voxels in a target have a last
+    layer of their own: the dose bends at a target's edge, which is sharper than a block.
     """
 
     def __init__(
@@ -87,9 +89,11 @@ class UNet(nn.Module):
         answer: int = 1,
         condition: int = 1,
         n_constraints: int = 13,
+        targets: tuple[int, ...] = (),
     ):
         super().__init__()
         self.base_channels, self.timed, self.answer = base_channels, timed, answer
+        self.condition, self.targets = condition, targets
         b = base_channels
         if timed:
             self.embed_time = mlp(b, EMBEDDING_WIDTH // 2)
@@ -103,15 +107,15 @@ class UNet(nn.Module):
         self.bottleneck = Block(8 * b, 8 * b)
         widths = [(16 * b, 4 * b), (8 * b, 2 * b), (4 * b, b), (2 * b, b)]
         self.decoder = nn.ModuleList(Block(i, o) for i, o in widths)
-        self.out = nn.Conv3d(b, outputs * answer**3, 1)
+        self.out = nn.Conv3d(b, (2 if targets else 1) * outputs * answer**3, 1)
 
     def forward(
         self, cond: Tensor, constraints: Tensor, x_t: Tensor | None = None, t: Tensor | None = None
     ) -> Tensor:
         """cond [B,C,d*condition,...], constraints [B,K], x_t [B,1,D,H,W] and t [B] when timed ->
         [B,outputs,D,H,W], where D = answer * d, and so on."""
-        cond = self.embed_condition(cond)
-        h = torch.cat([split_blocks(x_t, self.answer), cond], dim=1) if self.timed else cond
+        seen = self.embed_condition(cond)
+        h = torch.cat([split_blocks(x_t, self.answer), seen], dim=1) if self.timed else seen
         size = h.shape[2:]
         h = pad_to_stride(h)
         embedding = self.embed_constraints(constraints)
@@ -129,7 +133,13 @@ class UNet(nn.Module):
         # half precision would round a dose near 1 to steps of 0.4 %,
         # and a noise before it is multiplied by up to 64,000
         with torch.autocast(h.device.type, enabled=False):
-            return join_blocks(self.out(h.float())[:, :, : size[0], : size[1], : size[2]], self.answer)
+            answers = join_blocks(self.out(h.float())[:, :, : size[0], : size[1], : size[2]], self.answer)
+            return torch.where(self.in_targets(cond), *answers.chunk(2, dim=1)) if self.targets else answers
+
+    def in_targets(self, cond: Tensor) -> Tensor:
+        """Which answers lie in a target, bool [B,1,D,H,W]: where the distance to the nearest is negative."""
+        nearest = torch.stack([cond[:, channel] for channel in self.targets]).amin(dim=0)
+        return refine(nearest[:, None].float(), self.answer // self.condition) < 0
 
 
 def pad_to_stride(x: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ patches_per_case = 1  # visits of each patient in an epoch; 1..64
 patch_voxels = [0, 0, 0]  # training patch (z, y, x) after coarsening, zeros take whole volumes; 3 of 0..1024
 standardise = "auto"  # dose to mean 0, deviation 1; auto: not ddpm, regressions in voxels; auto | yes | no
 residual = "auto"  # whether the control's dose is corrected; auto: in voxels, except by ddpm; auto | yes | no
+target_layer = "auto"  # whether voxels in targets have a last layer, auto: as residual; auto | yes | no
 terminal_snr = "auto"  # whether noise ends pure, auto: if v or dose is predicted; auto | zero | reference
 noise_shift = "yes"  # whether noise levels move with the number of answers in a block; yes | no
 skip = "auto"  # whether x_t is added to the output, auto: if that holds noise in voxels; auto | yes | no

@@ -8,6 +8,7 @@ import torch
 
 from lib.device import choose_device, choose_precision
 from lib.errors import UserError
+from lib.features.channels import Channels
 from lib.features.grid import Grid
 from lib.features.samples import Sample
 from lib.models.config import TrainConfig
@@ -58,6 +59,7 @@ def make_config(
     noise_shift: str = "yes",
     skip: str = "auto",
     residual: str = "auto",
+    target_layer: str = "auto",
     **parameters: Any,
 ) -> TrainConfig:
     """The configuration of a training of `run` (an Experiment) on the samples `training`.
@@ -65,8 +67,9 @@ def make_config(
     `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
     method has it. With `noise_shift` ("yes" | "no") the noise moves with the number of answers in a block.
     `skip` ("auto" | "yes" | "no"): auto lets x_t past a network that must give its noise, in several voxels a
-    block. Of `residual` the samples tell. A UserError if noise is to be predicted where there is nothing
-    else.
+    block. Of `residual` the samples tell. `target_layer` ("auto" | "yes" | "no"): auto gives voxels in
+    targets a last layer of their own in voxels, except in the reference's DDPM. A UserError if noise is to be
+    predicted where there is nothing else.
     """
     row, cohort, first = find_method(method), run.open_cohort(), training[0]
     zero_snr = row.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
@@ -79,6 +82,7 @@ def make_config(
     must_pass = row.timed and row.predicts != "dose" and in_voxels
     passes = must_pass if skip == "auto" else row.timed and skip == "yes"
     units = {"dose_shift": mean, "dose_scale": deviation} if standardised else {}
+    apart = in_voxels and usual if target_layer == "auto" else target_layer == "yes"
     return TrainConfig(
         method=method,
         cohort=cohort.name,
@@ -95,9 +99,15 @@ def make_config(
         snr_divisor=1.0 if noise_shift == "no" else float(first.grid.answer**3),
         skip=unexplained(row, training, deviation if standardised else 1.0) if passes else 0.0,
         falloff=run.falloff() if "prior" in first.channels.names and not row.prior else (),
+        targets=target_channels(first.channels) if apart else (),
         **units,
         **parameters,
     )
+
+
+def target_channels(channels: Channels) -> tuple[int, ...]:
+    """Where the distances to the targets stand among the channels."""
+    return tuple(channels.names.index(name) for name in channels.protocol.targets)
 
 
 def unexplained(row: Method, training: list[Sample], scale: float) -> float:
