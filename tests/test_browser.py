@@ -152,7 +152,7 @@ def test_the_page_fits_the_window(page, width):
     )
 
 
-@pytest.mark.parametrize("experiment", ["phantom-quick", "openkbp-hour"])
+@pytest.mark.parametrize("experiment", ["phantom-quick", "openkbp"])
 def test_a_published_report_prints_on_at_most_16_pages_of_paper(experiment, browser, tmp_path):
     """What is folded stays so, unless a reader opened it."""
     published, template = ROOT / "outputs" / "published" / experiment, ROOT / "lib" / "report" / "template"

@@ -162,7 +162,7 @@ def test_one_patient_of_one_slice_without_a_prediction_is_shown(tmp_path, monkey
     assert "no predicted dose" in shown.message.value
 
 
-@pytest.mark.parametrize("name, coarsen, beams", [("phantom-quick", 4, 0), ("openkbp-small", 4, 9)])
+@pytest.mark.parametrize("name, coarsen, beams", [("phantom-quick", 4, 0), ("openkbp", 4, 9)])
 def test_an_experiment_is_known_by_its_name(name, coarsen, beams):
     run = find_experiment(name)
     assert (run.experiment, run.coarsen, len(run.beams_deg)) == (name, coarsen, beams)

@@ -168,6 +168,9 @@ def test_the_teaching_pictures_are_of_the_slice_of_most_dose():
     assert np.allclose(difference.images[0].get_array(), -sample.dose[0, index] * sample.rx_gy)
     teaching.noised_doses(sample, {"t = 0": sample.dose, "t = 9": sample.dose})
     teaching.gain_curve(torch.arange(1.0, 11.0), {1: 0, 5: 4})
+    curves = {"coarse": torch.arange(3.0), "fine": torch.arange(3.0) / 2}
+    coarse, fine = teaching.level_curves(curves).axes[0].lines
+    assert (coarse.get_linestyle(), fine.get_linestyle()) == ("-", "--")
     teaching.averages([1, 2], {"drawn": [3.0, 2.0]}, {"drawn": EnsembleLaw(1.0, 2.0)})
     planned, labels = sample.dose[0, index].numpy(), ["call 1, t = 999", "call 2, t = 0.5"]
     steps = Steps("pt_1", planned, {"one": np.stack([planned, planned])}, {"one": labels})

@@ -806,7 +806,7 @@ def test_the_command_to_run_again_names_the_params_that_made_the_report(changed,
 
 def test_the_commands_to_run_it_again_pass_the_runners_checks(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    for name in ("phantom-quick", "openkbp-small"):
+    for name in ("phantom-quick", "openkbp"):
         made = load_params(ROOT / "params" / f"{name}.yaml")
         write_text(tmp_path / name / "experiment.yaml", yaml.safe_dump(made, sort_keys=False))
         for line in commands(tmp_path / name).splitlines()[1:3]:

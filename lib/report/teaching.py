@@ -73,6 +73,18 @@ def gain_curve(gain: torch.Tensor, first_times: dict[int, int]) -> Figure:
     return figure
 
 
+def level_curves(curves: dict[str, torch.Tensor]) -> Figure:
+    """What is unknown of a dose at each level [T], a line for each name; the last is dashed."""
+    figure, (ax,) = panels(1, height_in=3.0)
+    shades = np.linspace(0.8, 0.1, len(curves) - 1)
+    looks = [{"color": str(shade)} for shade in shades] + [{"color": colour("ddpm"), "linestyle": "--"}]
+    for (name, curve), look in zip(curves.items(), looks):
+        ax.plot(curve.numpy(), label=name, **look)
+    ax.set(xlabel="noise level t", ylabel="deviation left unknown", ylim=(0, None))
+    ax.legend(title="voxels")
+    return figure
+
+
 def averages(sizes: Sequence[int], errors: dict[str, list], laws: dict[str, EnsembleLaw]) -> Figure:
     """Mean squared errors of means of n members against 1 / n, measured (dots) and by the law (lines)."""
     figure, (ax,) = panels(1, height_in=3.0)

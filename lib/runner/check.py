@@ -3,7 +3,7 @@
     python -m lib check outputs/clinic                             calibrates the experiment, once
     python -m lib check outputs/clinic --plan patient_7            checks a patient of its cohort
     python -m lib check outputs/clinic --plan /data/patient_7      or the plan in a DICOM folder
-    python -m lib check outputs/published/openkbp-hour --plan ...  by what is published, with nothing trained
+    python -m lib check outputs/published/openkbp --plan ...       by what is published, with nothing trained
 
 The first predicts the validation and the test patients by every answer of 03_ensemble, and says which has the
 narrowest intervals; the second writes one page. No device, and no decision about a treatment.

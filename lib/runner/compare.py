@@ -1,6 +1,6 @@
 """The paired difference of two answers, also of two experiments that judged the same patients.
 
-    python -m lib compare outputs/openkbp baseline outputs/published/openkbp-small "ddpm_dose, mean of 3"
+    python -m lib compare outputs/openkbp baseline outputs/published/openkbp "ddpm_dose, mean of 4"
 
 An answer is called as in the report's tables; one that was trained with several seeds is averaged over them.
 """
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = "The paired difference of two answers of one or two experiments."
     parser = Parser(prog="python -m lib compare", description=text)
     for which in ("first", "second"):
-        parser.add_argument(f"{which}_folder", help="of an experiment, such as outputs/openkbp-small")
+        parser.add_argument(f"{which}_folder", help="of an experiment, such as outputs/openkbp")
         parser.add_argument(which, help='an answer of its tables, such as baseline or "flow, mean of 3"')
     given = parser.parse_args(arguments)
     with one_sentence_errors():

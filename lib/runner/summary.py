@@ -18,13 +18,12 @@ from lib.studies.results import read_frame, select
 
 PUBLISHED = ROOT / "outputs" / "published"
 STEPS = PUBLISHED / "openkbp" / "results" / "02_steps.csv"
-INGREDIENTS = "openkbp-ingredients"  # judged on validation patients, one change of the U-Net a row
+INGREDIENTS = "openkbp-ingredients", "openkbp-edges"  # on validation patients, one change of the U-Net a row
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
-IN_README = {  # experiment -> title of its column
-    "openkbp": "real patients, 64^3",
-    "openkbp-hour": "real patients, an hour, in voxels",
-    "openkbp-voxels": "real patients, in voxels, wider",
-    "phantom": "phantoms",
+IN_README = {  # title of a column -> experiment, measure and region
+    "real patients": ("openkbp", "mae_gy", "dose mask"),
+    "their DVH points": ("openkbp", "dvh_error_gy", ""),
+    "phantoms": ("phantom", "mae_gy", "dose mask"),
 }
 ANSWERS = ["control", "baseline", "baseline, 2 seeds", "baseline, 2 seeds and both sides"]
 ANSWERS += ["baseline, 2 seeds and 16 views", "gradient", "refine", "ddpm_dose", "ddpm_v", "flow", "ddpm"]
@@ -32,7 +31,7 @@ ANSWERS += ["baseline, 2 seeds and 16 views", "gradient", "refine", "ddpm_dose",
 
 def results_table() -> str:
     """The table of README.md: one sample or answer a row, an experiment a column."""
-    columns = {title: mean_gy(PUBLISHED / experiment) for experiment, title in IN_README.items()}
+    columns = {title: mean_gy(PUBLISHED / name, *which) for title, (name, *which) in IN_README.items()}
     words = {label: in_words(label, label.partition(",")[0]).strip("*") for label in ANSWERS}
     table = pd.DataFrame(columns).reindex(ANSWERS).rename(index=words).dropna(how="all")
     return as_markdown(table, "one answer or sample")
@@ -80,16 +79,10 @@ def published_page() -> str:
     parts = [(PUBLISHED / "head.md").read_text(encoding="utf-8")]
     for folder in sorted(path.parent.parent for path in PUBLISHED.glob("*/results/04_comparison.csv")):
         page = f"[Its report]({folder.name}/report.html). " if (folder / "report.html").exists() else ""
-        again = f"{page}Run again by `params/{folder.name}.yaml`{start_of(folder)}."
-        table = ingredients_table if folder.name == INGREDIENTS else measures_table
+        again = f"{page}Run again by `params/{folder.name}.yaml`."
+        table = ingredients_table if folder.name in INGREDIENTS else measures_table
         parts.append(f"## {folder.name}\n\n{again}\n\n{table(folder)}\n")
     return "\n".join(parts)
-
-
-def start_of(folder: Path) -> str:
-    """What must have been run before, whose weights the trainings start from."""
-    start = (read_yaml(folder / "experiment.yaml").get("train") or {}).get("start_from")
-    return f", after `params/{Path(start).name}.yaml`, whose networks it goes on from" if start else ""
 
 
 def with_results(readme: str) -> str:

@@ -1,7 +1,7 @@
 """Train the methods of a params file without notebooks: on several GPUs, or several at a time.
 
     torchrun --nproc-per-node 4 -m lib train params/openkbp-gpu.yaml        all methods, each on four GPUs
-    python -m lib train params/openkbp-small.yaml baseline ddpm             these two, on this process alone
+    python -m lib train params/openkbp.yaml baseline ddpm                   these two, on this process alone
 
 The notebooks then find the trainings finished and show their course.
 """
