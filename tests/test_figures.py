@@ -131,6 +131,12 @@ def test_a_change_is_judged_from_the_best_steps_of_the_reference_to_the_most():
     assert labels == [f"{REFERENCE_GRID} (5 to 10)", "start held at t = 900 (5 to 10)", "flow (5 to 10)"]
 
 
+def test_steps_of_one_method_alone_are_drawn_in_one_panel():
+    steps = results(4).frames["02_steps"]
+    assert len(steps_figures.sampling_steps(steps).axes) == 2
+    assert len(steps_figures.sampling_steps(steps[steps["switch"] != "prediction"]).axes) == 1
+
+
 def test_variants_of_a_method_differ_in_shade_dash_and_mark():
     rows = make_frame("02_levels", [of("flow", variant=v) for v in ("", "a", "b")] + [of("ddpm")])
     look = style.look(rows, "training")

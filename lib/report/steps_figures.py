@@ -16,12 +16,15 @@ from lib.studies.results import Results, select
 
 
 def sampling_steps(steps: pd.DataFrame) -> Figure:
-    """fig2: Error against the number of steps: A by where sampling starts, B by what the network predicts."""
+    """fig2: Error against the number of steps: A by where sampling starts, B by what the network predicts, if
+    there is more than one."""
     rows = select(steps, measure="mae_gy")
     starts, others = select(rows, switch="start"), select(rows, switch="prediction")
-    others = pd.concat([select(starts, setting=REFERENCE_GRID), others])
-    figure, axes = panels(2, height_in=3.6)
-    for ax, shown in zip(axes, (starts, others)):
+    parts = [starts]
+    if len(others):
+        parts.append(pd.concat([select(starts, setting=REFERENCE_GRID), others]))
+    figure, axes = panels(len(parts), height_in=3.6)
+    for ax, shown in zip(axes, parts):
         options, further = look(shown, "setting"), shown["setting"].unique()[1:]
         if ax is axes[0]:
             options["palette"] |= dict(zip(further, sns.color_palette(RAMP, len(further))))
@@ -30,8 +33,9 @@ def sampling_steps(steps: pd.DataFrame) -> Figure:
         ax.set(xlabel="sampling steps", ylabel="", xscale="log", yscale="log")
         tick_steps(ax, sorted(shown["n_steps"].astype(int).unique()))
         plain_ticks(ax.yaxis)
-    lowest = shown.groupby(["setting", "n_steps"])["value"].mean().groupby("setting").min()
-    axes[1].set_ylim(top=2 * lowest.max())  # the reference's few steps would squeeze the rest
+    if len(parts) > 1:
+        lowest = shown.groupby(["setting", "n_steps"])["value"].mean().groupby("setting").min()
+        axes[1].set_ylim(top=2 * lowest.max())  # the reference's few steps would squeeze the rest
     draw_regression(axes, select(rows, switch="regression"))
     axes[0].set_ylabel("MAE in the dose mask / Gy")
     return legend_above(figure, axes, 4)

@@ -17,12 +17,13 @@ from lib.strict_yaml import read_yaml
 from lib.studies.results import read_frame, select
 
 PUBLISHED = ROOT / "outputs" / "published"
-STEPS = PUBLISHED / "openkbp" / "results" / "02_steps.csv"
+STEPS = PUBLISHED / "openkbp-blocks" / "results" / "02_steps.csv"
 INGREDIENTS = "openkbp-ingredients", "openkbp-edges"  # on validation patients, one change of the U-Net a row
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 IN_README = {  # title of a column -> experiment, measure and region
     "real patients": ("openkbp", "mae_gy", "dose mask"),
     "their DVH points": ("openkbp", "dvh_error_gy", ""),
+    "in blocks": ("openkbp-blocks", "mae_gy", "dose mask"),
     "phantoms": ("phantom", "mae_gy", "dose mask"),
 }
 ANSWERS = ["control", "baseline", "baseline, 2 seeds", "baseline, 2 seeds and both sides"]
