@@ -9,11 +9,11 @@
 # Who is hurt: whoever swaps the solver of a flow model, as the schedulers' common options invite to: every value is
 # pulled to 0 (a dose of 70 Gy becomes 60) and noise is left, which looks like the solver's lack of sharpness. The
 # spread hardly tells, as noise makes up for what the data lose.
-# Where it comes from: set_timesteps of scheduling_deis_multistep.py and scheduling_sasolver.py: with flow sigmas the last
-# sigma is appended a second time, where the other two append 0 (they know final_sigmas_type, these do not).
+# Where it comes from: set_timesteps of scheduling_deis_multistep.py and scheduling_sasolver.py: with flow sigmas the
+# last sigma is appended a second time, where the other two append 0 (they know final_sigmas_type, these do not).
 # Seen with diffusers 0.42.1, torch 2.13.0, mean at 20 and 100 steps:
-#   shift 1: DPM-Solver++ 0.700 0.700 · UniPC 0.700 0.700 · DEIS 0.665 0.693 · SA-Solver 0.665 0.693
-#   shift 3: DPM-Solver++ 0.700 0.700 · UniPC 0.700 0.700 · DEIS 0.605 0.680 · SA-Solver 0.605 0.680
+#   shift 1: DPM-Solver++ 0.700 0.700 · UniPC 0.700 0.700 · DEIS 0.665 0.693 · SA-Solver 0.666 0.693
+#   shift 3: DPM-Solver++ 0.700 0.700 · UniPC 0.700 0.700 · DEIS 0.605 0.680 · SA-Solver 0.604 0.681
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
