@@ -3,7 +3,7 @@
 #
 # One would guess: hausdorffDistance95 leaves out the worst 5 % of the surface, so that one stray voxel hardly counts;
 # and sigmaSurfaceDistance, a standard deviation of distances, is not above the largest of them.
-# What happens: for a cube and the same cube with one voxel 57 mm away, HD95 is 54 mm, by MONAI's and medpy's count 0.
+# What happens: for a cube and the same cube with one voxel 57 mm away, HD95 is 54 mm, by medpy's count 0.
 # A cube moved by 6 mm has a sigma of 175 mm. Mean, maximum and surface Dice are right.
 # Who is hurt: whoever compares segmentations with it, and with pydicer, which calls it and lists both: its HD95 is HD
 # by another name and cannot be set beside published ones; sigma grows with the structure's size and with finer
