@@ -26,8 +26,9 @@ def numbers():
     """What the answer says, as it is to be written."""
     mae = mean_gy(summary.PUBLISHED / "openkbp")
     dvhs = mean_gy(summary.PUBLISHED / "openkbp", "dvh_error_gy", "")
-    steps = select(table("openkbp-blocks", "02_steps"), measure="mae_gy", switch="start", n_steps=1000)
-    at_1000 = steps.groupby("setting")["value"].mean()
+    steps = select(table("openkbp-blocks", "02_steps"), measure="mae_gy", switch="start")
+    curves = steps.groupby(["setting", "n_steps"])["value"].mean()
+    own, held = curves[REFERENCE_GRID], curves["start held at t = 980"]
     ensemble = table("openkbp", "03_ensemble")
     samples = select(ensemble, source="samples", region="dose mask")
     spread = select(samples, measure="spread_gy").groupby("training")["value"].mean()
@@ -40,8 +41,8 @@ def numbers():
         "seeds": f"{mae['baseline']:.2f} Gy (trained with another seed: {mae['baseline-seed43']:.2f} Gy)",
         "best": f"{mae[BEST]:.2f} Gy",
         "DVHs": f"{dvhs[BEST]:.2f} Gy in DVH points",
-        "1000": f"{at_1000[REFERENCE_GRID]:.2f} Gy",
-        "980": f"{at_1000['start held at t = 980']:.2f} Gy",
+        "own": f"{own[25]:.2f} Gy at 25 steps, {own[250]:.2f} Gy at 250, {own[1000]:.2f} Gy at 1000",
+        "held": f"held at t = 980, {held[25]:.2f} and {held[250]:.2f} Gy",
         "spread": f"{spread.min():.1f} to {spread.max():.1f} Gy",
         "cover": f"{cover.min():.0f} to {cover.max():.0f} %",
         "crps": f"{crps['baseline', 'seeds']:.2f} Gy against {crps['refine', 'samples']:.2f} Gy",
