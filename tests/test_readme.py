@@ -53,7 +53,7 @@ def numbers():
 def test_the_answer_is_what_the_published_tables_say(numbers):
     for name, text in numbers.items():
         assert text in " ".join(ANSWER.split()), (name, text)
-    written = set(re.findall(r"\d+\.\d+", " ".join(numbers.values()))) 
+    written = set(re.findall(r"\d+\.\d+", " ".join(numbers.values())))
     assert set(re.findall(r"\d+\.\d+", ANSWER)) <= written
 
 
