@@ -42,7 +42,7 @@ def numbers():
         "best": f"{mae[BEST]:.2f} Gy",
         "DVHs": f"{dvhs[BEST]:.2f} Gy in DVH points",
         "own": f"{own[25]:.2f} Gy at 25 steps, {own[250]:.2f} Gy at 250, {own[1000]:.2f} Gy at 1000",
-        "held": f"held at t = 980, {held[25]:.2f} and {held[250]:.2f} Gy",
+        "held": f"held at t = 980 it is {held[25]:.2f} and {held[250]:.2f} Gy",
         "spread": f"spread by {spread.mean():.1f} Gy",
         "cover": f"{cover.min():.0f} to {cover.max():.0f} %",
         "crps": f"err by {crps['ddpm_dose', 'samples']:.2f} Gy",
@@ -70,6 +70,19 @@ def test_each_answer_says_how_many_patients_it_rests_on():
     for experiment, name in QUESTIONS:
         n = table(experiment, name)["case_id"].nunique()
         assert f"({n} patients" in " ".join(ANSWER.split()), (name, n)
+
+
+def test_samples_of_models_that_predict_dose_or_v_err_as_theory_allows():
+    """At most the root of 2 times the regression's RMSE, once sampling starts at pure noise."""
+    rows = select(table("openkbp", "02_steps"), measure="rmse_gy")
+    regression = select(rows, switch="regression")["value"].mean()
+    rows = rows[
+        rows["training"].isin(["ddpm_dose", "refine"])
+        & (rows["n_steps"] >= 5)
+        & (rows["switch"] != "sampler")
+    ]
+    assert rows.groupby(["setting", "n_steps"])["value"].mean().max() < 2**0.5 * regression
+    assert set(select(table("openkbp", "04_comparison"), training="refine")["n_steps"]) == {1}
 
 
 def test_the_best_is_the_best_and_the_best_sampled_is_the_best_sampled():

@@ -854,7 +854,8 @@ def test_fresh_numbers_are_compared_with_the_published_ones(tmp_path):
     finished(folder, 4.0)
     assert published.compare_with_published(folder) == ([], [])
     published.publish(folder)
-    stored = read_json(tmp_path / "published" / "quick" / "results" / "published.json")
+    path = tmp_path / "published" / "quick" / "results" / "published.json"
+    stored = read_json(path)
     assert stored["mae_gy"]["baseline"] == 4.0 and stored["device"]
     lines, differing = published.compare_with_published(folder)
     assert any("baseline" in line and line.endswith("4.00  4.00  equal") for line in lines) and not differing
@@ -862,6 +863,9 @@ def test_fresh_numbers_are_compared_with_the_published_ones(tmp_path):
     lines, differing = published.compare_with_published(folder)
     assert any("baseline" in line and "+0.50, more than it may" in line for line in lines)
     assert differing == ["baseline"]
+    write_json(path, {key: value for key, value in stored.items() if key != "device"})  # an older one
+    lines, differing = published.compare_with_published(folder)
+    assert "as published (another device, commit" in lines[0] and differing == ["baseline"]
 
 
 def test_another_processor_may_change_a_number_a_little_and_the_same_may_not():

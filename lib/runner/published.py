@@ -149,7 +149,7 @@ def compare_with_published(folder: Path) -> tuple[list[str], list[str]]:
     path, fresh = published_folder(folder) / "results" / "published.json", mean_gy(folder).round(3)
     if not path.exists() or fresh.empty:
         return [], []
-    stored, device = read_json(path), device_of(folder)
+    stored, device = {"device": "another device"} | read_json(path), device_of(folder)  # older ones lack it
     origin = f"{stored['device']}, commit {stored['commit']}"
     lines, differing = [f"MAE in Gy here ({device}) and as published ({origin}):"], []
     for label, value in fresh.items():

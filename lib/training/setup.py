@@ -8,7 +8,6 @@ import torch
 
 from lib.device import choose_device, choose_precision
 from lib.errors import UserError
-from lib.features.channels import Channels
 from lib.features.grid import Grid
 from lib.features.samples import Sample
 from lib.models.config import TrainConfig
@@ -67,22 +66,18 @@ def make_config(
     `standardise` ("auto" | "yes" | "no") and `terminal_snr` ("auto" | "zero" | "reference"): auto is as the
     method has it. With `noise_shift` ("yes" | "no") the noise moves with the number of answers in a block.
     `skip` ("auto" | "yes" | "no"): auto lets x_t past a network that must give its noise, in several voxels a
-    block. Of `residual` the samples tell. `target_layer` ("auto" | "yes" | "no"): auto gives voxels in
-    targets a last layer of their own in voxels, except in the reference's DDPM. A UserError if noise is to be
-    predicted where there is nothing else.
+    block. Of `residual` the samples tell. `target_layer` ("auto" | "yes" | "no"): auto where doses are
+    answered in voxels, except by the reference's DDPM. A UserError if noise is to be predicted where there is
+    nothing else.
     """
     row, cohort, first = find_method(method), run.open_cohort(), training[0]
     zero_snr = row.zero_snr if terminal_snr == "auto" else terminal_snr == "zero"
     if zero_snr and row.predicts == "noise":
         why = "with zero terminal signal-to-noise ratio a predicted noise says nothing of the dose"
         raise UserError(f"{why}; take terminal_snr: reference, or a method that predicts v or the dose")
-    (mean, deviation), in_voxels = moments_of(training), first.grid.answer > 1
-    usual = is_standardised(row, first.grid)
-    standardised = usual if standardise == "auto" else standardise == "yes"
-    must_pass = row.timed and row.predicts != "dose" and in_voxels
-    passes = must_pass if skip == "auto" else row.timed and skip == "yes"
+    mean, deviation = moments_of(training)
+    standardised = is_standardised(row, first.grid) if standardise == "auto" else standardise == "yes"
     units = {"dose_shift": mean, "dose_scale": deviation} if standardised else {}
-    apart = in_voxels and usual if target_layer == "auto" else target_layer == "yes"
     return TrainConfig(
         method=method,
         cohort=cohort.name,
@@ -97,22 +92,29 @@ def make_config(
         precision=choose_precision(run.precision, choose_device(run.device)),
         zero_snr=zero_snr,
         snr_divisor=1.0 if noise_shift == "no" else float(first.grid.answer**3),
-        skip=unexplained(row, training, deviation if standardised else 1.0) if passes else 0.0,
+        skip=deviation_past(row, training, skip, units.get("dose_scale", 1.0)),
         falloff=run.falloff() if "prior" in first.channels.names and not row.prior else (),
-        targets=target_channels(first.channels) if apart else (),
+        targets=target_channels(row, first, target_layer),
         **units,
         **parameters,
     )
 
 
-def target_channels(channels: Channels) -> tuple[int, ...]:
-    """Where the distances to the targets stand among the channels."""
-    return tuple(channels.names.index(name) for name in channels.protocol.targets)
+def target_channels(row: Method, sample: Sample, target_layer: str) -> tuple[int, ...]:
+    """Where the distances to the targets stand among the channels, if voxels there have a last layer of their
+    own, as make_config explains."""
+    usual = sample.grid.answer > 1 and is_standardised(row, sample.grid)
+    if not (usual if target_layer == "auto" else target_layer == "yes"):
+        return ()
+    return tuple(sample.channels.names.index(name) for name in sample.channels.protocol.targets)
 
 
-def unexplained(row: Method, training: list[Sample], scale: float) -> float:
+def deviation_past(row: Method, training: list[Sample], skip: str, scale: float) -> float:
     """Deviation of what x_t tells past the network, in its units of `scale`: a share of the deviation of the
-    dose, or of the residual of another network's dose."""
+    dose, or of the residual of another network's dose; 0 if nothing goes past, as make_config explains."""
+    must = row.timed and row.predicts != "dose" and training[0].grid.answer > 1
+    if not (must if skip == "auto" else row.timed and skip == "yes"):
+        return 0.0
     whole = moments_of(training)[1] if row.prior else float(doses_in_masks(training).std())
     return round(UNEXPLAINED * whole / scale, 3)
 
